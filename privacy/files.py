@@ -1,0 +1,28 @@
+"""Files written whole or not at all, and private ones readable by their owner only."""
+
+import os
+import tempfile
+from pathlib import Path
+
+
+def write_atomic(path: Path, content: bytes, *, private: bool = False) -> None:
+    """Write `content` so that a crash leaves the old file or the new one, never half.
+
+    Args:
+        path: Where; missing folders are made (0700 when private).
+        content: The whole content.
+        private: Mode 0600, set before the first byte is written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
+    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as file:  # mkstemp makes the file 0600
+            if not private:
+                os.fchmod(fd, 0o644)
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

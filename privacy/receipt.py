@@ -1,0 +1,200 @@
+"""The signed record of a finished job, checkable by anyone, offline.
+
+A receipt file is canonical JSON (RFC 8785) with two members: `receipt`, readable, and
+`jws`, a detached EdDSA signature (RFC 7515 appendix F, Ed25519) over the canonical
+encoding of `receipt`. Changing any byte of the file breaks it.
+"""
+
+from dataclasses import asdict, dataclass, fields
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+
+from privacy.encoding import (
+    Json,
+    b64url,
+    b64url_decode,
+    canonical_json,
+    parse_canonical,
+    sha256_hex,
+)
+from privacy.errors import CannotVerifyError, FormatError, VerificationError
+
+FORMAT = "privacy-compute/receipt/1"
+_MAX_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was run, on what, where and when; digests are SHA-256 in hex.
+
+    Attributes:
+        status: `succeeded`, `failed` or `cancelled`.
+        problem: The problem's code if it did not succeed, else empty.
+        input_sha256: Commitment to the input as uploaded: a ciphertext, a sealed
+            message, or clear rows with the client's random salt.
+        keys_sha256: The FHE evaluation keys used, else empty.
+        output_sha256: Commitment to the output as downloaded; empty if none.
+        evidence_sha256: The proof or attestation; empty if the mode has none.
+        node: The node's name.
+        simulated: The enclave was simulated: its evidence proves nothing.
+        options: What was relaxed or chosen for this job.
+        submitted_at: RFC 3339, UTC, as are `started_at` and `finished_at`.
+    """
+
+    job_id: str
+    model: str
+    version: str
+    model_sha256: str
+    mode: str
+    status: str
+    problem: str
+    input_sha256: str
+    keys_sha256: str
+    output_sha256: str
+    evidence_kind: str
+    evidence_sha256: str
+    node: str
+    simulated: bool
+    options: Json
+    submitted_at: str
+    started_at: str
+    finished_at: str
+
+
+def key_id(public_key: Ed25519PublicKey) -> str:
+    """Return the RFC 7638 thumbprint of a receipt key."""
+    jwk = {"crv": "Ed25519", "kty": "OKP", "x": b64url(public_key.public_bytes_raw())}
+    return b64url(bytes.fromhex(sha256_hex(canonical_json(jwk))))
+
+
+def public_jwk(public_key: Ed25519PublicKey) -> Json:
+    """Return a receipt key as a JSON Web Key."""
+    return {
+        "kty": "OKP",
+        "crv": "Ed25519",
+        "alg": "EdDSA",
+        "use": "sig",
+        "x": b64url(public_key.public_bytes_raw()),
+        "kid": key_id(public_key),
+    }
+
+
+def key_from_jwk(jwk: Json) -> Ed25519PublicKey:
+    """Return the receipt key in a JSON Web Key.
+
+    Raises:
+        FormatError: It is not an Ed25519 key.
+    """
+    if jwk.get("kty") != "OKP" or jwk.get("crv") != "Ed25519":
+        raise FormatError("the receipt key is not an Ed25519 JSON Web Key")
+    try:
+        return Ed25519PublicKey.from_public_bytes(
+            b64url_decode(str(jwk.get("x")), what="receipt key")
+        )
+    except ValueError as exc:
+        raise FormatError("the receipt key is not 32 bytes") from exc
+
+
+def sign_receipt(receipt: Receipt, signing_key: Ed25519PrivateKey) -> bytes:
+    """Return the receipt file."""
+    header = _header(key_id(signing_key.public_key()))
+    body = asdict(receipt)
+    signature = signing_key.sign(_signed_bytes(header, canonical_json(body)))
+    return canonical_json({"jws": f"{header}..{b64url(signature)}", "receipt": body})
+
+
+def parse_receipt(raw: bytes) -> tuple[Receipt, str]:
+    """Return the receipt in a file and the id of the key that should have signed it.
+
+    Nothing is verified here; see `verify_receipt`.
+
+    Raises:
+        FormatError: Not a canonical receipt file.
+    """
+    body, header, _ = _split(raw)
+    return _receipt(body), str(header.get("kid"))
+
+
+def verify_receipt(raw: bytes, trusted: dict[str, Ed25519PublicKey]) -> Receipt:
+    """Return the receipt in a file after checking its signature.
+
+    Args:
+        raw: The receipt file.
+        trusted: Receipt keys by key id; the signer must be one of them.
+
+    Raises:
+        VerificationError: The file was changed or was signed by another key.
+        CannotVerifyError: The signer's key is not among `trusted`.
+    """
+    try:
+        body, header, signature = _split(raw)
+        receipt = _receipt(body)
+    except FormatError as exc:
+        raise VerificationError(
+            f"the receipt was changed: {exc}", code="receipt-changed"
+        ) from exc
+    kid = str(header.get("kid"))
+    if b64url(canonical_json(header)) != _header(kid):
+        msg = "the receipt's signature header is not one this project writes"
+        raise VerificationError(msg, code="receipt-changed")
+    public_key = trusted.get(kid)
+    if public_key is None:
+        if any(_matches(k, body, signature) for k in trusted.values()):
+            msg = "the receipt's key id was changed after signing"
+            raise VerificationError(msg, code="receipt-changed")
+        msg = (
+            f"the receipt is signed by key {kid[:16]}…, which is not trusted here: "
+            "give the gateway's key set with --keys FILE"
+        )
+        raise CannotVerifyError(msg, code="unknown-receipt-key")
+    if not _matches(public_key, body, signature):
+        msg = "the receipt's signature does not match: it was changed after signing"
+        raise VerificationError(msg, code="receipt-changed")
+    return receipt
+
+
+def _header(kid: str) -> str:
+    return b64url(canonical_json({"alg": "EdDSA", "kid": kid, "typ": FORMAT}))
+
+
+def _matches(public_key: Ed25519PublicKey, body: Json, signature: bytes) -> bool:
+    signed = _signed_bytes(_header(key_id(public_key)), canonical_json(body))
+    try:
+        public_key.verify(signature, signed)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _signed_bytes(header: str, payload: bytes) -> bytes:
+    return f"{header}.{b64url(payload)}".encode()
+
+
+def _split(raw: bytes) -> tuple[Json, Json, bytes]:
+    value = parse_canonical(raw, what="receipt", limit=_MAX_BYTES)
+    body, jws = value.get("receipt"), value.get("jws")
+    if set(value) != {"jws", "receipt"} or not isinstance(body, dict):
+        raise FormatError("a receipt has exactly the members jws and receipt")
+    parts = jws.split(".") if isinstance(jws, str) else []
+    if len(parts) != 3 or parts[1]:  # noqa: PLR2004 - header, empty payload, signature
+        raise FormatError("the receipt's jws is not a detached JWS")
+    header = parse_canonical(
+        b64url_decode(parts[0], what="JWS header"), what="JWS header"
+    )
+    return body, header, b64url_decode(parts[2], what="JWS signature")
+
+
+def _receipt(body: Json) -> Receipt:
+    names = {f.name for f in fields(Receipt)}
+    if set(body) != names:
+        odd = sorted(set(body) ^ names)
+        raise FormatError(f"the receipt lacks or adds members: {', '.join(odd)[:200]}")
+    types = {"simulated": bool, "options": dict}
+    for name, value in body.items():
+        if not isinstance(value, types.get(name, str)):
+            raise FormatError(f"the receipt's {name} is a {type(value).__name__}")
+    return Receipt(**body)
