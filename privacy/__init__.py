@@ -1,3 +1,3 @@
-"""Privacy Compute: run one model blind (FHE), with a proof (ZK) or in an enclave (TEE)."""
+"""Run one model blind (FHE), with a proof (ZK) or in an attested enclave (TEE)."""
 
 __version__ = "0.1.0"

@@ -47,7 +47,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of the bundle: its digest, its size, and whether clients may fetch it."""
+    """One file of the bundle: digest, size, and whether clients may fetch it."""
 
     sha256: str
     bytes: int
@@ -242,7 +242,7 @@ def list_files(root: Path, public: frozenset[str]) -> dict[str, FileEntry]:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> Bundle:
-    """Write the manifest of a bundle whose files are in place, and return the bundle."""
+    """Write the manifest beside files already in place, and return the bundle."""
     raw = manifest.to_bytes()
     parse_manifest(raw)
     write_atomic(root / MANIFEST, raw)

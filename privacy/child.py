@@ -215,8 +215,9 @@ def _answer_one(
 ) -> None:
     try:
         if isinstance(handler, PrivacyError):
-            raise handler
-        send({"result": handler(request, lambda p: send({"progress": p}))})
+            send({"error": _describe(handler)})
+        else:
+            send({"result": handler(request, lambda p: send({"progress": p}))})
     except PrivacyError as exc:
         send({"error": _describe(exc)})
     except BaseException as exc:  # noqa: BLE001 - pyo3 panics are BaseException
