@@ -1,0 +1,222 @@
+"""Publish a trained model once, for every privacy mode that can serve it.
+
+    from privacy.publish import publish
+    bundle = publish(estimator, X, name="breast-cancer", store=Path("models"))
+
+The engines run in child processes; this one stays light and reports progress.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy import __version__
+from privacy.bundle import (
+    Bundle,
+    Column,
+    Manifest,
+    ModePart,
+    check_name,
+    list_files,
+    open_bundle,
+    write_manifest,
+)
+from privacy.child import Progress, run_in_child
+from privacy.encoding import Json
+from privacy.errors import BackendError, ConflictError, FormatError
+from privacy.modes import Mode
+from privacy.publish.data import table_from_array
+from privacy.publishing import PartRequest, PartResult
+
+PREPARE_TIMEOUT_S = 600.0
+PART_TIMEOUT_S = 3600.0
+
+__all__ = ["publish"]
+
+
+def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
+    model: Any,
+    data: Any,
+    *,
+    name: str,
+    store: Path,
+    version: str | None = None,
+    modes: Sequence[Mode] = tuple(Mode),
+    label: str | None = None,
+    columns: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    task: str = "",
+    activation: str = "",
+    options: Mapping[Mode, Json] | None = None,
+    progress: Progress = lambda _: None,
+) -> Bundle:
+    """Compile a model into a bundle under `store/name/version` and return it.
+
+    Args:
+        model: A model file (see `privacy.publish.export.load_core`), a fitted
+            scikit-learn or XGBoost estimator, or a PyTorch module.
+        data: Calibration rows, raw as users have them: a `.csv` or `.npy` file, or an
+            array of shape (rows, features).
+        name: The model's name.
+        store: Folder of published models.
+        version: By default one more than the newest.
+        modes: Which modes to try.
+        label: A CSV column holding the true classes, for the clear model's accuracy.
+        columns: Feature names, where `data` has none.
+        classes: Class names in output order, to replace the estimator's own.
+        task: For networks: `classification` or `regression`; raw outputs by default.
+        activation: For networks: `none`, `sigmoid` or `softmax`.
+        options: Choices for one mode; see the mode's `publish` module.
+        progress: Called with `{"mode", "stage", …}` as work goes on.
+
+    Raises:
+        FormatError: The model or the data cannot be used.
+        ConflictError: That version exists already.
+    """
+    check_name(name)
+    version = check_name(version or _next_version(store / name))
+    final = store / name / version
+    if final.exists():
+        msg = f"{name} {version} is published already: choose another --version"
+        raise ConflictError(msg, code="version-exists")
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=final.parent, prefix=".publishing-"
+    ) as scratch:
+        work, root = Path(scratch) / "work", Path(scratch) / "bundle"
+        work.mkdir()
+        schema = run_in_child(
+            "privacy.publish.prepare:handler",
+            {
+                "model": str(_model_file(model, data, work)),
+                "data": str(_data_file(data, work, columns)),
+                "out": str(work),
+                "label": label,
+                "names": list(columns),
+                "classes": list(classes),
+                "task": task,
+                "activation": activation,
+            },
+            timeout_s=PREPARE_TIMEOUT_S,
+            progress=lambda p: progress({"mode": "", **p}),
+        )
+        parts, public = _parts(work, root, schema, modes, options or {}, progress)
+        manifest = Manifest(
+            name=name,
+            version=version,
+            task=schema["task"],
+            columns=tuple(Column(**c) for c in schema["columns"]),
+            outputs=schema["outputs"],
+            activation=schema["activation"],
+            classes=tuple(schema["classes"]),
+            clear_accuracy=schema["clear_accuracy"],
+            modes=parts,
+            files=list_files(root, frozenset(public)),
+            published_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            tool=f"privacy-compute {__version__}",
+        )
+        write_manifest(root, manifest)
+        root.rename(final)
+    return open_bundle(final)
+
+
+def _parts(
+    work: Path,
+    root: Path,
+    schema: Json,
+    modes: Sequence[Mode],
+    options: Mapping[Mode, Json],
+    progress: Progress,
+) -> tuple[dict[str, ModePart], list[str]]:
+    parts: dict[str, ModePart] = {}
+    public: list[str] = []
+    for mode in Mode:
+        out = root / mode
+        out.mkdir(parents=True)
+        if mode not in modes:
+            parts[mode] = ModePart(available=False, reason="not asked for")
+            continue
+        request = PartRequest(
+            out=out,
+            onnx=work / "core.onnx",
+            estimator=work / "estimator.joblib" if schema["estimator"] else None,
+            calibration=work / "calibration.npy",
+            held=work / "held.npy",
+            clear=work / "clear.npy",
+            outputs=schema["outputs"],
+            activation=schema["activation"],
+            task=schema["task"],
+            options=options.get(mode, {}),
+        )
+        result = _part(mode, request, progress)
+        if not result.available:
+            shutil.rmtree(out)
+        public += [f"{mode}/{file}" for file in result.public]
+        parts[mode] = ModePart(
+            available=result.available,
+            reason=result.reason,
+            accuracy=result.accuracy,
+            cost=result.cost,
+            params=result.params,
+        )
+    return parts, public
+
+
+def _part(
+    mode: Mode, request: PartRequest, progress: Callable[[Json], None]
+) -> PartResult:
+    """Return a mode's part; a mode that fails says why and fails nothing else."""
+    try:
+        answer = run_in_child(
+            f"privacy.{mode}.publish:handler",
+            request.to_json(),
+            timeout_s=PART_TIMEOUT_S,
+            progress=lambda p: progress({"mode": mode, **p}),
+        )
+    except (BackendError, FormatError) as exc:
+        return PartResult(available=False, reason=exc.message)
+    result = PartResult(**{**answer, "public": tuple(answer["public"])})
+    return result if result.available else replace(result, public=())
+
+
+def _next_version(folder: Path) -> str:
+    found = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()]
+    return str(max(found, default=0) + 1)
+
+
+def _data_file(data: Any, work: Path, columns: Sequence[str]) -> Path:
+    if isinstance(data, str | Path):
+        return Path(data)
+    path = work / "data.npy"
+    np.save(path, table_from_array(data, names=columns).rows)
+    return path
+
+
+def _model_file(model: Any, data: Any, work: Path) -> Path:
+    """Return the model as a file; an object is saved for the child to load."""
+    if isinstance(model, str | Path):
+        path = Path(model)
+        if not path.is_file():
+            raise FormatError(f"there is no file {path}", code="no-such-file")
+        return path
+    if hasattr(model, "state_dict"):
+        import torch
+
+        if isinstance(data, str | Path):
+            msg = "give the calibration data of a torch module as an array"
+            raise FormatError(msg)
+        path = work / "model.pt"
+        rows = torch.tensor(np.asarray(data, np.float32)[:2])
+        torch.jit.save(torch.jit.trace(model.eval(), rows), str(path))
+        return path
+    import joblib
+
+    path = work / "model.joblib"
+    joblib.dump(model, path)
+    return path
