@@ -168,9 +168,7 @@ def _parts(
     return parts, public
 
 
-def _part(
-    mode: Mode, request: PartRequest, progress: Callable[[Json], None]
-) -> PartResult:
+def _part(mode: Mode, request: PartRequest, progress: Progress) -> PartResult:
     """Return a mode's part; a mode that fails says why and fails nothing else."""
     try:
         answer = run_in_child(
