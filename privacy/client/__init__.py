@@ -1,0 +1,252 @@
+"""The SDK of the data owner: answers that were checked before you see them.
+
+    from privacy.client import Client
+    with Client("http://127.0.0.1:8400", api_key="pk_…") as client:
+        answer = client.infer("breast-cancer", [[17.99, 10.38, …]], mode="fhe")
+        print(answer.rows[0].label, answer.checks)
+
+`AsyncClient` has the same methods, awaited. Both keep keys, pins and receipts in a
+folder of the data owner's (`$PRIVACY_HOME`, or `~/.privacy`).
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+
+from privacy.bundle import Bundle
+from privacy.client.answer import Answer, Check, Row
+from privacy.client.drive import AsyncDriver, SyncDriver
+from privacy.client.home import Home, default_home
+from privacy.client.infer import Meter, infer
+from privacy.client.model import fetch_model
+from privacy.client.offline import Verdict, verify_saved
+from privacy.client.sessions import Context
+from privacy.client.wire import Call, Flow
+from privacy.encoding import Json
+from privacy.errors import AuthError
+from privacy.modes import Mode, parse_mode
+
+__all__ = [
+    "Answer",
+    "AsyncClient",
+    "Check",
+    "Client",
+    "Row",
+    "Verdict",
+    "verify_saved",
+]
+
+DEFAULT_GATEWAY = "http://127.0.0.1:8400"
+Rows = Sequence[Sequence[float]]
+
+
+def _silent(_: Json) -> None:
+    return None
+
+
+class _Common:
+    """What both clients share: configuration, and flows that need no mode."""
+
+    def __init__(
+        self,
+        gateway: str | None,
+        api_key: str | None,
+        home: Path | None,
+        notify: Callable[[Json], None],
+        *,
+        allow_simulated: bool,
+    ) -> None:
+        self.home = Home(home or default_home())
+        config = self.home.config()
+        self.gateway = (
+            gateway
+            or os.environ.get("PRIVACY_GATEWAY")
+            or config.get("gateway")
+            or DEFAULT_GATEWAY
+        ).rstrip("/")
+        saved = config.get("api_key") if config.get("gateway") == self.gateway else None
+        self.api_key = api_key or os.environ.get("PRIVACY_API_KEY") or saved or ""
+        self._context = Context(
+            home=self.home,
+            gateway=self.gateway,
+            notify=notify,
+            allow_simulated=allow_simulated,
+        )
+        self._models: dict[str, Bundle] = {}
+
+    def _infer(self, model: str, rows: Any, mode: str, meter: Meter) -> Flow[Answer]:
+        if not self.api_key:
+            msg = "no API key: give one, set PRIVACY_API_KEY, or run `privacy login`"
+            raise AuthError(msg)
+        chosen = parse_mode(mode)
+        bundle = yield from self._model(model)
+        plain = [[_plain(x) for x in row] for row in rows]
+        return (yield from infer(self._context, bundle, chosen, plain, meter))
+
+    def _model(self, reference: str) -> Flow[Bundle]:
+        if reference not in self._models:
+            self._models[reference] = yield from fetch_model(
+                self.home, self.gateway, reference
+            )
+        return self._models[reference]
+
+    @staticmethod
+    def _get(path: str, **params: str) -> Flow[Json]:
+        reply = yield Call("GET", path, params=params)
+        return reply.object(path)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _cancel(job_id: str) -> Flow[Json]:
+        reply = yield Call("DELETE", f"/v1/jobs/{job_id}")
+        return reply.object("job")  # type: ignore[no-any-return]
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as a Python number, anything else as it is."""
+    return value.item() if hasattr(value, "item") else value
+
+
+class Client(_Common):
+    """The data owner's synchronous client."""
+
+    def __init__(
+        self,
+        gateway: str | None = None,
+        *,
+        api_key: str | None = None,
+        home: Path | None = None,
+        allow_simulated: bool = False,
+        notify: Callable[[Json], None] = _silent,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Prepare a client; nothing is sent yet.
+
+        Args:
+            gateway: Its address; else `$PRIVACY_GATEWAY`, else as saved by
+                `privacy login`, else loopback.
+            api_key: Else `$PRIVACY_API_KEY`, else as saved for that gateway.
+            home: Folder for keys, pins and receipts.
+            allow_simulated: Accept a simulated enclave in mode `tee`. It protects
+                nothing from the operator: for development only.
+            notify: Called with `{"stage": …}` as long work goes on.
+            transport: For tests and proxies.
+        """
+        super().__init__(
+            gateway, api_key, home, notify, allow_simulated=allow_simulated
+        )
+        self._driver = SyncDriver(self.gateway, self.api_key, transport)
+
+    def infer(self, model: str, rows: Rows, *, mode: str | Mode) -> Answer:
+        """Return the verified answer for rows of raw features.
+
+        Args:
+            model: `name`, `name/version` or either with `@sha256` to pin it.
+            rows: Shape (rows, features), finite, in the manifest's column order.
+            mode: `fhe`, `zkml` or `tee`.
+
+        Raises:
+            PrivacyError: See `privacy.errors` for the family; nothing is returned
+                that was not verified.
+        """
+        meter = Meter()
+        return self._driver.run(self._infer(model, rows, mode, meter), meter)
+
+    def models(self) -> list[Json]:
+        """Return what the gateway offers."""
+        found: list[Json] = self._driver.run(self._get("/v1/models"))["models"]
+        return found
+
+    def model(self, reference: str) -> Bundle:
+        """Return a model's pinned manifest (in a partial bundle)."""
+        return self._driver.run(self._model(reference))
+
+    def jobs(self, *, limit: int = 50) -> list[Json]:
+        """Return the newest jobs."""
+        found: list[Json] = self._driver.run(self._get("/v1/jobs", limit=str(limit)))[
+            "jobs"
+        ]
+        return found
+
+    def job(self, job_id: str) -> Json:
+        """Return one job."""
+        return self._driver.run(self._get(f"/v1/jobs/{job_id}"))
+
+    def cancel(self, job_id: str) -> Json:
+        """Cancel a job and return it."""
+        return self._driver.run(self._cancel(job_id))
+
+    def run(self, flow: Flow[Any]) -> Any:
+        """Run a flow of your own, such as one from `privacy.client.wire`."""
+        return self._driver.run(flow)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._driver.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self.close()
+
+
+class AsyncClient(_Common):
+    """The data owner's asynchronous client; see `Client` for the arguments."""
+
+    def __init__(
+        self,
+        gateway: str | None = None,
+        *,
+        api_key: str | None = None,
+        home: Path | None = None,
+        allow_simulated: bool = False,
+        notify: Callable[[Json], None] = _silent,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Prepare a client; nothing is sent yet."""
+        super().__init__(
+            gateway, api_key, home, notify, allow_simulated=allow_simulated
+        )
+        self._driver = AsyncDriver(self.gateway, self.api_key, transport)
+
+    async def infer(self, model: str, rows: Rows, *, mode: str | Mode) -> Answer:
+        """Return the verified answer for rows of raw features; see `Client.infer`."""
+        meter = Meter()
+        return await self._driver.run(self._infer(model, rows, mode, meter), meter)
+
+    async def models(self) -> list[Json]:
+        """Return what the gateway offers."""
+        reply = await self._driver.run(self._get("/v1/models"))
+        found: list[Json] = reply["models"]
+        return found
+
+    async def jobs(self, *, limit: int = 50) -> list[Json]:
+        """Return the newest jobs."""
+        reply = await self._driver.run(self._get("/v1/jobs", limit=str(limit)))
+        found: list[Json] = reply["jobs"]
+        return found
+
+    async def job(self, job_id: str) -> Json:
+        """Return one job."""
+        return await self._driver.run(self._get(f"/v1/jobs/{job_id}"))
+
+    async def cancel(self, job_id: str) -> Json:
+        """Cancel a job and return it."""
+        return await self._driver.run(self._cancel(job_id))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._driver.close()
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close the connection."""
+        await self.close()

@@ -1,0 +1,86 @@
+"""What a data owner gets back: answers, what was checked, and who saw what."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy.bundle import Manifest, activate
+from privacy.encoding import Json
+from privacy.modes import Mode, WhoSeesWhat
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was checked and holds; what does not hold raises instead.
+
+    Attributes:
+        name: A stable slug.
+        detail: What was found, for people.
+    """
+
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row's answer.
+
+    Attributes:
+        label: The predicted class; empty unless classification.
+        probabilities: By class; empty unless classification.
+        outputs: The model's raw outputs.
+    """
+
+    label: str
+    probabilities: tuple[float, ...]
+    outputs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finished, verified job.
+
+    Attributes:
+        rows: One a row of the input.
+        checks: Everything that was verified before this was returned.
+        simulated: The enclave was simulated: its attestation proves nothing.
+        seconds: Where the time went, by stage.
+        bytes_up: Bytes sent for this job, new evaluation keys included.
+        bytes_down: Bytes received.
+        receipt: Where the receipt and its evidence are kept.
+    """
+
+    job_id: str
+    model: str
+    model_sha256: str
+    mode: Mode
+    rows: tuple[Row, ...]
+    checks: tuple[Check, ...]
+    who_sees_what: WhoSeesWhat
+    simulated: bool
+    seconds: Json
+    bytes_up: int
+    bytes_down: int
+    receipt: Path
+
+    def as_dict(self) -> Json:
+        """Return everything JSON-ready."""
+        return {**asdict(self), "mode": str(self.mode), "receipt": str(self.receipt)}
+
+
+def answer_rows(manifest: Manifest, raw: Any) -> tuple[Row, ...]:
+    """Return what raw outputs, shape (rows, outputs), say."""
+    raw = np.asarray(raw, dtype=np.float64)
+    is_classifier = manifest.task == "classification"
+    activated = activate(raw, manifest.activation)
+    return tuple(
+        Row(
+            label=manifest.classes[int(p.argmax())] if is_classifier else "",
+            probabilities=tuple(float(v) for v in p) if is_classifier else (),
+            outputs=tuple(float(v) for v in r),
+        )
+        for p, r in zip(activated, raw, strict=True)
+    )

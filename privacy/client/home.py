@@ -1,0 +1,125 @@
+"""The data owner's own folder: configuration, keys, pins, cached artifacts, receipts.
+
+    config.json        gateway address and API key, 0600
+    gateways/ID.json   a gateway's receipt keys and model digests as first seen
+    fhe/DIGEST/        FHE secret keys, 0600
+    models/SHA256/     a model's manifest and public files, by model digest
+    receipts/JOB/      receipt.json with what is needed to check it offline
+
+`$PRIVACY_HOME`, or `~/.privacy`.
+"""
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from privacy.encoding import Json, check_sha256, parse_object, sha256_hex
+from privacy.errors import FormatError, VerificationError
+from privacy.files import write_atomic
+from privacy.receipt import key_from_jwk, key_id
+
+_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
+
+
+def default_home() -> Path:
+    """Return `$PRIVACY_HOME`, or `~/.privacy`."""
+    return Path(os.environ.get("PRIVACY_HOME") or Path.home() / ".privacy")
+
+
+def trusted_keys(jwks: Json) -> dict[str, Ed25519PublicKey]:
+    """Return the receipt keys of a JSON Web Key Set by key id.
+
+    Raises:
+        FormatError: Not a key set, or a key of another kind.
+    """
+    keys = jwks.get("keys")
+    if not isinstance(keys, list) or not keys:
+        raise FormatError("the key set has no keys")
+    found = [key_from_jwk(k) for k in keys if isinstance(k, dict)]
+    return {key_id(k): k for k in found}
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder; made on first use, readable by its owner only."""
+
+    root: Path
+
+    def config(self) -> Json:
+        """Return `gateway` and `api_key` as saved, or nothing."""
+        return self._read(self.root / "config.json")
+
+    def save_config(self, *, gateway: str, api_key: str) -> None:
+        """Keep the gateway's address and the API key."""
+        self._write(self.root / "config.json", {"gateway": gateway, "api_key": api_key})
+
+    def pins(self, gateway: str) -> Json:
+        """Return what was first seen of a gateway: `keys` (JWKs) and `models`."""
+        return self._read(self._pins_path(gateway))
+
+    def pin_keys(self, gateway: str, jwks: Json) -> None:
+        """Remember a gateway's receipt keys."""
+        trusted_keys(jwks)
+        pins = {"models": {}, **self.pins(gateway)}
+        self._write(
+            self._pins_path(gateway),
+            {**pins, "url": gateway, "keys": jwks["keys"]},
+        )
+
+    def pin_model(self, gateway: str, model: str, sha256: str) -> None:
+        """Remember a model's digest, or refuse one that differs from the remembered.
+
+        Raises:
+            VerificationError: The gateway serves another model under this name and
+                version than it did before.
+        """
+        pins = {"models": {}, **self.pins(gateway)}
+        known = pins["models"].get(model)
+        if known == sha256:
+            return
+        if known is not None:
+            msg = (
+                f"the gateway serves {model} with digest {sha256[:12]}…, before it was "
+                f"{known[:12]}…: ask the publisher, then use {model}@{sha256}"
+            )
+            raise VerificationError(msg, code="model-changed")
+        pins["models"][model] = sha256
+        self._write(self._pins_path(gateway), {**pins, "url": gateway})
+
+    def all_trusted_keys(self) -> dict[str, Ed25519PublicKey]:
+        """Return every receipt key of every gateway met so far."""
+        keys: dict[str, Ed25519PublicKey] = {}
+        for path in sorted((self.root / "gateways").glob("*.json")):
+            pins = self._read(path)
+            if pins.get("keys"):
+                keys |= trusted_keys(pins)
+        return keys
+
+    def model(self, sha256: str) -> Path:
+        """Return the folder of a model's public files, a partial bundle."""
+        return self.root / "models" / check_sha256(sha256, what="model digest")
+
+    def fhe_keys(self, circuit: str) -> Path:
+        """Return the folder of the FHE keys for a circuit's digest."""
+        return self.root / "fhe" / circuit
+
+    def receipt_folder(self, job_id: str) -> Path:
+        """Return the folder where a job's receipt is kept."""
+        if not _JOB_ID.fullmatch(job_id):
+            raise FormatError("the gateway gave a job id that is not a plain name")
+        return self.root / "receipts" / job_id
+
+    def _pins_path(self, gateway: str) -> Path:
+        return self.root / "gateways" / f"{sha256_hex(gateway.encode())[:16]}.json"
+
+    def _read(self, path: Path) -> Json:
+        if not path.is_file():
+            return {}
+        return parse_object(path.read_bytes(), what=str(path))
+
+    def _write(self, path: Path, value: Json) -> None:
+        write_atomic(path, json.dumps(value, indent=1).encode(), private=True)

@@ -1,0 +1,203 @@
+"""The main flow: one input, one job, one answer that has been checked.
+
+1. Fetch the model's manifest and public files; compare with the pinned digests.
+2. Check and standardise the rows; make the mode's input blob; upload it.
+3. Submit the job and follow it to its end.
+4. Verify the receipt's signature and that every digest in it is ours.
+5. Let the mode verify its evidence and open the output.
+6. Keep receipt, evidence and output for checks later, offline.
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from privacy.bundle import Bundle, standardise
+from privacy.client.answer import Answer, Check, answer_rows
+from privacy.client.home import Home, trusted_keys
+from privacy.client.model import Notify, fetch_files, label
+from privacy.client.sessions import Context, Prepared, session_for, upload
+from privacy.client.wire import Call, Flow, Reply, post_json, problem_exception
+from privacy.encoding import Json, finite_rows, sha256_hex
+from privacy.errors import PrivacyError, UnavailableError, VerificationError
+from privacy.files import write_atomic
+from privacy.modes import Mode, who_sees_what
+from privacy.receipt import Receipt, verify_receipt
+from privacy.runs import MAX_ROWS
+
+_POLL_S = 20
+_ENCLAVE_TRIES = 3
+_TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(slots=True)
+class Meter:
+    """Counts bytes and seconds of one job."""
+
+    clock: Callable[[], float] = time.monotonic
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    _since: float = 0.0
+
+    def start(self) -> None:
+        """Begin the first stage."""
+        self._since = self.clock()
+
+    def stage(self, name: str) -> None:
+        """End a stage: what passed since the last one is its time."""
+        now = self.clock()
+        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._since
+        self._since = now
+
+
+def infer(
+    context: Context, bundle: Bundle, mode: Mode, rows: list[list[float]], meter: Meter
+) -> Flow[Answer]:
+    """Run one job and return its verified answer; see the module for the steps."""
+    manifest = bundle.manifest
+    manifest.mode(mode)
+    rows = finite_rows(rows, columns=len(manifest.columns), max_rows=MAX_ROWS)
+    meter.start()
+    yield from fetch_files(bundle, mode, context.notify)
+    standard = standardise(rows, manifest.columns)
+    meter.stage("model")
+    tries = _ENCLAVE_TRIES
+    while True:
+        session = session_for(mode, context, bundle)
+        prepared = yield from session.prepare(standard)
+        yield from upload(context, "blobs", prepared.blob)
+        meter.stage("prepare")
+        try:
+            job = yield from _run(context, bundle, mode, prepared)
+        except PrivacyError as exc:
+            tries -= 1
+            if exc.code != "enclave-gone" or not tries:
+                raise
+            context.notify({"stage": "the enclave was replaced: attest the new one"})
+        else:
+            break
+    meter.stage("job")
+    receipt, raw_receipt = yield from _receipt(context, bundle, mode, job, prepared)
+    output: Reply = yield Call("GET", f"/v1/jobs/{receipt.job_id}/result")
+    _compare("output", sha256_hex(output.body), receipt.output_sha256)
+    evidence = b""
+    if receipt.evidence_sha256:
+        reply: Reply = yield Call("GET", f"/v1/jobs/{receipt.job_id}/evidence")
+        evidence = reply.body
+        _compare("evidence", sha256_hex(evidence), receipt.evidence_sha256)
+    meter.stage("download")
+    opened = yield from session.finish(prepared, output.body, evidence)
+    if opened.simulated != receipt.simulated:
+        msg = (
+            "the receipt and the evidence disagree on whether the enclave is simulated"
+        )
+        raise VerificationError(msg, code="receipt-mismatch")
+    meter.stage("verify")
+    folder = context.home.receipt_folder(receipt.job_id)
+    write_atomic(folder / "receipt.json", raw_receipt, private=True)
+    write_atomic(folder / "output.bin", output.body, private=True)
+    if evidence:
+        write_atomic(folder / "evidence.json", evidence, private=True)
+    return Answer(
+        job_id=receipt.job_id,
+        model=label(bundle),
+        model_sha256=bundle.sha256,
+        mode=mode,
+        rows=answer_rows(manifest, opened.raw),
+        checks=(*_RECEIPT_CHECKS, *opened.checks),
+        who_sees_what=who_sees_what(mode, simulated=opened.simulated),
+        simulated=opened.simulated,
+        seconds={k: round(v, 6) for k, v in meter.seconds.items()},
+        bytes_up=meter.bytes_up,
+        bytes_down=meter.bytes_down,
+        receipt=folder / "receipt.json",
+    )
+
+
+_RECEIPT_CHECKS = (
+    Check("model-digest", "manifest and files are the pinned ones"),
+    Check("receipt-signature", "signed by the gateway's pinned key"),
+    Check("receipt-binding", "model, mode, input, output and evidence are this job's"),
+)
+
+
+def _run(
+    context: Context, bundle: Bundle, mode: Mode, prepared: Prepared
+) -> Flow[Json]:
+    """Submit the job and return it once it has succeeded.
+
+    Raises:
+        PrivacyError: What the job's problem says.
+    """
+    body: Json = {
+        "model": bundle.manifest.name,
+        "version": bundle.manifest.version,
+        "model_sha256": bundle.sha256,
+        "mode": str(mode),
+        "input": sha256_hex(prepared.blob),
+    }
+    if prepared.keys_sha256:
+        body["keys"] = prepared.keys_sha256
+    context.notify({"stage": "run", "mode": str(mode)})
+    reply: Reply = yield post_json(
+        "/v1/jobs",
+        body,
+        Prefer=f"wait={_POLL_S}",
+        Idempotency_Key=uuid.uuid4().hex,
+    )
+    job = reply.object("job")
+    while job["status"] not in _TERMINAL:
+        context.notify({"stage": "run", "job": job["id"], **(job["progress"] or {})})
+        wait = {"Prefer": f"wait={_POLL_S if job['progress'] is None else 1}"}
+        reply = yield Call("GET", f"/v1/jobs/{job['id']}", headers=wait)
+        job = reply.object("job")
+    if job["problem"]:
+        raise problem_exception(job["problem"])
+    if job["status"] != "succeeded":
+        msg = f"the job was {job['status']}"
+        raise UnavailableError(msg, code="job-cancelled")
+    return job
+
+
+def _receipt(
+    context: Context, bundle: Bundle, mode: Mode, job: Json, prepared: Prepared
+) -> Flow[tuple[Receipt, bytes]]:
+    """Fetch and verify the receipt, and compare it with what was asked."""
+    trusted = yield from gateway_keys(context.home, context.gateway)
+    reply: Reply = yield Call("GET", f"/v1/jobs/{job['id']}/receipt")
+    receipt = verify_receipt(reply.body, trusted)
+    asked: dict[str, Any] = {
+        "job_id": job["id"],
+        "model": bundle.manifest.name,
+        "version": bundle.manifest.version,
+        "model_sha256": bundle.sha256,
+        "mode": str(mode),
+        "status": "succeeded",
+        "input_sha256": sha256_hex(prepared.blob),
+        "keys_sha256": prepared.keys_sha256,
+    }
+    for name, expected in asked.items():
+        _compare(name, getattr(receipt, name), expected)
+    return receipt, reply.body
+
+
+def gateway_keys(home: Home, gateway: str) -> Flow[dict[str, Any]]:
+    """Return a gateway's receipt keys: the pinned ones, or those it names at first."""
+    pinned = home.pins(gateway)
+    if not pinned.get("keys"):
+        reply: Reply = yield Call("GET", "/.well-known/jwks.json")
+        home.pin_keys(gateway, reply.object("key set"))
+        pinned = home.pins(gateway)
+    return trusted_keys(pinned)
+
+
+def _compare(name: str, found: object, expected: object) -> None:
+    if found != expected:
+        msg = f"the receipt's {name} is {found!s:.16}, expected {expected!s:.16}"
+        raise VerificationError(msg, code="receipt-mismatch")
+
+
+__all__ = ["Meter", "Notify", "gateway_keys", "infer"]

@@ -1,0 +1,82 @@
+"""A published model as the data owner sees it: a partial bundle, every byte pinned."""
+
+from collections.abc import Callable
+
+from privacy.bundle import MANIFEST, Bundle, check_name, parse_manifest
+from privacy.client.home import Home
+from privacy.client.wire import Call, Flow, Reply
+from privacy.encoding import Json, check_sha256, sha256_file, sha256_hex
+from privacy.errors import VerificationError
+from privacy.files import write_atomic
+from privacy.modes import Mode
+
+Notify = Callable[[Json], None]
+
+
+def parse_reference(text: str) -> tuple[str, str, str]:
+    """Return name, version and digest of `name[/version][@sha256]`; "" where absent.
+
+    Raises:
+        FormatError: Not of that form.
+    """
+    rest, _, digest = text.partition("@")
+    name, _, version = rest.partition("/")
+    check_name(name)
+    if version:
+        check_name(version)
+    if digest:
+        check_sha256(digest, what="model digest")
+    return name, version, digest
+
+
+def label(bundle: Bundle) -> str:
+    """Return `name/version`."""
+    return f"{bundle.manifest.name}/{bundle.manifest.version}"
+
+
+def fetch_model(home: Home, gateway: str, reference: str) -> Flow[Bundle]:
+    """Fetch a manifest; its digest must be the one named, or the one first seen.
+
+    Returns:
+        A bundle in the data owner's folder that holds no other file yet.
+
+    Raises:
+        NotFoundError: No such model.
+        VerificationError: The digest is not the expected one.
+    """
+    name, version, digest = parse_reference(reference)
+    params = {"version": version} if version else {}
+    reply: Reply = yield Call("GET", f"/v1/models/{name}", params=params)
+    manifest, found = parse_manifest(reply.body), sha256_hex(reply.body)
+    bundle = Bundle(root=home.model(found), manifest=manifest, sha256=found)
+    if manifest.name != name or (version and manifest.version != version):
+        msg = f"asked for {reference}, got {label(bundle)}"
+        raise VerificationError(msg, code="wrong-model")
+    if digest and digest != found:
+        msg = f"model {label(bundle)} is {found[:12]}…, expected {digest[:12]}…"
+        raise VerificationError(msg, code="model-changed")
+    if not digest:
+        home.pin_model(gateway, label(bundle), found)
+    if not (bundle.root / MANIFEST).is_file():
+        write_atomic(bundle.root / MANIFEST, reply.body)
+    return bundle
+
+
+def fetch_files(bundle: Bundle, mode: Mode, notify: Notify) -> Flow[None]:
+    """Fetch a mode's public files that are not there yet, each checked by digest.
+
+    Raises:
+        VerificationError: A file is not the one that the manifest names.
+    """
+    for path, entry in bundle.manifest.files.items():
+        if not entry.public or not path.startswith(f"{mode}/"):
+            continue
+        here = bundle.path(path)
+        if here.is_file() and sha256_file(here) == entry.sha256:
+            continue
+        notify({"stage": "download", "file": path, "bytes": entry.bytes})
+        reply: Reply = yield Call("GET", f"/v1/models/{label(bundle)}/files/{path}")
+        if sha256_hex(reply.body) != entry.sha256:
+            msg = f"{path} is not the file that the manifest names"
+            raise VerificationError(msg, code="bundle-changed")
+        write_atomic(here, reply.body)

@@ -1,0 +1,187 @@
+"""Check a receipt offline: signature, digests, evidence, each to a verdict.
+
+The receipt alone says who ran what. What lies beside it (`evidence.json`,
+`output.bin`) and the model's public files let the evidence be checked again. A step
+that fails is exit code 6, a step that could not be taken is 7.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy.bundle import Bundle, open_bundle, standardise
+from privacy.client.home import Home
+from privacy.client.sessions import compare_outputs, verified_outputs
+from privacy.encoding import sha256_hex
+from privacy.errors import CannotVerifyError, PrivacyError, VerificationError
+from privacy.modes import Mode, WhoSeesWhat, parse_mode, who_sees_what
+from privacy.receipt import Receipt, verify_receipt
+
+OK, FAILED, MISSING = "ok", "failed", "could not check"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One check of a receipt: its verdict is `ok`, `failed` or `could not check`."""
+
+    name: str
+    verdict: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What checking a receipt found.
+
+    Attributes:
+        exit_code: 0 all checked and true, 6 something is false, 7 something needed
+            is missing.
+        receipt: What the receipt says; None if it was changed.
+    """
+
+    exit_code: int
+    steps: tuple[Step, ...]
+    receipt: Receipt | None
+    who_sees_what: WhoSeesWhat | None
+
+
+def verify_saved(
+    path: Path,
+    *,
+    home: Home,
+    trusted: dict[str, Any] | None = None,
+    bundle: Path | None = None,
+    rows: Sequence[Sequence[float]] | None = None,
+    allow_simulated: bool = False,
+) -> Verdict:
+    """Return what can be said about a receipt file, without any network.
+
+    Args:
+        path: The receipt file; its evidence and output lie beside it.
+        home: Where pinned gateway keys and models are.
+        trusted: Receipt keys to trust instead of the pinned ones.
+        bundle: The model's files instead of those in `home`.
+        rows: The raw input, to check that proofs are about it.
+        allow_simulated: Accept the evidence of a simulated enclave.
+    """
+    steps: list[Step] = []
+    receipt: Receipt | None = None
+
+    def take(name: str, check: Callable[[], str]) -> None:
+        try:
+            steps.append(Step(name, OK, check()))
+        except CannotVerifyError as exc:
+            steps.append(Step(name, MISSING, exc.message))
+        except PrivacyError as exc:
+            steps.append(Step(name, FAILED, exc.message))
+
+    def signature() -> str:
+        nonlocal receipt
+        keys = home.all_trusted_keys() if trusted is None else trusted
+        receipt = verify_receipt(path.read_bytes(), keys)
+        return (
+            f"job {receipt.job_id}, {receipt.model}/{receipt.version}, {receipt.mode}"
+        )
+
+    take("signature", signature)
+    if receipt is not None and receipt.status == "succeeded":
+        job = _Saved(path.parent, receipt, home, bundle, rows, allow_simulated)
+        take("output", job.output)
+        if receipt.evidence_sha256:
+            take("evidence", job.evidence)
+    verdicts = {s.verdict for s in steps}
+    code = 6 if FAILED in verdicts else 7 if MISSING in verdicts else 0
+    seen = (
+        who_sees_what(parse_mode(receipt.mode), simulated=receipt.simulated)
+        if receipt
+        else None
+    )
+    return Verdict(code, tuple(steps), receipt, seen)
+
+
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """A receipt whose signature holds, with what lies beside it."""
+
+    folder: Path
+    receipt: Receipt
+    home: Home
+    bundle_root: Path | None
+    rows: Sequence[Sequence[float]] | None
+    allow_simulated: bool
+
+    def output(self) -> str:
+        found = sha256_hex(self._beside("output.bin"))
+        if found != self.receipt.output_sha256:
+            msg = f"output.bin is {found[:12]}…, not the output of this job"
+            raise VerificationError(msg)
+        return f"output.bin is {found[:12]}…, as signed"
+
+    def evidence(self) -> str:
+        evidence = self._beside("evidence.json")
+        if sha256_hex(evidence) != self.receipt.evidence_sha256:
+            raise VerificationError("evidence.json is not the evidence of this job")
+        bundle = self._bundle()
+        if self.receipt.mode == Mode.ZKML:
+            return self._proofs(bundle, evidence)
+        return self._attestation(bundle, evidence)
+
+    def _proofs(self, bundle: Bundle, evidence: bytes) -> str:
+        rows = None
+        if self.rows is not None:
+            rows = standardise(self.rows, bundle.manifest.columns)
+        raw = verified_outputs(bundle, evidence, rows)
+        compare_outputs(self._beside("output.bin"), raw)
+        about = "this input" if rows is not None else "some input (give --input)"
+        return f"{len(np.asarray(raw))} proofs verify; they are about {about}"
+
+    def _attestation(self, bundle: Bundle, evidence: bytes) -> str:
+        from privacy.tee.client import verify_job_evidence
+
+        result = verify_job_evidence(
+            evidence,
+            reference=bundle.manifest.mode(Mode.TEE).params["measurements"],
+            model_sha256=self.receipt.model_sha256,
+            input_sha256=self.receipt.input_sha256,
+            output_sha256=self.receipt.output_sha256,
+            allow_simulated=self.allow_simulated,
+            now=_moment(self.receipt.finished_at),
+        )
+        if result.simulated != self.receipt.simulated:
+            raise VerificationError("receipt and evidence disagree on `simulated`")
+        kind = "SIMULATED: proves nothing" if result.simulated else "hardware"
+        return f"the attested enclave signed this input and output ({kind})"
+
+    def _beside(self, name: str) -> bytes:
+        path = self.folder / name
+        if not path.is_file():
+            msg = f"{name} does not lie beside the receipt: get it from the data owner"
+            raise CannotVerifyError(msg, code="missing-file")
+        return path.read_bytes()
+
+    def _bundle(self) -> Bundle:
+        root = self.bundle_root or self.home.model(self.receipt.model_sha256)
+        try:
+            bundle = open_bundle(root, check_files=False)
+        except PrivacyError as exc:
+            msg = (
+                f"the model's files are not here: fetch them with `privacy models "
+                f"{self.receipt.model}` or name them with --bundle"
+            )
+            raise CannotVerifyError(msg, code="missing-model") from exc
+        if bundle.sha256 != self.receipt.model_sha256:
+            msg = f"{root} holds another model than the receipt's"
+            raise CannotVerifyError(msg, code="missing-model")
+        return bundle
+
+
+def _moment(text: str) -> datetime:
+    """Return an RFC 3339 time; evidence is judged at the time of the job."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except ValueError as exc:
+        raise VerificationError("the receipt's times are not RFC 3339") from exc

@@ -1,0 +1,247 @@
+"""What the data owner does in each mode before a job and after it."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import numpy as np
+
+from privacy.bundle import Bundle
+from privacy.client.answer import Check
+from privacy.client.home import Home
+from privacy.client.model import Notify
+from privacy.client.wire import Call, Flow, Reply, Work
+from privacy.encoding import b64url, canonical_json, parse_canonical, sha256_hex
+from privacy.errors import UnavailableError, VerificationError
+from privacy.modes import Mode
+
+
+@dataclass(slots=True)
+class Context:
+    """What flows share: where things are, what is allowed, whom to tell.
+
+    Attributes:
+        memory: Loaded clients by model and mode, kept for the next job.
+    """
+
+    home: Home
+    gateway: str
+    notify: Notify
+    allow_simulated: bool = False
+    memory: dict[tuple[str, Mode], Any] = field(default_factory=dict)
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An input ready for upload.
+
+    Attributes:
+        blob: What the node gets; its SHA-256 is the input commitment.
+        keys_sha256: The evaluation keys that are on the gateway, or "".
+        rows: The standardised rows, which never leave the client unless the mode says.
+    """
+
+    blob: bytes
+    rows: Any
+    keys_sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A verified output: raw outputs, shape (rows, outputs), and what was checked."""
+
+    raw: Any
+    checks: tuple[Check, ...]
+    simulated: bool = False
+
+
+def upload(context: Context, kind: str, blob: bytes) -> Flow[str]:
+    """Upload bytes under their digest, unless the gateway has them from us.
+
+    Args:
+        context: Whom to tell.
+        kind: `blobs` or `keys`.
+        blob: What to upload.
+
+    Returns:
+        The SHA-256 digest.
+    """
+    digest = sha256_hex(blob)
+    path = f"/v1/{kind}/{digest}"
+    head: Reply = yield Call("HEAD", path, accept=(200, 404))
+    if head.status != 200:  # noqa: PLR2004 - HTTP
+        context.notify({"stage": f"upload {kind}", "bytes": len(blob)})
+        yield Call("PUT", path, body=blob)
+    return digest
+
+
+class Session(Protocol):
+    """One job's client side."""
+
+    def prepare(self, rows: Any) -> Flow[Prepared]:
+        """Return the input blob for standardised rows, shape (rows, features)."""
+        ...
+
+    def finish(
+        self, prepared: Prepared, output: bytes, evidence: bytes
+    ) -> Flow[Opened]:
+        """Verify the evidence and return the opened output."""
+        ...
+
+
+def session_for(mode: Mode, context: Context, bundle: Bundle) -> Session:
+    """Return a new session of a mode for one job."""
+    kinds: dict[Mode, type[_Fhe | _Zkml | _Tee]] = {
+        Mode.FHE: _Fhe,
+        Mode.ZKML: _Zkml,
+        Mode.TEE: _Tee,
+    }
+    return kinds[mode](context, bundle)
+
+
+@dataclass(slots=True)
+class _Fhe:
+    context: Context
+    bundle: Bundle
+
+    def prepare(self, rows: Any) -> Flow[Prepared]:
+        client = yield Work(self._client)
+        keys_sha256 = ""
+        if self.bundle.manifest.mode(Mode.FHE).params["needs_keys"]:
+            keys: bytes = yield Work(client.evaluation_keys)
+            keys_sha256 = yield from upload(self.context, "keys", keys)
+        blob: bytes = yield Work(lambda: client.encrypt(rows))
+        return Prepared(blob, rows, keys_sha256)
+
+    def _client(self) -> Any:
+        at = (self.bundle.sha256, Mode.FHE)
+        if at not in self.context.memory:
+            self.context.memory[at] = _load_fhe(self.context, self.bundle)
+        return self.context.memory[at]
+
+    def finish(
+        self, prepared: Prepared, output: bytes, evidence: bytes
+    ) -> Flow[Opened]:
+        _ = evidence
+        client = self._client()
+        raw = yield Work(lambda: client.decrypt(output, rows=len(prepared.rows)))
+        check = Check("decrypted-here", "the key that opens the answer never left here")
+        return Opened(raw, (check,))
+
+
+def _load_fhe(context: Context, bundle: Bundle) -> Any:
+    try:
+        from privacy.fhe.client import FheClient
+    except ImportError as exc:
+        msg = "the FHE engine is not installed: pip install 'privacy-compute[fhe]'"
+        raise UnavailableError(msg, code="engine-missing") from exc
+    client = FheClient(bundle.path("fhe/client.json").read_bytes())
+    folder = context.home.fhe_keys(client.circuit_sha256)
+    if not client.load_keys(folder):
+        context.notify({"stage": "generate FHE keys"})
+        client.generate_keys()
+        client.save_keys(folder)
+    return client
+
+
+@dataclass(slots=True)
+class _Zkml:
+    context: Context
+    bundle: Bundle
+
+    def prepare(self, rows: Any) -> Flow[Prepared]:
+        message = {"rows": rows.tolist(), "salt": b64url(os.urandom(32))}
+        blob: bytes = yield Work(lambda: canonical_json(message))
+        return Prepared(blob, rows)
+
+    def finish(
+        self, prepared: Prepared, output: bytes, evidence: bytes
+    ) -> Flow[Opened]:
+        self.context.notify({"stage": "verify proofs"})
+        raw = yield Work(lambda: verified_outputs(self.bundle, evidence, prepared.rows))
+        compare_outputs(output, raw)
+        checks = (
+            Check("proof", f"{len(raw)} proofs verify under the pinned verifying key"),
+            Check("proof-output", "the proofs' public outputs are the answer"),
+            Check("proof-input", "the proofs are about this input (Poseidon hash)"),
+        )
+        return Opened(raw, checks)
+
+
+def verified_outputs(bundle: Bundle, evidence: bytes, rows: Any | None) -> Any:
+    """Return the raw outputs that a job's proofs prove, shape (rows, outputs).
+
+    Args:
+        bundle: Where the verifying key, settings and SRS are; checked by digest.
+        evidence: The proofs.
+        rows: The standardised input, to check that the proofs are about it; or None.
+
+    Raises:
+        VerificationError: A proof is false, or about another input.
+        CannotVerifyError: The proof system is not installed.
+    """
+    from privacy.zkml.verify import verify_proofs
+
+    return verify_proofs(bundle, evidence, rows=rows)
+
+
+def compare_outputs(output: bytes, raw: Any) -> None:
+    """Refuse an output blob that says anything else than the proven outputs.
+
+    Raises:
+        VerificationError: It does.
+    """
+    told = parse_canonical(output, what="output").get("outputs")
+    if canonical_json(told) != canonical_json(np.asarray(raw).tolist()):
+        msg = "the outputs differ from those that the proofs prove"
+        raise VerificationError(msg, code="proof-not-about-output")
+
+
+@dataclass(slots=True)
+class _Tee:
+    context: Context
+    bundle: Bundle
+    _session: Any = None
+
+    def prepare(self, rows: Any) -> Flow[Prepared]:
+        from privacy.tee.client import TeeSession
+
+        manifest = self.bundle.manifest
+        reference = manifest.mode(Mode.TEE).params["measurements"]
+        self._session = TeeSession(
+            reference=reference,
+            model_sha256=self.bundle.sha256,
+            allow_simulated=self.context.allow_simulated,
+        )
+        params = {
+            "model": manifest.name,
+            "version": manifest.version,
+            "nonce": b64url(self._session.nonce),
+        }
+        self.context.notify({"stage": "attest the enclave"})
+        reply: Reply = yield Call("GET", "/v1/attestations", params=params)
+        self._session.check_evidence(reply.body, now=self.context.now())
+        return Prepared(self._session.seal(rows), rows)
+
+    def finish(
+        self, prepared: Prepared, output: bytes, evidence: bytes
+    ) -> Flow[Opened]:
+        opened: Opened = yield Work(lambda: self._open(prepared, output, evidence))
+        return opened
+
+    def _open(self, prepared: Prepared, output: bytes, evidence: bytes) -> Opened:
+        result = self._session.check_job_evidence(
+            evidence,
+            input_sha256=sha256_hex(prepared.blob),
+            output_sha256=sha256_hex(output),
+            now=self.context.now(),
+        )
+        kind = "simulated, proves nothing" if result.simulated else "hardware"
+        checks = (
+            Check("attestation", f"quote, chain, nonce and measurement ({kind})"),
+            Check("enclave-signature", "input and output signed by the attested key"),
+        )
+        return Opened(self._session.open(output), checks, simulated=result.simulated)
