@@ -1,0 +1,41 @@
+# What to type: `make demo` to see it work, `make test` to see that it does.
+# PRIVACY_VENV names another folder than .venv for the environment.
+PYTHON ?= python3
+BIN := $(or $(PRIVACY_VENV),.venv)/bin
+SETUP := @$(PYTHON) scripts/setup.py
+
+.PHONY: help demo test test-slow check bench serve lock clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
+
+demo: ## one model in every mode, through a gateway on this machine
+	$(SETUP) demo
+	@$(BIN)/python examples/demo.py
+
+test: ## every test that is not slow
+	$(SETUP) dev
+	$(BIN)/pytest -m "not slow" $(ARGS)
+
+test-slow: ## the slow tests
+	$(SETUP) dev
+	$(BIN)/pytest -m slow $(ARGS)
+
+check: ## format, lint, types, direction of imports
+	$(SETUP) dev
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: ## measure, and write benchmarks/out/
+	$(SETUP) dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+serve: ## a gateway on this machine; ARGS are those of `privacy serve`
+	$(SETUP) demo
+	$(BIN)/privacy serve $(ARGS)
+
+lock: ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
+	$(SETUP) dev
+	scripts/lock.sh
+
+clean: ## delete caches and reports, not the environment
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist benchmarks/out
