@@ -18,7 +18,7 @@ from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
 from privacy.client.home import Home, trusted_keys
 from privacy.client.model import Notify, fetch_files, label
-from privacy.client.sessions import Context, Prepared, session_for, upload
+from privacy.client.sessions import Context, Prepared, Session, session_for, upload
 from privacy.client.wire import Call, Flow, Reply, post_json, problem_exception
 from privacy.encoding import Json, finite_rows, sha256_hex
 from privacy.errors import PrivacyError, UnavailableError, VerificationError
@@ -62,34 +62,15 @@ def infer(
     rows = finite_rows(rows, columns=len(manifest.columns), max_rows=MAX_ROWS)
     meter.start()
     yield from fetch_files(bundle, mode, context.notify)
-    standard = standardise(rows, manifest.columns)
     meter.stage("model")
-    tries = _ENCLAVE_TRIES
-    while True:
-        session = session_for(mode, context, bundle)
-        prepared = yield from session.prepare(standard)
-        yield from upload(context, "blobs", prepared.blob)
-        meter.stage("prepare")
-        try:
-            job = yield from _run(context, bundle, mode, prepared)
-        except PrivacyError as exc:
-            tries -= 1
-            if exc.code != "enclave-gone" or not tries:
-                raise
-            context.notify({"stage": "the enclave was replaced: attest the new one"})
-        else:
-            break
+    session, prepared, job = yield from _submit(
+        context, bundle, mode, standardise(rows, manifest.columns), meter
+    )
     meter.stage("job")
     receipt, raw_receipt = yield from _receipt(context, bundle, mode, job, prepared)
-    output: Reply = yield Call("GET", f"/v1/jobs/{receipt.job_id}/result")
-    _compare("output", sha256_hex(output.body), receipt.output_sha256)
-    evidence = b""
-    if receipt.evidence_sha256:
-        reply: Reply = yield Call("GET", f"/v1/jobs/{receipt.job_id}/evidence")
-        evidence = reply.body
-        _compare("evidence", sha256_hex(evidence), receipt.evidence_sha256)
+    output, evidence = yield from _download(receipt)
     meter.stage("download")
-    opened = yield from session.finish(prepared, output.body, evidence)
+    opened = yield from session.finish(prepared, output, evidence)
     if opened.simulated != receipt.simulated:
         msg = (
             "the receipt and the evidence disagree on whether the enclave is simulated"
@@ -98,7 +79,7 @@ def infer(
     meter.stage("verify")
     folder = context.home.receipt_folder(receipt.job_id)
     write_atomic(folder / "receipt.json", raw_receipt, private=True)
-    write_atomic(folder / "output.bin", output.body, private=True)
+    write_atomic(folder / "output.bin", output, private=True)
     if evidence:
         write_atomic(folder / "evidence.json", evidence, private=True)
     return Answer(
@@ -122,6 +103,37 @@ _RECEIPT_CHECKS = (
     Check("receipt-signature", "signed by the gateway's pinned key"),
     Check("receipt-binding", "model, mode, input, output and evidence are this job's"),
 )
+
+
+def _submit(
+    context: Context, bundle: Bundle, mode: Mode, rows: Any, meter: Meter
+) -> Flow[tuple[Session, Prepared, Json]]:
+    """Run the job; an enclave that was replaced meanwhile is attested anew."""
+    for left in reversed(range(_ENCLAVE_TRIES)):
+        session = session_for(mode, context, bundle)
+        prepared = yield from session.prepare(rows)
+        yield from upload(context, "blobs", prepared.blob)
+        meter.stage("prepare")
+        try:
+            job = yield from _run(context, bundle, mode, prepared)
+        except PrivacyError as exc:
+            if exc.code != "enclave-gone" or not left:
+                raise
+            context.notify({"stage": "the enclave was replaced: attest the new one"})
+        else:
+            return session, prepared, job
+    raise UnavailableError("no enclave stayed up", code="enclave-gone")
+
+
+def _download(receipt: Receipt) -> Flow[tuple[bytes, bytes]]:
+    """Fetch output and evidence; both must be the ones the receipt names."""
+    output: Reply = yield Call("GET", f"/v1/jobs/{receipt.job_id}/result")
+    _compare("output", sha256_hex(output.body), receipt.output_sha256)
+    if not receipt.evidence_sha256:
+        return output.body, b""
+    evidence: Reply = yield Call("GET", f"/v1/jobs/{receipt.job_id}/evidence")
+    _compare("evidence", sha256_hex(evidence.body), receipt.evidence_sha256)
+    return output.body, evidence.body
 
 
 def _run(
