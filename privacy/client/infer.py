@@ -18,7 +18,7 @@ from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
 from privacy.client.home import Home, trusted_keys
 from privacy.client.model import Notify, fetch_files, label
-from privacy.client.sessions import Context, Prepared, Session, session_for, upload
+from privacy.client.sessions import Context, Prepared, Session, session_for
 from privacy.client.wire import Call, Flow, Reply, post_json, problem_exception
 from privacy.encoding import Json, finite_rows, sha256_hex
 from privacy.errors import PrivacyError, UnavailableError, VerificationError
@@ -112,7 +112,8 @@ def _submit(
     for left in reversed(range(_ENCLAVE_TRIES)):
         session = session_for(mode, context, bundle)
         prepared = yield from session.prepare(rows)
-        yield from upload(context, "blobs", prepared.blob)
+        path = f"/v1/blobs/{sha256_hex(prepared.blob)}"
+        yield Call("PUT", path, body=prepared.blob)
         meter.stage("prepare")
         try:
             job = yield from _run(context, bundle, mode, prepared)

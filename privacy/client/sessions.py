@@ -58,23 +58,14 @@ class Opened:
     simulated: bool = False
 
 
-def upload(context: Context, kind: str, blob: bytes) -> Flow[str]:
-    """Upload bytes under their digest, unless the gateway has them from us.
-
-    Args:
-        context: Whom to tell.
-        kind: `blobs` or `keys`.
-        blob: What to upload.
-
-    Returns:
-        The SHA-256 digest.
-    """
-    digest = sha256_hex(blob)
-    path = f"/v1/{kind}/{digest}"
+def upload_keys(context: Context, keys: bytes) -> Flow[str]:
+    """Upload evaluation keys unless the gateway has them, and return their digest."""
+    digest = sha256_hex(keys)
+    path = f"/v1/keys/{digest}"
     head: Reply = yield Call("HEAD", path, accept=(200, 404))
     if head.status != 200:  # noqa: PLR2004 - HTTP
-        context.notify({"stage": f"upload {kind}", "bytes": len(blob)})
-        yield Call("PUT", path, body=blob)
+        context.notify({"stage": "upload keys", "bytes": len(keys)})
+        yield Call("PUT", path, body=keys)
     return digest
 
 
@@ -112,7 +103,7 @@ class _Fhe:
         keys_sha256 = ""
         if self.bundle.manifest.mode(Mode.FHE).params["needs_keys"]:
             keys: bytes = yield Work(client.evaluation_keys)
-            keys_sha256 = yield from upload(self.context, "keys", keys)
+            keys_sha256 = yield from upload_keys(self.context, keys)
         blob: bytes = yield Work(lambda: client.encrypt(rows))
         return Prepared(blob, rows, keys_sha256)
 

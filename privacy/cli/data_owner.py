@@ -1,0 +1,300 @@
+"""Commands of the data owner: login, models, infer, jobs, verify, modes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from privacy.bundle import Bundle
+from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
+from privacy.cli.output import duration, err, out, print_json, progress, size, table
+from privacy.client import Answer, Client, Verdict, verify_saved
+from privacy.client.home import Home, default_home, trusted_keys
+from privacy.client.rows import read_rows
+from privacy.encoding import Json, parse_object
+from privacy.errors import FormatError
+from privacy.modes import modes_table
+
+AllowSimulated = Annotated[
+    bool,
+    typer.Option(
+        "--allow-simulated",
+        help="Accept a simulated enclave, which hides nothing from its operator.",
+    ),
+]
+Input = Annotated[
+    Path, typer.Option("--input", help="Rows of raw features: .csv, .npy or .json.")
+]
+
+
+@command("login")
+def login(
+    gateway: Annotated[str, typer.Argument(help="Gateway address.")],
+    api_key: Annotated[
+        str, typer.Option(prompt="API key", hide_input=True, help="API key.")
+    ],
+    home: HomeDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Save a gateway's address and your API key (file mode 0600)."""
+    with Client(gateway, api_key=api_key, home=home) as client:
+        models = client.models()
+        client.home.save_config(gateway=client.gateway, api_key=api_key)
+    if as_json:
+        print_json({"gateway": client.gateway, "models": len(models)})
+    else:
+        out.print(f"logged in to {client.gateway}: {len(models)} models")
+
+
+@command("models")
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show this model whole.")] = None,
+    gateway: Gateway = None,
+    api_key: ApiKey = None,
+    home: HomeDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the gateway's models, or show one: schema, modes, accuracy, cost."""
+    with Client(gateway, api_key=api_key, home=home) as client:
+        if name is None:
+            found = client.models()
+            if as_json:
+                print_json({"models": found})
+            else:
+                _print_models(found)
+            return
+        bundle = client.model(name)
+    if as_json:
+        raw = (bundle.root / "manifest.json").read_bytes()
+        manifest = parse_object(raw, what="manifest")
+        print_json({"model_sha256": bundle.sha256, "manifest": manifest})
+    else:
+        _print_model(bundle)
+
+
+def _print_models(found: list[Json]) -> None:
+    rows = [
+        [
+            f"{m['name']}/{m['version']}",
+            m["task"],
+            str(m["columns"]),
+            ", ".join(k for k, v in m["modes"].items() if v is True) or "none",
+            m["model_sha256"][:16],
+        ]
+        for m in found
+    ]
+    table("", ["model", "task", "features", "modes", "digest"], rows)
+
+
+def _print_model(bundle: Bundle) -> None:
+    m = bundle.manifest
+    out.print(f"[bold]{m.name}/{m.version}[/]  sha256 {bundle.sha256}")
+    out.print(f"{m.task}, {len(m.columns)} features, classes: {', '.join(m.classes)}")
+    rows = []
+    for mode, part in m.modes.items():
+        cost, acc = part.cost, part.accuracy
+        if not part.available:
+            rows.append([mode, f"no: {part.reason}", "", "", ""])
+            continue
+        sizes = [f"{k[:-6]} {size(v)}" for k, v in cost.items() if k.endswith("_bytes")]
+        rows.append(
+            [
+                mode,
+                f"{acc.get('label_agreement', 1.0):.1%}" if m.classes else "",
+                f"{acc['max_error']:.2g}",
+                duration(cost["latency_s"]),
+                ", ".join(sizes),
+            ]
+        )
+    table(
+        "against the clear model, on held-back rows",
+        ["mode", "labels agree", "max error", "a row", "sizes"],
+        rows,
+    )
+
+
+@command("infer")
+def infer(
+    model: Annotated[str, typer.Argument(help="NAME, NAME/VERSION, or with @SHA256.")],
+    mode: Annotated[str, typer.Option(help="fhe, zkml or tee.")],
+    input_: Input,
+    allow_simulated: AllowSimulated = False,
+    gateway: Gateway = None,
+    api_key: ApiKey = None,
+    home: HomeDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a model on your rows and print the verified answer."""
+    with (
+        progress(quiet=as_json) as notify,
+        Client(
+            gateway,
+            api_key=api_key,
+            home=home,
+            allow_simulated=allow_simulated,
+            notify=notify,
+        ) as client,
+    ):
+        bundle = client.model(model)
+        rows = read_rows(input_, [c.name for c in bundle.manifest.columns])
+        answer = client.infer(model, rows, mode=mode)
+    if as_json:
+        print_json(answer.as_dict())
+    else:
+        print_answer(answer, bundle)
+
+
+def print_answer(answer: Answer, bundle: Bundle) -> None:
+    """Print an answer as people want it: rows, what was checked, who saw what."""
+    classes = bundle.manifest.classes
+    rows = [
+        [str(i), r.label, *(f"{p:.4f}" for p in r.probabilities)]
+        if classes
+        else [str(i), *(f"{v:.6g}" for v in r.outputs)]
+        for i, r in enumerate(answer.rows, start=1)
+    ]
+    width = len(answer.rows[0].outputs)
+    columns = (
+        ["row", "answer", *(f"p({c})" for c in classes)]
+        if classes
+        else ["row", *(f"output {i}" for i in range(width))]
+    )
+    table(f"{answer.model}, mode {answer.mode}", columns, rows)
+    if answer.simulated:
+        err.print("[bold yellow]SIMULATED enclave: it protects nothing.[/]")
+    for check in answer.checks:
+        out.print(f"[green]verified[/] {check.name}: {check.detail}")
+    for who, what in answer.who_sees_what.as_dict().items():
+        out.print(f"[dim]{who.replace('_', ' ')}:[/] {what}")
+    total = sum(answer.seconds.values())
+    out.print(
+        f"[dim]{duration(total)}, {size(answer.bytes_up)} up, "
+        f"{size(answer.bytes_down)} down; receipt {answer.receipt}[/]",
+        soft_wrap=True,
+    )
+
+
+@command("jobs")
+def jobs(
+    job_id: Annotated[str | None, typer.Argument(help="Show this job whole.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=500)] = 20,
+    cancel: Annotated[
+        str | None, typer.Option(help="Cancel the job of this id.")
+    ] = None,
+    gateway: Gateway = None,
+    api_key: ApiKey = None,
+    home: HomeDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List your newest jobs, show one, or cancel one."""
+    with Client(gateway, api_key=api_key, home=home) as client:
+        if cancel or job_id:
+            job = client.cancel(cancel) if cancel else client.job(job_id or "")
+            if as_json:
+                print_json(job)
+            else:
+                rows = [[k, str(v)] for k, v in job.items() if v not in (None, "")]
+                table("", ["", "job"], rows)
+            return
+        found = client.jobs(limit=limit)
+    if as_json:
+        print_json({"jobs": found})
+        return
+    columns = ["id", "status", "model", "mode", "submitted_at", "problem"]
+    rows = [
+        [
+            j["id"],
+            j["status"],
+            f"{j['model']}/{j['version']}",
+            j["mode"],
+            j["submitted_at"],
+            (j["problem"] or {}).get("code", ""),
+        ]
+        for j in found
+    ]
+    table("", columns, rows)
+
+
+@command("verify")
+def verify(
+    receipt: Annotated[Path, typer.Argument(help="The receipt file.")],
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="JSON Web Key Set to trust, instead of the pinned gateways."),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="The model's bundle, if it is not cached.")
+    ] = None,
+    input_: Annotated[
+        Path | None,
+        typer.Option("--input", help="The raw rows, to check that proofs are on them."),
+    ] = None,
+    allow_simulated: AllowSimulated = False,
+    home: HomeDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a receipt and its evidence offline: exit 0 true, 6 false, 7 cannot say."""
+    if not receipt.is_file():
+        raise FormatError(f"there is no file {receipt}", code="no-such-file")
+    trusted = None
+    if keys is not None:
+        if not keys.is_file():
+            raise FormatError(f"there is no file {keys}", code="no-such-file")
+        trusted = trusted_keys(parse_object(keys.read_bytes(), what=str(keys)))
+    verdict = verify_saved(
+        receipt,
+        home=Home(home or default_home()),
+        trusted=trusted,
+        bundle=bundle,
+        rows=read_rows(input_, None) if input_ else None,
+        allow_simulated=allow_simulated,
+    )
+    if as_json:
+        print_json(_verdict(verdict))
+    else:
+        _print_verdict(verdict)
+    raise typer.Exit(verdict.exit_code)
+
+
+def _verdict(verdict: Verdict) -> Json:
+    receipt = verdict.receipt
+    return {
+        "exit_code": verdict.exit_code,
+        "steps": [
+            {"name": s.name, "verdict": s.verdict, "detail": s.detail}
+            for s in verdict.steps
+        ],
+        "receipt": None
+        if receipt is None
+        else {name: getattr(receipt, name) for name in receipt.__dataclass_fields__},
+        "who_sees_what": verdict.who_sees_what and verdict.who_sees_what.as_dict(),
+    }
+
+
+def _print_verdict(verdict: Verdict) -> None:
+    colours = {"ok": "green", "failed": "bold red"}
+    for step in verdict.steps:
+        colour = colours.get(step.verdict, "yellow")
+        line = f"[{colour}]{step.verdict}[/] {step.name}: {step.detail}"
+        out.print(line, soft_wrap=True)
+    if verdict.receipt and verdict.receipt.simulated:
+        out.print("[bold yellow]SIMULATED enclave: its attestation proves nothing.[/]")
+    words = {
+        0: "everything that was checked is true",
+        6: "FALSE",
+        7: "could not verify",
+    }
+    out.print(words[verdict.exit_code])
+
+
+@command("modes")
+def modes(as_json: AsJson = False) -> None:
+    """Say who sees what in each privacy mode."""
+    rows = modes_table()
+    if as_json:
+        print_json(rows)
+        return
+    names = [name.replace("_", " ") for name in next(iter(rows.values()))]
+    for mode, row in rows.items():
+        pairs = zip(names, row.values(), strict=True)
+        table(mode, ["who", "what"], [list(pair) for pair in pairs])

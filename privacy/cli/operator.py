@@ -1,0 +1,219 @@
+"""Commands of publishers and operators: publish, serve, api-keys."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
+from privacy.cli.output import duration, out, print_json, progress, size, table
+from privacy.client import Client
+from privacy.client.wire import Call, Flow, post_json
+from privacy.encoding import Json
+from privacy.errors import FormatError, UnavailableError
+from privacy.modes import Mode, parse_mode
+
+DEFAULT_DATA = Path("var/gateway")
+
+
+@command("publish")
+def publish(
+    model: Annotated[
+        Path, typer.Argument(help=".joblib, .pkl, .skops, .pt (TorchScript) or .onnx.")
+    ],
+    data: Annotated[
+        Path, typer.Option(help="Calibration rows, raw: .csv with a header, or .npy.")
+    ],
+    name: Annotated[str, typer.Option(help="The model's name.")],
+    store: Annotated[Path, typer.Option(help="Folder of published models.")] = (
+        DEFAULT_DATA / "models"
+    ),
+    version: Annotated[str | None, typer.Option(help="Else the next number.")] = None,
+    mode: Annotated[
+        list[str] | None, typer.Option(help="Only this mode; may be repeated.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="CSV column with the true class.")
+    ] = None,
+    classes: Annotated[
+        str, typer.Option(help="Class names in output order, comma separated.")
+    ] = "",
+    task: Annotated[
+        str, typer.Option(help="For networks: classification or regression.")
+    ] = "",
+    activation: Annotated[
+        str, typer.Option(help="For networks: none, sigmoid or softmax.")
+    ] = "",
+    options: Annotated[
+        str, typer.Option(help='JSON by mode, such as \'{"zkml": {"srs": "FILE"}}\'.')
+    ] = "{}",
+    as_json: AsJson = False,
+) -> None:
+    """Compile a trained model once, for every privacy mode that can serve it."""
+    from privacy.publish import publish as compile_bundle
+
+    with progress(quiet=as_json) as notify:
+        bundle = compile_bundle(
+            model,
+            data,
+            name=name,
+            store=store,
+            version=version,
+            modes=[parse_mode(m) for m in mode] if mode else tuple(Mode),
+            label=label,
+            classes=[c.strip() for c in classes.split(",") if c.strip()],
+            task=_one_of(task, ("classification", "regression"), "--task"),
+            activation=_one_of(
+                activation, ("none", "sigmoid", "softmax"), "--activation"
+            ),
+            options=_options(options),
+            progress=notify,
+        )
+    m = bundle.manifest
+    if as_json:
+        print_json(
+            {
+                "name": m.name,
+                "version": m.version,
+                "model_sha256": bundle.sha256,
+                "path": str(bundle.root),
+                "clear_accuracy": m.clear_accuracy,
+                "modes": {
+                    k: {
+                        "available": p.available,
+                        "reason": p.reason,
+                        "accuracy": p.accuracy,
+                        "cost": p.cost,
+                    }
+                    for k, p in m.modes.items()
+                },
+            }
+        )
+        return
+    out.print(f"published [bold]{m.name}/{m.version}[/], sha256 {bundle.sha256}")
+    rows = []
+    for k, p in m.modes.items():
+        agree = p.accuracy.get("label_agreement")
+        rows.append(
+            [
+                k,
+                "yes" if p.available else f"no: {p.reason}",
+                "" if agree is None else f"{agree:.1%}",
+                f"{p.accuracy['max_error']:.2g}" if p.available else "",
+                duration(p.cost["latency_s"]) if p.available else "",
+            ]
+        )
+    total = sum(f.bytes for f in m.files.values())
+    table("", ["mode", "served", "labels agree", "max error", "a row"], rows)
+    out.print(f"[dim]{size(total)} in {bundle.root}[/]", soft_wrap=True)
+
+
+def _one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
+    if value and value not in allowed:
+        raise FormatError(f"{option} is {value!r}, expected {' or '.join(allowed)}")
+    return value
+
+
+def _options(text: str) -> dict[Mode, Json]:
+    try:
+        value: Any = json.loads(text)
+        return {parse_mode(k): dict(v) for k, v in value.items()}
+    except (ValueError, TypeError, AttributeError) as exc:
+        msg = "--options is not a JSON object of objects by mode"
+        raise FormatError(msg) from exc
+
+
+@command("serve")
+def serve(
+    data: Annotated[
+        Path, typer.Option(help="Where the gateway keeps its state.")
+    ] = DEFAULT_DATA,
+    store: Annotated[
+        Path | None, typer.Option(help="Published models; else DATA/models.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535)] = 8400,
+    as_json: AsJson = False,
+) -> None:
+    """Run a gateway. Its first start prints an admin API key, once."""
+    try:
+        from gateway.app import run
+        from gateway.store.bootstrap import bootstrap_admin_key
+
+        from gateway.settings import Settings
+    except ImportError as exc:
+        msg = "the gateway is not installed: pip install 'privacy-compute[gateway]'"
+        raise UnavailableError(msg, code="engine-missing") from exc
+    settings = Settings(
+        data_dir=data, models_dir=store or data / "models", host=host, port=port
+    )
+    first_key = bootstrap_admin_key(settings)
+    if as_json:
+        url = f"http://{host}:{port}"
+        typer.echo(json.dumps({"gateway": url, "admin_key": first_key}))
+    elif first_key:
+        out.print(
+            "first start: this is the admin API key. It is shown once, keep it safe:\n"
+            f"  [bold]{first_key}[/]\n"
+            f"next: privacy login http://{host}:{port}",
+            soft_wrap=True,
+        )
+    run(settings)
+
+
+@command("api-keys")
+def api_keys(
+    create: Annotated[str | None, typer.Option(help="Make a key of this name.")] = None,
+    revoke: Annotated[
+        str | None, typer.Option(help="Revoke the key of this id.")
+    ] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="models:read, jobs:read, jobs:write, admin; repeatable."),
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(help="Whose key it is.")] = None,
+    expires_in_s: Annotated[int | None, typer.Option(min=1)] = None,
+    gateway: Gateway = None,
+    api_key: ApiKey = None,
+    home: HomeDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """List, make or revoke API keys (needs the admin scope)."""
+    with Client(gateway, api_key=api_key, home=home) as client:
+        if create:
+            body = {
+                "name": create,
+                "scopes": scope or ["models:read", "jobs:read", "jobs:write"],
+                "tenant": tenant or "default",
+                "expires_in_s": expires_in_s,
+            }
+            made = client.run(_object(post_json("/v1/api-keys", body)))
+            if as_json:
+                print_json(made)
+            else:
+                out.print(f"key {made['id']}, shown once:\n  [bold]{made['key']}[/]")
+            return
+        if revoke:
+            client.run(_object(Call("DELETE", f"/v1/api-keys/{revoke}")))
+            if as_json:
+                print_json({"revoked": revoke})
+            else:
+                out.print(f"revoked {revoke}")
+            return
+        found = client.run(_object(Call("GET", "/v1/api-keys")))["keys"]
+    if as_json:
+        print_json({"keys": found})
+        return
+    columns = ["id", "name", "tenant", "scopes", "expires_at", "revoked"]
+    rows = [
+        [", ".join(v) if isinstance(v := k.get(c), list) else str(v) for c in columns]
+        for k in found
+    ]
+    table("", columns, rows)
+
+
+def _object(call: Call) -> Flow[Json]:
+    reply = yield call
+    value: Json = reply.object(call.path) if reply.body else {}
+    return value

@@ -1,0 +1,112 @@
+"""Read the data owner's rows from a file, without any engine."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from privacy.encoding import parse_json
+from privacy.errors import FormatError
+
+MAX_BYTES = 1 << 26
+
+
+def read_rows(path: Path, names: Sequence[str] | None) -> list[list[Any]]:
+    """Return rows of raw features from a `.csv`, `.npy` or `.json` file.
+
+    A CSV file may have a header line; then its columns are matched by name, in any
+    order, and columns the model does not know are refused.
+
+    Args:
+        path: The file; `.json` holds a list of lists.
+        names: The model's feature names, or None to take columns as they stand.
+
+    Raises:
+        FormatError: No such file, empty, too large, or not numbers.
+    """
+    if not path.is_file():
+        raise FormatError(f"there is no file {path}", code="no-such-file")
+    size = path.stat().st_size
+    if size == 0:
+        raise FormatError(f"{path.name} is empty", code="no-rows")
+    if size > MAX_BYTES:
+        msg = f"{path.name} has {size} bytes, at most {MAX_BYTES}: split it"
+        raise FormatError(msg, code="too-large")
+    if path.suffix == ".npy":
+        return _read_npy(path)
+    if path.suffix == ".json":
+        value = parse_json(path.read_bytes(), what=path.name)
+        if not isinstance(value, list) or not all(isinstance(r, list) for r in value):
+            raise FormatError(f"{path.name} is not a list of rows")
+        return value
+    return _read_csv(path, names)
+
+
+def _read_npy(path: Path) -> list[list[Any]]:
+    import numpy as np
+
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as exc:
+        raise FormatError(f"{path.name} is not a .npy array of numbers") from exc
+    if array.ndim != 2 or array.dtype.kind not in "fiu":  # noqa: PLR2004
+        msg = f"{path.name} has shape {array.shape} of {array.dtype}, expected rows"
+        raise FormatError(msg, code="wrong-feature-count")
+    rows: list[list[Any]] = array.tolist()
+    return rows
+
+
+def _read_csv(path: Path, names: Sequence[str] | None) -> list[list[Any]]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            lines = [line for line in csv.reader(file) if line]
+    except (ValueError, csv.Error) as exc:
+        raise FormatError(f"{path.name} is not a UTF-8 CSV file") from exc
+    order: list[int] | None = None
+    first = 1
+    if lines and not all(_is_number(text) for text in lines[0]):
+        header, first = [name.strip() for name in lines.pop(0)], 2
+        order = _order(path, header, names)
+    if not lines:
+        raise FormatError(f"{path.name} has no rows", code="no-rows")
+    return [_row(line, i, order) for i, line in enumerate(lines, start=first)]
+
+
+def _order(
+    path: Path, header: list[str], names: Sequence[str] | None
+) -> list[int] | None:
+    if names is None:
+        return None
+    missing = [n for n in names if n not in header]
+    unknown = [n for n in header if n not in names]
+    if missing or unknown or len(header) != len(names):
+        msg = (
+            f"{path.name}: its columns are not the model's "
+            f"(missing: {', '.join(missing[:5]) or 'none'}; "
+            f"unknown: {', '.join(unknown[:5]) or 'none'})"
+        )
+        raise FormatError(msg, code="wrong-feature-count")
+    return [header.index(n) for n in names]
+
+
+def _row(line: list[str], number: int, order: list[int] | None) -> list[float]:
+    if order is not None and len(line) != len(order):
+        msg = f"line {number} has {len(line)} values, the header names {len(order)}"
+        raise FormatError(msg, code="wrong-feature-count")
+    picked = line if order is None else [line[i] for i in order]
+    out = []
+    for i, text in enumerate(picked, start=1):
+        try:
+            out.append(float(text))
+        except ValueError:
+            msg = f"line {number}, column {i} is not a number"
+            raise FormatError(msg, code="not-a-number") from None
+    return out
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
