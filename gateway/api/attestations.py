@@ -1,0 +1,39 @@
+"""Evidence of a model's enclave, before anything is sealed to it."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from gateway.api.auth import GatewayDep, ModelReader
+from gateway.api.schemas import Name
+from privacy.encoding import b64url_decode
+from privacy.errors import FormatError
+from privacy.modes import Mode
+
+router = APIRouter(tags=["attestations"])
+
+_NONCE_BYTES = 32
+
+
+@router.get(
+    "/v1/attestations",
+    responses={200: {"content": {"application/json": {}}, "description": "Evidence"}},
+    response_class=Response,
+)
+async def attest(
+    gateway: GatewayDep,
+    _key: ModelReader,
+    model: Annotated[Name, Query()],
+    nonce: Annotated[str, Query(description="base64url of 32 bytes", max_length=64)],
+    version: Annotated[Name | None, Query()] = None,
+) -> Response:
+    """Return fresh evidence for `nonce`; starts the model's enclave if need be."""
+    raw = b64url_decode(nonce, what="nonce")
+    if len(raw) != _NONCE_BYTES:
+        msg = f"the nonce has {len(raw)} bytes, expected {_NONCE_BYTES}"
+        raise FormatError(msg, code="bad-nonce")
+    bundle = gateway.registry.get(model, version)
+    bundle.manifest.mode(Mode.TEE)
+    evidence = await gateway.node.enclaves.evidence(bundle, raw)
+    return Response(evidence, media_type="application/json")

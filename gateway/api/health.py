@@ -1,0 +1,38 @@
+"""What anyone may ask: health, the modes' contract, the receipt key."""
+
+from fastapi import APIRouter
+
+from gateway.api.auth import GatewayDep
+from gateway.api.schemas import HealthOut, JwksOut
+from privacy.encoding import Json
+from privacy.errors import UnavailableError
+from privacy.modes import modes_table
+from privacy.receipt import public_jwk
+
+router = APIRouter(tags=["open"])
+
+
+@router.get("/healthz", response_model=HealthOut)
+async def health() -> Json:
+    """Say that the process is alive."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", response_model=HealthOut)
+async def ready(gateway: GatewayDep) -> Json:
+    """Say whether jobs are taken."""
+    if not gateway.ready:
+        raise UnavailableError("the gateway is starting or stopping: try again soon")
+    return {"status": "ready"}
+
+
+@router.get("/v1/modes", response_model=dict[str, dict[str, str]])
+async def modes() -> dict[str, dict[str, str]]:
+    """Return who sees what in each mode."""
+    return modes_table()
+
+
+@router.get("/.well-known/jwks.json", response_model=JwksOut)
+async def receipt_keys(gateway: GatewayDep) -> Json:
+    """Return the key that signs receipts."""
+    return {"keys": [public_jwk(gateway.signing_key.public_key())]}

@@ -1,0 +1,15 @@
+"""The machines that run jobs."""
+
+from fastapi import APIRouter
+
+from gateway.api.auth import GatewayDep, ModelReader
+from gateway.api.schemas import NodesOut
+from privacy.encoding import Json
+
+router = APIRouter(tags=["nodes"])
+
+
+@router.get("/v1/nodes", response_model=NodesOut)
+async def list_nodes(gateway: GatewayDep, _key: ModelReader) -> Json:
+    """Return this gateway's node."""
+    return {"nodes": [gateway.node.describe()]}

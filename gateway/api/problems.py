@@ -1,0 +1,112 @@
+"""Every error of the API as an RFC 9457 problem; none repeats what was sent."""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from gateway.logs import error_id_of
+from gateway.problems import MEDIA_TYPE, internal_problem, problem_of
+from privacy.encoding import Json
+from privacy.errors import (
+    FormatError,
+    LimitError,
+    NotFoundError,
+    PrivacyError,
+)
+
+_RETRY_AFTER_S = "5"
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    family: str
+    instance: str | None = None
+
+
+def _response(status: int) -> dict[str, Any]:
+    return {
+        "description": HTTPStatus(status).phrase,
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    **{s: _response(s) for s in (401, 403, 404, 409, 413, 422, 429, 503)},
+    500: {**_response(500), "model": Problem},
+}
+
+
+def problem_response(problem: Json) -> JSONResponse:
+    """Return a problem as the response it describes."""
+    headers = {}
+    if problem["status"] == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="privacy-compute"'
+    if problem["status"] in {429, 503}:
+        headers["Retry-After"] = _RETRY_AFTER_S
+    return JSONResponse(
+        problem, problem["status"], headers=headers, media_type=MEDIA_TYPE
+    )
+
+
+async def _privacy_error(request: Request, exc: PrivacyError) -> JSONResponse:
+    return problem_response(problem_of(exc, instance=request.url.path))
+
+
+async def _validation_error(
+    request: Request, exc: RequestValidationError
+) -> JSONResponse:
+    # Only places and rules: the values may be the tenant's data.
+    places = [
+        {"at": ".".join(str(p)[:40] for p in e["loc"]), "rule": e["type"]}
+        for e in exc.errors()[:20]
+    ]
+    listed = "; ".join(f"{p['at']}: {p['rule']}" for p in places[:5])
+    error = FormatError(
+        f"the request does not fit the API: {listed}", code="invalid-request"
+    )
+    problem = problem_of(error, instance=request.url.path)
+    return problem_response({**problem, "errors": places})
+
+
+async def _http_exception(request: Request, exc: HTTPException) -> JSONResponse:
+    error: PrivacyError
+    if exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        message = f"{request.method} is not allowed here: see /openapi.json"
+        error = FormatError(message, code="method-not-allowed")
+    elif exc.status_code == HTTPStatus.NOT_FOUND:
+        error = NotFoundError("there is nothing at this path: see /openapi.json")
+    elif exc.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        error = LimitError("the request body is too large", code="too-large")
+    else:
+        error = FormatError("the request is not valid HTTP", code="invalid-request")
+    response = problem_response(problem_of(error, instance=request.url.path))
+    response.headers.update(exc.headers or {})
+    return response
+
+
+async def _unexpected(request: Request, exc: Exception) -> JSONResponse:
+    error_id = error_id_of(exc, method=request.method, path=request.url.path)
+    return problem_response(
+        {**internal_problem(error_id), "instance": request.url.path}
+    )
+
+
+HANDLERS: dict[int | type[Exception], Any] = {
+    PrivacyError: _privacy_error,
+    RequestValidationError: _validation_error,
+    HTTPException: _http_exception,
+    Exception: _unexpected,
+}

@@ -1,0 +1,162 @@
+"""Request and response bodies. Requests are strict: no coercion, no unknown members."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex")]
+Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
+Scope = Literal["models:read", "jobs:read", "jobs:write", "admin"]
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Time = Annotated[str, Field(description="RFC 3339, UTC, milliseconds")]
+
+
+class StrictRequest(BaseModel):
+    """A request body."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class JobIn(StrictRequest):
+    """One request against one model in one mode."""
+
+    model: Name
+    version: Name | None = Field(None, description="The newest by default.")
+    model_sha256: Sha256 | None = Field(
+        None, description="Refuse (409) if the model is not this one."
+    )
+    mode: Annotated[str, Field(max_length=20, examples=["fhe", "zkml", "tee"])]
+    input: Sha256 = Field(description="An input blob uploaded before.")
+    keys: Sha256 | None = Field(
+        None, description="FHE evaluation keys uploaded before, where needed."
+    )
+    options: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Echoed in the receipt; at most 4 kB."
+    )
+
+
+class ApiKeyIn(StrictRequest):
+    """A new API key."""
+
+    tenant: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=4)]
+    name: Annotated[str, Field(max_length=100)] = ""
+    expires_in_s: Annotated[float, Field(gt=0, le=10 * 366 * 86400)] | None = None
+
+
+class ApiKeyOut(BaseModel):
+    """An API key; its text is shown once, when it is made."""
+
+    id: str
+    tenant: str
+    name: str
+    scopes: list[str]
+    created_at: Time
+    expires_at: Time | None
+    revoked_at: Time | None
+
+
+class NewApiKeyOut(ApiKeyOut):
+    """A new API key with its text."""
+
+    key: str = Field(description="Shown this once.")
+
+
+class ApiKeysOut(BaseModel):
+    """Every API key."""
+
+    api_keys: list[ApiKeyOut]
+
+
+class ModelOut(BaseModel):
+    """A model in the list."""
+
+    name: str
+    version: str
+    model_sha256: str
+    task: str
+    published_at: Time
+    modes: dict[str, bool | str] = Field(
+        description="For each mode true, or the reason why it is not offered."
+    )
+    columns: int
+
+
+class ModelsOut(BaseModel):
+    """Every version of every model, the newest first."""
+
+    models: list[ModelOut]
+
+
+class BlobOut(BaseModel):
+    """An uploaded blob."""
+
+    sha256: str
+    bytes: int
+
+
+class JobOut(BaseModel):
+    """A job."""
+
+    id: str
+    status: Status
+    model: str
+    version: str
+    model_sha256: str
+    mode: str
+    input_sha256: str
+    keys_sha256: str | None
+    options: dict[str, JsonValue]
+    submitted_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    progress: dict[str, JsonValue] | None
+    attempts: int
+    problem: dict[str, JsonValue] | None
+    output_sha256: str | None
+    evidence_sha256: str | None
+    evidence_kind: str = Field(description='"proof", "attestation" or empty')
+    simulated: bool
+    who_sees_what: dict[str, str]
+    links: dict[str, str]
+
+
+class JobsOut(BaseModel):
+    """A tenant's jobs, the newest first."""
+
+    jobs: list[JobOut]
+
+
+class NodeModeOut(BaseModel):
+    """What a node offers of one mode."""
+
+    workers: int
+    busy: int
+    time_limit_s: float
+
+
+class NodeOut(BaseModel):
+    """A machine that runs jobs."""
+
+    name: str
+    cpus: int
+    memory_bytes: int
+    modes: dict[str, NodeModeOut]
+
+
+class NodesOut(BaseModel):
+    """Every node."""
+
+    nodes: list[NodeOut]
+
+
+class HealthOut(BaseModel):
+    """Whether the gateway is alive or ready."""
+
+    status: str
+
+
+class JwksOut(BaseModel):
+    """The receipt keys as a JSON Web Key Set."""
+
+    keys: list[dict[str, JsonValue]]

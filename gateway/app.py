@@ -1,0 +1,100 @@
+"""The gateway as an ASGI application and as a server process."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from gateway.api import (
+    api_keys,
+    attestations,
+    blobs,
+    health,
+    jobs,
+    models,
+    nodes,
+    problems,
+)
+from gateway.executors.base import Engines
+from gateway.logs import RequestLog, configure_logs
+from gateway.node import Gateway, open_database
+from gateway.settings import Settings
+from gateway.store.api_keys import ApiKeys
+
+_DESCRIPTION = """
+Run one model blind (FHE), with a proof (ZK) or in an attested enclave (TEE).
+
+Every error is an RFC 9457 problem whose `code` is stable. Send an API key as
+`Authorization: Bearer pk_…`. Scopes: `models:read`, `jobs:read`, `jobs:write`, and
+`admin`, which implies the others. What a key's tenant did not upload or submit does
+not exist for it.
+"""
+
+
+def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI:
+    """Return the application; its lifespan opens the data folder and runs jobs.
+
+    Args:
+        settings: See `Settings`.
+        engines: What computes; worker processes and enclaves of the engines that are
+            installed by default.
+    """
+    gateway = Gateway(settings, engines or Engines())
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        gateway.open()
+        try:
+            await gateway.start()
+            try:
+                yield
+            finally:
+                await gateway.stop()
+        finally:
+            gateway.close()
+
+    app = FastAPI(
+        title="Privacy Compute gateway",
+        version="1",
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # the pages would load scripts from elsewhere
+        redoc_url=None,
+        responses=problems.RESPONSES,
+        exception_handlers=problems.HANDLERS,
+    )
+    app.state.gateway = gateway
+    app.add_middleware(RequestLog)
+    for module in (health, models, blobs, jobs, attestations, nodes, api_keys):
+        app.include_router(module.router)
+    return app
+
+
+def run(settings: Settings, *, engines: Engines | None = None) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Raises:
+        UnavailableError: Another gateway uses the data folder.
+    """
+    configure_logs()
+    app = create_app(settings, engines=engines)
+    app.state.gateway.open()  # here, so that a taken folder is a typed error
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=settings.stop_grace_s,
+    )
+
+
+def bootstrap_admin_key(settings: Settings) -> str | None:
+    """Return the text of a first admin key (tenant "default"), None if keys exist."""
+    database = open_database(settings.data_dir)
+    try:
+        return ApiKeys(database).bootstrap()
+    finally:
+        database.close()

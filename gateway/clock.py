@@ -1,0 +1,9 @@
+"""The one way this gateway writes a time: RFC 3339, UTC, milliseconds."""
+
+from datetime import UTC, datetime, timedelta
+
+
+def now(*, plus_s: float = 0.0) -> str:
+    """Return the time `plus_s` seconds from now, such as 2026-01-31T12:00:00.000Z."""
+    at = datetime.now(UTC) + timedelta(seconds=plus_s)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,1 @@
+"""Where jobs run: worker processes and enclaves of this node."""

@@ -1,0 +1,117 @@
+"""What the gateway asks of whatever runs its jobs."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from privacy.bundle import Bundle
+from privacy.child import Progress
+from privacy.modes import Mode
+from privacy.runs import RunResult
+
+WORKER_TARGET = "gateway.executors.worker:handler"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """One job for an executor.
+
+    Attributes:
+        folder: For the files the run writes; exists, emptied before each attempt.
+        keys: The evaluation keys, None if the mode or the model needs none.
+    """
+
+    job_id: str
+    mode: Mode
+    bundle: Bundle
+    input: Path
+    keys: Path | None
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The files of a run that succeeded; `evidence` is None if the mode has none."""
+
+    output: Path
+    evidence: Path | None
+    evidence_kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Who is told how a job goes.
+
+    Attributes:
+        started: Awaited before each attempt.
+        progress: Called from any thread.
+    """
+
+    started: Callable[[], Awaitable[None]]
+    progress: Progress
+
+
+class Executor(Protocol):
+    """Runs jobs of some modes."""
+
+    async def run(self, work: Work, watch: Watch) -> Done:
+        """Return the files of one job.
+
+        Raises:
+            PrivacyError: The job failed, for good.
+            asyncio.CancelledError: The executor closed first; run the job again later.
+        """
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job if it waits or runs here; its `run` raises `JobFailedError`."""
+
+    def busy(self) -> dict[Mode, int]:
+        """Return how many jobs of each mode run now."""
+
+    async def close(self) -> None:
+        """Stop everything."""
+
+
+class EnclaveLike(Protocol):
+    """What the node needs of `privacy.tee.host.Enclave`."""
+
+    @classmethod
+    def start(cls, model_dir: Path, run_dir: Path, *, model_sha256: str) -> Self:
+        """Start an enclave process that outlives this one."""
+
+    @classmethod
+    def attach(cls, run_dir: Path) -> Self | None:
+        """Return the enclave that runs there already."""
+
+    def evidence(self, nonce: bytes) -> bytes:
+        """Return fresh evidence for a nonce of 32 bytes."""
+
+    def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
+        """Return the sealed answer to a sealed input."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether the enclave still answers."""
+
+    def stop(self) -> None:
+        """End the enclave."""
+
+
+def _host_enclave() -> type[EnclaveLike]:
+    from privacy.tee.host import Enclave
+
+    return Enclave
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """What actually computes; tests put their own here.
+
+    Attributes:
+        worker_target: `module:function`, the handler that worker processes serve.
+        enclave: Gives the class that starts and finds enclaves.
+    """
+
+    worker_target: str = WORKER_TARGET
+    enclave: Callable[[], type[EnclaveLike]] = _host_enclave

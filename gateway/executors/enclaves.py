@@ -1,0 +1,156 @@
+"""Enclaves of this node: one process per model, which outlives the gateway's death.
+
+Its keys live in its memory only. If it dies, inputs sealed to it are lost; jobs say so
+("enclave-gone") and the next evidence comes from a new enclave.
+"""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
+from privacy.bundle import Bundle
+from privacy.errors import JobFailedError
+from privacy.modes import Mode
+
+
+class Enclaves:
+    """The enclaves of one node."""
+
+    def __init__(
+        self, folder: Path, engines: Engines, *, size: int, time_limit_s: float
+    ) -> None:
+        """Keep each enclave's socket under `folder`; `size` jobs run at once."""
+        self._folder = folder
+        self._engines = engines
+        self._time_limit_s = time_limit_s
+        self._places = asyncio.Semaphore(size)
+        self._running: dict[str, EnclaveLike] = {}
+        self._starting = threading.Lock()
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="enclave")
+        self._jobs: dict[str, asyncio.Event] = {}
+        self._busy = 0
+
+    async def run(self, work: Work, watch: Watch) -> Done:
+        """Return the files of one job; see `Executor`."""
+        ended = self._jobs[work.job_id] = asyncio.Event()
+        try:
+            async with self._places:
+                if ended.is_set():
+                    raise _cancelled()
+                await watch.started()
+                return await self._infer(work, ended)
+        finally:
+            del self._jobs[work.job_id]
+
+    async def evidence(self, bundle: Bundle, nonce: bytes) -> bytes:
+        """Return fresh evidence of a model's enclave, started if need be."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._threads, lambda: self._open(bundle).evidence(nonce)
+        )
+
+    def attach(self, bundles: list[Bundle]) -> None:
+        """Find enclaves that outlived an earlier gateway; blocks."""
+        for bundle in bundles:
+            run_dir = self._run_dir(bundle)
+            enclave = (
+                self._engines.enclave().attach(run_dir) if run_dir.is_dir() else None
+            )
+            if enclave:
+                self._running[bundle.sha256] = enclave
+
+    async def keep_alive(self, *, every_s: float = 60.0) -> None:
+        """Ask each enclave for a sign of life for ever; unasked they exit."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(every_s)
+            await loop.run_in_executor(self._threads, self._forget_dead)
+
+    def cancel(self, job_id: str) -> None:
+        """Stop waiting for a job; the enclave serves others and is not killed."""
+        if ended := self._jobs.get(job_id):
+            ended.set()
+
+    def busy(self) -> dict[Mode, int]:
+        """Return how many jobs run."""
+        return {Mode.TEE: self._busy}
+
+    async def close(self) -> None:
+        """Stop every enclave."""
+        loop = asyncio.get_running_loop()
+        for enclave in self._running.values():
+            await loop.run_in_executor(None, enclave.stop)
+        self._running.clear()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _infer(self, work: Work, ended: asyncio.Event) -> Done:
+        loop = asyncio.get_running_loop()
+        answer = loop.run_in_executor(self._threads, self._infer_now, work)
+        stop = asyncio.ensure_future(ended.wait())
+        both: set[asyncio.Future[Any]] = {answer, stop}
+        self._busy += 1
+        try:
+            # The enclave keeps the limit itself; ours only catches one that hangs.
+            await asyncio.wait(
+                both,
+                timeout=self._time_limit_s + 10,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if ended.is_set():
+                raise _cancelled()
+            if not answer.done():
+                msg = f"the enclave did not answer within {self._time_limit_s:g} s"
+                raise JobFailedError(msg, code="time-limit")
+            return answer.result()
+        finally:
+            self._busy -= 1
+            stop.cancel()
+            answer.add_done_callback(_ignore_late_failure)
+
+    def _infer_now(self, work: Work) -> Done:
+        sealed = work.input.read_bytes()
+        enclave = self._open(work.bundle)
+        result = enclave.infer(sealed, timeout_s=self._time_limit_s)
+        output, evidence = work.folder / "output", work.folder / "evidence"
+        output.write_bytes(result.output)
+        evidence.write_bytes(result.evidence)
+        return Done(output, evidence, result.evidence_kind)
+
+    def _open(self, bundle: Bundle) -> EnclaveLike:
+        """Return the model's enclave: the known one, one that runs, or a new one."""
+        with self._starting:
+            known = self._running.get(bundle.sha256)
+            if known and known.alive:
+                return known
+            enclave_type, run_dir = self._engines.enclave(), self._run_dir(bundle)
+            found = enclave_type.attach(run_dir) if run_dir.is_dir() else None
+            if found is None:
+                part = [n for n in bundle.manifest.files if n.startswith("tee/")]
+                bundle.check_files(part)
+                run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+                found = enclave_type.start(
+                    bundle.root / "tee", run_dir, model_sha256=bundle.sha256
+                )
+            self._running[bundle.sha256] = found
+            return found
+
+    def _forget_dead(self) -> None:
+        with self._starting:
+            for sha256, enclave in list(self._running.items()):
+                if not enclave.alive:
+                    del self._running[sha256]
+
+    def _run_dir(self, bundle: Bundle) -> Path:
+        return self._folder / bundle.sha256[:16]
+
+
+def _cancelled() -> JobFailedError:
+    return JobFailedError("the job was cancelled", code="cancelled")
+
+
+def _ignore_late_failure(answer: "asyncio.Future[Done]") -> None:
+    if not answer.cancelled():
+        answer.exception()

@@ -1,0 +1,196 @@
+"""The embedded executor: warm worker processes of one mode, one job at a time each.
+
+Native code does not listen, so cancelling and time limits kill the worker; the next
+job starts a fresh one. A worker that dies on its own is tried again, within limits: an
+input that crashes the engine twice is at fault itself.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.executors.base import Done, Watch, Work
+from privacy.child import Child, ChildDied, Progress
+from privacy.encoding import Json
+from privacy.errors import BackendError, JobFailedError
+from privacy.modes import Mode
+
+MAX_DEATHS = 3
+MAX_CRASHES = 2
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A place for a worker; it remembers the keys its worker has warm."""
+
+    child: Child | None = None
+    keys: Path | None = None
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """A job here, waiting or running; `ended` says why we stopped it."""
+
+    child: Child | None = None
+    ended: str = ""
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def end(self, why: str) -> None:
+        self.ended = self.ended or why
+        if self.child:
+            self.child.kill()
+
+
+class Pool:
+    """Worker processes of one mode."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        *,
+        target: str,
+        size: int,
+        memory_bytes: int,
+        time_limit_s: float,
+    ) -> None:
+        """Describe the pool; workers start with the first jobs.
+
+        Args:
+            mode: The mode it serves.
+            target: The handler of the workers.
+            size: How many workers.
+            memory_bytes: Address-space limit of each.
+            time_limit_s: For one attempt, loading the engine included.
+        """
+        self._mode = mode
+        self._target = target
+        self._memory_bytes = memory_bytes
+        self._time_limit_s = time_limit_s
+        self._idle = [_Slot() for _ in range(size)]
+        self._places = asyncio.Semaphore(size)
+        self._tickets: dict[str, _Ticket] = {}
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix=f"{mode}-worker")
+        self._closing = False
+
+    async def run(self, work: Work, watch: Watch) -> Done:
+        """Return the files of one job; see `Executor`."""
+        ticket = self._tickets[work.job_id] = _Ticket()
+        try:
+            async with self._places:
+                slot = self._take(work.keys)
+                try:
+                    return await self._try(slot, ticket, work, watch)
+                finally:
+                    self._idle.append(slot)
+        finally:
+            del self._tickets[work.job_id]
+            ticket.left.set()
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job if it waits or runs here."""
+        if ticket := self._tickets.get(job_id):
+            ticket.end("cancelled")
+
+    def busy(self) -> dict[Mode, int]:
+        """Return how many workers are at work."""
+        return {self._mode: sum(t.child is not None for t in self._tickets.values())}
+
+    async def close(self) -> None:
+        """Kill every worker; jobs here end with `asyncio.CancelledError`."""
+        self._closing = True
+        tickets = list(self._tickets.values())
+        for ticket in tickets:
+            ticket.end("closing")
+        await asyncio.gather(*(ticket.left.wait() for ticket in tickets))
+        for slot in self._idle:
+            _discard(slot)
+        self._threads.shutdown(wait=True)
+
+    def _take(self, keys: Path | None) -> _Slot:
+        """Return the idle place whose worker has these keys warm, or any warm one."""
+        best = max(self._idle, key=lambda s: (s.child is not None, s.keys == keys))
+        self._idle.remove(best)
+        best.keys = keys
+        return best
+
+    async def _try(
+        self, slot: _Slot, ticket: _Ticket, work: Work, watch: Watch
+    ) -> Done:
+        deaths = crashes = 0
+        while True:
+            self._stop_if_ended(ticket)
+            await watch.started()
+            try:
+                return await self._attempt(slot, ticket, work, watch.progress)
+            except ChildDied as exc:
+                _discard(slot)
+                self._stop_if_ended(ticket)
+                deaths, crashes = deaths + 1, crashes + exc.by_itself
+                _give_up(deaths, crashes, exc)
+
+    async def _attempt(
+        self, slot: _Slot, ticket: _Ticket, work: Work, progress: Progress
+    ) -> Done:
+        loop = asyncio.get_running_loop()
+        if slot.child is None or not slot.child.alive:
+            _discard(slot)
+            slot.child = await loop.run_in_executor(self._threads, self._start)
+        self._stop_if_ended(ticket)
+        child = ticket.child = slot.child
+        output, evidence = work.folder / "output", work.folder / "evidence"
+        request = {
+            "mode": work.mode,
+            "bundle": str(work.bundle.root),
+            "model_sha256": work.bundle.sha256,
+            "input": str(work.input),
+            "keys": str(work.keys) if work.keys else None,
+            "output": str(output),
+            "evidence": str(evidence),
+        }
+
+        def call() -> Json:
+            return child.call(request, progress=progress)
+
+        answer = loop.run_in_executor(self._threads, call)
+        try:
+            await asyncio.wait({answer}, timeout=self._time_limit_s)
+            if not answer.done():
+                ticket.end("time-limit")
+            kind = str((await answer)["evidence_kind"])
+        except asyncio.CancelledError:
+            child.kill()
+            raise
+        finally:
+            ticket.child = None
+        return Done(output, evidence if kind else None, kind)
+
+    def _start(self) -> Child:
+        return Child(self._target, memory_bytes=self._memory_bytes)
+
+    def _stop_if_ended(self, ticket: _Ticket) -> None:
+        if self._closing or ticket.ended == "closing":
+            raise asyncio.CancelledError
+        if ticket.ended == "cancelled":
+            raise JobFailedError("the job was cancelled", code="cancelled")
+        if ticket.ended:
+            msg = (
+                f"the job took longer than {self._time_limit_s:g} s and was stopped: "
+                "send fewer rows, or ask the operator to raise the limit"
+            )
+            raise JobFailedError(msg, code="time-limit")
+
+
+def _give_up(deaths: int, crashes: int, exc: ChildDied) -> None:
+    if crashes >= MAX_CRASHES:
+        msg = f"the engine crashed {crashes} times on this input: check how it was made"
+        raise BackendError(msg, code="input-crashes-engine") from exc
+    if deaths >= MAX_DEATHS:
+        msg = f"{deaths} worker processes were killed at this job: try again later"
+        raise BackendError(msg, code="worker-died") from exc
+
+
+def _discard(slot: _Slot) -> None:
+    if slot.child:
+        slot.child.close()
+    slot.child = None

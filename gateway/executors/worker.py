@@ -1,0 +1,65 @@
+"""The worker process: the only place of the gateway where engines load."""
+
+import importlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import Protocol
+
+from privacy.bundle import Bundle, open_bundle
+from privacy.child import Handler, Progress
+from privacy.encoding import Json
+from privacy.errors import BackendError, ConflictError
+from privacy.modes import Mode, parse_mode
+from privacy.runs import RunResult
+
+_KEPT_RUNNERS = 4
+
+
+class Runner(Protocol):
+    """One mode's engine, loaded for one model."""
+
+    def run(
+        self, input_blob: bytes, keys: Path | None, progress: Progress
+    ) -> RunResult:
+        """Return the output for an input blob."""
+
+
+def handler() -> Handler:
+    """Return what a worker process serves; see `Pool` for the request."""
+    runners: OrderedDict[tuple[Mode, str], Runner] = OrderedDict()
+
+    def run(request: Json, progress: Progress) -> Json:
+        mode = parse_mode(request["mode"])
+        key = (mode, request["model_sha256"])
+        if key not in runners:
+            progress({"stage": "load"})
+            runners[key] = _load(mode, Path(request["bundle"]), request["model_sha256"])
+            while len(runners) > _KEPT_RUNNERS:
+                runners.popitem(last=False)
+        runners.move_to_end(key)
+        keys = Path(request["keys"]) if request["keys"] else None
+        result = runners[key].run(Path(request["input"]).read_bytes(), keys, progress)
+        Path(request["output"]).write_bytes(result.output)
+        Path(request["evidence"]).write_bytes(result.evidence)
+        return {"evidence_kind": result.evidence_kind}
+
+    return run
+
+
+def _load(mode: Mode, root: Path, model_sha256: str) -> Runner:
+    bundle: Bundle = open_bundle(root, check_files=False)
+    if bundle.sha256 != model_sha256:
+        msg = f"the bundle of {bundle.manifest.name} was replaced: submit the job again"
+        raise ConflictError(msg, code="model-changed")
+    files = [n for n in bundle.manifest.files if n.startswith(f"{mode}/")]
+    bundle.check_files(files)
+    name = f"privacy.{mode}.runner"
+    try:
+        module = importlib.import_module(name)
+    except ImportError as exc:
+        msg = (
+            f"mode {mode} is not installed here: pip install 'privacy-compute[{mode}]'"
+        )
+        raise BackendError(msg, code="engine-missing") from exc
+    runner: Runner = module.Runner(bundle)
+    return runner

@@ -1,0 +1,1 @@
+"""The life of a job: accepted, run durably, finished once with a signed receipt."""

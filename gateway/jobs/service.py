@@ -1,0 +1,273 @@
+"""Submitting, running, cancelling and waiting for jobs.
+
+A job's life:
+
+1. `submit` checks the request, writes the row, and starts a durable workflow.
+2. The workflow's first step, `run`, has the executor compute and keeps the blobs.
+3. Its second step, `finish`, signs the receipt and writes the terminal state with it.
+
+Both steps may be repeated after a crash: a run is a pure function of its inputs, and
+the terminal state is written once, by whoever comes first (`finish` or `cancel`).
+"""
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gateway.executors.base import Done, Executor, Watch, Work
+from gateway.jobs.hub import Hub, words
+from gateway.jobs.view import job_view
+from gateway.logs import error_id_of
+from gateway.problems import internal_problem, problem_of
+from gateway.registry import ModelRegistry
+from gateway.store.blobs import Blobs
+from gateway.store.jobs import Job, Jobs, NewJob, Outcome
+from privacy.bundle import Bundle, ModePart
+from privacy.encoding import Json, canonical_json, sha256_hex
+from privacy.errors import ConflictError, FormatError, PrivacyError
+from privacy.modes import Mode, parse_mode
+from privacy.receipt import Receipt, sign_receipt
+
+_log = structlog.get_logger()
+_MAX_OPTIONS_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRequest:
+    """What a tenant asks for; see `POST /v1/jobs`."""
+
+    model: str
+    mode: str
+    input_sha256: str
+    version: str | None = None
+    model_sha256: str | None = None
+    keys_sha256: str | None = None
+    options: Json
+
+    @property
+    def sha256(self) -> str:
+        """The digest that an idempotency key is bound to."""
+        return sha256_hex(canonical_json(asdict(self)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobService:
+    """The jobs of one gateway.
+
+    Attributes:
+        start_workflow: Begins the durable workflow of an accepted job.
+        folder: For files of runs under way.
+    """
+
+    jobs: Jobs
+    blobs: Blobs
+    registry: ModelRegistry
+    executor: Executor
+    hub: Hub
+    signing_key: Ed25519PrivateKey
+    node_name: str
+    max_queued: int
+    folder: Path
+    start_workflow: Callable[[str], Awaitable[None]]
+
+    async def submit(
+        self, request: JobRequest, *, tenant: str, idempotency_key: str | None
+    ) -> Job:
+        """Return the accepted job, or the earlier one of the same idempotency key.
+
+        Raises:
+            NotFoundError: No such model, mode or uploaded blob.
+            ConflictError: The model changed, or the idempotency key was used.
+            FormatError: Keys are missing or not wanted, or options are too long.
+            LimitError: The queue is full.
+        """
+        job, is_new = await asyncio.to_thread(
+            self._accept, request, tenant, idempotency_key
+        )
+        if is_new:
+            await self.start_workflow(job.id)
+        return job
+
+    def view(self, job: Job) -> Json:
+        """Return a job as clients see it."""
+        return job_view(job, self.hub.progress(job.id))
+
+    async def get(self, job_id: str, *, tenant: str, wait_s: float = 0.0) -> Job:
+        """Return a tenant's job, once it has finished or `wait_s` have passed.
+
+        Raises:
+            NotFoundError: The tenant has none of that id.
+        """
+        with self.hub.follow(job_id) as inbox:
+            job = await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
+            if job.finished or not wait_s:
+                return job
+            async for word in words(inbox, until_s=wait_s):
+                if word == "status":
+                    job = await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
+                    if job.finished:
+                        break
+            return job
+
+    async def cancel(self, job_id: str, *, tenant: str) -> Job:
+        """Return a tenant's job after ending it; a finished one stays as it is.
+
+        Raises:
+            NotFoundError: The tenant has none of that id.
+        """
+        await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
+        job = await self._end(job_id, Outcome("cancelled"))
+        self.executor.cancel(job_id)
+        return job
+
+    async def run(self, job_id: str) -> Json:
+        """Compute a job and return its outcome as JSON: the workflow's first step."""
+        job = await asyncio.to_thread(self.jobs.find, job_id)
+        if job.finished:
+            return asdict(Outcome(job.status))
+        folder = self.folder / job_id
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            work = await asyncio.to_thread(self._work, job, folder)
+            done = await self.executor.run(work, self._watch(job_id))
+            outcome = await asyncio.to_thread(self._keep, done)
+        except PrivacyError as exc:
+            outcome = _failure(exc, job_id)
+        except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
+            outcome = Outcome("failed", internal_problem(error_id_of(exc, job=job_id)))
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        return asdict(outcome)
+
+    async def finish(self, job_id: str, outcome: Json) -> None:
+        """Write a job's terminal state and receipt: the workflow's second step."""
+        await self._end(job_id, Outcome(**outcome))
+
+    async def abandon(self, job_id: str) -> None:
+        """Fail a job whose workflow ended without an outcome: a defect of ours."""
+        lost = RuntimeError("workflow ended without an outcome")
+        problem = internal_problem(error_id_of(lost, job=job_id))
+        await self._end(job_id, Outcome("failed", problem))
+
+    def _accept(
+        self, request: JobRequest, tenant: str, idempotency_key: str | None
+    ) -> tuple[Job, bool]:
+        if idempotency_key:
+            earlier = self.jobs.repeated(tenant, idempotency_key, request.sha256)
+            if earlier:
+                return earlier, False
+        mode = parse_mode(request.mode)
+        bundle = self.registry.get(request.model, request.version)
+        part = bundle.manifest.mode(mode)
+        _check(request, mode, bundle, part)
+        self.blobs.size(tenant=tenant, kind="blob", sha256=request.input_sha256)
+        if request.keys_sha256:
+            self.blobs.size(tenant=tenant, kind="keys", sha256=request.keys_sha256)
+        new = NewJob(
+            id=f"job_{secrets.token_hex(16)}",
+            tenant=tenant,
+            idempotency_key=idempotency_key,
+            request_sha256=request.sha256,
+            model=bundle.manifest.name,
+            version=bundle.manifest.version,
+            model_sha256=bundle.sha256,
+            mode=mode,
+            simulated=mode is Mode.TEE and bool(part.params.get("simulated")),
+            input_sha256=request.input_sha256,
+            keys_sha256=request.keys_sha256 or "",
+            options=request.options,
+        )
+        return self.jobs.accept(new, max_queued=self.max_queued)
+
+    def _work(self, job: Job, folder: Path) -> Work:
+        bundle = self.registry.get(job.model, job.version)
+        if bundle.sha256 != job.model_sha256:
+            msg = f"model {job.model} {job.version} was replaced: submit the job again"
+            raise ConflictError(msg, code="model-changed")
+        return Work(
+            job_id=job.id,
+            mode=Mode(job.mode),
+            bundle=bundle,
+            input=self.blobs.path(job.input_sha256),
+            keys=self.blobs.path(job.keys_sha256) if job.keys_sha256 else None,
+            folder=folder,
+        )
+
+    def _watch(self, job_id: str) -> Watch:
+        async def started() -> None:
+            await asyncio.to_thread(self.jobs.start, job_id)
+            self.hub.started(job_id)
+
+        return Watch(started, lambda progress: self.hub.report(job_id, progress))
+
+    def _keep(self, done: Done) -> Outcome:
+        return Outcome(
+            "succeeded",
+            output_sha256=self.blobs.adopt(done.output),
+            evidence_sha256=self.blobs.adopt(done.evidence) if done.evidence else "",
+            evidence_kind=done.evidence_kind,
+        )
+
+    async def _end(self, job_id: str, outcome: Outcome) -> Job:
+        job, ended = await asyncio.to_thread(
+            self.jobs.finish, job_id, outcome, self._seal
+        )
+        if ended:
+            self.hub.changed(job_id, finished=True)
+        return job
+
+    def _seal(self, job: Job, outcome: Outcome, finished_at: str) -> bytes:
+        """Return the receipt file of a job that ends now."""
+        receipt = Receipt(
+            job_id=job.id,
+            model=job.model,
+            version=job.version,
+            model_sha256=job.model_sha256,
+            mode=job.mode,
+            status=outcome.status,
+            problem=str(outcome.problem["code"]) if outcome.problem else "",
+            input_sha256=job.input_sha256,
+            keys_sha256=job.keys_sha256,
+            output_sha256=outcome.output_sha256,
+            evidence_kind=outcome.evidence_kind,
+            evidence_sha256=outcome.evidence_sha256,
+            node=self.node_name,
+            simulated=job.simulated,
+            options=job.options,
+            submitted_at=job.submitted_at,
+            started_at=job.started_at,
+            finished_at=finished_at,
+        )
+        return sign_receipt(receipt, self.signing_key)
+
+
+def _check(request: JobRequest, mode: Mode, bundle: Bundle, part: ModePart) -> None:
+    if request.model_sha256 not in {None, bundle.sha256}:
+        msg = (
+            f"model {request.model} has digest {bundle.sha256[:12]}…, expected "
+            f"{str(request.model_sha256)[:12]}…: fetch its manifest again"
+        )
+        raise ConflictError(msg, code="model-changed")
+    wants_keys = mode is Mode.FHE and part.params.get("needs_keys", True)
+    if wants_keys and not request.keys_sha256:
+        msg = "this model needs evaluation keys: upload them and name them in `keys`"
+        raise FormatError(msg, code="keys-missing")
+    if request.keys_sha256 and mode is not Mode.FHE:
+        msg = f"mode {mode} takes no evaluation keys: leave `keys` out"
+        raise FormatError(msg, code="keys-not-wanted")
+    if len(canonical_json(request.options)) > _MAX_OPTIONS_BYTES:
+        msg = f"options have more than {_MAX_OPTIONS_BYTES} bytes: leave some out"
+        raise FormatError(msg, code="options-too-long")
+
+
+def _failure(exc: PrivacyError, job_id: str) -> Outcome:
+    if exc.code == "cancelled":
+        return Outcome("cancelled")
+    _log.warning("job-failed", job=job_id, code=exc.code, family=type(exc).__name__)
+    return Outcome("failed", problem_of(exc, instance=f"/v1/jobs/{job_id}"))

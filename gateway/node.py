@@ -1,0 +1,115 @@
+"""One gateway with all it holds: opened, started, stopped and closed in this order."""
+
+import asyncio
+import contextlib
+import shutil
+from pathlib import Path
+
+import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from gateway.executors.base import Engines
+from gateway.executors.node import LocalNode
+from gateway.jobs.hub import Hub
+from gateway.jobs.service import JobService
+from gateway.jobs.workflow import Workflows, start_workflow
+from gateway.lock import FolderLock
+from gateway.registry import ModelRegistry
+from gateway.settings import Settings
+from gateway.signing import load_signing_key
+from gateway.store.api_keys import ApiKeys
+from gateway.store.blobs import Blobs
+from gateway.store.database import Database
+from gateway.store.jobs import Jobs
+from privacy.modes import Mode
+
+_log = structlog.get_logger()
+
+
+class Gateway:
+    """What the routes reach through `request.app.state.gateway`."""
+
+    database: Database
+    api_keys: ApiKeys
+    blobs: Blobs
+    jobs: Jobs
+    registry: ModelRegistry
+    signing_key: Ed25519PrivateKey
+    node: LocalNode
+    service: JobService
+
+    def __init__(self, settings: Settings, engines: Engines) -> None:
+        """Describe a gateway; nothing is touched before `open`."""
+        self.settings = settings
+        self.ready = False
+        self._engines = engines
+        self._lock: FolderLock | None = None
+
+    def open(self) -> None:
+        """Take the data folder and load what lies in it; doing it again is harmless.
+
+        Raises:
+            UnavailableError: Another gateway uses the folder.
+        """
+        if self._lock:
+            return
+        data_dir = self.settings.data_dir
+        self._lock = FolderLock(data_dir)
+        self.signing_key = load_signing_key(data_dir)
+        self.database = open_database(data_dir)
+        self.api_keys = ApiKeys(self.database)
+        self.blobs = Blobs(self.database, data_dir / "blobs")
+        self.jobs = Jobs(self.database)
+        self.registry = ModelRegistry(self.settings.models_dir)
+
+    async def start(self) -> None:
+        """Start running jobs, those of an earlier life first."""
+        settings = self.settings
+        work = settings.data_dir / "work"
+        await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+        self.node = LocalNode(settings, self._engines, settings.data_dir / "enclaves")
+        self.service = JobService(
+            jobs=self.jobs,
+            blobs=self.blobs,
+            registry=self.registry,
+            executor=self.node,
+            hub=Hub(),
+            signing_key=self.signing_key,
+            node_name=settings.node_name,
+            max_queued=settings.max_queued_jobs,
+            folder=work,
+            start_workflow=start_workflow,
+        )
+        await asyncio.to_thread(self._attach_enclaves)
+        self._keep_alive = asyncio.create_task(self.node.enclaves.keep_alive())
+        self._workflows = Workflows(settings.data_dir, self.service)
+        await self._workflows.recover()
+        self.ready = True
+        _log.info("started", node=settings.node_name, models=len(self.registry.all()))
+
+    async def stop(self) -> None:
+        """Stop workers and enclaves; unfinished jobs go on at the next start."""
+        self.ready = False
+        self._keep_alive.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._keep_alive
+        await self.node.close()
+        self._workflows.close()
+        _log.info("stopped", node=self.settings.node_name)
+
+    def close(self) -> None:
+        """Give the data folder back."""
+        if self._lock:
+            self.database.close()
+            self._lock.release()
+            self._lock = None
+
+    def _attach_enclaves(self) -> None:
+        parts = [(b, b.manifest.modes.get(Mode.TEE)) for b in self.registry.all()]
+        self.node.enclaves.attach([b for b, part in parts if part and part.available])
+
+
+def open_database(data_dir: Path) -> Database:
+    """Return the database of a data folder, made if absent."""
+    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return Database(data_dir / "gateway.sqlite")

@@ -1,0 +1,58 @@
+"""What an operator can set, from arguments or PRIVACY_GATEWAY_* variables."""
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from privacy.modes import Mode
+
+
+class Settings(BaseSettings):
+    """Settings of one gateway process and of the node it runs."""
+
+    model_config = SettingsConfigDict(env_prefix="PRIVACY_GATEWAY_", frozen=True)
+
+    data_dir: Path = Field(
+        default=Path("privacy-data"),
+        description="Database, blobs, receipt key, enclaves; one gateway at a time.",
+    )
+    models_dir: Path = Field(
+        default=Path("privacy-models"),
+        description="Published bundles, NAME/VERSION/manifest.json.",
+    )
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=0, le=65535)
+    node_name: str = Field(default="local", min_length=1, max_length=63)
+    fhe_workers: int = Field(default=1, ge=1, le=64)
+    zkml_workers: int = Field(default=1, ge=1, le=64)
+    tee_workers: int = Field(
+        default=4, ge=1, le=64, description="Jobs at once over all enclaves."
+    )
+    worker_memory_bytes: int = Field(
+        default=16 << 30, ge=1 << 28, description="Address space of a worker process."
+    )
+    fhe_time_limit_s: float = Field(default=900.0, gt=0)
+    zkml_time_limit_s: float = Field(default=3600.0, gt=0)
+    tee_time_limit_s: float = Field(default=60.0, gt=0)
+    max_upload_bytes: int = Field(default=2 << 30, ge=1)
+    max_queued_jobs: int = Field(default=256, ge=1)
+    stop_grace_s: int = Field(
+        default=5, ge=0, description="How long open requests may take at shutdown."
+    )
+
+    def workers(self, mode: Mode) -> int:
+        """Return how many jobs of a mode run at once."""
+        return {
+            Mode.FHE: self.fhe_workers,
+            Mode.ZKML: self.zkml_workers,
+            Mode.TEE: self.tee_workers,
+        }[mode]
+
+    def time_limit_s(self, mode: Mode) -> float:
+        """Return how long one attempt at a job of a mode may take."""
+        return {
+            Mode.FHE: self.fhe_time_limit_s,
+            Mode.ZKML: self.zkml_time_limit_s,
+            Mode.TEE: self.tee_time_limit_s,
+        }[mode]

@@ -1,0 +1,128 @@
+"""API keys: only digests are kept, each key belongs to one tenant."""
+
+import secrets
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from gateway.clock import now
+from gateway.store.database import Database
+from gateway.store.tables import api_keys
+from privacy.encoding import b64url, b64url_decode, sha256_hex
+from privacy.errors import AuthError, FormatError, NotFoundError
+
+PREFIX = "pk_"
+SCOPES = ("models:read", "jobs:read", "jobs:write", "admin")
+_SECRET_BYTES = 32
+_CHOSEN = [c for c in api_keys.c if c.name != "secret_sha256"]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as we know it; the secret itself is not kept."""
+
+    id: str
+    tenant: str
+    name: str
+    scopes: list[str]
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+
+    def allows(self, scope: str) -> bool:
+        """Whether the key has a scope; `admin` implies every other."""
+        return scope in self.scopes or "admin" in self.scopes
+
+
+class ApiKeys:
+    """The API keys of this gateway."""
+
+    def __init__(self, database: Database) -> None:
+        """Use the table in `database`."""
+        self._database = database
+
+    def create(
+        self,
+        *,
+        tenant: str,
+        scopes: list[str],
+        name: str = "",
+        expires_in_s: float | None = None,
+    ) -> tuple[ApiKey, str]:
+        """Return a new key and its secret text, which cannot be had again."""
+        secret = secrets.token_bytes(_SECRET_BYTES)
+        key = ApiKey(
+            id=f"key_{secrets.token_hex(8)}",
+            tenant=tenant,
+            name=name,
+            scopes=sorted(set(scopes)),
+            created_at=now(),
+            expires_at=None if expires_in_s is None else now(plus_s=expires_in_s),
+            revoked_at=None,
+        )
+        values = {c.name: getattr(key, c.name) for c in _CHOSEN}
+        with self._database.write() as connection:
+            connection.execute(
+                sa.insert(api_keys).values(secret_sha256=sha256_hex(secret), **values)
+            )
+        return key, PREFIX + b64url(secret)
+
+    def authenticate(self, text: str) -> ApiKey:
+        """Return the key behind its secret text.
+
+        Raises:
+            AuthError: There is none, or it was revoked or has expired.
+        """
+        # Found by digest: no comparison whose time depends on the secret.
+        with self._database.read() as connection:
+            row = connection.execute(
+                sa.select(*_CHOSEN).where(api_keys.c.secret_sha256 == _digest(text))
+            ).one_or_none()
+        if row is None or row.revoked_at:
+            msg = "this API key is not known or was revoked: ask the operator for one"
+            raise AuthError(msg)
+        if row.expires_at and row.expires_at <= now():
+            msg = f"this API key expired at {row.expires_at}: ask for a new one"
+            raise AuthError(msg, code="key-expired")
+        return ApiKey(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+
+    def all(self) -> list[ApiKey]:
+        """Return every key, oldest first."""
+        with self._database.read() as connection:
+            rows = connection.execute(
+                sa.select(*_CHOSEN).order_by(api_keys.c.created_at, api_keys.c.id)
+            )
+            return [ApiKey(**row._mapping) for row in rows]  # noqa: SLF001
+
+    def revoke(self, key_id: str) -> None:
+        """End a key at once; revoking it again changes nothing.
+
+        Raises:
+            NotFoundError: There is no such key.
+        """
+        with self._database.write() as connection:
+            found = connection.execute(
+                sa.update(api_keys)
+                .where(api_keys.c.id == key_id)
+                .values(revoked_at=sa.func.coalesce(api_keys.c.revoked_at, now()))
+            )
+        if not found.rowcount:
+            msg = f"there is no API key {key_id[:40]!r}"
+            raise NotFoundError(msg, code="unknown-api-key")
+
+    def bootstrap(self) -> str | None:
+        """Return the text of a new admin key if there is no key at all yet."""
+        if self.all():
+            return None
+        _, text = self.create(tenant="default", scopes=["admin"], name="bootstrap")
+        return text
+
+
+def _digest(text: str) -> str:
+    if not text.startswith(PREFIX):
+        msg = f"this is not an API key: expected one that begins with {PREFIX}"
+        raise AuthError(msg)
+    try:
+        return sha256_hex(b64url_decode(text.removeprefix(PREFIX), what="API key"))
+    except FormatError:
+        raise AuthError("this API key is damaged: copy it again, whole") from None

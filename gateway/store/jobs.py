@@ -1,0 +1,213 @@
+"""Jobs as tenants see them. A terminal state is written exactly once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+
+import sqlalchemy as sa
+
+from gateway.clock import now
+from gateway.store.database import Database
+from gateway.store.tables import jobs
+from privacy.encoding import Json
+from privacy.errors import ConflictError, LimitError, NotFoundError
+
+TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
+OPEN = ("queued", "running")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job that was checked and may be accepted."""
+
+    id: str
+    tenant: str
+    idempotency_key: str | None
+    request_sha256: str
+    model: str
+    version: str
+    model_sha256: str
+    mode: str
+    simulated: bool
+    input_sha256: str
+    keys_sha256: str
+    options: Json
+    submitted_at: str = field(default_factory=now)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job(NewJob):
+    """A job as stored."""
+
+    status: str
+    attempts: int
+    started_at: str
+    finished_at: str
+    problem: Json | None
+    output_sha256: str
+    evidence_sha256: str
+    evidence_kind: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has reached a state that never changes again."""
+        return self.status in TERMINAL
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended."""
+
+    status: str
+    problem: Json | None = None
+    output_sha256: str = ""
+    evidence_sha256: str = ""
+    evidence_kind: str = ""
+
+
+_CHOSEN = [jobs.c[f.name] for f in fields(Job)]
+
+
+class Jobs:
+    """The jobs table."""
+
+    def __init__(self, database: Database) -> None:
+        """Use the table in `database`."""
+        self._database = database
+
+    def repeated(self, tenant: str, key: str, request_sha256: str) -> Job | None:
+        """Return the job that the same request made before, if any.
+
+        Raises:
+            ConflictError: The key was used for another request.
+        """
+        with self._database.read() as connection:
+            return _repeated(connection, tenant, key, request_sha256)
+
+    def accept(self, new: NewJob, *, max_queued: int) -> tuple[Job, bool]:
+        """Return the stored job and whether it is new (or an earlier identical one).
+
+        Raises:
+            ConflictError: The idempotency key was used for another request.
+            LimitError: `max_queued` jobs are waiting already.
+        """
+        values = {f.name: getattr(new, f.name) for f in fields(NewJob)}
+        key = new.idempotency_key
+        with self._database.write() as c:
+            earlier = key and _repeated(c, new.tenant, key, new.request_sha256)
+            if earlier:
+                return earlier, False
+            queued = sa.select(sa.func.count()).where(jobs.c.status == "queued")
+            if c.execute(queued).scalar_one() >= max_queued:
+                msg = f"{max_queued} jobs are waiting already: try again later"
+                raise LimitError(msg, code="queue-full")
+            c.execute(sa.insert(jobs).values(**values, status="queued"))
+            return _one(c, jobs.c.id == new.id), True
+
+    def get(self, job_id: str, *, tenant: str) -> Job:
+        """Return a tenant's job.
+
+        Raises:
+            NotFoundError: The tenant has none of that id.
+        """
+        with self._database.read() as connection:
+            return _one(connection, jobs.c.id == job_id, jobs.c.tenant == tenant)
+
+    def find(self, job_id: str) -> Job:
+        """Return a job whoever owns it; for the gateway's own use."""
+        with self._database.read() as connection:
+            return _one(connection, jobs.c.id == job_id)
+
+    def newest(self, *, tenant: str, limit: int, status: str | None) -> list[Job]:
+        """Return a tenant's jobs, newest first."""
+        query = sa.select(*_CHOSEN).where(jobs.c.tenant == tenant)
+        if status:
+            query = query.where(jobs.c.status == status)
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(jobs.c.seq.desc()).limit(limit))
+            return [_job(row) for row in rows]
+
+    def unfinished(self) -> list[str]:
+        """Return the ids of jobs that are not in a terminal state, oldest first."""
+        query = sa.select(jobs.c.id).where(jobs.c.status.in_(OPEN))
+        with self._database.read() as connection:
+            return list(connection.execute(query.order_by(jobs.c.seq)).scalars())
+
+    def receipt(self, job_id: str) -> bytes | None:
+        """Return the receipt file of a job, None while it is not finished."""
+        query = sa.select(jobs.c.receipt).where(jobs.c.id == job_id)
+        with self._database.read() as connection:
+            receipt: bytes | None = connection.execute(query).scalar_one()
+        return receipt
+
+    def start(self, job_id: str) -> Job:
+        """Count one attempt and return the job; a finished job stays as it is."""
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.status.in_(OPEN))
+                .values(
+                    status="running",
+                    attempts=jobs.c.attempts + 1,
+                    started_at=sa.case(
+                        (jobs.c.started_at == "", now()), else_=jobs.c.started_at
+                    ),
+                )
+            )
+            return _one(connection, jobs.c.id == job_id)
+
+    def finish(
+        self, job_id: str, outcome: Outcome, seal: Callable[[Job, Outcome, str], bytes]
+    ) -> tuple[Job, bool]:
+        """Write a job's terminal state with its receipt, once.
+
+        Args:
+            job_id: The job.
+            outcome: How it ended; ignored if it has ended already.
+            seal: Makes the receipt from the job, the outcome and the time.
+
+        Returns:
+            The job as stored, and whether this call ended it.
+        """
+        finished_at = now()
+        with self._database.write() as connection:
+            job = _one(connection, jobs.c.id == job_id)
+            if job.finished:
+                return job, False
+            values = {f.name: getattr(outcome, f.name) for f in fields(Outcome)}
+            connection.execute(
+                sa.update(jobs)
+                .where(jobs.c.id == job_id, jobs.c.status.in_(OPEN))
+                .values(
+                    **values,
+                    finished_at=finished_at,
+                    receipt=seal(job, outcome, finished_at),
+                )
+            )
+            return _one(connection, jobs.c.id == job_id), True
+
+
+def _job(row: sa.Row[tuple[object, ...]]) -> Job:
+    return Job(**row._mapping)  # noqa: SLF001
+
+
+def _one(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> Job:
+    row = connection.execute(sa.select(*_CHOSEN).where(*where)).one_or_none()
+    if row is None:
+        raise NotFoundError("there is no such job", code="unknown-job")
+    return _job(row)
+
+
+def _repeated(
+    connection: sa.Connection, tenant: str, key: str, request_sha256: str
+) -> Job | None:
+    query = sa.select(*_CHOSEN).where(
+        jobs.c.tenant == tenant, jobs.c.idempotency_key == key
+    )
+    row = connection.execute(query).one_or_none()
+    if row is None:
+        return None
+    job = _job(row)
+    if job.request_sha256 != request_sha256:
+        msg = "this Idempotency-Key came with another request: use a new key"
+        raise ConflictError(msg, code="idempotency-conflict")
+    return job

@@ -1,0 +1,59 @@
+"""The tables. Times are RFC 3339 in UTC with milliseconds, so they sort as text."""
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("secret_sha256", sa.String, nullable=False, unique=True),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("scopes", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.String, nullable=False),
+    sa.Column("expires_at", sa.String),
+    sa.Column("revoked_at", sa.String),
+)
+
+blobs = sa.Table(
+    "blobs",
+    metadata,
+    sa.Column("tenant", sa.String, primary_key=True),
+    sa.Column("kind", sa.String, primary_key=True),
+    sa.Column("sha256", sa.String, primary_key=True),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_at", sa.String, nullable=False),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String, nullable=False, unique=True),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Column("idempotency_key", sa.String),
+    sa.Column("request_sha256", sa.String, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("model_sha256", sa.String, nullable=False),
+    sa.Column("mode", sa.String, nullable=False),
+    sa.Column("simulated", sa.Boolean, nullable=False),
+    sa.Column("input_sha256", sa.String, nullable=False),
+    sa.Column("keys_sha256", sa.String, nullable=False),
+    sa.Column("options", sa.JSON, nullable=False),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("submitted_at", sa.String, nullable=False),
+    sa.Column("started_at", sa.String, nullable=False, default=""),
+    sa.Column("finished_at", sa.String, nullable=False, default=""),
+    sa.Column("problem", sa.JSON(none_as_null=True)),
+    sa.Column("output_sha256", sa.String, nullable=False, default=""),
+    sa.Column("evidence_sha256", sa.String, nullable=False, default=""),
+    sa.Column("evidence_kind", sa.String, nullable=False, default=""),
+    sa.Column("receipt", sa.LargeBinary),
+    sa.UniqueConstraint("tenant", "idempotency_key"),
+    sa.Index("jobs_by_tenant", "tenant", "seq"),
+    sa.Index("jobs_by_status", "status"),
+)
