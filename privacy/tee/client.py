@@ -1,0 +1,277 @@
+"""The data owner's side of the mode: check evidence, seal, open, without I/O.
+
+    session = TeeSession(model_sha256=…, reference=…, columns=…)
+    evidence = …                                  # fetched with session.nonce
+    session.check_evidence(evidence, now=now)     # nothing is sealed before this
+    sealed = session.seal(rows)
+    outputs = session.open(output, job_evidence, now=now)
+
+Rows are standardised features; outputs are raw, before the model's activation. Time
+is an argument. Reply keys live in the session only: an answer can be opened by the
+session that sealed its input.
+"""
+
+import secrets
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from privacy.encoding import Json, sha256_hex
+from privacy.errors import FormatError, VerificationError
+from privacy.tee.appraise import AttestationResult, Policy, appraise
+from privacy.tee.evidence import (
+    NONCE_BYTES,
+    Evidence,
+    Statement,
+    parse_evidence,
+    report_data,
+)
+from privacy.tee.parse import Measurements, parse_tdx_quote
+from privacy.tee.seal import open_answer, seal_input
+from privacy.tee.trust import hardware_trust_store, simulated_trust_store
+from privacy.tee.verify import VerifiedEvidence, verify_tdx_quote
+
+TDX_V4 = "tdx-v4"
+
+
+def new_nonce() -> bytes:
+    """Return a fresh random nonce, 32 bytes."""
+    return secrets.token_bytes(NONCE_BYTES)
+
+
+def check_evidence(
+    evidence: bytes,
+    *,
+    nonce: bytes,
+    reference: Json,
+    model_sha256: str,
+    now: datetime,
+    allow_simulated: bool = False,
+) -> AttestationResult:
+    """Return the attestation result if an enclave with this model made the evidence.
+
+    Args:
+        evidence: From the node, with or without a job's statement.
+        nonce: What the evidence was asked for with; shows that it is fresh.
+        reference: `measurements` in the manifest's params of this mode.
+        model_sha256: The model digest.
+        now: When certificates must be valid, with a time zone.
+        allow_simulated: Accept evidence that proves nothing.
+
+    Raises:
+        FormatError: The evidence is malformed.
+        VerificationError: It is not genuine, or not for this nonce or model.
+        AppraisalError: It is genuine, but shows something else than the reference.
+    """
+    shown = parse_evidence(evidence)
+    if shown.nonce != nonce:
+        msg = "the evidence answers another nonce: it may be a replay; ask again"
+        raise VerificationError(msg, code="nonce-mismatch")
+    if shown.model_sha256 != model_sha256:
+        msg = (
+            f"the evidence is about model {shown.model_sha256[:12]}, expected "
+            f"{model_sha256[:12]}"
+        )
+        raise VerificationError(msg, code="model-mismatch")
+    policy = Policy.expecting(
+        Measurements.from_dict(reference),
+        report_data(nonce, shown.hpke_public_key, shown.signing_public_key),
+        allow_simulated=allow_simulated,
+    )
+    verified = _verify(shown, now=now, allow_simulated=allow_simulated)
+    return appraise(verified, policy)
+
+
+def verify_job_evidence(
+    evidence: bytes,
+    *,
+    reference: Json,
+    model_sha256: str,
+    input_sha256: str,
+    output_sha256: str,
+    now: datetime,
+    allow_simulated: bool = False,
+) -> AttestationResult:
+    """Return the attestation result if the enclave vouches for a job's digests.
+
+    For anyone with a receipt. Freshness is not shown: the nonce is the evidence's own.
+
+    Args:
+        evidence: The job's evidence blob.
+        reference: `measurements` in the manifest's params of this mode.
+        model_sha256: The model digest.
+        input_sha256: Of the sealed input, as the receipt gives it.
+        output_sha256: Of the sealed answer, as the receipt gives it.
+        now: When certificates must be valid: when the job finished, or now.
+        allow_simulated: Accept evidence that proves nothing.
+
+    Raises:
+        FormatError: The evidence is malformed.
+        VerificationError: It is not genuine, or about another job.
+        AppraisalError: It is genuine, but shows something else than the reference.
+    """
+    shown = parse_evidence(evidence)
+    if shown.statement is None:
+        msg = "the evidence holds no statement about a job"
+        raise VerificationError(msg, code="statement-missing")
+    result = check_evidence(
+        evidence,
+        nonce=shown.nonce,
+        reference=reference,
+        model_sha256=model_sha256,
+        now=now,
+        allow_simulated=allow_simulated,
+    )
+    expected = Statement(
+        model_sha256=model_sha256,
+        nonce=shown.nonce,
+        input_sha256=input_sha256,
+        output_sha256=output_sha256,
+        simulated=result.simulated,
+    )
+    if shown.statement != expected:
+        msg = "the enclave's statement is about another input, output or model"
+        raise VerificationError(msg, code="statement-mismatch")
+    shown.check_signature(expected)
+    return result
+
+
+class TeeSession:
+    """One conversation with one enclave: its nonce, its keys, and our reply keys."""
+
+    def __init__(
+        self,
+        *,
+        model_sha256: str,
+        reference: Json,
+        columns: int,
+        allow_simulated: bool = False,
+    ) -> None:
+        """Choose a nonce.
+
+        Args:
+            model_sha256: The model digest.
+            reference: `measurements` in the manifest's params of this mode.
+            columns: How many features the model takes.
+            allow_simulated: Accept evidence that proves nothing.
+        """
+        self.nonce = new_nonce()
+        self._model_sha256 = model_sha256
+        self._reference = reference
+        self._columns = columns
+        self._allow_simulated = allow_simulated
+        self._enclave: Evidence | None = None
+        self._sealed: dict[str, tuple[X25519PrivateKey, int]] = {}
+
+    def check_evidence(self, evidence: bytes, *, now: datetime) -> AttestationResult:
+        """Return the attestation result, and seal to this enclave from now on.
+
+        Raises:
+            See the function `check_evidence`.
+        """
+        result = check_evidence(
+            evidence,
+            nonce=self.nonce,
+            reference=self._reference,
+            model_sha256=self._model_sha256,
+            now=now,
+            allow_simulated=self._allow_simulated,
+        )
+        self._enclave = parse_evidence(evidence)
+        return result
+
+    def seal(self, rows: object) -> bytes:
+        """Return rows sealed to the enclave; may be called for several inputs.
+
+        Args:
+            rows: Standardised features, a list of rows or an array (rows, columns).
+
+        Raises:
+            VerificationError: No evidence was checked yet.
+            FormatError: The rows are not such rows.
+        """
+        enclave = self._checked()
+        as_list = rows.tolist() if isinstance(rows, np.ndarray) else rows
+        reply_key = X25519PrivateKey.generate()
+        sealed = seal_input(
+            as_list,
+            columns=self._columns,
+            enclave_key=enclave.hpke_public_key,
+            nonce=self.nonce,
+            model_sha256=self._model_sha256,
+            reply_key=reply_key.public_key(),
+        )
+        count = len(as_list)  # type: ignore[arg-type]  # sealing checked it
+        self._sealed[sha256_hex(sealed)] = (reply_key, count)
+        return sealed
+
+    def open(self, output: bytes, evidence: bytes, *, now: datetime) -> Any:
+        """Return raw outputs, shape (rows, outputs), after verifying the evidence.
+
+        Args:
+            output: The job's output blob.
+            evidence: The job's evidence blob.
+            now: When certificates must be valid, with a time zone.
+
+        Raises:
+            FormatError: Evidence or answer are malformed.
+            VerificationError: The enclave that was checked did not make this answer
+                to an input of this session.
+        """
+        enclave = self._checked()
+        shown = parse_evidence(evidence)
+        input_sha256 = shown.statement.input_sha256 if shown.statement else ""
+        if input_sha256 not in self._sealed:
+            msg = "the evidence is not about an input that this session sealed"
+            raise VerificationError(msg, code="statement-mismatch")
+        if _keys(shown) != _keys(enclave) or shown.nonce != self.nonce:
+            msg = "another enclave than the one that was checked made this answer"
+            raise VerificationError(msg, code="enclave-changed")
+        verify_job_evidence(
+            evidence,
+            reference=self._reference,
+            model_sha256=self._model_sha256,
+            input_sha256=input_sha256,
+            output_sha256=sha256_hex(output),
+            now=now,
+            allow_simulated=self._allow_simulated,
+        )
+        reply_key, count = self._sealed[input_sha256]
+        outputs = open_answer(
+            output,
+            reply_key,
+            nonce=self.nonce,
+            model_sha256=self._model_sha256,
+            input_sha256=input_sha256,
+        )
+        if len(outputs) != count:
+            msg = f"the answer has {len(outputs)} rows, expected {count}"
+            raise VerificationError(msg, code="wrong-row-count")
+        return np.asarray(outputs, dtype=np.float64)
+
+    def _checked(self) -> Evidence:
+        if self._enclave is None:
+            msg = "no evidence was checked yet: call check_evidence first"
+            raise VerificationError(msg, code="evidence-unchecked")
+        return self._enclave
+
+
+def _keys(shown: Evidence) -> tuple[bytes, bytes]:
+    return shown.hpke_public_key, shown.signing_public_key
+
+
+def _verify(
+    shown: Evidence, *, now: datetime, allow_simulated: bool
+) -> VerifiedEvidence:
+    if shown.format != TDX_V4:
+        msg = f"evidence format {shown.format[:40]!r} is not known, expected {TDX_V4}"
+        raise FormatError(msg, code="unsupported-quote")
+    quote = parse_tdx_quote(shown.quote)
+    simulated = simulated_trust_store()
+    claims_simulated = quote.certificates[-1] == simulated.root_der
+    store = (
+        simulated if allow_simulated and claims_simulated else hardware_trust_store()
+    )
+    return verify_tdx_quote(quote, store, now=now)

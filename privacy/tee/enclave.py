@@ -1,0 +1,245 @@
+"""The enclave process: `python -m privacy.tee.enclave`, started by `privacy.tee.host`.
+
+    1. Load the model.
+    2. Measure what was loaded, and what loaded it.
+    3. Say where it can be reached: a record file and a unix socket.
+    4. Harden the process; from here on it writes no file.
+    5. Make the keys, in memory only.
+    6. Answer: evidence for a nonce, inference on sealed inputs.
+
+It outlives the node process that started it, so that a restarted node finds it again,
+and ends by itself when nobody has been connected for a while. It logs nothing.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from privacy.encoding import Json, canonical_json, sha256_hex
+from privacy.errors import BackendError, FormatError, PrivacyError
+from privacy.files import write_atomic
+from privacy.tee.attester import Attester
+from privacy.tee.engine import Engine
+from privacy.tee.evidence import Evidence, Statement, report_data
+from privacy.tee.harden import harden
+from privacy.tee.measure import measure_loaded
+from privacy.tee.parse import Measurements
+from privacy.tee.process import identify
+from privacy.tee.seal import open_input, parse_sealed, seal_answer
+from privacy.tee.simulator import SimulatedTdxAttester
+from privacy.tee.wire import (
+    MODEL,
+    RECORD,
+    SOCKET,
+    describe_error,
+    receive_message,
+    send_message,
+)
+
+_MAX_CONNECTIONS = 64
+_POLL_S = 1.0
+
+Answer = tuple[Json, list[bytes]]
+
+
+class Enclave:
+    """What the process answers with; made after it was hardened, keys and all."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        attester: Attester,
+        measurements: Measurements,
+        *,
+        model_sha256: str,
+    ) -> None:
+        """Make the keys."""
+        self._engine = engine
+        self._attester = attester
+        self._measurements = measurements
+        self._model_sha256 = model_sha256
+        self._hpke_key = X25519PrivateKey.generate()
+        self._signing_key = Ed25519PrivateKey.generate()
+
+    def describe(self) -> Json:
+        """Return what the node may know of this enclave."""
+        return {
+            "model_sha256": self._model_sha256,
+            "measurements": self._measurements.as_dict(),
+            "format": self._attester.format,
+            "simulated": self._attester.simulated,
+            "providers": list(self._engine.providers),
+        }
+
+    def evidence(
+        self, nonce: bytes, statement: Statement | None = None, signature: bytes = b""
+    ) -> bytes:
+        """Return evidence over a fresh quote for `nonce`."""
+        hpke_key = self._hpke_key.public_key().public_bytes_raw()
+        signing_key = self._signing_key.public_key().public_bytes_raw()
+        vouched = report_data(nonce, hpke_key, signing_key)
+        return Evidence(
+            format=self._attester.format,
+            quote=self._attester.quote(vouched, self._measurements),
+            hpke_public_key=hpke_key,
+            signing_public_key=signing_key,
+            nonce=nonce,
+            model_sha256=self._model_sha256,
+            statement=statement,
+            signature=signature,
+        ).to_bytes()
+
+    def infer(self, raw: bytes) -> tuple[bytes, bytes]:
+        """Return the sealed answer to a sealed input, and the evidence for it."""
+        sealed = parse_sealed(raw)
+        rows, reply_key = open_input(
+            sealed,
+            self._hpke_key,
+            model_sha256=self._model_sha256,
+            columns=self._engine.columns,
+        )
+        answer = seal_answer(
+            self._engine.run(rows),
+            reply_key=reply_key,
+            model_sha256=self._model_sha256,
+            sealed=sealed,
+        )
+        statement = Statement(
+            model_sha256=self._model_sha256,
+            nonce=sealed.nonce,
+            input_sha256=sealed.sha256,
+            output_sha256=sha256_hex(answer),
+            simulated=self._attester.simulated,
+        )
+        signature = statement.sign(self._signing_key)
+        return answer, self.evidence(sealed.nonce, statement, signature)
+
+
+class Server:
+    """Accepts connections and hands each to a thread."""
+
+    def __init__(self, listener: socket.socket, enclave: Enclave, info: Json) -> None:
+        """Serve `enclave`; `info` is what a ping is answered with."""
+        self._listener = listener
+        self._enclave = enclave
+        self._info = info
+        self._lock = threading.Lock()
+        self._open = 0
+
+    def serve(self, *, idle_s: float) -> None:
+        """Answer until nobody has been connected for `idle_s` seconds."""
+        self._listener.settimeout(min(_POLL_S, idle_s / 4))
+        since = time.monotonic()
+        while time.monotonic() - since < idle_s:
+            try:
+                connection, _ = self._listener.accept()
+            except TimeoutError:
+                connection = None
+            if connection is not None:
+                self._start(connection)
+            if self._open:
+                since = time.monotonic()
+
+    def _start(self, connection: socket.socket) -> None:
+        if self._open >= _MAX_CONNECTIONS:
+            connection.close()
+            return
+        connection.settimeout(None)
+        with self._lock:
+            self._open += 1
+        threading.Thread(target=self._talk, args=(connection,), daemon=True).start()
+
+    def _talk(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                while True:
+                    header, bodies = receive_message(connection)
+                    answer, results = self._answer(header, bodies)
+                    send_message(connection, answer, *results)
+        except (EOFError, OSError, FormatError):
+            pass  # the node went away, or does not speak this protocol
+        finally:
+            with self._lock:
+                self._open -= 1
+
+    def _answer(self, header: Json, bodies: list[bytes]) -> Answer:
+        operations: dict[object, Callable[..., Answer]] = {
+            "ping": lambda: (self._info, []),
+            "evidence": lambda nonce: ({}, [self._enclave.evidence(nonce)]),
+            "infer": lambda sealed: ({}, [*self._enclave.infer(sealed)]),
+        }
+        try:
+            return operations[header.get("op")](*bodies)
+        except PrivacyError as exc:
+            return describe_error(exc), []
+        except Exception as exc:  # noqa: BLE001 - only the type: it may quote inputs
+            error = BackendError(f"the enclave raised {type(exc).__name__}")
+            return describe_error(error), []
+
+
+def start(run_dir: Path, model_dir: Path, *, model_sha256: str) -> Server:
+    """Return this process as a hardened enclave, ready to serve.
+
+    Raises:
+        PrivacyError: The model cannot be loaded, or the process not be hardened.
+    """
+    model = (model_dir / MODEL).read_bytes()
+    engine = Engine(model)
+    measurements = measure_loaded(model)
+    listener = _listen(run_dir)
+    identity = identify(os.getpid())
+    if identity is None:
+        raise BackendError("the enclave cannot see its own process in /proc")
+    record = {"process": asdict(identity), "model_dir": str(model_dir)}
+    write_atomic(run_dir / RECORD, canonical_json(record), private=True)
+    locked = harden()
+    enclave = Enclave(
+        engine, SimulatedTdxAttester(), measurements, model_sha256=model_sha256
+    )
+    return Server(listener, enclave, {**enclave.describe(), "memory_locked": locked})
+
+
+def _listen(run_dir: Path) -> socket.socket:
+    os.chdir(run_dir)  # a socket's path has at most 107 bytes: use a relative one
+    Path(SOCKET).unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(SOCKET)
+    listener.listen(_MAX_CONNECTIONS)
+    return listener
+
+
+def main(argv: list[str]) -> None:
+    """Run the enclave: run folder, model folder, model digest, idle limit, status fd.
+
+    The status descriptor takes one JSON line: empty when ready, else the error.
+    """
+    run_dir, model_dir, model_sha256, idle_s, status_fd = argv
+    status: Json = {}
+    server = None
+    try:
+        server = start(Path(run_dir), Path(model_dir), model_sha256=model_sha256)
+    except PrivacyError as exc:
+        status = describe_error(exc)
+    except Exception as exc:  # noqa: BLE001 - reported to the node by type
+        msg = f"the enclave could not start ({type(exc).__name__})"
+        status = describe_error(BackendError(msg, code="enclave-start"))
+    with contextlib.suppress(OSError):  # the node may be gone already
+        os.write(int(status_fd), json.dumps(status).encode() + b"\n")
+    os.close(int(status_fd))
+    if server is not None:
+        server.serve(idle_s=float(idle_s))
+    os._exit(0 if server else 1)  # engines crash at a normal exit
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,256 @@
+"""The node's side of an enclave: start it, find it again, ask it, end it. Linux only.
+
+The enclave is a process of its own session. It survives the node process, also a
+`kill -9`, and a restarted node attaches to it. A node holds one connection open for as
+long as it uses an enclave; an enclave that nobody holds ends by itself.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import Self
+
+import privacy
+from privacy.encoding import Json, parse_object
+from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
+from privacy.runs import RunResult
+from privacy.tee.measure import ENTRY, measure
+from privacy.tee.process import ProcessIdentity
+from privacy.tee.wire import (
+    MODEL,
+    RECORD,
+    SOCKET,
+    raise_described,
+    receive_message,
+    send_message,
+)
+
+IDLE_S = 600.0
+
+_QUICK_S = 10.0
+_GONE = "the enclave is gone: ask for new evidence and seal the input again"
+
+
+class Enclave:
+    """A running enclave; every method may be called from any thread."""
+
+    def __init__(self, run_dir: Path, process: ProcessIdentity) -> None:
+        """Connect; `start` and `attach` are the ways to get one.
+
+        Raises:
+            UnavailableError: It does not answer.
+        """
+        self._run_dir = run_dir
+        self._process = process
+        self._held = _connect(run_dir, timeout_s=_QUICK_S)
+        self._release = weakref.finalize(self, self._held.close)
+        self.info, _ = _ask(self._held, {"op": "ping"})
+
+    @classmethod
+    def start(
+        cls,
+        model_dir: Path,
+        run_dir: Path,
+        *,
+        model_sha256: str,
+        idle_s: float = IDLE_S,
+        timeout_s: float = 120.0,
+    ) -> Self:
+        """Return a fresh enclave with the model in `model_dir`.
+
+        Args:
+            model_dir: Holds `model.onnx`.
+            run_dir: For its socket and record; made if missing, private to this user.
+                An enclave that runs there is ended first.
+            model_sha256: The model digest, which sealed inputs are bound to.
+            idle_s: It ends by itself after so long without a connection.
+            timeout_s: How long it may take to be ready.
+
+        Raises:
+            BackendError: It could not start, or not in time.
+        """
+        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.chmod(0o700)
+        _end_in(run_dir)
+        command = [str(run_dir.resolve()), str(model_dir.resolve()), model_sha256]
+        _launch([*command, str(idle_s)], timeout_s=timeout_s)
+        process, _ = _read_record(run_dir)
+        return cls(run_dir, process)
+
+    @classmethod
+    def attach(cls, run_dir: Path) -> Self | None:
+        """Return the enclave that runs in `run_dir`.
+
+        None if none does, it does not answer, or it is not what would be started now:
+        its code, packages or model changed since.
+        """
+        try:
+            process, model_dir = _read_record(run_dir)
+            if not process.alive:
+                return None
+            enclave = cls(run_dir, process)
+            expected = measure(model_dir / MODEL)
+        except (PrivacyError, OSError):
+            return None
+        if enclave.info.get("measurements") != expected.as_dict():
+            enclave.detach()
+            return None
+        return enclave
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process still runs."""
+        return self._process.alive
+
+    @property
+    def model_sha256(self) -> str:
+        """The model digest it was started with."""
+        return str(self.info["model_sha256"])
+
+    @property
+    def simulated(self) -> bool:
+        """Whether its evidence proves nothing."""
+        return bool(self.info["simulated"])
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def evidence(self, nonce: bytes) -> bytes:
+        """Return fresh evidence for a nonce of 32 bytes; see `privacy.tee.evidence`.
+
+        Raises:
+            FormatError: The nonce is not 32 bytes.
+            UnavailableError: The enclave is gone ("enclave-gone").
+        """
+        (evidence,) = self._call("evidence", nonce, timeout_s=_QUICK_S)
+        return evidence
+
+    def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
+        """Return the sealed answer to a sealed input, and the evidence for it.
+
+        Safe to repeat with the same input.
+
+        Raises:
+            FormatError: The input is sealed to an enclave that is gone
+                ("enclave-gone"), cannot be opened ("unsealable") or is malformed.
+            LimitError: No answer within `timeout_s` ("time-limit"); the enclave may
+                still be computing: `stop` it to be sure.
+            UnavailableError: The enclave is gone ("enclave-gone").
+        """
+        output, evidence = self._call("infer", sealed, timeout_s=timeout_s)
+        return RunResult(output, evidence, "attestation")
+
+    def stop(self) -> None:
+        """End it, and its keys with it."""
+        self.detach()
+        self._process.kill()
+        _forget(self._run_dir)
+
+    def detach(self) -> None:
+        """Let go of it and leave it running; it ends by itself if nobody attaches."""
+        self._release()
+
+    def _call(self, op: str, body: bytes, *, timeout_s: float) -> list[bytes]:
+        with _connect(self._run_dir, timeout_s=timeout_s) as connection:
+            return _ask(connection, {"op": op}, body)[1]
+
+
+def _connect(run_dir: Path, *, timeout_s: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(timeout_s)
+    try:
+        folder = os.open(run_dir, os.O_PATH | os.O_DIRECTORY)
+        try:  # a socket's path has at most 107 bytes, a run folder's may have more
+            connection.connect(f"/proc/self/fd/{folder}/{SOCKET}")
+        finally:
+            os.close(folder)
+    except OSError as exc:
+        connection.close()
+        raise UnavailableError(_GONE, code="enclave-gone") from exc
+    return connection
+
+
+def _ask(
+    connection: socket.socket, header: Json, *bodies: bytes
+) -> tuple[Json, list[bytes]]:
+    try:
+        send_message(connection, header, *bodies)
+        answer, results = receive_message(connection)
+    except TimeoutError as exc:
+        msg = f"the enclave gave no answer within {connection.gettimeout()} s"
+        raise LimitError(msg, code="time-limit") from exc
+    except (OSError, EOFError) as exc:
+        raise UnavailableError(_GONE, code="enclave-gone") from exc
+    raise_described(answer)
+    return answer, results
+
+
+def _launch(arguments: list[str], *, timeout_s: float) -> None:
+    """Start the enclave process and wait until it is ready."""
+    status, theirs = socket.socketpair()
+    debug = os.environ.get("PRIVACY_CHILD_STDERR")  # never set in production
+    with theirs:
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter
+            [sys.executable, "-P", "-m", ENTRY, *arguments, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=None if debug else subprocess.DEVNULL,
+            start_new_session=True,
+            umask=0o077,
+            env=_environment(),
+        )
+    # Reaped whenever it ends, so that it never stays behind as a zombie.
+    threading.Thread(target=process.wait, daemon=True).start()
+    with status, status.makefile("rb") as lines:
+        status.settimeout(timeout_s)
+        try:
+            line = lines.readline()
+        except TimeoutError as exc:
+            process.kill()
+            msg = f"the enclave was not ready within {timeout_s} s"
+            raise BackendError(msg, code="enclave-start") from exc
+    if not line:
+        msg = "the enclave process ended before it was ready"
+        raise BackendError(msg, code="enclave-start")
+    raise_described(json.loads(line))
+
+
+def _environment() -> dict[str, str]:
+    """Leave out what would load code that nobody measures."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTHON") and name != "LD_PRELOAD"
+    }
+    return {**kept, "PYTHONPATH": str(Path(privacy.__file__).parent.parent)}
+
+
+def _read_record(run_dir: Path) -> tuple[ProcessIdentity, Path]:
+    try:
+        record = parse_object((run_dir / RECORD).read_bytes(), what="enclave record")
+        return ProcessIdentity(**record["process"]), Path(record["model_dir"])
+    except (PrivacyError, OSError, KeyError, TypeError) as exc:
+        raise UnavailableError(_GONE, code="enclave-gone") from exc
+
+
+def _end_in(run_dir: Path) -> None:
+    try:
+        process, _ = _read_record(run_dir)
+    except UnavailableError:
+        pass
+    else:
+        process.kill()
+    _forget(run_dir)
+
+
+def _forget(run_dir: Path) -> None:
+    for name in (RECORD, SOCKET):
+        (run_dir / name).unlink(missing_ok=True)

@@ -1,0 +1,141 @@
+"""What the enclave is made of, as the five registers of a trust domain.
+
+    mrtd     the enclave's own source files and the interpreter's version
+    rtmr0    the sandbox policy
+    rtmr1    versions and files of the packages it runs on
+    rtmr2    the model file
+    rtmr3    zeros, for events at run time later
+
+The publisher measures once, for the manifest; the enclave measures itself again from
+what it loaded. In simulation that is honest bookkeeping, no more: a process that
+measures itself can lie.
+"""
+
+import ast
+import functools
+import hashlib
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import privacy
+from privacy.encoding import canonical_json, sha256_file
+from privacy.errors import UnavailableError
+from privacy.tee.harden import SANDBOX
+from privacy.tee.parse import REGISTER_BYTES, Measurements
+
+ENTRY = "privacy.tee.enclave"
+PACKAGES = (
+    ("numpy",),
+    ("onnxruntime", "onnxruntime-gpu"),
+    ("cryptography",),
+    ("cffi",),
+    ("rfc8785",),
+)
+"""Packages the enclave loads; of each, names it may be installed under."""
+
+_ROOT = Path(privacy.__file__).parent
+
+
+def measure(model_path: Path) -> Measurements:
+    """Return the measurements an enclave with this model file will have here."""
+    return measure_loaded(model_path.read_bytes())
+
+
+def measure_loaded(model: bytes) -> Measurements:
+    """Return the measurements of an enclave that loaded these model bytes.
+
+    Raises:
+        UnavailableError: A package the enclave runs on is not installed.
+    """
+    return Measurements(
+        mrtd=_digest(
+            {
+                "python": [platform.python_implementation(), platform.python_version()],
+                "sources": {name: sha256_file(p) for name, p in sources().items()},
+            }
+        ),
+        rtmr0=_digest(SANDBOX),
+        rtmr1=_packages(),
+        rtmr2=hashlib.sha384(model).digest(),
+        rtmr3=bytes(REGISTER_BYTES),
+    )
+
+
+def sources() -> dict[str, Path]:
+    """Return this project's source files that the enclave may load, by module name.
+
+    Found by following import statements from the enclave's entry, those inside
+    functions too.
+    """
+    found: dict[str, Path] = {}
+    waiting = [ENTRY]
+    while waiting:
+        name = waiting.pop()
+        path = _source(name)
+        if name in found or path is None:
+            continue
+        found[name] = path
+        waiting += [*_parents(name), *_imports(path)]
+    return dict(sorted(found.items()))
+
+
+def _source(name: str) -> Path | None:
+    """Return the file of a module of this project, None if it is no module."""
+    top, *rest = name.split(".")
+    if top != privacy.__name__:
+        return None
+    base = _ROOT.joinpath(*rest)
+    options = (base / "__init__.py", base.with_suffix(".py"))
+    return next((path for path in options if path.is_file()), None)
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@functools.cache
+def _packages() -> bytes:
+    """Return RTMR1, from the files themselves and not from what RECORD says of them.
+
+    Left out, so that installers agree: a package's metadata, scripts outside the
+    package, which name the interpreter's path, and compiled files.
+    """
+    measured = {}
+    for names in PACKAGES:
+        distribution = _distribution(names)
+        files = {
+            file.as_posix(): sha256_file(Path(str(file.locate())))
+            for file in distribution.files or ()
+            if file.hash
+            and ".." not in file.parts
+            and not file.parts[0].endswith(".dist-info")
+            and Path(str(file.locate())).is_file()
+        }
+        measured[names[0]] = {"version": distribution.version, "files": files}
+    return _digest(measured)
+
+
+def _distribution(names: tuple[str, ...]) -> metadata.Distribution:
+    for name in names:
+        try:
+            return metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+    msg = f"the enclave needs {names[0]}: install privacy-compute[tee]"
+    raise UnavailableError(msg, code="engine-missing")
+
+
+def _digest(value: object) -> bytes:
+    return hashlib.sha384(canonical_json(value)).digest()

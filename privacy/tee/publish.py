@@ -1,0 +1,101 @@
+"""Publish a model for this mode: copy it, measure the enclave, run the real engine."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from privacy.child import Handler, Progress
+from privacy.encoding import Json
+from privacy.errors import BackendError
+from privacy.files import write_atomic
+from privacy.publishing import PartRequest, PartResult, accuracy
+from privacy.tee.engine import Engine
+from privacy.tee.measure import measure
+from privacy.tee.simulator import SimulatedTdxAttester
+from privacy.tee.wire import MODEL
+
+_BATCH = 256
+_TIMED_RUNS = 50
+
+
+def handler() -> Handler:
+    """Return what serves a publishing request in a child process."""
+
+    def serve(request: Json, progress: Progress) -> Json:
+        return publish(PartRequest.from_json(request), progress).to_json()
+
+    return serve
+
+
+def publish(request: PartRequest, progress: Progress) -> PartResult:
+    """Return this mode's part of the model, its file written into `request.out`."""
+    model = request.onnx.read_bytes()
+    progress({"stage": "load"})
+    try:
+        engine = Engine(model)
+        _check_self_contained(model)
+        progress({"stage": "run"})
+        held = np.load(request.held, allow_pickle=False)
+        raw = _run(engine, held, outputs=request.outputs)
+    except BackendError as exc:
+        return PartResult(available=False, reason=exc.message)
+    write_atomic(request.out / MODEL, model)
+    progress({"stage": "measure"})
+    attester = SimulatedTdxAttester
+    return PartResult(
+        available=True,
+        accuracy=accuracy(
+            raw,
+            np.load(request.clear, allow_pickle=False),
+            activation=request.activation,
+            task=request.task,
+        ),
+        cost={"latency_s": _latency_s(engine, held), "model_bytes": len(model)},
+        params={
+            "measurements": measure(request.out / MODEL).as_dict(),
+            "format": attester.format,
+            "simulated": attester.simulated,
+        },
+    )
+
+
+def _check_self_contained(model: bytes) -> None:
+    """Refuse weights in other files: the enclave measures one file."""
+    import onnx
+    from onnx.external_data_helper import uses_external_data
+
+    graph = onnx.load_model_from_string(model).graph
+    if any(uses_external_data(tensor) for tensor in _tensors(graph)):
+        raise BackendError("the model keeps weights in other files: export it as one")
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _run(engine: Engine, rows: Any, *, outputs: int) -> Any:
+    batches = [rows[i : i + _BATCH].tolist() for i in range(0, len(rows), _BATCH)]
+    raw = np.concatenate([np.asarray(engine.run(batch)) for batch in batches])
+    if raw.shape[1] != outputs:
+        msg = f"the model gives {raw.shape[1]} outputs, expected {outputs}"
+        raise BackendError(msg, code="wrong-output-count")
+    return raw
+
+
+def _latency_s(engine: Engine, rows: Any) -> float:
+    """Return the median time of one row through the engine; sealing is not in it."""
+    times = []
+    for i in range(_TIMED_RUNS):
+        row = rows[i % len(rows) :][:1].tolist()
+        begin = time.perf_counter()
+        engine.run(row)
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
