@@ -1,0 +1,294 @@
+"""Concrete-ML at publish time: from a model to a compiled circuit and its quantizers.
+
+Everything here runs in the publishing child process only; `concrete.ml` is imported
+inside the functions, because it takes nine seconds and brings torch. What it makes is
+described in plain numbers, so that clients and nodes never need it.
+
+Three families:
+- linear models: matrix product at 16 bits, no bootstrapping, no evaluation keys;
+- trees: quantizers placed on the model's own thresholds, not on the training data;
+- networks: post-training quantization with approximate rounding.
+"""
+
+import importlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy.encoding import Json
+from privacy.errors import BackendError
+from privacy.fhe.backend import Floats, Ints
+from privacy.fhe.quantizers import OutputSteps, Quantizer
+
+LINEAR_BITS = (16, 14, 12, 10, 8)
+TREE_BITS = (6, 5, 4, 3)
+NETWORK_BITS = (
+    ({"model_inputs": 6, "op_inputs": 5, "op_weights": 3, "model_outputs": 6}, 5),
+    ({"model_inputs": 5, "op_inputs": 4, "op_weights": 3, "model_outputs": 6}, 4),
+    ({"model_inputs": 4, "op_inputs": 3, "op_weights": 2, "model_outputs": 5}, 3),
+)
+"""Bits for the parts of a network, and the bits its accumulators are rounded to."""
+
+TREES = frozenset(
+    {
+        "DecisionTreeClassifier",
+        "DecisionTreeRegressor",
+        "RandomForestClassifier",
+        "RandomForestRegressor",
+        "XGBClassifier",
+        "XGBRegressor",
+    }
+)
+_EXTREME_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A circuit, and what is needed to check that ours agrees with Concrete-ML.
+
+    Attributes:
+        family: `linear`, `trees` or `network`.
+        n_bits: The bits it was quantized to.
+        folder: Where Concrete left the native library.
+        program: Concrete's description of the circuit.
+        theirs_quantize: Concrete-ML's own quantization of standardised rows.
+        theirs_integers: Its circuit, in the clear, on quantized rows.
+        theirs_outputs: Its own dequantization, before any activation.
+        exact: The encrypted circuit gives exactly `theirs_integers`; approximate
+            rounding does not.
+        uncompressed_keys_bytes: What the node holds after unpacking.
+    """
+
+    family: str
+    n_bits: Json
+    folder: Path
+    program: str
+    features: int
+    quantizers: tuple[Quantizer, ...]
+    output: OutputSteps
+    theirs_quantize: Callable[[Floats], Ints]
+    theirs_integers: Callable[[Ints], Ints]
+    theirs_outputs: Callable[[Ints], Floats]
+    exact: bool
+    uncompressed_keys_bytes: int
+
+
+Attempt = tuple[str, Callable[[], Compiled]]
+
+
+def attempts(
+    estimator: Any, onnx: Path, calibration: Floats, *, p_error: float, bits: int | None
+) -> Iterator[Attempt]:
+    """Yield (name, compile) from the most precise attempt to the least.
+
+    Args:
+        estimator: The scikit-learn or XGBoost estimator, or None.
+        onnx: The core model, for anything that is neither linear nor trees.
+        calibration: Standardised rows, (rows, features).
+        p_error: Chance that one table look-up errs.
+        bits: The publisher's choice instead of the list.
+    """
+    name = type(estimator).__name__
+    if hasattr(estimator, "coef_"):
+        for n in (bits,) if bits else LINEAR_BITS:
+            yield (
+                f"linear, {n} bits",
+                lambda n=n: _linear(estimator, calibration, n, p_error),  # type: ignore[misc]
+            )
+    elif name in TREES:
+        for n in (bits,) if bits else TREE_BITS:
+            yield (
+                f"{name}, {n} bits",
+                lambda n=n: _trees(estimator, calibration, n, p_error),  # type: ignore[misc]
+            )
+    else:
+        for parts, rounding in NETWORK_BITS:
+            yield (
+                f"network, {parts['op_inputs']} bits",
+                lambda p=parts, r=rounding: _network(onnx, calibration, p, r, p_error),  # type: ignore[misc]
+            )
+
+
+def _linear(estimator: Any, calibration: Floats, bits: int, p_error: float) -> Compiled:
+    """Compile any linear model as a linear regression: raw outputs are its margins."""
+    from sklearn.linear_model import LinearRegression
+
+    core = LinearRegression()
+    core.coef_ = np.asarray(estimator.coef_, np.float64)
+    core.intercept_ = np.asarray(estimator.intercept_, np.float64)
+    core.n_features_in_ = calibration.shape[1]
+    made = _sklearn("LinearRegression").from_sklearn_model(
+        core, calibration.astype(np.float32), n_bits=bits
+    )
+    quantizers = _quantizers(made.input_quantizers)
+    weights = made._q_weights  # noqa: SLF001 - no public way to the integers
+    centred = weights - made._weight_quantizer.zero_point  # noqa: SLF001
+    worst = np.concatenate(
+        [s * np.sign(w).T for w in (weights, centred) for s in (1, -1)]
+    )
+    circuit = made.compile(
+        np.concatenate([calibration, *_extremes(quantizers, calibration, worst)]),
+        p_error=p_error,
+    )
+    return _compiled("linear", made, circuit, calibration, quantizers, bits)
+
+
+def _trees(estimator: Any, calibration: Floats, bits: int, p_error: float) -> Compiled:
+    made = _sklearn(type(estimator).__name__).from_sklearn_model(estimator, n_bits=bits)
+    quantizers = _quantizers(made.input_quantizers)
+    circuit = made.compile(
+        np.concatenate([calibration, *_extremes(quantizers, calibration)]),
+        p_error=p_error,
+    )
+    return _compiled("trees", made, circuit, calibration, quantizers, bits)
+
+
+def _compiled(
+    family: str,
+    made: Any,
+    circuit: Any,
+    calibration: Floats,
+    quantizers: tuple[Quantizer, ...],
+    bits: int,
+) -> Compiled:
+    is_sum = family == "trees"
+    add = _base(made.sklearn_model) if is_sum else (0.0,)
+
+    def theirs_outputs(integers: Ints) -> Floats:
+        values = made.output_quantizers[0].dequant(integers)
+        values = np.sum(values, axis=-1) if is_sum else values
+        out: Floats = values.reshape(len(integers), -1) + np.array(add)
+        return out
+
+    return Compiled(
+        family=family,
+        n_bits={"all": bits},
+        **_circuit(circuit),
+        features=calibration.shape[1],
+        quantizers=quantizers,
+        output=_steps(made.output_quantizers[0], sum_last=is_sum, add=add),
+        theirs_quantize=made.quantize_input,
+        theirs_integers=made._inference,  # noqa: SLF001 - the clear circuit
+        theirs_outputs=theirs_outputs,
+        exact=True,
+    )
+
+
+def _network(
+    onnx: Path, calibration: Floats, parts: Json, rounding: int, p_error: float
+) -> Compiled:
+    import onnx as onnx_library
+    from concrete.ml.torch.compile import build_quantized_module
+
+    module = build_quantized_module(
+        onnx_library.load(str(onnx)),
+        calibration,
+        n_bits=dict(parts),
+        rounding_threshold_bits={"n_bits": rounding, "method": "approximate"},
+    )
+    quantizers = _quantizers(module.input_quantizers)
+    circuit = module.compile(
+        np.concatenate([calibration, *_extremes(quantizers, calibration)]),
+        p_error=p_error,
+    )
+
+    def integers(values: Ints) -> Ints:
+        found: Ints = module.quantized_forward(values, fhe="simulate")
+        return found
+
+    return Compiled(
+        family="network",
+        n_bits={**parts, "rounding": rounding},
+        **_circuit(circuit),
+        features=calibration.shape[1],
+        quantizers=quantizers,
+        output=_steps(module.output_quantizers[0], sum_last=False, add=(0.0,)),
+        theirs_quantize=module.quantize_input,
+        theirs_integers=integers,
+        theirs_outputs=module.dequantize_output,
+        exact=False,
+    )
+
+
+def _sklearn(name: str) -> Any:
+    return getattr(importlib.import_module("concrete.ml.sklearn"), name)
+
+
+def _extremes(
+    quantizers: tuple[Quantizer, ...], calibration: Floats, *signs: Any
+) -> list[Floats]:
+    """Return rows at the ends of the input range, so that no accumulator overflows.
+
+    Concrete sizes a circuit by the values it sees on the rows it is given. The rows
+    are both corners, random corners, random points and the corners `signs` names.
+    """
+    features = calibration.shape[1]
+    low, high = (
+        np.broadcast_to([getattr(q, end) for q in quantizers], features)
+        for end in ("low", "high")
+    )
+    scale, zero_point = (
+        np.broadcast_to([getattr(q, part) for q in quantizers], features)
+        for part in ("scale", "zero_point")
+    )
+    rng = np.random.default_rng(0)
+    picks = rng.integers(0, 2, size=(_EXTREME_ROWS, features))
+    named = [np.where(s > 0, high, low) for s in signs]
+    integers = [low[None], high[None], np.where(picks, high, low), *named]
+    integers.append(rng.integers(low, high + 1, size=(_EXTREME_ROWS, features)))
+    return [scale * (np.asarray(i) - zero_point) for i in integers]
+
+
+def _quantizers(found: Any) -> tuple[Quantizer, ...]:
+    out = []
+    for q in found:
+        if q.no_clipping:
+            msg = "Concrete-ML left an input quantizer without bounds"
+            raise BackendError(msg, code="fhe-unsupported-quantizer")
+        narrow = int(getattr(q, "is_narrow", False))
+        out.append(
+            Quantizer(
+                scale=float(q.scale),
+                zero_point=int(q.zero_point),
+                low=narrow - int(q.offset),
+                high=2 ** int(q.n_bits) - 1 - int(q.offset),
+            )
+        )
+    return tuple(out)
+
+
+def _steps(quantizer: Any, *, sum_last: bool, add: tuple[float, ...]) -> OutputSteps:
+    zero_point = np.atleast_1d(np.asarray(quantizer.zero_point)).ravel()
+    return OutputSteps(
+        scale=float(quantizer.scale),
+        zero_point=tuple(int(z) for z in zero_point),
+        sum_last=sum_last,
+        add=add,
+    )
+
+
+def _base(estimator: Any) -> tuple[float, ...]:
+    """Return what XGBoost adds to the sum of its trees, and Concrete-ML leaves out."""
+    if not hasattr(estimator, "get_booster"):
+        return (0.0,)
+    learner = json.loads(estimator.get_booster().save_config())["learner"]
+    base = float(learner["learner_model_param"]["base_score"])
+    if learner["objective"]["name"] == "binary:logistic":
+        base = float(np.log(base / (1.0 - base)))
+    return (base,)
+
+
+def _circuit(circuit: Any) -> Json:
+    """Return what a Concrete circuit is made of, as members of `Compiled`."""
+    specs = json.loads(circuit.client.specs.serialize())
+    specs.pop("tfhers_specs", None)
+    keys = circuit.size_of_bootstrap_keys + circuit.size_of_keyswitch_keys
+    return {
+        "folder": Path(circuit.server._library.get_output_dir_path()),  # noqa: SLF001
+        "program": json.dumps(specs, sort_keys=True),
+        "uncompressed_keys_bytes": int(keys),
+    }

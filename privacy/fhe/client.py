@@ -1,0 +1,206 @@
+"""The data owner's side: keys, encryption, decryption. Needs Concrete, not Concrete-ML.
+
+The secret keys stay in this process and, if saved, in one file that only its owner can
+read (mode 0600, not encrypted). The file is bound to the circuit and checked whole
+before the engine reads it.
+"""
+
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from privacy.encoding import (
+    Json,
+    canonical_json,
+    pack,
+    parse_canonical,
+    sha256_hex,
+    unpack,
+)
+from privacy.errors import BackendError, FormatError, NotFoundError
+from privacy.fhe.backend import Floats, Keyset, load_backend
+from privacy.fhe.quantizers import quantize, raw_outputs
+from privacy.fhe.security import check_parameters
+from privacy.fhe.spec import CircuitSpec, parse_program, parse_spec
+from privacy.files import write_atomic
+from privacy.runs import MAX_ROWS
+
+KEYS_FILE = "fhe-secret.keys"
+_KEYS_FORMAT = "privacy-compute/fhe-keys/1"
+_AGAIN = "fetch the model's client.json again"
+
+
+class FheClient:
+    """What a data owner can do with a circuit; the keys are made by it or loaded."""
+
+    def __init__(self, client_json: bytes) -> None:
+        """Read a circuit's public description.
+
+        Raises:
+            FormatError: It is malformed, or its encryption is weaker than 128 bits.
+        """
+        self.spec: CircuitSpec = parse_spec(client_json)
+        check_parameters(parse_program(self.spec.program))
+
+    @property
+    def circuit_sha256(self) -> str:
+        """Digest of the circuit's parameters; keys serve this circuit only."""
+        return self.spec.circuit_sha256
+
+    def generate_keys(self) -> "ClientKeys":
+        """Return fresh keys; takes seconds for all but linear models.
+
+        Raises:
+            BackendError: The engine failed.
+            UnavailableError: The engine is not installed.
+        """
+        backend = load_backend(self.spec.backend)
+        try:
+            return ClientKeys(self.spec, backend.generate_keyset(self.spec.program))
+        except RuntimeError as exc:
+            msg = "the FHE engine could not make keys: is there enough memory?"
+            raise BackendError(msg, code="fhe-keygen-failed") from exc
+
+    def load_keys(self, folder: Path) -> "ClientKeys":
+        """Return the keys that `ClientKeys.save` wrote.
+
+        Raises:
+            NotFoundError: There are none.
+            FormatError: The file is damaged, or made for another circuit.
+        """
+        path = folder / KEYS_FILE
+        if not path.is_file():
+            msg = f"there are no FHE keys in {folder}: generate them first"
+            raise NotFoundError(msg, code="no-fhe-keys")
+        raw = _read_keys(path.read_bytes(), self.circuit_sha256)
+        backend = load_backend(self.spec.backend)
+        try:
+            return ClientKeys(self.spec, backend.load_keyset(self.spec.program, raw))
+        except RuntimeError as exc:
+            msg = "the FHE engine cannot read the saved keys: generate new ones"
+            raise FormatError(msg, code="fhe-keys-unreadable") from exc
+
+
+class ClientKeys:
+    """A data owner's keys for one circuit. Safe to call from several threads."""
+
+    def __init__(self, spec: CircuitSpec, keyset: Keyset) -> None:
+        """Keep the keys; made by `FheClient`."""
+        self._spec = spec
+        self._keyset = keyset
+        self._lock = threading.Lock()
+
+    def save(self, folder: Path) -> Path:
+        """Write the secret keys to a folder, readable by their owner only.
+
+        The file is not encrypted; it is as large as the evaluation keys.
+        """
+        with self._lock:
+            raw = self._keyset.to_bytes()
+        head: Json = {
+            "format": _KEYS_FORMAT,
+            "circuit_sha256": self._spec.circuit_sha256,
+            "keyset_sha256": sha256_hex(raw),
+        }
+        path = folder / KEYS_FILE
+        write_atomic(path, pack([canonical_json(head), raw]), private=True)
+        return path
+
+    def evaluation_keys(self) -> bytes:
+        """Return what the node needs to compute; it decrypts nothing.
+
+        Raises:
+            FormatError: They do not look as the circuit's publisher says they must.
+        """
+        with self._lock:
+            raw = self._keyset.evaluation_keys()
+        self._spec.keys.check(
+            raw, what="evaluation keys", code="fhe-spec-mismatch", hint=_AGAIN
+        )
+        return raw
+
+    def encrypt(self, rows: Floats) -> bytes:
+        """Return the input blob of a job: one ciphertext a row.
+
+        Args:
+            rows: Standardised features, (rows, features); values outside the range
+                that the publisher calibrated are clipped to it.
+
+        Raises:
+            FormatError: No rows, too many, of another width, or not finite.
+        """
+        checked = _checked_rows(rows, self._spec.features)
+        values = quantize(checked, self._spec.quantizers)
+        with self._lock:
+            found = [
+                self._keyset.encrypt(values[i : i + 1]) for i in range(len(values))
+            ]
+        for ciphertext in found:
+            self._spec.ciphertext.check(
+                ciphertext, what="ciphertexts", code="fhe-spec-mismatch", hint=_AGAIN
+            )
+        return pack(found)
+
+    def decrypt(self, output: bytes, rows: int) -> Floats:
+        """Return the model's raw outputs, (rows, outputs), before its activation.
+
+        A node can return any ciphertext; nothing shows that it ran the model.
+
+        Args:
+            output: The output blob of a job.
+            rows: How many rows were sent.
+
+        Raises:
+            FormatError: Not as many results, or not results of this circuit.
+        """
+        frames = unpack(output, what="the FHE output", max_frames=MAX_ROWS)
+        if len(frames) != rows:
+            msg = f"the FHE output holds {len(frames)} results, {rows} rows were sent"
+            raise FormatError(msg, code="fhe-result-mismatch")
+        hint = "the node answered for another model, or the answer was damaged"
+        for frame in frames:
+            self._spec.result.check(
+                frame, what="results", code="fhe-result-mismatch", hint=hint
+            )
+        try:
+            with self._lock:
+                found = [self._keyset.decrypt(frame) for frame in frames]
+        except RuntimeError as exc:
+            msg = f"the FHE engine cannot read the result: {hint}"
+            raise FormatError(msg, code="fhe-result-mismatch") from exc
+        return raw_outputs(np.concatenate(found), self._spec.output)
+
+
+def _checked_rows(rows: Floats, features: int) -> Floats:
+    rows = np.asarray(rows, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] != features:  # noqa: PLR2004 - rows by features
+        msg = f"the rows have shape {rows.shape}, the model takes (rows, {features})"
+        raise FormatError(msg, code="wrong-feature-count")
+    if not 0 < len(rows) <= MAX_ROWS:
+        msg = f"the input has {len(rows)} rows, expected 1 to {MAX_ROWS}: split it"
+        raise FormatError(msg, code="too-many-rows" if len(rows) else "no-rows")
+    if not np.isfinite(rows).all():
+        row, column = np.argwhere(~np.isfinite(rows))[0]
+        msg = f"row {row + 1}, column {column + 1} is not finite"
+        raise FormatError(msg, code="not-finite")
+    return rows
+
+
+def _read_keys(raw: bytes, circuit_sha256: str) -> bytes:
+    head_raw, *rest = unpack(raw, what="the FHE key file", max_frames=2)
+    head = parse_canonical(head_raw, what="the FHE key file's header")
+    if len(rest) != 1 or head.get("format") != _KEYS_FORMAT:
+        raise FormatError(
+            "the FHE key file is not one of ours", code="fhe-keys-damaged"
+        )
+    if head.get("circuit_sha256") != circuit_sha256:
+        msg = (
+            f"the FHE keys were made for circuit {str(head.get('circuit_sha256'))[:12]}"
+            f", this model has {circuit_sha256[:12]}: generate keys for it"
+        )
+        raise FormatError(msg, code="fhe-keys-mismatch")
+    if head.get("keyset_sha256") != sha256_hex(rest[0]):
+        msg = "the FHE key file is damaged: restore it or generate new keys"
+        raise FormatError(msg, code="fhe-keys-damaged")
+    return rest[0]

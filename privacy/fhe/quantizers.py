@@ -1,0 +1,112 @@
+"""From standardised features to the circuit's integers, and from its integers back.
+
+Plain numpy on plain numbers, in Concrete-ML's own order of operations, so that results
+agree with it bit for bit. The training data's minima and maxima are not kept; a scale
+and a zero point still tell roughly what range the publisher covered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from privacy.encoding import Json
+from privacy.errors import FormatError
+from privacy.fhe.backend import Floats, Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Quantizer:
+    """`clip(round(x / scale + zero_point), low, high)` for one feature, or for all."""
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSteps:
+    """From the circuit's integers to the model's raw outputs.
+
+    `scale * (integers - zero_point)`, summed over the last axis if `sum_last` (the
+    trees of an ensemble), plus `add`.
+
+    Attributes:
+        zero_point: One number, or one for each output.
+        add: One number for each output.
+    """
+
+    scale: float
+    zero_point: tuple[int, ...]
+    sum_last: bool
+    add: tuple[float, ...]
+
+
+def quantize(rows: Floats, quantizers: Sequence[Quantizer]) -> Ints:
+    """Return integers the circuit computes on; values out of range are clipped.
+
+    Args:
+        rows: Standardised features, (rows, features), finite.
+        quantizers: One for all features, or one for each.
+    """
+    scale = np.array([q.scale for q in quantizers])
+    zero_point = np.array([q.zero_point for q in quantizers])
+    found = np.rint(rows / scale + zero_point)
+    low, high = [q.low for q in quantizers], [q.high for q in quantizers]
+    clipped: Ints = found.clip(np.array(low), np.array(high)).astype(np.int64)
+    return clipped
+
+
+def raw_outputs(integers: Ints, steps: OutputSteps) -> Floats:
+    """Return the model's raw outputs, (rows, outputs), from the circuit's integers."""
+    zero_point = np.array(steps.zero_point, dtype=np.float64)
+    values: Floats = steps.scale * (integers - zero_point)
+    if steps.sum_last:
+        values = np.sum(values, axis=-1)
+    out: Floats = values.reshape(len(integers), -1) + np.array(steps.add)
+    return out
+
+
+def quantizer_to_json(quantizer: Quantizer) -> Json:
+    """Return a quantizer as JSON."""
+    return asdict(quantizer)
+
+
+def parse_quantizer(value: Json) -> Quantizer:
+    """Return the quantizer that `quantizer_to_json` described.
+
+    Raises:
+        FormatError: It is not one.
+    """
+    try:
+        found = Quantizer(**{**value, "scale": float(value["scale"])})
+    except (KeyError, TypeError, ValueError) as exc:
+        raise FormatError("the circuit's input quantizer is malformed") from exc
+    whole = all(type(v) is int for v in (found.zero_point, found.low, found.high))
+    if not whole or not found.scale > 0 or not found.low < found.high:
+        raise FormatError("the circuit's input quantizer is malformed")
+    return found
+
+
+def parse_steps(value: Json) -> OutputSteps:
+    """Return the output steps in client.json.
+
+    Raises:
+        FormatError: They are malformed.
+    """
+    try:
+        found = OutputSteps(
+            **{
+                **value,
+                "scale": float(value["scale"]),
+                "zero_point": tuple(value["zero_point"]),
+                "add": tuple(float(a) for a in value["add"]),
+            }
+        )
+    except (KeyError, TypeError, ValueError) as exc:
+        raise FormatError("the circuit's output steps are malformed") from exc
+    whole = all(type(z) is int for z in found.zero_point)
+    if not whole or not found.zero_point or not found.add or not found.scale > 0:
+        raise FormatError("the circuit's output steps are malformed")
+    return found
