@@ -230,7 +230,7 @@ def _from_torchscript(path: Path, features: int, task: str, activation: str) -> 
     def clear(rows: Any) -> Any:
         with torch.no_grad():
             out = module(torch.tensor(np.asarray(rows, np.float32)))
-        return out.double().numpy().reshape(len(rows), -1)
+        return out.detach().double().numpy().reshape(len(rows), -1)
 
     try:
         onnx = _export(module, features)
