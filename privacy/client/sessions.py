@@ -196,43 +196,38 @@ class _Tee:
     context: Context
     bundle: Bundle
     _session: Any = None
+    _simulated: bool = False
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
         from privacy.tee.client import TeeSession
 
         manifest = self.bundle.manifest
-        reference = manifest.mode(Mode.TEE).params["measurements"]
-        self._session = TeeSession(
-            reference=reference,
+        session = self._session = TeeSession(
             model_sha256=self.bundle.sha256,
+            reference=manifest.mode(Mode.TEE).params["measurements"],
+            columns=len(manifest.columns),
             allow_simulated=self.context.allow_simulated,
         )
         params = {
             "model": manifest.name,
             "version": manifest.version,
-            "nonce": b64url(self._session.nonce),
+            "nonce": b64url(session.nonce),
         }
         self.context.notify({"stage": "attest the enclave"})
         reply: Reply = yield Call("GET", "/v1/attestations", params=params)
-        self._session.check_evidence(reply.body, now=self.context.now())
-        return Prepared(self._session.seal(rows), rows)
+        result = session.check_evidence(reply.body, now=self.context.now())
+        self._simulated = result.simulated
+        return Prepared(session.seal(rows), rows)
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
     ) -> Flow[Opened]:
-        opened: Opened = yield Work(lambda: self._open(prepared, output, evidence))
-        return opened
-
-    def _open(self, prepared: Prepared, output: bytes, evidence: bytes) -> Opened:
-        result = self._session.check_job_evidence(
-            evidence,
-            input_sha256=sha256_hex(prepared.blob),
-            output_sha256=sha256_hex(output),
-            now=self.context.now(),
-        )
-        kind = "simulated, proves nothing" if result.simulated else "hardware"
+        _ = prepared
+        now = self.context.now()
+        raw = yield Work(lambda: self._session.open(output, evidence, now=now))
+        kind = "simulated, proves nothing" if self._simulated else "hardware"
         checks = (
             Check("attestation", f"quote, chain, nonce and measurement ({kind})"),
             Check("enclave-signature", "input and output signed by the attested key"),
         )
-        return Opened(self._session.open(output), checks, simulated=result.simulated)
+        return Opened(raw, checks, simulated=self._simulated)

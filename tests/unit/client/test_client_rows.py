@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from privacy.client.rows import read_rows
+from privacy.errors import FormatError
+
+NAMES = ["a", "b"]
+
+
+def write(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    return tmp_path / name
+
+
+def test_csv_columns_are_matched_by_name(tmp_path):
+    path = write(tmp_path, "r.csv", "b,a\n1,2\n")
+    assert read_rows(path, NAMES) == [[2.0, 1.0]]
+
+
+def test_a_csv_without_a_header_is_taken_in_order(tmp_path):
+    assert read_rows(write(tmp_path, "r.csv", "1,2\n3,4\n"), NAMES) == [[1, 2], [3, 4]]
+
+
+def test_json_and_npy_hold_rows(tmp_path):
+    np.save(tmp_path / "r.npy", np.array([[1.5, 2.0]]))
+    assert read_rows(tmp_path / "r.npy", NAMES) == [[1.5, 2.0]]
+    assert read_rows(write(tmp_path, "r.json", "[[1, 2]]"), NAMES) == [[1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("r.csv", ""),
+        ("r.csv", "a,b\n"),
+        ("r.csv", "a,c\n1,2\n"),
+        ("r.csv", "a,b,c\n1,2,3\n"),
+        ("r.csv", "a,b\n1,x\n"),
+        ("r.csv", "a,b\n1\n"),
+        ("r.json", "{}"),
+        ("r.json", "[1]"),
+        ("r.json", "["),
+        ("r.npy", "x"),
+    ],
+)
+def test_files_that_hold_no_rows_are_refused(tmp_path, name, text):
+    with pytest.raises(FormatError):
+        read_rows(write(tmp_path, name, text), NAMES)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(FormatError) as caught:
+        read_rows(tmp_path / "r.csv", NAMES)
+    assert caught.value.code == "no-such-file"

@@ -1,0 +1,120 @@
+"""The exported ONNX graph decides exactly as the library does, ties included."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import (
+    MaxAbsScaler,
+    MinMaxScaler,
+    PolynomialFeatures,
+    RobustScaler,
+    StandardScaler,
+)
+from sklearn.tree import DecisionTreeClassifier
+from xgboost import XGBClassifier, XGBRegressor
+
+from privacy.bundle import activate
+from privacy.errors import FormatError
+from privacy.publish.export import load_core
+
+IRIS, CANCER, DIABETES = (
+    load(return_X_y=True) for load in (load_iris, load_breast_cancer, load_diabetes)
+)
+SCALED = make_pipeline(StandardScaler(), LogisticRegression())
+CASES = {
+    "logistic": (SCALED, CANCER),
+    "logistic, three classes": (SCALED, IRIS),
+    "three scalers": (
+        make_pipeline(
+            MinMaxScaler((1, 3)), RobustScaler(), MaxAbsScaler(), LogisticRegression()
+        ),
+        CANCER,
+    ),
+    "linear": (make_pipeline(StandardScaler(), LinearRegression()), DIABETES),
+    "ridge": (Ridge(), DIABETES),
+    "tree": (DecisionTreeClassifier(max_depth=5), CANCER),
+    "stump without a split": (DecisionTreeClassifier(min_samples_split=10_000), IRIS),
+    "forest": (RandomForestClassifier(10, max_depth=4, random_state=0), IRIS),
+    "extra trees": (ExtraTreesClassifier(5, max_depth=4, random_state=0), IRIS),
+    "forest regressor": (RandomForestRegressor(5, max_depth=3), DIABETES),
+    "boosting": (GradientBoostingClassifier(n_estimators=5), CANCER),
+    "boosting, three classes": (GradientBoostingClassifier(n_estimators=3), IRIS),
+    "boosting regressor": (GradientBoostingRegressor(n_estimators=5), DIABETES),
+    "xgboost": (XGBClassifier(n_estimators=8, max_depth=3), CANCER),
+    "xgboost, three classes": (XGBClassifier(n_estimators=4, max_depth=3), IRIS),
+    "xgboost regressor": (XGBRegressor(n_estimators=5, max_depth=3), DIABETES),
+}
+
+
+@pytest.fixture
+def export(tmp_path):
+    joblib = pytest.importorskip("joblib")
+
+    def run(model, rows):
+        path = tmp_path / "model.joblib"
+        joblib.dump(model, path)
+        return load_core(path, features=rows.shape[1], task="", activation="")
+
+    return run
+
+
+@pytest.mark.filterwarnings("ignore")  # skl2onnx-free, but torch's exporter warns
+@pytest.mark.parametrize("name", CASES)
+def test_the_export_computes_what_the_model_computes(export, name):
+    model, (rows, truth) = CASES[name]
+    model.fit(rows, truth)
+    core = export(model, rows)
+    standard = (rows - core.offset) / core.scale
+    session = onnxruntime.InferenceSession(core.onnx)
+    ours = session.run(None, {"input": standard.astype(np.float32)})[0]
+    clear = core.clear(standard)
+    if core.task == "classification":
+        expected = model.predict_proba(rows)
+        assert core.classes == tuple(str(c) for c in model.classes_)
+    else:
+        expected = np.asarray(model.predict(rows)).reshape(len(rows), -1)
+    assert np.allclose(activate(clear, core.activation), expected, atol=1e-6)
+    assert np.allclose(ours, clear, rtol=1e-5, atol=1e-4)
+    assert (activate(ours, core.activation).argmax(1) == expected.argmax(1)).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "code"),
+    [
+        (make_pipeline(PolynomialFeatures(), LogisticRegression()), "unsupported-step"),
+        (KNeighborsClassifier(), "unsupported-model"),
+    ],
+)
+def test_what_cannot_be_expressed_is_refused(export, model, code):
+    rows, truth = IRIS
+    model.fit(rows, truth)
+    with pytest.raises(FormatError) as caught:
+        export(model, rows)
+    assert caught.value.code == code
+
+
+def test_another_width_is_refused(export):
+    rows, truth = IRIS
+    with pytest.raises(FormatError, match="takes 4 features"):
+        export(DecisionTreeClassifier().fit(rows, truth), rows[:, :3])
+
+
+@pytest.mark.parametrize(
+    "name", ["model.joblib", "model.pt", "model.onnx", "model.xyz"]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_that_is_no_model_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"not a model")
+    with pytest.raises(FormatError):
+        load_core(tmp_path / name, features=4, task="", activation="")
