@@ -1,0 +1,104 @@
+"""What the tests of this mode share."""
+
+import os
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from privacy.tee.host import Enclave
+from privacy.tee.parse import REGISTERS, Measurements
+from privacy.tee.simulator import SimulatedTdxAttester
+
+ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+MODEL_SHA256 = "ab" * 32
+WEIGHTS = np.array([[1, 0], [-2, 0.5], [3, 0]], dtype=np.float32)
+
+
+def linear_model(weights=WEIGHTS, features=None):
+    """Return a model that multiplies by `weights`, as ONNX bytes."""
+    features = features or weights.shape[0]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["rows", "w"], ["raw"])],
+        "linear",
+        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, features])],
+        [helper.make_tensor_value_info("raw", TensorProto.FLOAT, [None, None])],
+        [numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    (folder / "model.onnx").write_bytes(linear_model())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_enclave(model_dir, tmp_path_factory):
+    """One enclave for the tests that do not harm it."""
+    run_dir = tmp_path_factory.mktemp("enclave")
+    enclave = Enclave.start(model_dir, run_dir, model_sha256=MODEL_SHA256)
+    yield enclave
+    enclave.stop()
+
+
+@pytest.fixture
+def start_enclave(model_dir, tmp_path):
+    """Start enclaves that are ended after the test."""
+    started = []
+
+    def start(name="run", **options):
+        started.append(
+            Enclave.start(
+                options.pop("model_dir", model_dir),
+                tmp_path / name,
+                model_sha256=options.pop("model_sha256", MODEL_SHA256),
+                **options,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for enclave in started:
+        enclave.stop()
+
+
+@pytest.fixture(scope="session")
+def measurements():
+    return Measurements(*(bytes([i + 1]) * 48 for i in range(len(REGISTERS))))
+
+
+@pytest.fixture(scope="session")
+def report_data():
+    return bytes(range(64))
+
+
+@pytest.fixture(scope="session")
+def raw_quote(measurements, report_data):
+    return SimulatedTdxAttester().quote(report_data, measurements)
+
+
+@pytest.fixture
+def now():
+    return datetime.now(UTC)
+
+
+@pytest.fixture(scope="session")
+def vectors():
+    """Real evidence, collected from public repositories; never copied here."""
+    default = ROOT.parent / "shared" / "vectors"
+    folder = Path(os.environ.get("PRIVACY_VECTORS", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real evidence in {folder}: set PRIVACY_VECTORS")
+    return folder
