@@ -138,8 +138,7 @@ def serve(
 ) -> None:
     """Run a gateway. Its first start prints an admin API key, once."""
     try:
-        from gateway.app import run
-        from gateway.store.bootstrap import bootstrap_admin_key
+        from gateway.app import bootstrap_admin_key, run
 
         from gateway.settings import Settings
     except ImportError as exc:

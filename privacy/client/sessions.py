@@ -14,7 +14,7 @@ from privacy.client.home import Home
 from privacy.client.model import Notify
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical, sha256_hex
-from privacy.errors import UnavailableError, VerificationError
+from privacy.errors import NotFoundError, VerificationError
 from privacy.modes import Mode
 
 
@@ -58,17 +58,6 @@ class Opened:
     simulated: bool = False
 
 
-def upload_keys(context: Context, keys: bytes) -> Flow[str]:
-    """Upload evaluation keys unless the gateway has them, and return their digest."""
-    digest = sha256_hex(keys)
-    path = f"/v1/keys/{digest}"
-    head: Reply = yield Call("HEAD", path, accept=(200, 404))
-    if head.status != 200:  # noqa: PLR2004 - HTTP
-        context.notify({"stage": "upload keys", "bytes": len(keys)})
-        yield Call("PUT", path, body=keys)
-    return digest
-
-
 class Session(Protocol):
     """One job's client side."""
 
@@ -99,43 +88,66 @@ class _Fhe:
     bundle: Bundle
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
-        client = yield Work(self._client)
+        keys: _FheKeys = yield Work(self._keys)
         keys_sha256 = ""
         if self.bundle.manifest.mode(Mode.FHE).params["needs_keys"]:
-            keys: bytes = yield Work(client.evaluation_keys)
-            keys_sha256 = yield from upload_keys(self.context, keys)
-        blob: bytes = yield Work(lambda: client.encrypt(rows))
+            keys_sha256 = yield from self._upload(keys)
+        blob: bytes = yield Work(lambda: keys.client.encrypt(rows))
         return Prepared(blob, rows, keys_sha256)
 
-    def _client(self) -> Any:
+    def _keys(self) -> "_FheKeys":
         at = (self.bundle.sha256, Mode.FHE)
         if at not in self.context.memory:
-            self.context.memory[at] = _load_fhe(self.context, self.bundle)
-        return self.context.memory[at]
+            self.context.memory[at] = _FheKeys(_load_fhe(self.context, self.bundle))
+        found: _FheKeys = self.context.memory[at]
+        return found
+
+    def _upload(self, keys: "_FheKeys") -> Flow[str]:
+        """Upload the evaluation keys unless the gateway has them from us."""
+        raw = b""
+        if not keys.sha256:
+            raw = yield Work(keys.client.evaluation_keys)
+            keys.sha256 = sha256_hex(raw)
+        path = f"/v1/keys/{keys.sha256}"
+        head: Reply = yield Call("HEAD", path, accept=(200, 404))
+        if head.status != 200:  # noqa: PLR2004 - HTTP
+            raw = raw or (yield Work(keys.client.evaluation_keys))
+            self.context.notify({"stage": "upload keys", "bytes": len(raw)})
+            yield Call("PUT", path, body=raw)
+        return keys.sha256
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
     ) -> Flow[Opened]:
         _ = evidence
-        client = self._client()
-        raw = yield Work(lambda: client.decrypt(output, rows=len(prepared.rows)))
+        keys = self._keys()
+        raw = yield Work(lambda: keys.client.decrypt(output, rows=len(prepared.rows)))
         check = Check("decrypted-here", "the key that opens the answer never left here")
         return Opened(raw, (check,))
 
 
+@dataclass(slots=True)
+class _FheKeys:
+    """A data owner's loaded keys, and the digest of their evaluation keys once known."""
+
+    client: Any
+    sha256: str = ""
+
+
 def _load_fhe(context: Context, bundle: Bundle) -> Any:
-    try:
-        from privacy.fhe.client import FheClient
-    except ImportError as exc:
-        msg = "the FHE engine is not installed: pip install 'privacy-compute[fhe]'"
-        raise UnavailableError(msg, code="engine-missing") from exc
+    """Return the keys for a circuit: the saved ones, or new ones that are then saved."""
+    from privacy.fhe.client import FheClient
+
     client = FheClient(bundle.path("fhe/client.json").read_bytes())
     folder = context.home.fhe_keys(client.circuit_sha256)
-    if not client.load_keys(folder):
+    try:
+        context.notify({"stage": "load FHE keys"})
+        return client.load_keys(folder)
+    except NotFoundError:
         context.notify({"stage": "generate FHE keys"})
-        client.generate_keys()
-        client.save_keys(folder)
-    return client
+        keys = client.generate_keys()
+        keys.save(folder)
+        return keys
 
 
 @dataclass(slots=True)
