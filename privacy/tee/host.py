@@ -15,11 +15,10 @@ import weakref
 from pathlib import Path
 from typing import Self
 
-import privacy
 from privacy.encoding import Json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
-from privacy.tee.measure import ENTRY, measure
+from privacy.tee.measure import ENTRY, measure, search_path
 from privacy.tee.process import ProcessIdentity
 from privacy.tee.wire import (
     MODEL,
@@ -31,6 +30,8 @@ from privacy.tee.wire import (
 )
 
 IDLE_S = 600.0
+# No site module, so no .pth files and no sitecustomize: code that nobody measures.
+INTERPRETER = (sys.executable, "-S", "-P")
 
 _QUICK_S = 10.0
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
@@ -198,7 +199,7 @@ def _launch(arguments: list[str], *, timeout_s: float) -> None:
     debug = os.environ.get("PRIVACY_CHILD_STDERR")  # never set in production
     with theirs:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [sys.executable, "-P", "-m", ENTRY, *arguments, str(theirs.fileno())],
+            [*INTERPRETER, "-m", ENTRY, *arguments, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -224,13 +225,14 @@ def _launch(arguments: list[str], *, timeout_s: float) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Leave out what would load code that nobody measures."""
+    """Return where the enclave finds its packages, without other people's hooks."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("PYTHON") and name != "LD_PRELOAD"
     }
-    return {**kept, "PYTHONPATH": str(Path(privacy.__file__).parent.parent)}
+    folders = [str(folder) for folder in search_path()]
+    return {**kept, "PYTHONPATH": os.pathsep.join(folders)}
 
 
 def _read_record(run_dir: Path) -> tuple[ProcessIdentity, Path]:

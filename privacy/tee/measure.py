@@ -63,6 +63,12 @@ def measure_loaded(model: bytes) -> Measurements:
     )
 
 
+def search_path() -> list[Path]:
+    """Return the folders that hold this project and the packages it runs on."""
+    installed = [Path(str(_distribution(n).locate_file(""))) for n in PACKAGES]
+    return list(dict.fromkeys([_ROOT.parent, *installed]))
+
+
 def sources() -> dict[str, Path]:
     """Return this project's source files that the enclave may load, by module name.
 

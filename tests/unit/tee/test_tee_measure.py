@@ -1,0 +1,150 @@
+"""Measurements are reproducible and change with everything they cover."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from privacy.errors import UnavailableError
+from privacy.tee import measure as measuring
+from privacy.tee.host import INTERPRETER, _environment
+from privacy.tee.measure import PACKAGES, measure, measure_loaded, sources
+
+
+def test_measurements_are_reproducible_in_another_process(model_dir):
+    code = (
+        "import json, sys, pathlib; from privacy.tee.measure import measure;"
+        "print(json.dumps(measure(pathlib.Path(sys.argv[1])).as_dict()))"
+    )
+    command = [sys.executable, "-c", code, str(model_dir / "model.onnx")]
+    run = subprocess.run(command, capture_output=True, check=True, text=True)
+    assert json.loads(run.stdout) == measure(model_dir / "model.onnx").as_dict()
+
+
+def test_registers_are_48_bytes_and_the_model_is_in_rtmr2_alone():
+    one, other = measure_loaded(b"one"), measure_loaded(b"other")
+    assert one.rtmr2 == hashlib.sha384(b"one").digest()
+    assert (one.mrtd, one.rtmr0, one.rtmr1) == (other.mrtd, other.rtmr0, other.rtmr1)
+    assert one.rtmr3 == bytes(48)
+    assert {len(bytes.fromhex(v)) for v in one.as_dict().values()} == {48}
+
+
+@pytest.fixture
+def copied_sources(monkeypatch, tmp_path):
+    root = tmp_path / "privacy"
+    skipped = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(measuring._ROOT, root, ignore=skipped)
+    monkeypatch.setattr(measuring, "_ROOT", root)
+    return root
+
+
+def test_mrtd_does_not_depend_on_where_the_code_lies(monkeypatch, copied_sources):
+    copied = measure_loaded(b"").mrtd
+    monkeypatch.undo()
+    assert measure_loaded(b"").mrtd == copied
+
+
+@pytest.mark.parametrize("name", sorted(sources()))
+def test_mrtd_changes_with_every_source_the_enclave_loads(copied_sources, name):
+    before = measure_loaded(b"").mrtd
+    path = sources()[name]
+    assert path.is_relative_to(copied_sources)
+    path.write_bytes(path.read_bytes() + b"\n")
+    assert measure_loaded(b"").mrtd != before
+
+
+def test_mrtd_changes_with_the_interpreter(monkeypatch):
+    before = measure_loaded(b"").mrtd
+    monkeypatch.setattr(measuring.platform, "python_version", lambda: "3.99.0")
+    assert measure_loaded(b"").mrtd != before
+
+
+def test_rtmr0_changes_with_the_sandbox_policy(monkeypatch):
+    before = measure_loaded(b"").rtmr0
+    changed = {**measuring.SANDBOX, "core_bytes": 1}
+    monkeypatch.setattr(measuring, "SANDBOX", changed)
+    assert measure_loaded(b"").rtmr0 != before
+
+
+class FakeDistribution:
+    """One installed package in a folder."""
+
+    version = "1"
+
+    def __init__(self, folder, names):
+        self.files = []
+        for name in names:
+            path = metadata.PackagePath(name)
+            path.hash, path.dist = metadata.FileHash("sha256=x"), self
+            self.files.append(path)
+        self._folder = folder
+
+    def locate_file(self, path):
+        return self._folder / str(path)
+
+
+@pytest.fixture
+def rtmr1(monkeypatch, tmp_path):
+    """Return RTMR1 of one package made of these files."""
+
+    def make(files, version="1"):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        fake = FakeDistribution(folder, files)
+        fake.version = version
+        monkeypatch.setattr(measuring, "_distribution", lambda _: fake)
+        measuring._packages.cache_clear()
+        return measuring._packages()
+
+    yield make
+    measuring._packages.cache_clear()
+
+
+def test_rtmr1_changes_with_a_package_file_itself_not_with_its_record(rtmr1):
+    assert rtmr1({"p/a.py": b"1"}) == rtmr1({"p/a.py": b"1"})
+    assert rtmr1({"p/a.py": b"1"}) != rtmr1({"p/a.py": b"2"})
+    assert rtmr1({"p/a.py": b"1"}) != rtmr1({"p/b.py": b"1"})
+    assert rtmr1({"p/a.py": b"1"}) != rtmr1({"p/a.py": b"1"}, version="2")
+
+
+def test_rtmr1_leaves_out_what_installers_write(rtmr1):
+    bare = {"p/a.py": b"1"}
+    written = {"p-1.dist-info/INSTALLER": b"pip", "../bin/p": b"#!/some/python"}
+    assert rtmr1(bare) == rtmr1({**bare, **written})
+
+
+def test_a_missing_package_is_named():
+    with pytest.raises(UnavailableError) as caught:
+        measuring._distribution(("no-such-package-here",))
+    assert caught.value.code == "engine-missing"
+
+
+def test_everything_the_enclave_loads_is_measured(model_dir):
+    """In a fresh process, started like the enclave."""
+    code = (
+        "import sys, pathlib; import privacy.tee.enclave as e;"
+        "e.Engine(pathlib.Path(sys.argv[1]).read_bytes()).run([[0, 0, 0]]);"
+        "[print(n, getattr(m, '__file__', None)) for n, m in sys.modules.items()]"
+    )
+    command = [*INTERPRETER, "-c", code, str(model_dir / "model.onnx")]
+    run = subprocess.run(
+        command, capture_output=True, check=True, text=True, env=_environment()
+    )
+    loaded = dict(line.split(" ", 1) for line in run.stdout.splitlines())
+    ours = {name for name in loaded if name.split(".")[0] == "privacy"}
+    assert ours <= set(sources())
+    measured = {
+        str(Path(str(file.locate())).resolve())
+        for names in PACKAGES
+        for file in measuring._distribution(names).files or ()
+    }
+    packages = {f for f in loaded.values() if "site-packages" in f}
+    assert {f for f in packages if str(Path(f).resolve()) not in measured} == set()
