@@ -18,7 +18,7 @@ _bearer = HTTPBearer(
 )
 
 
-def _gateway(request: Request) -> Gateway:
+async def _gateway(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
 
@@ -26,7 +26,7 @@ def _gateway(request: Request) -> Gateway:
 GatewayDep = Annotated[Gateway, Depends(_gateway)]
 
 
-def _authenticate(
+async def _authenticate(
     request: Request,
     scopes: SecurityScopes,
     gateway: GatewayDep,

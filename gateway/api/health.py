@@ -26,7 +26,7 @@ async def ready(gateway: GatewayDep) -> Json:
     return {"status": "ready"}
 
 
-@router.get("/v1/modes", response_model=dict[str, dict[str, str]])
+@router.get("/v1/modes")
 async def modes() -> dict[str, dict[str, str]]:
     """Return who sees what in each mode."""
     return modes_table()

@@ -13,7 +13,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from gateway.api.auth import GatewayDep, JobReader, JobWriter
 from gateway.api.problems import problem_response
 from gateway.api.schemas import JobIn, JobOut, JobsOut, Status
-from gateway.jobs.hub import words
+from gateway.jobs.hub import news
 from gateway.jobs.service import JobRequest
 from gateway.node import Gateway
 from gateway.store.jobs import Job
@@ -29,7 +29,7 @@ _BLOB_RESPONSE: dict[int | str, dict[str, Any]] = {
 }
 
 
-def _wait_s(
+async def _wait_s(
     prefer: Annotated[
         str | None,
         Header(max_length=200, description="`wait=N`: up to N (60) s for the end"),
@@ -115,7 +115,7 @@ async def _owned(gateway: GatewayDep, key: JobReader, job_id: str) -> Job:
     return await gateway.service.get(job_id, tenant=key.tenant)
 
 
-def _finished(job: Annotated[Job, Depends(_owned)]) -> Job:
+async def _finished(job: Annotated[Job, Depends(_owned)]) -> Job:
     if not job.finished:
         msg = f"the job is {job.status}: wait until it has finished"
         raise ConflictError(msg, code="not-finished")
@@ -134,14 +134,13 @@ async def events(gateway: GatewayDep, job: OwnedJob) -> AsyncIterable[ServerSent
         yield _status_event(gateway, job)
         if job.finished:
             return
-        async for word in words(inbox):
-            if word == "progress":
-                if progress := gateway.service.hub.progress(job.id):
-                    yield ServerSentEvent(event="progress", data=progress)
+        async for word in news(inbox):
+            if not isinstance(word, Job):
+                yield ServerSentEvent(event="progress", data=word)
                 continue
-            last, job = job, await gateway.service.get(job.id, tenant=job.tenant)
-            if (job.status, job.attempts) != (last.status, last.attempts):
-                yield _status_event(gateway, job)
+            if (word.status, word.attempts) != (job.status, job.attempts):
+                yield _status_event(gateway, word)
+            job = word
             if job.finished:
                 return
 

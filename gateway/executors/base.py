@@ -1,6 +1,6 @@
 """What the gateway asks of whatever runs its jobs."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, Self
@@ -44,11 +44,11 @@ class Watch:
     """Who is told how a job goes.
 
     Attributes:
-        started: Awaited before each attempt.
+        started: Called before each attempt, from a worker thread; may block.
         progress: Called from any thread.
     """
 
-    started: Callable[[], Awaitable[None]]
+    started: Callable[[], None]
     progress: Progress
 
 

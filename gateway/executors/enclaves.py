@@ -40,8 +40,7 @@ class Enclaves:
             async with self._places:
                 if ended.is_set():
                     raise _cancelled()
-                await watch.started()
-                return await self._infer(work, ended)
+                return await self._infer(work, watch, ended)
         finally:
             del self._jobs[work.job_id]
 
@@ -86,9 +85,9 @@ class Enclaves:
         self._running.clear()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _infer(self, work: Work, ended: asyncio.Event) -> Done:
+    async def _infer(self, work: Work, watch: Watch, ended: asyncio.Event) -> Done:
         loop = asyncio.get_running_loop()
-        answer = loop.run_in_executor(self._threads, self._infer_now, work)
+        answer = loop.run_in_executor(self._threads, self._infer_now, work, watch)
         stop = asyncio.ensure_future(ended.wait())
         both: set[asyncio.Future[Any]] = {answer, stop}
         self._busy += 1
@@ -110,7 +109,8 @@ class Enclaves:
             stop.cancel()
             answer.add_done_callback(_ignore_late_failure)
 
-    def _infer_now(self, work: Work) -> Done:
+    def _infer_now(self, work: Work, watch: Watch) -> Done:
+        watch.started()
         sealed = work.input.read_bytes()
         enclave = self._open(work.bundle)
         result = enclave.infer(sealed, timeout_s=self._time_limit_s)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.executors.base import Done, Watch, Work
-from privacy.child import Child, ChildDied, Progress
+from privacy.child import Child, ChildDied
 from privacy.encoding import Json
 from privacy.errors import BackendError, JobFailedError
 from privacy.modes import Mode
@@ -120,9 +120,8 @@ class Pool:
         deaths = crashes = 0
         while True:
             self._stop_if_ended(ticket)
-            await watch.started()
             try:
-                return await self._attempt(slot, ticket, work, watch.progress)
+                return await self._attempt(slot, ticket, work, watch)
             except ChildDied as exc:
                 _discard(slot)
                 self._stop_if_ended(ticket)
@@ -130,7 +129,7 @@ class Pool:
                 _give_up(deaths, crashes, exc)
 
     async def _attempt(
-        self, slot: _Slot, ticket: _Ticket, work: Work, progress: Progress
+        self, slot: _Slot, ticket: _Ticket, work: Work, watch: Watch
     ) -> Done:
         loop = asyncio.get_running_loop()
         if slot.child is None or not slot.child.alive:
@@ -150,7 +149,8 @@ class Pool:
         }
 
         def call() -> Json:
-            return child.call(request, progress=progress)
+            watch.started()
+            return child.call(request, progress=watch.progress)
 
         answer = loop.run_in_executor(self._threads, call)
         try:

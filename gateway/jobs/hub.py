@@ -5,9 +5,12 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
+from gateway.store.jobs import Job
 from privacy.encoding import Json
 
-_Inbox = asyncio.Queue[str]
+News = Job | Json
+"""A job whose status changed, or a progress report."""
+_Inbox = asyncio.Queue[News]
 
 
 class Hub:
@@ -29,21 +32,13 @@ class Hub:
         """Take a progress report, from any thread."""
         self._loop.call_soon_threadsafe(self._report, job_id, progress)
 
-    def changed(self, job_id: str, *, finished: bool = False) -> None:
-        """Tell that a job's status changed; call on the event loop."""
-        if finished:
-            self._progress.pop(job_id, None)
-            self._told_at.pop(job_id, None)
-        self._tell(job_id, "status")
-
-    def started(self, job_id: str) -> None:
-        """Tell that an attempt begins: earlier progress no longer counts."""
-        self._progress[job_id] = {}
-        self._tell(job_id, "status")
+    def changed(self, job: Job) -> None:
+        """Take a job that changed or begins an attempt, from any thread."""
+        self._loop.call_soon_threadsafe(self._changed, job)
 
     @contextmanager
     def follow(self, job_id: str) -> Iterator[_Inbox]:
-        """Give an inbox for the words "status" and "progress" about a job."""
+        """Give an inbox for the news of a job."""
         inbox: _Inbox = asyncio.Queue()
         self._inboxes.setdefault(job_id, set()).add(inbox)
         try:
@@ -54,26 +49,33 @@ class Hub:
             if not followers:
                 del self._inboxes[job_id]
 
+    def _changed(self, job: Job) -> None:
+        self._told_at.pop(job.id, None)
+        if job.finished:
+            self._progress.pop(job.id, None)
+        else:
+            self._progress[job.id] = {}
+        for inbox in self._inboxes.get(job.id, ()):
+            inbox.put_nowait(job)
+
     def _report(self, job_id: str, progress: Json) -> None:
         if job_id not in self._progress:
             return  # a late word about a job that has ended
         self._progress[job_id] = progress
         now = time.monotonic()
         complete = progress.get("done") == progress.get("total")
-        if complete or now - self._told_at.get(job_id, 0.0) >= self._every_s:
-            self._told_at[job_id] = now
-            self._tell(job_id, "progress")
-
-    def _tell(self, job_id: str, what: str) -> None:
+        if not complete and now - self._told_at.get(job_id, 0.0) < self._every_s:
+            return
+        self._told_at[job_id] = now
         for inbox in self._inboxes.get(job_id, ()):
-            if what == "status" or inbox.empty():  # a slow reader skips progress
-                inbox.put_nowait(what)
+            if inbox.empty():  # a slow reader skips progress, never a status
+                inbox.put_nowait(progress)
 
 
-async def words(inbox: _Inbox, *, until_s: float | None = None) -> AsyncIterator[str]:
-    """Yield what arrives in an inbox, until `until_s` seconds have passed."""
+async def news(inbox: _Inbox, *, for_s: float | None = None) -> AsyncIterator[News]:
+    """Yield what arrives in an inbox, for `for_s` seconds or without end."""
     try:
-        async with asyncio.timeout(until_s):
+        async with asyncio.timeout(for_s):
             while True:
                 yield await inbox.get()
     except TimeoutError:

@@ -3,11 +3,11 @@
 A job's life:
 
 1. `submit` checks the request, writes the row, and starts a durable workflow.
-2. The workflow's first step, `run`, has the executor compute and keeps the blobs.
-3. Its second step, `finish`, signs the receipt and writes the terminal state with it.
+2. Its one durable step, `run`, has the executor compute and keeps the blobs.
+3. Then `finish` signs the receipt and writes the terminal state with it.
 
-Both steps may be repeated after a crash: a run is a pure function of its inputs, and
-the terminal state is written once, by whoever comes first (`finish` or `cancel`).
+Both may be repeated after a crash: a run is a pure function of its inputs, and the
+terminal state is written once, by whoever comes first (`finish` or `cancel`).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.executors.base import Done, Executor, Watch, Work
-from gateway.jobs.hub import Hub, words
+from gateway.jobs.hub import Hub, news
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
 from gateway.problems import internal_problem, problem_of
@@ -30,7 +30,7 @@ from gateway.store.blobs import Blobs
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from privacy.bundle import Bundle, ModePart
 from privacy.encoding import Json, canonical_json, sha256_hex
-from privacy.errors import ConflictError, FormatError, PrivacyError
+from privacy.errors import ConflictError, FormatError, JobFailedError, PrivacyError
 from privacy.modes import Mode, parse_mode
 from privacy.receipt import Receipt, sign_receipt
 
@@ -108,9 +108,9 @@ class JobService:
             job = await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
             if job.finished or not wait_s:
                 return job
-            async for word in words(inbox, until_s=wait_s):
-                if word == "status":
-                    job = await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
+            async for word in news(inbox, for_s=wait_s):
+                if isinstance(word, Job):
+                    job = word
                     if job.finished:
                         break
             return job
@@ -127,14 +127,10 @@ class JobService:
         return job
 
     async def run(self, job_id: str) -> Json:
-        """Compute a job and return its outcome as JSON: the workflow's first step."""
-        job = await asyncio.to_thread(self.jobs.find, job_id)
-        if job.finished:
-            return asdict(Outcome(job.status))
+        """Compute a job and return its outcome as JSON."""
         folder = self.folder / job_id
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            work = await asyncio.to_thread(self._work, job, folder)
+            work = await asyncio.to_thread(self._work, job_id, folder)
             done = await self.executor.run(work, self._watch(job_id))
             outcome = await asyncio.to_thread(self._keep, done)
         except PrivacyError as exc:
@@ -146,7 +142,7 @@ class JobService:
         return asdict(outcome)
 
     async def finish(self, job_id: str, outcome: Json) -> None:
-        """Write a job's terminal state and receipt: the workflow's second step."""
+        """Write a job's terminal state and receipt, unless it has one."""
         await self._end(job_id, Outcome(**outcome))
 
     async def abandon(self, job_id: str) -> None:
@@ -185,11 +181,15 @@ class JobService:
         )
         return self.jobs.accept(new, max_queued=self.max_queued)
 
-    def _work(self, job: Job, folder: Path) -> Work:
+    def _work(self, job_id: str, folder: Path) -> Work:
+        job = self.jobs.find(job_id)
+        if job.finished:  # cancelled before its workflow began
+            raise JobFailedError(f"the job has {job.status}", code="cancelled")
         bundle = self.registry.get(job.model, job.version)
         if bundle.sha256 != job.model_sha256:
             msg = f"model {job.model} {job.version} was replaced: submit the job again"
             raise ConflictError(msg, code="model-changed")
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return Work(
             job_id=job.id,
             mode=Mode(job.mode),
@@ -200,11 +200,10 @@ class JobService:
         )
 
     def _watch(self, job_id: str) -> Watch:
-        async def started() -> None:
-            await asyncio.to_thread(self.jobs.start, job_id)
-            self.hub.started(job_id)
-
-        return Watch(started, lambda progress: self.hub.report(job_id, progress))
+        return Watch(
+            started=lambda: self.hub.changed(self.jobs.start(job_id)),
+            progress=lambda progress: self.hub.report(job_id, progress),
+        )
 
     def _keep(self, done: Done) -> Outcome:
         return Outcome(
@@ -219,7 +218,7 @@ class JobService:
             self.jobs.finish, job_id, outcome, self._seal
         )
         if ended:
-            self.hub.changed(job_id, finished=True)
+            self.hub.changed(job)
         return job
 
     def _seal(self, job: Job, outcome: Outcome, finished_at: str) -> bytes:

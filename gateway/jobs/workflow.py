@@ -1,4 +1,4 @@
-"""The durable part of a job, held by DBOS: two steps, recovered after any crash.
+"""The durable part of a job, held by DBOS and recovered after any crash.
 
 DBOS has one instance a process, so there is one `Workflows` at a time. Its own queue is
 not used for new jobs (polling would add latency); it starts recovered ones.
@@ -38,14 +38,12 @@ async def _run(job_id: str) -> Json:
     return await _current().run(job_id)
 
 
-@DBOS.step(name="finish")
-async def _finish(job_id: str, outcome: Json) -> None:
-    await _current().finish(job_id, outcome)
-
-
 @DBOS.workflow(name="job", max_recovery_attempts=None)
 async def _job(job_id: str) -> None:
-    await _finish(job_id, await _run(job_id))
+    outcome = await _run(job_id)
+    # Not a step: it writes once however often it is called, so a record of it would
+    # only cost time.
+    await _current().finish(job_id, outcome)
 
 
 async def start_workflow(job_id: str) -> None:

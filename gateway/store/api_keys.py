@@ -1,7 +1,7 @@
 """API keys: only digests are kept, each key belongs to one tenant."""
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
 
@@ -14,7 +14,6 @@ from privacy.errors import AuthError, FormatError, NotFoundError
 PREFIX = "pk_"
 SCOPES = ("models:read", "jobs:read", "jobs:write", "admin")
 _SECRET_BYTES = 32
-_CHOSEN = [c for c in api_keys.c if c.name != "secret_sha256"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +34,15 @@ class ApiKey:
 
 
 class ApiKeys:
-    """The API keys of this gateway."""
+    """The API keys of this gateway, all in memory: only this process changes them."""
 
     def __init__(self, database: Database) -> None:
-        """Use the table in `database`."""
+        """Load the keys in `database`."""
         self._database = database
+        query = sa.select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
+        with database.read() as connection:
+            rows = [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001
+        self._by_digest = {row.pop("secret_sha256"): ApiKey(**row) for row in rows}
 
     def create(
         self,
@@ -60,11 +63,12 @@ class ApiKeys:
             expires_at=None if expires_in_s is None else now(plus_s=expires_in_s),
             revoked_at=None,
         )
-        values = {c.name: getattr(key, c.name) for c in _CHOSEN}
+        digest = sha256_hex(secret)
         with self._database.write() as connection:
             connection.execute(
-                sa.insert(api_keys).values(secret_sha256=sha256_hex(secret), **values)
+                sa.insert(api_keys).values(secret_sha256=digest, **asdict(key))
             )
+        self._by_digest[digest] = key
         return key, PREFIX + b64url(secret)
 
     def authenticate(self, text: str) -> ApiKey:
@@ -74,25 +78,18 @@ class ApiKeys:
             AuthError: There is none, or it was revoked or has expired.
         """
         # Found by digest: no comparison whose time depends on the secret.
-        with self._database.read() as connection:
-            row = connection.execute(
-                sa.select(*_CHOSEN).where(api_keys.c.secret_sha256 == _digest(text))
-            ).one_or_none()
-        if row is None or row.revoked_at:
+        key = self._by_digest.get(_digest(text))
+        if key is None or key.revoked_at:
             msg = "this API key is not known or was revoked: ask the operator for one"
             raise AuthError(msg)
-        if row.expires_at and row.expires_at <= now():
-            msg = f"this API key expired at {row.expires_at}: ask for a new one"
+        if key.expires_at and key.expires_at <= now():
+            msg = f"this API key expired at {key.expires_at}: ask for a new one"
             raise AuthError(msg, code="key-expired")
-        return ApiKey(**row._mapping)  # noqa: SLF001 - SQLAlchemy's public name
+        return key
 
     def all(self) -> list[ApiKey]:
         """Return every key, oldest first."""
-        with self._database.read() as connection:
-            rows = connection.execute(
-                sa.select(*_CHOSEN).order_by(api_keys.c.created_at, api_keys.c.id)
-            )
-            return [ApiKey(**row._mapping) for row in rows]  # noqa: SLF001
+        return list(self._by_digest.values())
 
     def revoke(self, key_id: str) -> None:
         """End a key at once; revoking it again changes nothing.
@@ -100,19 +97,25 @@ class ApiKeys:
         Raises:
             NotFoundError: There is no such key.
         """
-        with self._database.write() as connection:
-            found = connection.execute(
-                sa.update(api_keys)
-                .where(api_keys.c.id == key_id)
-                .values(revoked_at=sa.func.coalesce(api_keys.c.revoked_at, now()))
-            )
-        if not found.rowcount:
+        found = [(d, k) for d, k in self._by_digest.items() if k.id == key_id]
+        if not found:
             msg = f"there is no API key {key_id[:40]!r}"
             raise NotFoundError(msg, code="unknown-api-key")
+        digest, key = found[0]
+        if key.revoked_at:
+            return
+        revoked = replace(key, revoked_at=now())
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(api_keys)
+                .where(api_keys.c.id == key_id)
+                .values(revoked_at=revoked.revoked_at)
+            )
+        self._by_digest[digest] = revoked
 
     def bootstrap(self) -> str | None:
         """Return the text of a new admin key if there is no key at all yet."""
-        if self.all():
+        if self._by_digest:
             return None
         _, text = self.create(tenant="default", scopes=["admin"], name="bootstrap")
         return text
