@@ -200,9 +200,9 @@ def api_keys(
             else:
                 out.print(f"revoked {revoke}")
             return
-        found = client.run(_object(Call("GET", "/v1/api-keys")))["keys"]
+        found = client.run(_object(Call("GET", "/v1/api-keys")))["api_keys"]
     if as_json:
-        print_json({"keys": found})
+        print_json({"api_keys": found})
         return
     columns = ["id", "name", "tenant", "scopes", "expires_at", "revoked"]
     rows = [
