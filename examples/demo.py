@@ -30,7 +30,7 @@ from privacy.bundle import Bundle, open_bundle
 from privacy.cli.output import duration, progress, size
 from privacy.client import Answer, Client
 from privacy.errors import PrivacyError
-from privacy.publish import publish
+from privacy.publish import is_current, publish
 
 NAME = "breast-cancer"
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,8 +77,12 @@ def published(model: Any, table: Any) -> Bundle:
     console.rule("2. publish once, for every mode")
     folder = VAR / "models" / NAME / "1"
     if (folder / "manifest.json").is_file():
-        console.print(f"published before: {folder.relative_to(ROOT)}")
-        return open_bundle(folder)
+        bundle = open_bundle(folder)
+        if is_current(bundle):
+            console.print(f"published before: {folder.relative_to(ROOT)}")
+            return bundle
+        console.print("the code has changed since: publish again")
+        shutil.rmtree(folder)
     with progress(quiet=False) as notify:
         bundle = publish(
             model,

@@ -33,11 +33,12 @@ from privacy.errors import BackendError, ConflictError, FormatError
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
 from privacy.publishing import PartRequest, PartResult
+from privacy.tee.measure import measure
 
 PREPARE_TIMEOUT_S = 600.0
 PART_TIMEOUT_S = 3600.0
 
-__all__ = ["publish"]
+__all__ = ["is_current", "publish"]
 
 
 def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
@@ -124,6 +125,19 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         write_manifest(root, manifest)
         root.rename(final)
     return open_bundle(final)
+
+
+def is_current(bundle: Bundle) -> bool:
+    """Return whether this installation's enclave is the one the bundle expects.
+
+    Its measurement covers our code, the interpreter and its libraries: after an
+    upgrade a bundle has to be published again to be served in mode `tee`.
+    """
+    part = bundle.manifest.modes.get(Mode.TEE)
+    if part is None or not part.available:
+        return True
+    here = measure(bundle.path("tee/model.onnx")).as_dict()
+    return bool(here == part.params["measurements"])
 
 
 def _parts(
