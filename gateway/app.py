@@ -16,6 +16,7 @@ from gateway.api import (
     nodes,
     problems,
 )
+from gateway.api.limits import JsonBodyLimit
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
 from gateway.node import Gateway, open_database
@@ -65,6 +66,8 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         exception_handlers=problems.HANDLERS,
     )
     app.state.gateway = gateway
+    app.add_middleware(JsonBodyLimit)
+    app.add_middleware(problems.DefectsAsProblems)
     app.add_middleware(RequestLog)
     for module in (health, models, blobs, jobs, attestations, nodes, api_keys):
         app.include_router(module.router)

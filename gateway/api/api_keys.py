@@ -11,7 +11,7 @@ from privacy.encoding import Json
 router = APIRouter(prefix="/v1/api-keys", tags=["api keys"])
 
 
-@router.post("", response_model=NewApiKeyOut, status_code=201, max_body_size=1 << 14)
+@router.post("", response_model=NewApiKeyOut, status_code=201)
 def create_api_key(gateway: GatewayDep, _key: Admin, body: ApiKeyIn) -> Json:
     """Make an API key; its text is in this answer only."""
     key, text = gateway.api_keys.create(

@@ -23,7 +23,6 @@ from privacy.errors import ConflictError, JobFailedError, NotFoundError
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 _MAX_WAIT_S = 60
-_MAX_BODY_BYTES = 1 << 16
 _BLOB_RESPONSE: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/octet-stream": {}}, "description": "The bytes"}
 }
@@ -50,7 +49,6 @@ WaitS = Annotated[int, Depends(_wait_s)]
         200: {"description": "Finished within the wait"},
         202: {"model": JobOut, "description": "Accepted; see Location"},
     },
-    max_body_size=_MAX_BODY_BYTES,
 )
 async def submit(
     gateway: GatewayDep,

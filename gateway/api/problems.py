@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.logs import error_id_of
 from gateway.problems import MEDIA_TYPE, internal_problem, problem_of
@@ -97,16 +98,42 @@ async def _http_exception(request: Request, exc: HTTPException) -> JSONResponse:
     return response
 
 
-async def _unexpected(request: Request, exc: Exception) -> JSONResponse:
-    error_id = error_id_of(exc, method=request.method, path=request.url.path)
-    return problem_response(
-        {**internal_problem(error_id), "instance": request.url.path}
-    )
+class DefectsAsProblems:
+    """ASGI middleware: an unexpected exception becomes a problem with an id.
+
+    The server never sees it, for it would log the message, which may quote an input.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Wrap `app`."""
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception as exc:
+            path = scope["path"]
+            error_id = error_id_of(exc, method=scope["method"], path=path)
+            if started:  # nothing can be said any more: break the connection
+                msg = f"response broken off, error {error_id}"
+                raise RuntimeError(msg) from None
+            problem = {**internal_problem(error_id), "instance": path}
+            await problem_response(problem)(scope, receive, send)
 
 
 HANDLERS: dict[int | type[Exception], Any] = {
     PrivacyError: _privacy_error,
     RequestValidationError: _validation_error,
     HTTPException: _http_exception,
-    Exception: _unexpected,
 }

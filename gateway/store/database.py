@@ -18,7 +18,9 @@ def sqlite_engine(path: Path) -> sa.Engine:
     killed; after a power cut the last ones may be missing.
     """
     path.touch(mode=0o600)
-    engine = sa.create_engine(f"sqlite:///{path}", pool_size=20, max_overflow=20)
+    engine = sa.create_engine(
+        f"sqlite:///{path}", pool_size=20, max_overflow=20, hide_parameters=True
+    )
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:

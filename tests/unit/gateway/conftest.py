@@ -1,0 +1,33 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.hand_made_bundle import write_bundle
+from tests.support.live_gateway import Api, ThreadGateway
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreadGateway]:
+    folder: Path = tmp_path_factory.mktemp("gateway")
+    write_bundle(folder / "models")
+    write_bundle(folder / "models", name="keyless", needs_keys=False)
+    write_bundle(folder / "models", name="no-fhe", fhe_reason="too deep")
+    with ThreadGateway.fake(
+        folder, max_upload_bytes=1 << 20, zkml_workers=2, zkml_time_limit_s=15
+    ) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def api(gateway: ThreadGateway) -> Iterator[Api]:
+    with gateway.client() as client:
+        yield client
+
+
+@pytest.fixture
+def stranger(gateway: ThreadGateway) -> Iterator[Api]:
+    """Another tenant, with every scope but admin."""
+    key = gateway.new_key("models:read", "jobs:read", "jobs:write", tenant="other")
+    with gateway.client(key) as client:
+        yield client
