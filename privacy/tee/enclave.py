@@ -47,7 +47,9 @@ from privacy.tee.wire import (
 )
 
 _MAX_CONNECTIONS = 64
+_BACKLOG = 1024
 _POLL_S = 1.0
+_FULL_POLL_S = 0.01
 
 Answer = tuple[Json, list[bytes]]
 
@@ -141,6 +143,10 @@ class Server:
         self._listener.settimeout(min(_POLL_S, idle_s / 4))
         since = time.monotonic()
         while time.monotonic() - since < idle_s:
+            if self._open >= _MAX_CONNECTIONS:  # later ones wait in the backlog
+                time.sleep(_FULL_POLL_S)
+                since = time.monotonic()
+                continue
             try:
                 connection, _ = self._listener.accept()
             except TimeoutError:
@@ -151,9 +157,6 @@ class Server:
                 since = time.monotonic()
 
     def _start(self, connection: socket.socket) -> None:
-        if self._open >= _MAX_CONNECTIONS:
-            connection.close()
-            return
         connection.settimeout(None)
         with self._lock:
             self._open += 1
@@ -214,7 +217,7 @@ def _listen(run_dir: Path) -> socket.socket:
     Path(SOCKET).unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(SOCKET)
-    listener.listen(_MAX_CONNECTIONS)
+    listener.listen(_BACKLOG)
     return listener
 
 

@@ -20,6 +20,7 @@ from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableEr
 from privacy.runs import RunResult
 from privacy.tee.measure import ENTRY, measure, search_path
 from privacy.tee.process import ProcessIdentity
+from privacy.tee.seal import parse_sealed
 from privacy.tee.wire import (
     MODEL,
     RECORD,
@@ -145,6 +146,7 @@ class Enclave:
                 still be computing: `stop` it to be sure.
             UnavailableError: The enclave is gone ("enclave-gone").
         """
+        parse_sealed(sealed)  # refuse here what the enclave would only hang up on
         output, evidence = self._call("infer", sealed, timeout_s=timeout_s)
         return RunResult(output, evidence, "attestation")
 
@@ -172,6 +174,10 @@ def _connect(run_dir: Path, *, timeout_s: float) -> socket.socket:
             connection.connect(f"/proc/self/fd/{folder}/{SOCKET}")
         finally:
             os.close(folder)
+    except BlockingIOError as exc:
+        connection.close()
+        msg = "the enclave has too many requests waiting: try again later"
+        raise UnavailableError(msg, code="enclave-busy") from exc
     except OSError as exc:
         connection.close()
         raise UnavailableError(_GONE, code="enclave-gone") from exc

@@ -11,13 +11,14 @@ what it loaded. In simulation that is honest bookkeeping, no more: a process tha
 measures itself can lie.
 """
 
-import ast
+import dis
 import functools
 import hashlib
 import platform
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
+from types import CodeType
 
 import privacy
 from privacy.encoding import canonical_json, sha256_file
@@ -103,12 +104,17 @@ def _parents(name: str) -> list[str]:
 
 
 def _imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    # From compiled code: `ast` in several threads fails at random in Python 3.11.
+    codes = [compile(path.read_bytes(), str(path), "exec", dont_inherit=True)]
+    for code in codes:
+        module = ""
+        for step in dis.get_instructions(code):
+            if step.opname == "IMPORT_NAME":
+                module = str(step.argval)
+                yield module
+            elif step.opname == "IMPORT_FROM":
+                yield f"{module}.{step.argval}"
+        codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
 
 
 @functools.cache

@@ -5,10 +5,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from privacy.tee.host import Enclave
 from privacy.tee.parse import REGISTERS, Measurements
@@ -17,24 +14,7 @@ from privacy.tee.simulator import SimulatedTdxAttester
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-MODEL_SHA256 = "ab" * 32
-WEIGHTS = np.array([[1, 0], [-2, 0.5], [3, 0]], dtype=np.float32)
-
-
-def linear_model(weights=WEIGHTS, features=None):
-    """Return a model that multiplies by `weights`, as ONNX bytes."""
-    features = features or weights.shape[0]
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["rows", "w"], ["raw"])],
-        "linear",
-        [helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, features])],
-        [helper.make_tensor_value_info("raw", TensorProto.FLOAT, [None, None])],
-        [numpy_helper.from_array(weights, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
-    model.ir_version = 8
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
+from tee_models import MODEL_SHA256, linear_model  # noqa: E402
 
 
 @pytest.fixture(scope="session")

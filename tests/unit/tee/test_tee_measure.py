@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -32,6 +33,11 @@ def test_registers_are_48_bytes_and_the_model_is_in_rtmr2_alone():
     assert (one.mrtd, one.rtmr0, one.rtmr1) == (other.mrtd, other.rtmr0, other.rtmr1)
     assert one.rtmr3 == bytes(48)
     assert {len(bytes.fromhex(v)) for v in one.as_dict().values()} == {48}
+
+
+def test_measuring_in_many_threads_agrees():
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(measure_loaded, [b"model"] * 64))) == 1
 
 
 @pytest.fixture

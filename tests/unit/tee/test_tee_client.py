@@ -1,0 +1,309 @@
+"""The data owner accepts an answer only from the enclave it checked."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from lying_attester import LyingTdxAttester
+from tee_models import MODEL_SHA256, WEIGHTS, linear_model
+
+from privacy.encoding import b64url, canonical_json, parse_object, sha256_hex
+from privacy.errors import AppraisalError, FormatError, VerificationError
+from privacy.tee.client import (
+    TeeSession,
+    check_evidence,
+    new_nonce,
+    verify_job_evidence,
+)
+from privacy.tee.enclave import Enclave
+from privacy.tee.engine import Engine
+from privacy.tee.measure import measure_loaded
+from privacy.tee.simulator import SimulatedTdxAttester
+
+MODEL = linear_model()
+REFERENCE = measure_loaded(MODEL).as_dict()
+ROWS = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.0]])
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+def make_enclave(attester=None, *, model=MODEL, model_sha256=MODEL_SHA256):
+    """Return what the enclave process answers with, here, without the process."""
+    measured = measure_loaded(model)
+    attester = attester or SimulatedTdxAttester()
+    return Enclave(Engine(model), attester, measured, model_sha256=model_sha256)
+
+
+def make_session(*, allow_simulated=True, reference=REFERENCE):
+    return TeeSession(
+        model_sha256=MODEL_SHA256,
+        reference=reference,
+        columns=3,
+        allow_simulated=allow_simulated,
+    )
+
+
+@pytest.fixture
+def enclave():
+    return make_enclave()
+
+
+@pytest.fixture
+def session(enclave):
+    session = make_session()
+    session.check_evidence(enclave.evidence(session.nonce), now=NOW)
+    return session
+
+
+def changed(evidence, **members):
+    value = parse_object(evidence, what="evidence")
+    return canonical_json({**value, **members})
+
+
+def changed_statement(evidence, **members):
+    statement = parse_object(evidence, what="evidence")["statement"]
+    return changed(evidence, statement={**statement, **members})
+
+
+def assert_code(code, family, call, *args, **options):
+    with pytest.raises(family) as caught:
+        call(*args, **options)
+    assert caught.value.code == code
+
+
+# Evidence
+
+
+def test_honest_evidence_is_accepted_and_says_what_it_is_worth(enclave):
+    session = make_session()
+    result = session.check_evidence(enclave.evidence(session.nonce), now=NOW)
+    assert result.simulated
+    assert result.collateral == "not checked"
+    assert result.measurements.as_dict() == REFERENCE
+
+
+def test_simulated_evidence_is_refused_unless_allowed(enclave):
+    session = make_session(allow_simulated=False)
+    evidence = enclave.evidence(session.nonce)
+    check = session.check_evidence
+    assert_code("simulated-evidence", VerificationError, check, evidence, now=NOW)
+
+
+def test_evidence_for_another_nonce_is_refused(enclave):
+    check = make_session().check_evidence
+    evidence = enclave.evidence(new_nonce())
+    assert_code("nonce-mismatch", VerificationError, check, evidence, now=NOW)
+
+
+def test_evidence_for_another_nonce_under_the_right_name_is_refused(enclave):
+    session = make_session()
+    evidence = changed(enclave.evidence(new_nonce()), nonce=b64url(session.nonce))
+    check = session.check_evidence
+    assert_code("report-data-mismatch", AppraisalError, check, evidence, now=NOW)
+
+
+@pytest.mark.parametrize("name", ["hpke_public_key", "signing_public_key"])
+def test_evidence_with_a_swapped_key_is_refused(enclave, name):
+    session = make_session()
+    evidence = changed(enclave.evidence(session.nonce), **{name: b64url(bytes(32))})
+    check = session.check_evidence
+    assert_code("report-data-mismatch", AppraisalError, check, evidence, now=NOW)
+
+
+def test_evidence_about_another_model_is_refused():
+    session = make_session()
+    evidence = make_enclave(model_sha256="cd" * 32).evidence(session.nonce)
+    check = session.check_evidence
+    assert_code("model-mismatch", VerificationError, check, evidence, now=NOW)
+
+
+def test_an_enclave_with_another_model_under_the_right_name_is_refused():
+    session = make_session()
+    other = make_enclave(model=linear_model(WEIGHTS * 2))
+    evidence = other.evidence(session.nonce)
+    check = session.check_evidence
+    assert_code("rtmr2-mismatch", AppraisalError, check, evidence, now=NOW)
+
+
+@pytest.mark.parametrize("name", ["mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"])
+def test_an_enclave_with_another_register_is_refused(name):
+    session = make_session()
+    lying = make_enclave(LyingTdxAttester(report={name: b"\xff" * 48}))
+    check = session.check_evidence
+    evidence = lying.evidence(session.nonce)
+    assert_code(f"{name}-mismatch", AppraisalError, check, evidence, now=NOW)
+
+
+def test_a_debug_enclave_is_refused():
+    session = make_session()
+    lying = make_enclave(LyingTdxAttester(report={"td_attributes": b"\1" + bytes(7)}))
+    check = session.check_evidence
+    evidence = lying.evidence(session.nonce)
+    assert_code("debug-enclave", AppraisalError, check, evidence, now=NOW)
+
+
+def test_evidence_in_a_format_nobody_knows_is_refused(enclave):
+    session = make_session()
+    evidence = changed(enclave.evidence(session.nonce), format="sgx-v3")
+    check = session.check_evidence
+    assert_code("unsupported-quote", FormatError, check, evidence, now=NOW)
+
+
+def test_a_reference_that_lacks_a_register_is_refused(enclave):
+    nonce = new_nonce()
+    with pytest.raises(FormatError):
+        check_evidence(
+            enclave.evidence(nonce),
+            nonce=nonce,
+            reference={"mrtd": REFERENCE["mrtd"]},
+            model_sha256=MODEL_SHA256,
+            allow_simulated=True,
+            now=NOW,
+        )
+
+
+def test_real_evidence_is_held_against_the_hardware_root(vectors, enclave):
+    """Its keys are not ours, so it fails at the report data, after the signatures."""
+    session = make_session(allow_simulated=False)
+    quote = (vectors / "dcap-qvl" / "tdx_quote").read_bytes()
+    evidence = changed(enclave.evidence(session.nonce), quote=b64url(quote))
+    with pytest.raises(AppraisalError) as caught:
+        session.check_evidence(evidence, now=NOW)
+    by_name = {check.name: check for check in caught.value.checks}
+    assert by_name["origin"].ok
+    assert by_name["debug"].ok
+    assert not by_name["report-data"].ok
+
+
+# Jobs
+
+
+def test_nothing_is_sealed_before_evidence_was_checked():
+    assert_code("evidence-unchecked", VerificationError, make_session().seal, ROWS)
+
+
+def test_a_session_opens_the_answers_to_all_its_inputs(enclave, session):
+    jobs = [(rows, session.seal(rows)) for rows in (ROWS, ROWS[:1], ROWS * 2)]
+    for rows, sealed in reversed(jobs):
+        output, evidence = enclave.infer(sealed)
+        outputs = session.open(output, evidence, now=NOW)
+        np.testing.assert_allclose(outputs, rows @ WEIGHTS, rtol=1e-6)
+
+
+def test_an_answer_of_another_session_is_refused(enclave, session):
+    other = make_session()
+    other.check_evidence(enclave.evidence(other.nonce), now=NOW)
+    output, evidence = enclave.infer(other.seal(ROWS))
+    opened = session.open
+    assert_code(
+        "statement-mismatch", VerificationError, opened, output, evidence, now=NOW
+    )
+
+
+def test_a_changed_answer_is_refused(enclave, session):
+    output, evidence = enclave.infer(session.seal(ROWS))
+    flipped = output[:-1] + bytes([output[-1] ^ 1])
+    opened = session.open
+    assert_code(
+        "statement-mismatch", VerificationError, opened, flipped, evidence, now=NOW
+    )
+
+
+def test_an_answer_without_a_statement_is_refused(enclave, session):
+    output, _ = enclave.infer(session.seal(ROWS))
+    evidence = enclave.evidence(session.nonce)
+    opened = session.open
+    assert_code(
+        "statement-mismatch", VerificationError, opened, output, evidence, now=NOW
+    )
+
+
+def test_an_answer_vouched_for_by_another_honest_enclave_is_refused(enclave, session):
+    """The same code and model elsewhere: genuine, but not the one that was checked."""
+    other = make_enclave()
+    other._hpke_key = enclave._hpke_key
+    output, evidence = other.infer(session.seal(ROWS))
+    opened = session.open
+    assert_code("enclave-changed", VerificationError, opened, output, evidence, now=NOW)
+
+
+def test_an_answer_with_a_row_too_few_is_refused(enclave, session):
+    honest = enclave._engine
+
+    class Lazy:
+        columns = honest.columns
+
+        def run(self, rows):
+            return honest.run(rows)[1:]
+
+    enclave._engine = Lazy()
+    output, evidence = enclave.infer(session.seal(ROWS))
+    opened = session.open
+    assert_code("wrong-row-count", VerificationError, opened, output, evidence, now=NOW)
+
+
+# Receipts
+
+
+@pytest.fixture
+def job(enclave, session):
+    sealed = session.seal(ROWS)
+    output, evidence = enclave.infer(sealed)
+    digests = {"input_sha256": sha256_hex(sealed), "output_sha256": sha256_hex(output)}
+    return evidence, digests
+
+
+def verify_job(evidence, digests, **options):
+    given = {"allow_simulated": True, "model_sha256": MODEL_SHA256, **digests}
+    return verify_job_evidence(
+        evidence, reference=REFERENCE, now=NOW, **{**given, **options}
+    )
+
+
+def test_a_jobs_evidence_holds_for_anyone_with_the_receipt(job):
+    assert verify_job(*job).simulated
+
+
+@pytest.mark.parametrize("name", ["input_sha256", "output_sha256"])
+def test_a_jobs_evidence_is_about_one_input_and_output(job, name):
+    evidence, digests = job
+    wrong = {**digests, name: "00" * 32}
+    assert_code("statement-mismatch", VerificationError, verify_job, evidence, wrong)
+
+
+def test_a_jobs_evidence_is_about_one_model(job):
+    options = {"model_sha256": "cd" * 32}
+    assert_code("model-mismatch", VerificationError, verify_job, *job, **options)
+
+
+def test_a_jobs_simulated_evidence_is_refused_unless_allowed(job):
+    options = {"allow_simulated": False}
+    assert_code("simulated-evidence", VerificationError, verify_job, *job, **options)
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"model_sha256": "cd" * 32},
+        {"nonce": b64url(bytes(32))},
+        {"input_sha256": "00" * 32},
+        {"output_sha256": "00" * 32},
+        {"simulated": False},
+    ],
+)
+def test_a_jobs_statement_changed_in_any_field_is_refused(job, members):
+    evidence, digests = job
+    lie = changed_statement(evidence, **members)
+    assert_code("statement-mismatch", VerificationError, verify_job, lie, digests)
+
+
+def test_a_jobs_statement_changed_to_fit_a_changed_receipt_is_refused(job):
+    evidence, digests = job
+    members = {"output_sha256": "00" * 32}
+    lie = changed_statement(evidence, **members)
+    fitting = {**digests, **members}
+    assert_code("statement-signature", VerificationError, verify_job, lie, fitting)
+
+
+def test_evidence_without_a_statement_proves_no_job(enclave, job):
+    evidence = enclave.evidence(new_nonce())
+    assert_code("statement-missing", VerificationError, verify_job, evidence, job[1])
