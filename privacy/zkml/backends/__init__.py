@@ -1,0 +1,1 @@
+"""Engines behind `privacy.zkml.system.ProofSystem`, one file each."""

@@ -1,0 +1,288 @@
+"""EZKL 23: Halo2 circuits with KZG commitments over BN254.
+
+EZKL takes paths, answers with bare `RuntimeError`s or panics (`BaseException`s), has
+functions that are async in one version and not in another, and writes field elements as
+little-endian hex. All of that ends here. Its proof files carry members that no proof
+binds (`hex_proof`, `pretty_public_inputs`): we write none and read none.
+"""
+
+import asyncio
+import contextlib
+import importlib.metadata
+import inspect
+import json
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ezkl
+
+from privacy.encoding import Json
+from privacy.errors import (
+    BackendError,
+    FormatError,
+    UnavailableError,
+    VerificationError,
+)
+from privacy.zkml.blobs import Proof
+from privacy.zkml.field import MODULUS
+from privacy.zkml.system import CircuitChoice, CircuitFacts, CircuitFiles, Witness
+
+_MIN_LOGROWS = 11
+_MAX_BLOCKS = 8
+"""Column blocks we let EZKL trade rows for: more no longer pay, and lengthen proofs."""
+_LOOKUP_MARGIN = 2.0
+
+
+class Backend:
+    """See `ProofSystem`."""
+
+    name = "ezkl"
+
+    @property
+    def version(self) -> str:
+        """The installed engine's version."""
+        return importlib.metadata.version("ezkl")
+
+    def compile(
+        self,
+        onnx: Path,
+        rows: Sequence[Sequence[int]],
+        choice: CircuitChoice,
+        out: CircuitFiles,
+    ) -> CircuitFacts:
+        """Write the circuit and its settings, calibrated on quantised rows."""
+        _call(
+            "read the model",
+            ezkl.gen_settings,
+            str(onnx),
+            str(out.settings),
+            py_run_args=_run_args(choice),
+            quote=True,  # nothing but the model is at hand to be quoted
+        )
+        settings = json.loads(out.settings.read_text())
+        with tempfile.TemporaryDirectory() as scratch:
+            data = Path(scratch) / "calibration.json"
+            flat = [v for row in rows for v in _reals(row, choice.scale_bits)]
+            data.write_text(json.dumps({"input_data": [flat]}))
+            _call(
+                "calibrate the circuit",
+                ezkl.calibrate_settings,
+                str(data),
+                str(onnx),
+                str(out.settings),
+                "resources",
+                _LOOKUP_MARGIN,
+                [choice.scale_bits],
+                [choice.scale_rebase_multiplier],
+                _logrows_cap(settings["num_rows"]),
+            )
+        _call(
+            "compile the circuit",
+            ezkl.compile_circuit,
+            str(onnx),
+            str(out.network),
+            str(out.settings),
+        )
+        return _facts(json.loads(out.settings.read_text()))
+
+    def setup(self, files: CircuitFiles) -> None:
+        """Write the proving and the verifying key."""
+        _call(
+            "make the keys",
+            ezkl.setup,
+            str(files.network),
+            str(files.verifying_key),
+            str(files.proving_key),
+            str(files.srs),
+            None,
+            disable_selector_compression=False,
+        )
+
+    def witness(
+        self, files: CircuitFiles, row: Sequence[int], out: Path, *, scale_bits: int
+    ) -> Witness:
+        """Run one quantised row; refuse what would make the prover hang."""
+        data = out.with_suffix(".input")
+        data.write_text(json.dumps({"input_data": [_reals(row, scale_bits)]}))
+        try:
+            made: Json = _call(
+                "run the row",
+                ezkl.gen_witness,
+                str(data),
+                str(files.network),
+                str(out),
+                None,
+                None,
+                refusal="synthesis error",
+            )
+        except _RefusedError:
+            raise _out_of_range() from None
+        finally:
+            data.unlink()
+        _check_lookups(made, json.loads(files.settings.read_text()))
+        hashes = made["processed_inputs"]["poseidon_hash"]
+        outputs = [felt for tensor in made["outputs"] for felt in tensor]
+        return Witness(tuple(_from_le(f) for f in [*hashes, *outputs]), out)
+
+    def prove(self, files: CircuitFiles, witness: Witness) -> Proof:
+        """Return a proof; it may be invalid, so verify it."""
+        out = witness.path.with_suffix(".proof")
+        _call(
+            "prove",
+            ezkl.prove,
+            str(witness.path),
+            str(files.network),
+            str(files.proving_key),
+            str(out),
+            str(files.srs),
+        )
+        made = json.loads(out.read_text())
+        out.unlink()
+        instances = [_from_le(f) for column in made["instances"] for f in column]
+        return Proof(tuple(instances), bytes(made["proof"]))
+
+    def verify(self, files: CircuitFiles, proof: Proof) -> None:
+        """Check that a proof is valid for its instances, whatever they are."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "proof.json"
+            path.write_text(json.dumps(_proof_file(proof)))
+            try:
+                valid = _call(
+                    "verify",
+                    ezkl.verify,
+                    str(path),
+                    str(files.settings),
+                    str(files.verifying_key),
+                    str(files.verifier_srs),
+                    reduced_srs=True,
+                    refusal="[halo2]",
+                )
+            except _RefusedError:
+                valid = False
+        if valid is not True:
+            msg = (
+                "the proof does not hold for its instances: the answer, the proof or "
+                "the verifying key was changed, or the node never computed it"
+            )
+            raise VerificationError(msg, code="proof-invalid")
+
+    def hash_input(self, row: Sequence[int]) -> int:
+        """Return the Poseidon hash of a quantised row."""
+        (made,) = _call("hash the input", ezkl.poseidon_hash, [_to_le(v) for v in row])
+        return _from_le(made)
+
+    def make_development_srs(self, out: Path, logrows: int) -> None:
+        """Write a fresh SRS whose maker could forge."""
+        _call("make an SRS", ezkl.gen_srs, str(out), logrows)
+
+    def download_srs(self, out: Path, logrows: int) -> None:
+        """Fetch the SRS of a public ceremony through EZKL."""
+        try:
+            _call("fetch the SRS", ezkl.get_srs, None, logrows, str(out))
+        except BackendError as exc:
+            msg = "the public SRS could not be fetched: go online, or give a file"
+            raise UnavailableError(msg, code="srs-unavailable") from exc
+
+
+class _RefusedError(Exception):
+    """The engine refused in the way the caller said means a plain no."""
+
+
+def _call(
+    what: str,
+    function: Callable[..., Any],
+    *args: object,
+    refusal: str = "",
+    quote: bool = False,
+    **options: object,
+) -> Any:
+    """Return what an EZKL function gives, awaited if need be.
+
+    Its messages may quote inputs, so they are passed on only where `quote` says that
+    none is at hand. A panic has its own code: the engine's state is unknown after it.
+    """
+
+    async def go() -> Any:
+        result = function(*args, **options)
+        return await result if inspect.isawaitable(result) else result
+
+    try:
+        return asyncio.run(go())
+    except Exception as exc:
+        if refusal and refusal in str(exc):
+            raise _RefusedError from None
+        msg = f"EZKL could not {what}" + (f": {str(exc)[:300]}" if quote else "")
+        raise BackendError(msg) from exc
+    except BaseException as exc:
+        if type(exc).__name__ != "PanicException":
+            raise
+        msg = f"EZKL panicked when asked to {what}"
+        raise BackendError(msg, code="engine-panicked") from exc
+
+
+def _run_args(choice: CircuitChoice) -> Any:
+    args = ezkl.PyRunArgs()
+    args.input_visibility = "hashed"
+    args.output_visibility = "public"
+    args.param_visibility = "fixed"
+    args.input_scale = args.param_scale = choice.scale_bits
+    args.decomp_base = choice.decomp_base
+    args.decomp_legs = choice.decomp_legs
+    args.num_inner_cols = choice.num_inner_cols
+    args.scale_rebase_multiplier = choice.scale_rebase_multiplier
+    args.rebase_frac_zero_constants = True  # else tree thresholds round to 0 or 1
+    return args
+
+
+def _logrows_cap(num_rows: int) -> int:
+    return max(_MIN_LOGROWS, math.ceil(math.log2(max(num_rows, 1) / _MAX_BLOCKS)))
+
+
+def _facts(settings: Json) -> CircuitFacts:
+    inputs, outputs = settings["model_input_scales"], settings["model_output_scales"]
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise BackendError("EZKL found more than one input or output in the model")
+    return CircuitFacts(settings["run_args"]["logrows"], inputs[0], outputs[0])
+
+
+def _check_lookups(witness: Json, settings: Json) -> None:
+    """Refuse a witness beyond the lookup table: proving it would never end."""
+    if not settings["required_lookups"]:
+        return
+    low, high = settings["run_args"]["lookup_range"]
+    if witness["min_lookup_inputs"] < low or witness["max_lookup_inputs"] > high:
+        raise _out_of_range()
+
+
+def _out_of_range() -> FormatError:
+    msg = (
+        "a row leads to a value that the circuit was not built for: check its units, "
+        "or publish again with calibration rows that reach it"
+    )
+    return FormatError(msg, code="out-of-range")
+
+
+def _proof_file(proof: Proof) -> Json:
+    return {
+        "instances": [[_to_le(v) for v in proof.instances]],
+        "proof": list(proof.proof),
+    }
+
+
+def _reals(row: Sequence[int], scale_bits: int) -> list[float]:
+    return [v / 2.0**scale_bits for v in row]
+
+
+def _to_le(value: int) -> str:
+    return (value % MODULUS).to_bytes(32, "little").hex()
+
+
+def _from_le(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        value = int.from_bytes(bytes.fromhex(text), "little")
+        if value < MODULUS:
+            return value
+    raise BackendError("EZKL wrote a field element that is not one")

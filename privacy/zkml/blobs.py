@@ -1,0 +1,148 @@
+"""What travels in a zkml job: the input, the outputs and the proofs, canonical JSON.
+
+    input     {"rows": [[number, ...], ...], "salt": base64url of 32 random bytes}
+    outputs   {"outputs": [[number, ...], ...]}
+    evidence  {"proofs": [{"instances": [felt, ...], "proof": hex}, ...]}
+
+Rows are standardised features. The salt makes the blob's SHA-256 unguessable and has no
+other use. A felt is 64 hex digits, big-endian; the instances of one proof are the
+Poseidon hash of the quantised input row, then the outputs in order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from privacy.encoding import (
+    Json,
+    b64url,
+    b64url_decode,
+    canonical_json,
+    finite_rows,
+    parse_canonical,
+)
+from privacy.errors import FormatError
+from privacy.runs import MAX_ROWS
+from privacy.zkml.field import from_hex, to_hex
+
+_SALT_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One proof and the instances (public inputs) it claims, as field elements."""
+
+    instances: tuple[int, ...]
+    proof: bytes
+
+    def to_json(self) -> Json:
+        """Return the proof as evidence holds it."""
+        return {
+            "instances": [to_hex(v) for v in self.instances],
+            "proof": self.proof.hex(),
+        }
+
+
+def make_input(rows: Any, *, salt: bytes) -> bytes:
+    """Return the input blob.
+
+    Args:
+        rows: Standardised features, shape (rows, features).
+        salt: 32 fresh random bytes.
+
+    Raises:
+        FormatError: The rows or the salt could not be read back.
+    """
+    values = np.asarray(rows, dtype=np.float64).tolist()
+    blob = canonical_json({"rows": values, "salt": b64url(salt)})
+    parse_input(blob, columns=len(values[0]) if values else 0)
+    return blob
+
+
+def parse_input(raw: bytes, *, columns: int) -> list[list[float]]:
+    """Return the rows of an input blob, each `columns` wide, at most 256.
+
+    Raises:
+        FormatError: Not such a blob, to the byte.
+    """
+    value = parse_canonical(raw, what="input")
+    _expect(value, {"rows", "salt"}, what="input")
+    salt = value["salt"]
+    if (
+        not isinstance(salt, str)
+        or len(b64url_decode(salt, what="salt")) != _SALT_BYTES
+    ):
+        msg = f"the input's salt is not {_SALT_BYTES} bytes in base64url"
+        raise FormatError(msg, code="bad-salt")
+    return finite_rows(value["rows"], columns=columns, max_rows=MAX_ROWS)
+
+
+def make_outputs(rows: Sequence[Sequence[float]]) -> bytes:
+    """Return the outputs blob."""
+    return canonical_json({"outputs": [list(row) for row in rows]})
+
+
+def parse_outputs(raw: bytes, *, outputs: int) -> Any:
+    """Return the raw outputs in a blob, float64, shape (rows, outputs).
+
+    Raises:
+        FormatError: Not such a blob, to the byte.
+    """
+    value = parse_canonical(raw, what="outputs")
+    _expect(value, {"outputs"}, what="outputs")
+    return np.array(
+        finite_rows(value["outputs"], columns=outputs, max_rows=MAX_ROWS),
+        dtype=np.float64,
+    )
+
+
+def make_evidence(proofs: Sequence[Proof]) -> bytes:
+    """Return the evidence blob."""
+    return canonical_json({"proofs": [p.to_json() for p in proofs]})
+
+
+def parse_evidence(raw: bytes, *, instances: int, proof_bytes: int) -> list[Proof]:
+    """Return the proofs in an evidence blob.
+
+    Args:
+        raw: The blob.
+        instances: How many instances every proof must have.
+        proof_bytes: How long every proof must be; the engine itself would ignore
+            trailing bytes.
+
+    Raises:
+        FormatError: Not such a blob, to the byte.
+    """
+    value = parse_canonical(raw, what="evidence")
+    _expect(value, {"proofs"}, what="evidence")
+    items = value["proofs"]
+    if not isinstance(items, list) or not 0 < len(items) <= MAX_ROWS:
+        msg = f"the evidence is not a list of 1 to {MAX_ROWS} proofs"
+        raise FormatError(msg)
+    return [_parse_proof(item, instances, proof_bytes) for item in items]
+
+
+def _parse_proof(item: object, instances: int, proof_bytes: int) -> Proof:
+    _expect(item, {"instances", "proof"}, what="proof")
+    assert isinstance(item, dict)  # noqa: S101 - _expect raised otherwise
+    felts, text = item["instances"], item["proof"]
+    if not isinstance(felts, list) or len(felts) != instances:
+        msg = f"a proof does not have exactly {instances} instances"
+        raise FormatError(msg, code="wrong-instance-count")
+    if not isinstance(text, str) or len(text) != 2 * proof_bytes:
+        msg = f"a proof is not exactly {proof_bytes} bytes in hex"
+        raise FormatError(msg, code="wrong-proof-size")
+    if not set(text) <= set("0123456789abcdef"):
+        raise FormatError("a proof is not lowercase hex")
+    return Proof(
+        instances=tuple(from_hex(f, what="an instance") for f in felts),
+        proof=bytes.fromhex(text),
+    )
+
+
+def _expect(value: object, names: set[str], *, what: str) -> None:
+    if not isinstance(value, dict) or set(value) != names:
+        msg = f"the {what} does not have exactly the members {', '.join(sorted(names))}"
+        raise FormatError(msg, code="unknown-member")

@@ -1,0 +1,47 @@
+"""Shape an ONNX model for circuits: one input row of fixed size, nothing optional."""
+
+from pathlib import Path
+from typing import Any
+
+from privacy.errors import FormatError
+
+
+def fix_batch(source: Path, target: Path) -> int:
+    """Write the model with a batch of one, and return its number of features.
+
+    Raises:
+        FormatError: Not one float32 input of shape (rows, features), or not one output.
+    """
+    import onnx
+
+    model = onnx.load(str(source))
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [i for i in graph.input if i.name not in weights]
+    if len(inputs) != 1 or len(graph.output) != 1:
+        msg = (
+            f"the model has {len(inputs)} inputs and {len(graph.output)} outputs, "
+            "expected one of each"
+        )
+        raise FormatError(msg, code="unsupported-model")
+    features = _features(inputs[0])
+    del graph.input[:]
+    graph.input.extend(inputs)  # weights listed as inputs could be overridden
+    for value in (graph.input[0], graph.output[0]):
+        dims = value.type.tensor_type.shape.dim
+        if dims:
+            dims[0].dim_value = 1  # also clears the symbolic name
+    del graph.value_info[:]  # shapes inferred for another batch
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
+    return features
+
+
+def _features(value: Any) -> int:
+    tensor = value.type.tensor_type
+    dims = tensor.shape.dim
+    float32 = 1
+    if tensor.elem_type != float32 or len(dims) != 2 or dims[1].dim_value < 1:  # noqa: PLR2004
+        msg = "the model's input is not float32 of shape (rows, features)"
+        raise FormatError(msg, code="unsupported-model")
+    return int(dims[1].dim_value)

@@ -1,0 +1,151 @@
+"""What the manifest says about a circuit: `ModePart.params` of the mode zkml."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from privacy.encoding import Json, check_sha256
+from privacy.errors import FormatError
+
+_MAX_SCALE_BITS = 120
+SRS_KINDS = frozenset({"public", "development", "unlisted"})
+
+
+@dataclass(frozen=True, slots=True)
+class SrsFacts:
+    """Where the trust in the proofs comes from.
+
+    Attributes:
+        kind: `public` (digest on the pinned list of a public ceremony), `unlisted` (the
+            publisher's file, known to nobody here) or `development` (made by the
+            publisher, who could keep the secret and forge every proof).
+        logrows: The file's size: 2**logrows points.
+        sha256: Digest of the prover's file, which is the listed one if public.
+    """
+
+    kind: str
+    logrows: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ZkmlParams:
+    """What a zkml client, verifier and node need to know of one circuit.
+
+    Attributes:
+        system: The proof system's name, `ezkl`.
+        system_version: Its version; the client's should agree.
+        input_scale_bits: Fixed-point bits of the input; see `privacy.zkml.field`.
+        output_scale_bits: Fixed-point bits of the outputs.
+        features: Width of the input row.
+        outputs: Width of the raw output row.
+        instances: What each instance of a proof is, in order.
+        proof_bytes: Exact length of every proof.
+        input_minimum: Least standardised value of each feature that jobs may hold.
+        input_maximum: The greatest.
+        visibility: Of `input`, `output` and `params`.
+        logrows: 2**logrows rows in the circuit.
+        decomp_base: Base of the circuit's range checks.
+        decomp_legs: Their digits: values stay below decomp_base**decomp_legs.
+        num_inner_cols: Columns the circuit's products are spread over.
+        scale_rebase_multiplier: How far scales grow before they are cut back.
+        srs: See `SrsFacts`.
+    """
+
+    system: str
+    system_version: str
+    input_scale_bits: int
+    output_scale_bits: int
+    features: int
+    outputs: int
+    instances: tuple[str, ...]
+    proof_bytes: int
+    input_minimum: tuple[float, ...]
+    input_maximum: tuple[float, ...]
+    visibility: Json
+    logrows: int
+    decomp_base: int
+    decomp_legs: int
+    num_inner_cols: int
+    scale_rebase_multiplier: int
+    srs: SrsFacts
+
+    def to_json(self) -> Json:
+        """Return the params as the manifest holds them."""
+        return {
+            **asdict(self),
+            "instances": list(self.instances),
+            "input_minimum": list(self.input_minimum),
+            "input_maximum": list(self.input_maximum),
+        }
+
+    def check_range(self, rows: Any) -> None:
+        """Refuse rows that the circuit was not built for.
+
+        Raises:
+            FormatError: A value lies outside the range; code `out-of-range`.
+        """
+        values = np.asarray(rows, dtype=np.float64)
+        inside = (values >= self.input_minimum) & (values <= self.input_maximum)
+        if not inside.all():
+            row, column = (int(i) for i in np.argwhere(~inside)[0])
+            low, high = self.input_minimum[column], self.input_maximum[column]
+            msg = (
+                f"row {row + 1}, column {column + 1} is outside {low:g} to {high:g} "
+                "(standardised), the range the circuit was built for: check its units, "
+                "or publish again with calibration rows that reach it"
+            )
+            raise FormatError(msg, code="out-of-range")
+
+
+def instance_names(outputs: int) -> tuple[str, ...]:
+    """Return what the instances of a proof are, in order."""
+    return ("poseidon(input)", *(f"output {i + 1}" for i in range(outputs)))
+
+
+def parse_params(value: Json) -> ZkmlParams:
+    """Return the params in a manifest.
+
+    Raises:
+        FormatError: Members are missing, unknown or contradict one another.
+    """
+    names = {f.name for f in fields(ZkmlParams)}
+    if set(value) != names:
+        odd = ", ".join(sorted(set(value) ^ names))[:200]
+        msg = f"the manifest's zkml params lack or add: {odd}"
+        raise FormatError(msg, code="bundle-format")
+    try:
+        params = ZkmlParams(
+            **{
+                **value,
+                "instances": tuple(value["instances"]),
+                "input_minimum": tuple(float(x) for x in value["input_minimum"]),
+                "input_maximum": tuple(float(x) for x in value["input_maximum"]),
+                "srs": SrsFacts(**value["srs"]),
+            }
+        )
+        _check(params)
+    except (TypeError, ValueError) as exc:
+        msg = "the manifest's zkml params have a member of the wrong type"
+        raise FormatError(msg, code="bundle-format") from exc
+    return params
+
+
+def _check(p: ZkmlParams) -> None:
+    check_sha256(p.srs.sha256, what="digest of the SRS")
+    widths = {len(p.input_minimum), len(p.input_maximum), p.features}
+    scales_ok = all(
+        type(bits) is int and 0 <= bits <= _MAX_SCALE_BITS
+        for bits in (p.input_scale_bits, p.output_scale_bits)
+    )
+    if (
+        len(widths) != 1
+        or not scales_ok
+        or p.srs.kind not in SRS_KINDS
+        or p.instances != instance_names(p.outputs)
+        or type(p.proof_bytes) is not int
+        or p.system != "ezkl"
+    ):
+        msg = "the manifest's zkml params contradict one another"
+        raise FormatError(msg, code="bundle-format")

@@ -1,0 +1,69 @@
+"""The node's side: prove each row of a job, and check every proof before it leaves."""
+
+import tempfile
+from pathlib import Path
+
+from privacy.bundle import Bundle
+from privacy.child import Progress
+from privacy.errors import BackendError, FormatError
+from privacy.modes import Mode
+from privacy.runs import RunResult
+from privacy.zkml.blobs import Proof, make_evidence, make_outputs, parse_input
+from privacy.zkml.field import dequantize, quantize
+from privacy.zkml.params import parse_params
+from privacy.zkml.prove import prove_row
+from privacy.zkml.system import CircuitFiles, load_backend
+
+
+class Runner:
+    """One circuit, ready to prove; for use in a worker process only."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Load the proof system and check this model's circuit against the manifest.
+
+        Raises:
+            UnavailableError: The engine is not installed.
+            BackendError: Another version of the engine made the circuit.
+            VerificationError: A file was changed.
+        """
+        self._params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
+        self._backend = load_backend(self._params.system)
+        made_by = self._params.system_version
+        if self._backend.version != made_by:
+            msg = (
+                f"the circuit was made by {self._backend.name} {made_by}, "
+                f"{self._backend.version} is installed: install that version or "
+                "publish the model again"
+            )
+            raise BackendError(msg, code="engine-version")
+        names = [n for n in bundle.manifest.files if n.startswith("zkml/")]
+        bundle.check_files(names)
+        self._files = CircuitFiles(bundle.root / "zkml")
+
+    def run(
+        self, input_blob: bytes, keys: Path | None, progress: Progress
+    ) -> RunResult:
+        """Return the outputs of an input blob, and a verified proof for every row.
+
+        Raises:
+            FormatError: The blob is malformed or a row is out of range.
+            BackendError: The engine failed, or made a proof that does not verify.
+        """
+        if keys is not None:
+            raise FormatError("a zkml job takes no keys", code="unexpected-keys")
+        params = self._params
+        rows = parse_input(input_blob, columns=params.features)
+        params.check_range(rows)
+        quantized = quantize(rows, scale_bits=params.input_scale_bits)
+        proofs: list[Proof] = []
+        with tempfile.TemporaryDirectory() as scratch:  # 0700: witnesses hold inputs
+            for row in quantized:
+                proofs.append(self._prove(row, Path(scratch)))
+                progress({"stage": "prove", "done": len(proofs), "total": len(rows)})
+        bits = params.output_scale_bits
+        outputs = [dequantize(list(p.instances[1:]), scale_bits=bits) for p in proofs]
+        return RunResult(make_outputs(outputs), make_evidence(proofs), "proof")
+
+    def _prove(self, row: list[int], scratch: Path) -> Proof:
+        bits = self._params.input_scale_bits
+        return prove_row(self._backend, self._files, row, scratch, scale_bits=bits)

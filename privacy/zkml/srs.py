@@ -1,0 +1,104 @@
+"""The structured reference string (SRS): whoever knows its secret can forge proofs.
+
+`development` makes one here, so trust it only as far as the publisher. `download` and a
+file's path use a public powers-of-tau ceremony, sound if one participant was honest; a
+file counts as public only if its digest is on the pinned list.
+
+File layout: u32 k, then 2**k points of 64 bytes, as many Lagrange points, and two
+points of 128 bytes. Verification uses the first point and the last two, so a file of
+k = 0, 388 bytes, is all that verifiers need.
+"""
+
+import os
+import shutil
+import struct
+import tempfile
+from pathlib import Path
+
+from privacy.encoding import sha256_file
+from privacy.errors import FormatError, NotFoundError
+from privacy.zkml.params import SrsFacts
+from privacy.zkml.srs_digests import PUBLIC_SHA256
+from privacy.zkml.system import ProofSystem
+
+_G1_BYTES = 64
+_TAIL_BYTES = 256
+_MAX_LOGROWS = 26
+
+
+def obtain_srs(choice: str, logrows: int, out: Path, *, backend: ProofSystem) -> SrsFacts:
+    """Write an SRS for circuits of 2**logrows rows to `out`, and say what it is.
+
+    Args:
+        choice: `development`, `download`, or the path of a powers-of-tau file.
+        logrows: The least size that serves.
+        out: Where to put it.
+        backend: Makes and fetches.
+
+    Raises:
+        NotFoundError: There is no such file.
+        FormatError: The file is not an SRS, or is too small.
+        UnavailableError: It could not be fetched.
+    """
+    source = _source(choice, logrows, backend)
+    found = _check_layout(source)
+    if found < logrows:
+        msg = (
+            f"the SRS has 2**{found} points, the circuit needs 2**{logrows}: "
+            "give a larger powers-of-tau file"
+        )
+        raise FormatError(msg, code="srs-too-small")
+    shutil.copyfile(source, out)
+    sha256 = sha256_file(out)
+    kind = "public" if PUBLIC_SHA256.get(found) == sha256 else "unlisted"
+    if choice == "development":
+        kind = "development"
+    return SrsFacts(kind=kind, logrows=found, sha256=sha256)
+
+
+def verifier_srs(srs: Path) -> bytes:
+    """Return the part of an SRS file that verification needs, itself an SRS file."""
+    points = 1 << _check_layout(srs)
+    with srs.open("rb") as file:
+        file.seek(4)
+        first = file.read(_G1_BYTES)
+        file.seek(4 + 2 * points * _G1_BYTES)
+        tail = file.read(_TAIL_BYTES)
+    # With one point the only Lagrange polynomial is 1, so its point is the first one.
+    return struct.pack("<I", 0) + first + first + tail
+
+
+def _source(choice: str, logrows: int, backend: ProofSystem) -> Path:
+    if choice not in {"development", "download"}:
+        path = Path(choice)
+        if not path.is_file():
+            raise NotFoundError(f"there is no SRS file {choice[:200]!r}")
+        return path
+    path = _cache() / f"{choice}-{logrows}.srs"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+            fresh = Path(scratch) / path.name
+            if choice == "development":
+                backend.make_development_srs(fresh, logrows)
+            else:
+                backend.download_srs(fresh, logrows)
+            fresh.replace(path)
+    return path
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "privacy-compute" / "srs"
+
+
+def _check_layout(path: Path) -> int:
+    with path.open("rb") as file:
+        head = file.read(4)
+    logrows = struct.unpack("<I", head)[0] if len(head) == 4 else -1  # noqa: PLR2004
+    size = path.stat().st_size
+    fits = 0 <= logrows <= _MAX_LOGROWS
+    if not fits or size != 4 + 2 * (_G1_BYTES << logrows) + _TAIL_BYTES:
+        msg = f"the SRS file of {size} bytes does not have the KZG layout of EZKL"
+        raise FormatError(msg, code="bad-srs")
+    return int(logrows)

@@ -1,0 +1,176 @@
+"""The seam to a proof system, and the files of one circuit.
+
+Whoever implements `ProofSystem` lives in `backends/`, one file each, and nobody else
+names the engine. Every method runs native code: call them in child processes only.
+"""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from privacy.errors import UnavailableError
+from privacy.zkml.blobs import Proof
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitFiles:
+    """Where the files of one circuit lie; `srs` serves provers, `verifier_srs` all."""
+
+    root: Path
+
+    @property
+    def network(self) -> Path:
+        """The compiled circuit."""
+        return self.root / "network.ezkl"
+
+    @property
+    def settings(self) -> Path:
+        """What the circuit was compiled with; bound by its digest alone."""
+        return self.root / "settings.json"
+
+    @property
+    def proving_key(self) -> Path:
+        """The proving key."""
+        return self.root / "pk.key"
+
+    @property
+    def verifying_key(self) -> Path:
+        """The verifying key."""
+        return self.root / "vk.key"
+
+    @property
+    def srs(self) -> Path:
+        """The SRS, as large as the circuit."""
+        return self.root / "kzg.srs"
+
+    @property
+    def verifier_srs(self) -> Path:
+        """The few points of the same SRS that verification needs."""
+        return self.root / "verifier.srs"
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitChoice:
+    """How a model becomes a circuit.
+
+    Attributes:
+        scale_bits: Fixed-point bits of inputs and parameters.
+        decomp_base: Base of range checks; smaller tables, but more digits.
+        decomp_legs: Digits; every value must stay below decomp_base**decomp_legs.
+        num_inner_cols: Columns that products are spread over.
+        scale_rebase_multiplier: How far scales grow before they are cut back.
+    """
+
+    scale_bits: int
+    decomp_base: int
+    decomp_legs: int
+    num_inner_cols: int
+    scale_rebase_multiplier: int
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitFacts:
+    """What the engine made of a choice."""
+
+    logrows: int
+    input_scale_bits: int
+    output_scale_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """One row run through the circuit in the clear.
+
+    Attributes:
+        instances: The public inputs that a proof of it will have.
+        path: The engine's own file, which holds the input.
+    """
+
+    instances: tuple[int, ...]
+    path: Path
+
+
+class ProofSystem(Protocol):
+    """Compiles circuits, proves and verifies."""
+
+    name: str
+
+    @property
+    def version(self) -> str:
+        """The engine's version."""
+        ...
+
+    def compile(
+        self,
+        onnx: Path,
+        rows: Sequence[Sequence[int]],
+        choice: CircuitChoice,
+        out: CircuitFiles,
+    ) -> CircuitFacts:
+        """Write the circuit and its settings, calibrated on quantised rows.
+
+        Raises:
+            BackendError: The engine cannot express the model with this choice.
+        """
+        ...
+
+    def setup(self, files: CircuitFiles) -> None:
+        """Write the proving and the verifying key; the circuit and SRS exist."""
+        ...
+
+    def witness(
+        self, files: CircuitFiles, row: Sequence[int], out: Path, *, scale_bits: int
+    ) -> Witness:
+        """Run one quantised row.
+
+        Raises:
+            FormatError: A value leaves the circuit's range; code `out-of-range`.
+            BackendError: The engine failed otherwise.
+        """
+        ...
+
+    def prove(self, files: CircuitFiles, witness: Witness) -> Proof:
+        """Return a proof; it may be invalid, so verify it."""
+        ...
+
+    def verify(self, files: CircuitFiles, proof: Proof) -> None:
+        """Check that a proof is valid for its instances, whatever they are.
+
+        Raises:
+            VerificationError: It is not; code `proof-invalid`.
+            BackendError: The engine could not say.
+        """
+        ...
+
+    def hash_input(self, row: Sequence[int]) -> int:
+        """Return the Poseidon hash of a quantised row."""
+        ...
+
+    def make_development_srs(self, out: Path, logrows: int) -> None:
+        """Write a fresh SRS whose maker could forge."""
+        ...
+
+    def download_srs(self, out: Path, logrows: int) -> None:
+        """Fetch the SRS of a public ceremony.
+
+        Raises:
+            UnavailableError: It could not be fetched.
+        """
+        ...
+
+
+def load_backend(name: str = "ezkl") -> ProofSystem:
+    """Return a proof system, importing its engine now.
+
+    Raises:
+        UnavailableError: The engine is not installed.
+    """
+    try:
+        module = importlib.import_module(f"privacy.zkml.backends.{name}")
+    except ImportError as exc:
+        msg = f"{name} is not installed: pip install 'privacy-compute[zkml]'"
+        raise UnavailableError(msg, code="engine-missing") from exc
+    backend: ProofSystem = module.Backend()
+    return backend
