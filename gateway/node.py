@@ -1,7 +1,6 @@
 """One gateway with all it holds: opened, started, stopped and closed in this order."""
 
 import asyncio
-import contextlib
 import shutil
 from pathlib import Path
 
@@ -81,7 +80,6 @@ class Gateway:
             start_workflow=start_workflow,
         )
         await asyncio.to_thread(self._attach_enclaves)
-        self._keep_alive = asyncio.create_task(self.node.enclaves.keep_alive())
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
         self.ready = True
@@ -90,9 +88,6 @@ class Gateway:
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
-        self._keep_alive.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._keep_alive
         await self.node.close()
         self._workflows.close()
         _log.info("stopped", node=self.settings.node_name)

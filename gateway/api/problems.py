@@ -122,7 +122,7 @@ class DefectsAsProblems:
 
         try:
             await self._app(scope, receive, send_and_note)
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, it becomes a problem
             path = scope["path"]
             error_id = error_id_of(exc, method=scope["method"], path=path)
             if started:  # nothing can be said any more: break the connection

@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
 from privacy.bundle import Bundle
-from privacy.errors import JobFailedError
+from privacy.errors import JobFailedError, LimitError
 from privacy.modes import Mode
 
 
@@ -52,7 +52,10 @@ class Enclaves:
         )
 
     def attach(self, bundles: list[Bundle]) -> None:
-        """Find enclaves that outlived an earlier gateway; blocks."""
+        """Hold on to enclaves that outlived an earlier gateway; blocks.
+
+        An enclave that no gateway holds ends by itself after a while.
+        """
         for bundle in bundles:
             run_dir = self._run_dir(bundle)
             enclave = (
@@ -60,13 +63,6 @@ class Enclaves:
             )
             if enclave:
                 self._running[bundle.sha256] = enclave
-
-    async def keep_alive(self, *, every_s: float = 60.0) -> None:
-        """Ask each enclave for a sign of life for ever; unasked they exit."""
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(every_s)
-            await loop.run_in_executor(self._threads, self._forget_dead)
 
     def cancel(self, job_id: str) -> None:
         """Stop waiting for a job; the enclave serves others and is not killed."""
@@ -102,7 +98,7 @@ class Enclaves:
                 raise _cancelled()
             if not answer.done():
                 msg = f"the enclave did not answer within {self._time_limit_s:g} s"
-                raise JobFailedError(msg, code="time-limit")
+                raise LimitError(msg, code="time-limit")
             return answer.result()
         finally:
             self._busy -= 1
@@ -113,7 +109,11 @@ class Enclaves:
         watch.started()
         sealed = work.input.read_bytes()
         enclave = self._open(work.bundle)
-        result = enclave.infer(sealed, timeout_s=self._time_limit_s)
+        try:
+            result = enclave.infer(sealed, timeout_s=self._time_limit_s)
+        except LimitError:
+            enclave.stop()  # native code does not listen; the next job gets a new one
+            raise
         output, evidence = work.folder / "output", work.folder / "evidence"
         output.write_bytes(result.output)
         evidence.write_bytes(result.evidence)
@@ -136,12 +136,6 @@ class Enclaves:
                 )
             self._running[bundle.sha256] = found
             return found
-
-    def _forget_dead(self) -> None:
-        with self._starting:
-            for sha256, enclave in list(self._running.items()):
-                if not enclave.alive:
-                    del self._running[sha256]
 
     def _run_dir(self, bundle: Bundle) -> Path:
         return self._folder / bundle.sha256[:16]

@@ -13,7 +13,7 @@ from pathlib import Path
 from gateway.executors.base import Done, Watch, Work
 from privacy.child import Child, ChildDied
 from privacy.encoding import Json
-from privacy.errors import BackendError, JobFailedError
+from privacy.errors import BackendError, JobFailedError, LimitError
 from privacy.modes import Mode
 
 MAX_DEATHS = 3
@@ -178,7 +178,7 @@ class Pool:
                 f"the job took longer than {self._time_limit_s:g} s and was stopped: "
                 "send fewer rows, or ask the operator to raise the limit"
             )
-            raise JobFailedError(msg, code="time-limit")
+            raise LimitError(msg, code="time-limit")
 
 
 def _give_up(deaths: int, crashes: int, exc: ChildDied) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.executors.base import Done, Watch, Work
 from gateway.executors.pool import Pool
-from privacy.errors import BackendError, FormatError, JobFailedError
+from privacy.errors import BackendError, FormatError, JobFailedError, LimitError
 from privacy.modes import Mode
 from tests.support.hand_made_bundle import write_bundle
 
@@ -149,7 +149,7 @@ def test_a_job_over_its_time_limit_is_killed_once(tmp_path: Path):
 
     async def scenario(lab: _Lab) -> None:
         began = time.monotonic()
-        with pytest.raises(JobFailedError) as failure:
+        with pytest.raises(LimitError) as failure:
             await lab.run({"do": "sleep", "seconds": 60, "log": log})
         assert failure.value.code == "time-limit"
         assert time.monotonic() - began < 10

@@ -1,0 +1,129 @@
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.executors.base import Watch, Work
+from gateway.executors.enclaves import Enclaves
+from privacy.bundle import Bundle
+from privacy.errors import FormatError, LimitError, VerificationError
+from privacy.modes import Mode
+from privacy.runs import RunResult
+from tests.support.fake_enclave import FakeEnclave
+from tests.support.hand_made_bundle import write_bundle
+from tests.support.live_gateway import FAKE_ENGINES
+
+NONCE = b"n" * 32
+
+
+def _play(
+    folder: Path, scenario: Callable[[Enclaves], Awaitable[Any]], *, close: bool = True
+) -> Any:
+    async def play() -> Any:
+        enclaves = Enclaves(folder / "run", FAKE_ENGINES, size=2, time_limit_s=5)
+        try:
+            return await scenario(enclaves)
+        finally:
+            if close:
+                await enclaves.close()
+
+    return asyncio.run(play())
+
+
+def _work(folder: Path, bundle: Bundle, order: dict[str, Any]) -> Work:
+    (folder / "input").write_text(json.dumps(order))
+    return Work(
+        job_id="job",
+        mode=Mode.TEE,
+        bundle=bundle,
+        input=folder / "input",
+        keys=None,
+        folder=folder,
+    )
+
+
+WATCH = Watch(lambda: None, lambda _: None)
+
+
+def test_one_enclave_serves_evidence_and_jobs_of_a_model(tmp_path: Path):
+    bundle, before = write_bundle(tmp_path), FakeEnclave.starts
+
+    async def scenario(enclaves: Enclaves) -> None:
+        await asyncio.gather(*(enclaves.evidence(bundle, NONCE) for _ in range(5)))
+        done = await enclaves.run(_work(tmp_path, bundle, {"do": "echo"}), WATCH)
+        assert done.output.read_bytes() == b"sealed answer"
+        assert done.evidence
+        assert done.evidence_kind == "attestation"
+
+    _play(tmp_path, scenario)
+    assert FakeEnclave.starts == before + 1
+
+
+def test_an_enclave_that_outlived_the_gateway_is_used_again(tmp_path: Path):
+    bundle = write_bundle(tmp_path)
+
+    async def ask(enclaves: Enclaves) -> None:
+        await enclaves.evidence(bundle, NONCE)
+
+    async def attach_and_ask(enclaves: Enclaves) -> None:
+        enclaves.attach([bundle])
+        await enclaves.evidence(bundle, NONCE)
+
+    _play(tmp_path, ask, close=False)  # as after a kill
+    before = FakeEnclave.starts
+    _play(tmp_path, attach_and_ask)
+    assert FakeEnclave.starts == before
+
+
+def test_a_clean_stop_ends_enclaves(tmp_path: Path):
+    bundle = write_bundle(tmp_path)
+
+    async def ask(enclaves: Enclaves) -> None:
+        await enclaves.evidence(bundle, NONCE)
+
+    _play(tmp_path, ask)
+    run_dir = tmp_path / "run" / bundle.sha256[:16]
+    assert not FakeEnclave.living[str(run_dir)].alive
+
+
+def test_a_refusal_of_the_enclave_is_passed_on(tmp_path: Path):
+    bundle = write_bundle(tmp_path)
+
+    async def scenario(enclaves: Enclaves) -> None:
+        with pytest.raises(FormatError) as refusal:
+            await enclaves.run(_work(tmp_path, bundle, {"do": "refuse"}), WATCH)
+        assert refusal.value.code == "enclave-gone"
+
+    _play(tmp_path, scenario)
+
+
+def test_an_enclave_over_the_time_limit_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def too_slow(self: FakeEnclave, sealed: bytes, *, timeout_s: float) -> RunResult:
+        raise LimitError("no answer", code="time-limit")
+
+    monkeypatch.setattr(FakeEnclave, "infer", too_slow)
+    bundle, before = write_bundle(tmp_path), FakeEnclave.starts
+
+    async def scenario(enclaves: Enclaves) -> None:
+        with pytest.raises(LimitError):
+            await enclaves.run(_work(tmp_path, bundle, {"do": "echo"}), WATCH)
+        await enclaves.evidence(bundle, NONCE)
+
+    _play(tmp_path, scenario)
+    assert FakeEnclave.starts == before + 2
+
+
+def test_a_changed_model_file_starts_no_enclave(tmp_path: Path):
+    bundle = write_bundle(tmp_path)
+    (bundle.root / "tee" / "model.onnx").write_bytes(b"other")
+
+    async def scenario(enclaves: Enclaves) -> None:
+        with pytest.raises(VerificationError):
+            await enclaves.evidence(bundle, NONCE)
+
+    _play(tmp_path, scenario)

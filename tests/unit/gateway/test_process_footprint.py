@@ -1,0 +1,105 @@
+"""The gateway process stays small: engines load in workers only."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.app import create_app, run
+from gateway.settings import Settings
+from privacy.errors import UnavailableError
+from tests.support.hand_made_bundle import write_bundle
+from tests.support.live_gateway import ProcessGateway, wait_until
+
+ENGINES = ("torch", "concrete", "ezkl", "onnxruntime", "onnx", "sklearn", "pandas")
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessGateway]:
+    folder = tmp_path_factory.mktemp("process")
+    write_bundle(folder / "models")
+    with ProcessGateway(folder / "data", folder / "models") as process:
+        yield process
+
+
+def test_a_served_gateway_rests_below_150_megabytes(process: ProcessGateway):
+    with process.client() as api:
+        for _ in range(50):
+            api.get("/v1/models").raise_for_status()
+            api.get("/openapi.json").raise_for_status()
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    resident_kb = int(status.split("VmRSS:")[1].split()[0])
+    assert resident_kb < 150_000
+
+
+def test_a_served_gateway_maps_no_library_of_an_engine(process: ProcessGateway):
+    maps = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "sqlite3" in maps
+    for engine in ENGINES:
+        assert f"site-packages/{engine}/" not in maps, engine
+
+
+def test_importing_the_application_imports_no_engine(tmp_path: Path):
+    code = (
+        "import json, sys, gateway.app, gateway.settings, privacy.tee.host\n"
+        f"s = gateway.settings.Settings(data_dir={str(tmp_path)!r})\n"
+        "gateway.app.create_app(s).openapi()\n"
+        "print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True
+    )
+    loaded = set(json.loads(answer.stdout))
+    assert {"fastapi", "dbos"} <= loaded
+    assert not loaded & set(ENGINES)
+
+
+def test_two_gateways_never_share_a_data_folder(process: ProcessGateway):
+    settings = Settings(data_dir=process._data_dir)
+    with pytest.raises(UnavailableError) as refusal:
+        run(settings)
+    assert refusal.value.code == "data-dir-locked"
+    second = subprocess.run(
+        [sys.executable, "-m", "gateway"],
+        env=process._env,
+        capture_output=True,
+        check=False,
+    )
+    assert second.returncode == UnavailableError.exit_code
+    assert b"another gateway" in second.stderr
+    assert b"Traceback" not in second.stderr
+    with process.client() as api:
+        assert api.get("/readyz").is_success
+
+
+def test_making_the_application_touches_no_folder(tmp_path: Path):
+    create_app(Settings(data_dir=tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
+def test_secrets_on_disk_are_private_to_the_owner(process: ProcessGateway):
+    data = process._data_dir
+    for name in ("receipt.key", "gateway.sqlite", "workflows.sqlite"):
+        assert (data / name).stat().st_mode & 0o077 == 0, name
+
+
+def _logged(process: ProcessGateway, path: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in process.log.read_text().splitlines()]
+    return [line for line in lines if line.get("path") == path]
+
+
+def test_logs_are_json_lines_without_keys_or_bodies(process: ProcessGateway):
+    with process.client() as api:
+        api.put("/v1/blobs/" + "0" * 64, content=b"patient-4711")
+        api.post("/v1/jobs", json={"model": "patient-4712"})
+    last = wait_until(lambda: _logged(process, "/v1/jobs"))[-1]
+    assert last["status"] == 422
+    assert last["key_id"].startswith("key_")
+    assert {"request_id", "method", "ms", "timestamp", "level"} <= set(last)
+    text = process.log.read_text()
+    for secret in ("patient-47", process.admin_key, "Bearer"):
+        assert secret not in text
