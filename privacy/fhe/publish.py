@@ -206,7 +206,8 @@ def _measure(
     values = quantize(held, compiled.quantizers)
     samples = _Samples([], [], [], [], [])
     progress({"stage": "keys"})
-    _sample(backend, circuit, compiled, values, samples, options, _SAMPLE_ROWS)
+    few = min(options.engine_rows or _SAMPLE_ROWS, _SAMPLE_ROWS)
+    _sample(backend, circuit, compiled, values, samples, options, few)
     fast = float(np.median(samples.run_s)) < _FAST_S
     rows = options.engine_rows or (10 if fast else _SAMPLE_ROWS)
     rows = min(rows, len(values))

@@ -33,12 +33,13 @@ class OutputSteps:
     trees of an ensemble), plus `add`.
 
     Attributes:
-        zero_point: One number, or one for each output.
+        zero_point: One number, or one for each output; a network's last bias is
+            folded into it, so it need not be whole.
         add: One number for each output.
     """
 
     scale: float
-    zero_point: tuple[int, ...]
+    zero_point: tuple[float, ...]
     sum_last: bool
     add: tuple[float, ...]
 
@@ -100,13 +101,13 @@ def parse_steps(value: Json) -> OutputSteps:
             **{
                 **value,
                 "scale": float(value["scale"]),
-                "zero_point": tuple(value["zero_point"]),
+                "zero_point": tuple(float(z) for z in value["zero_point"]),
                 "add": tuple(float(a) for a in value["add"]),
             }
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise FormatError("the circuit's output steps are malformed") from exc
-    whole = all(type(z) is int for z in found.zero_point)
-    if not whole or not found.zero_point or not found.add or not found.scale > 0:
+    lists = bool(found.zero_point and found.add)
+    if not lists or type(found.sum_last) is not bool or not found.scale > 0:
         raise FormatError("the circuit's output steps are malformed")
     return found

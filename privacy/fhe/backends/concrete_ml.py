@@ -22,7 +22,7 @@ import numpy as np
 from privacy.encoding import Json
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
-from privacy.fhe.quantizers import OutputSteps, Quantizer
+from privacy.fhe.quantizers import OutputSteps, Quantizer, quantize
 
 LINEAR_BITS = (16, 14, 12, 10, 8)
 TREE_BITS = (6, 5, 4, 3)
@@ -130,8 +130,9 @@ def _linear(estimator: Any, calibration: Floats, bits: int, p_error: float) -> C
     worst = np.concatenate(
         [s * np.sign(w).T for w in (weights, centred) for s in (1, -1)]
     )
+    ends = _whole_range(quantizers, calibration.shape[1])
     circuit = made.compile(
-        np.concatenate([calibration, *_extremes(quantizers, calibration, worst)]),
+        np.concatenate([calibration, *_extremes(quantizers, *ends, worst)]),
         p_error=p_error,
     )
     return _compiled("linear", made, circuit, calibration, quantizers, bits)
@@ -140,8 +141,9 @@ def _linear(estimator: Any, calibration: Floats, bits: int, p_error: float) -> C
 def _trees(estimator: Any, calibration: Floats, bits: int, p_error: float) -> Compiled:
     made = _sklearn(type(estimator).__name__).from_sklearn_model(estimator, n_bits=bits)
     quantizers = _quantizers(made.input_quantizers)
+    ends = _whole_range(quantizers, calibration.shape[1])
     circuit = made.compile(
-        np.concatenate([calibration, *_extremes(quantizers, calibration)]),
+        np.concatenate([calibration, *_extremes(quantizers, *ends)]),
         p_error=p_error,
     )
     return _compiled("trees", made, circuit, calibration, quantizers, bits)
@@ -191,8 +193,11 @@ def _network(
         rounding_threshold_bits={"n_bits": rounding, "method": "approximate"},
     )
     quantizers = _quantizers(module.input_quantizers)
+    seen = quantize(calibration, quantizers)  # all corners at once cost twice the time
     circuit = module.compile(
-        np.concatenate([calibration, *_extremes(quantizers, calibration)]),
+        np.concatenate(
+            [calibration, *_extremes(quantizers, seen.min(axis=0), seen.max(axis=0))]
+        ),
         p_error=p_error,
     )
 
@@ -219,28 +224,29 @@ def _sklearn(name: str) -> Any:
 
 
 def _extremes(
-    quantizers: tuple[Quantizer, ...], calibration: Floats, *signs: Any
+    quantizers: tuple[Quantizer, ...], low: Ints, high: Ints, *signs: Any
 ) -> list[Floats]:
     """Return rows at the ends of the input range, so that no accumulator overflows.
 
-    Concrete sizes a circuit by the values it sees on the rows it is given. The rows
-    are both corners, random corners, random points and the corners `signs` names.
+    Concrete sizes a circuit by the values it sees on the rows it is given. These are
+    both corners, random corners, random points and the corners that `signs` names.
     """
-    features = calibration.shape[1]
-    low, high = (
-        np.broadcast_to([getattr(q, end) for q in quantizers], features)
-        for end in ("low", "high")
-    )
-    scale, zero_point = (
-        np.broadcast_to([getattr(q, part) for q in quantizers], features)
-        for part in ("scale", "zero_point")
-    )
     rng = np.random.default_rng(0)
-    picks = rng.integers(0, 2, size=(_EXTREME_ROWS, features))
+    shape = (_EXTREME_ROWS, len(low))
+    picks = rng.integers(0, 2, size=shape)
     named = [np.where(s > 0, high, low) for s in signs]
     integers = [low[None], high[None], np.where(picks, high, low), *named]
-    integers.append(rng.integers(low, high + 1, size=(_EXTREME_ROWS, features)))
+    integers.append(rng.integers(low, high + 1, size=shape))
+    scale = np.array([q.scale for q in quantizers])
+    zero_point = np.array([q.zero_point for q in quantizers])
     return [scale * (np.asarray(i) - zero_point) for i in integers]
+
+
+def _whole_range(quantizers: tuple[Quantizer, ...], features: int) -> tuple[Ints, Ints]:
+    """Return the least and the greatest integer of every feature."""
+    low = np.array([q.low for q in quantizers])
+    high = np.array([q.high for q in quantizers])
+    return np.broadcast_to(low, features), np.broadcast_to(high, features)
 
 
 def _quantizers(found: Any) -> tuple[Quantizer, ...]:
@@ -265,7 +271,7 @@ def _steps(quantizer: Any, *, sum_last: bool, add: tuple[float, ...]) -> OutputS
     zero_point = np.atleast_1d(np.asarray(quantizer.zero_point)).ravel()
     return OutputSteps(
         scale=float(quantizer.scale),
-        zero_point=tuple(int(z) for z in zero_point),
+        zero_point=tuple(float(z) for z in zero_point),
         sum_last=sum_last,
         add=add,
     )

@@ -1,0 +1,216 @@
+"""The data owner's side, on the real engine."""
+
+import json
+import os
+import random
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from privacy.bundle import activate
+from privacy.encoding import pack, unpack
+from privacy.errors import FormatError, NotFoundError
+from privacy.fhe import FheClient
+from privacy.fhe.client import KEYS_FILE
+from privacy.fhe.runner import Runner
+from privacy.runs import MAX_ROWS
+
+HEAVY = ["torch", "sklearn", "concrete.ml", "concrete.fhe", "onnx"]
+
+
+def run(published, blob, keys=None):
+    return Runner(published.bundle).run(blob, keys, lambda _: None).output
+
+
+@pytest.fixture
+def keys(linear_keys):
+    return linear_keys
+
+
+@pytest.fixture
+def client(linear):
+    return FheClient(linear.client_json)
+
+
+@pytest.fixture
+def output(linear, keys):
+    return run(linear, keys.encrypt(linear.held[:2]))
+
+
+def test_decrypted_outputs_are_the_clear_models_margins(linear, keys):
+    outputs = keys.decrypt(run(linear, keys.encrypt(linear.held[:8])), 8)
+    assert outputs.shape == (8, 1)
+    np.testing.assert_allclose(outputs, linear.clear[:8], atol=2e-3)
+    labels = activate(outputs, "sigmoid").argmax(axis=1)
+    assert labels.tolist() == activate(linear.clear[:8], "sigmoid").argmax(1).tolist()
+
+
+def test_values_beyond_the_calibrated_range_are_clipped_not_wrapped(linear, keys):
+    """The circuit is wide enough for the worst corner of its input range."""
+    program_range = linear.client_json
+    spec = json.loads(program_range)["quantizers"][0]
+    weights = np.sign(_coefficients(linear))
+    for sign in (1, -1):
+        rows = sign * weights * 1e6
+        ends = np.where(rows > 0, spec["high"], spec["low"])
+        clipped = (ends - spec["zero_point"]) * spec["scale"]
+        expected = clipped @ _coefficients(linear).T + _intercept(linear)
+        outputs = keys.decrypt(run(linear, keys.encrypt(rows)), 1)
+        np.testing.assert_allclose(outputs[0], expected[0], rtol=1e-3)
+
+
+def _coefficients(linear):
+    import joblib
+
+    return joblib.load(linear.request.estimator).coef_
+
+
+def _intercept(linear):
+    import joblib
+
+    return joblib.load(linear.request.estimator).intercept_
+
+
+def test_the_same_row_is_never_encrypted_to_the_same_bytes(linear, keys):
+    row = linear.held[:1]
+    assert keys.encrypt(row) != keys.encrypt(row)
+
+
+def test_two_key_sets_differ(client, linear, keys):
+    other = client.generate_keys()
+    outputs = other.decrypt(run(linear, keys.encrypt(linear.held[:2])), 2)
+    assert np.abs(outputs - linear.clear[:2]).max() > 0.1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_encrypt_refuses_values_that_are_not_finite(linear, keys, bad):
+    rows = linear.held[:3]
+    rows[1, 4] = bad
+    with pytest.raises(FormatError, match="row 2, column 5") as caught:
+        keys.encrypt(rows)
+    assert caught.value.code == "not-finite"
+
+
+@pytest.mark.parametrize("shape", [(2, 29), (2, 31), (30,), (1, 1, 30)])
+def test_encrypt_refuses_another_number_of_features(keys, shape):
+    with pytest.raises(FormatError) as caught:
+        keys.encrypt(np.zeros(shape))
+    assert caught.value.code == "wrong-feature-count"
+
+
+@pytest.mark.parametrize(("rows", "code"), [(0, "no-rows"), (257, "too-many-rows")])
+def test_encrypt_refuses_no_rows_and_too_many(keys, rows, code):
+    assert MAX_ROWS == 256
+    with pytest.raises(FormatError) as caught:
+        keys.encrypt(np.zeros((rows, 30)))
+    assert caught.value.code == code
+
+
+def test_saved_keys_decrypt_what_they_encrypted(client, linear, keys, tmp_path, output):
+    keys.save(tmp_path)
+    found = client.load_keys(tmp_path).decrypt(output, 2)
+    np.testing.assert_allclose(found, linear.clear[:2], atol=2e-3)
+
+
+def test_saved_keys_are_readable_by_their_owner_only(keys, tmp_path):
+    before = os.umask(0)
+    try:
+        path = keys.save(tmp_path / "new" / "keys")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert [p.name for p in path.parent.iterdir()] == [KEYS_FILE]
+
+
+def test_loading_refuses_keys_of_another_model(tree, keys, tmp_path):
+    keys.save(tmp_path)
+    with pytest.raises(FormatError, match="generate keys for it") as caught:
+        FheClient(tree.client_json).load_keys(tmp_path)
+    assert caught.value.code == "fhe-keys-mismatch"
+
+
+def test_loading_refuses_a_folder_without_keys(client, tmp_path):
+    with pytest.raises(NotFoundError, match="generate them first"):
+        client.load_keys(tmp_path)
+
+
+def test_loading_refuses_every_kind_of_damage_before_the_engine_reads(
+    client, keys, tmp_path
+):
+    path = keys.save(tmp_path)
+    whole = path.read_bytes()
+    rng = random.Random(1)
+    damaged = [b"", whole[:-1], whole[: len(whole) // 2], whole + b"\0"]
+    damaged += [rng.randbytes(len(whole)), pack(unpack(whole, what="keys")[:1])]
+    for _ in range(50):
+        changed = bytearray(whole)
+        changed[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        damaged.append(bytes(changed))
+    for raw in damaged:
+        path.write_bytes(raw)
+        with pytest.raises(FormatError):
+            client.load_keys(tmp_path)
+
+
+def test_decrypt_refuses_a_truncated_result(keys, output):
+    frames = unpack(output, what="output")
+    for raw in (output[:-1], pack([frames[0], frames[1][:-8]]), b""):
+        with pytest.raises(FormatError):
+            keys.decrypt(raw, 2)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_decrypt_refuses_another_number_of_results(keys, output, rows):
+    with pytest.raises(FormatError, match="holds 2 results") as caught:
+        keys.decrypt(output, rows)
+    assert caught.value.code == "fhe-result-mismatch"
+
+
+def test_decrypt_refuses_an_input_sent_back_as_the_result(linear, keys):
+    blob = keys.encrypt(linear.held[:2])
+    with pytest.raises(FormatError) as caught:
+        keys.decrypt(blob, 2)
+    assert caught.value.code == "fhe-result-mismatch"
+
+
+def test_decrypt_refuses_a_flipped_bit_in_every_structural_word(linear, keys, output):
+    frame = unpack(output, what="output")[0]
+    at = json.loads(linear.client_json)["result"]["at"]
+    assert len(at) > 20
+    for word in at:
+        changed = bytearray(frame)
+        changed[word * 8 + word % 8] ^= 1 << word % 8
+        with pytest.raises(FormatError) as caught:
+            keys.decrypt(pack([bytes(changed)]), 1)
+        assert caught.value.code == "fhe-result-mismatch"
+
+
+def test_keys_may_be_used_from_several_threads(linear, keys):
+    def once(i):
+        return keys.decrypt(run(linear, keys.encrypt(linear.held[i : i + 1])), 1)
+
+    with ThreadPoolExecutor(4) as pool:
+        outputs = np.concatenate(list(pool.map(once, range(12))))
+    np.testing.assert_allclose(outputs, linear.clear[:12], atol=2e-3)
+
+
+def test_the_client_loads_no_engine_until_it_is_used_and_no_training_library_ever(
+    linear, tmp_path
+):
+    script = f"""
+import sys, numpy
+from pathlib import Path
+from privacy.fhe import FheClient
+assert not [m for m in sys.modules if m.startswith("concrete")]
+keys = FheClient(Path(sys.argv[1]).read_bytes()).generate_keys()
+keys.encrypt(numpy.zeros((1, 30)))
+assert "concrete.compiler" in sys.modules
+assert not [m for m in {HEAVY!r} if m in sys.modules]
+"""
+    path = str(linear.bundle.path("fhe/client.json"))
+    subprocess.run([sys.executable, "-c", script, path], check=True)
