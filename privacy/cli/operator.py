@@ -139,7 +139,6 @@ def serve(
     """Run a gateway. Its first start prints an admin API key, once."""
     try:
         from gateway.app import bootstrap_admin_key, run
-
         from gateway.settings import Settings
     except ImportError as exc:
         msg = "the gateway is not installed: pip install 'privacy-compute[gateway]'"

@@ -128,14 +128,14 @@ class _Fhe:
 
 @dataclass(slots=True)
 class _FheKeys:
-    """A data owner's loaded keys, and the digest of their evaluation keys once known."""
+    """A data owner's loaded keys, and their evaluation keys' digest once known."""
 
     client: Any
     sha256: str = ""
 
 
 def _load_fhe(context: Context, bundle: Bundle) -> Any:
-    """Return the keys for a circuit: the saved ones, or new ones that are then saved."""
+    """Return the saved keys for a circuit, or new ones that are then saved."""
     from privacy.fhe.client import FheClient
 
     client = FheClient(bundle.path("fhe/client.json").read_bytes())
