@@ -233,6 +233,8 @@ def show(clear: list[tuple[str, float]], answers: list[Answer]) -> None:
     for a in answers:
         for check in a.checks:
             console.print(f"[green]verified[/] {a.mode} {check.name}: {check.detail}")
+        for caveat in a.caveats:
+            console.print(f"[yellow]caveat[/]   {a.mode}: {caveat}")
 
 
 def check_receipts(answers: list[Answer]) -> bool:

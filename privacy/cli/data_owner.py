@@ -160,8 +160,8 @@ def print_answer(answer: Answer, bundle: Bundle) -> None:
         else ["row", *(f"output {i}" for i in range(width))]
     )
     table(f"{answer.model}, mode {answer.mode}", columns, rows)
-    if answer.simulated:
-        err.print("[bold yellow]SIMULATED enclave: it protects nothing.[/]")
+    for caveat in answer.caveats:
+        err.print(f"[bold yellow]caveat[/] {caveat}", soft_wrap=True)
     for check in answer.checks:
         out.print(f"[green]verified[/] {check.name}: {check.detail}")
     for who, what in answer.who_sees_what.as_dict().items():
@@ -267,6 +267,7 @@ def _verdict(verdict: Verdict) -> Json:
         "receipt": None
         if receipt is None
         else {name: getattr(receipt, name) for name in receipt.__dataclass_fields__},
+        "caveats": list(verdict.caveats),
         "who_sees_what": verdict.who_sees_what and verdict.who_sees_what.as_dict(),
     }
 
@@ -277,8 +278,8 @@ def _print_verdict(verdict: Verdict) -> None:
         colour = colours.get(step.verdict, "yellow")
         line = f"[{colour}]{step.verdict}[/] {step.name}: {step.detail}"
         out.print(line, soft_wrap=True)
-    if verdict.receipt and verdict.receipt.simulated:
-        out.print("[bold yellow]SIMULATED enclave: its attestation proves nothing.[/]")
+    for caveat in verdict.caveats:
+        out.print(f"[bold yellow]caveat[/] {caveat}", soft_wrap=True)
     words = {
         0: "everything that was checked is true",
         6: "FALSE",

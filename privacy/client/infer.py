@@ -89,6 +89,7 @@ def infer(
         mode=mode,
         rows=answer_rows(manifest, opened.raw),
         checks=(*_RECEIPT_CHECKS, *opened.checks),
+        caveats=opened.caveats,
         who_sees_what=who_sees_what(mode, simulated=opened.simulated),
         simulated=opened.simulated,
         seconds={k: round(v, 6) for k, v in meter.seconds.items()},

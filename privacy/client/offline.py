@@ -15,7 +15,12 @@ import numpy as np
 
 from privacy.bundle import Bundle, open_bundle, standardise
 from privacy.client.home import Home
-from privacy.client.sessions import compare_outputs, verified_outputs
+from privacy.client.sessions import (
+    SIMULATED,
+    compare_outputs,
+    srs_caveats,
+    verified_outputs,
+)
 from privacy.encoding import sha256_hex
 from privacy.errors import CannotVerifyError, PrivacyError, VerificationError
 from privacy.modes import Mode, WhoSeesWhat, parse_mode, who_sees_what
@@ -41,11 +46,13 @@ class Verdict:
         exit_code: 0 all checked and true, 6 something is false, 7 something needed
             is missing.
         receipt: What the receipt says; None if it was changed.
+        caveats: What weakens the checks: a simulated enclave, a development SRS.
     """
 
     exit_code: int
     steps: tuple[Step, ...]
     receipt: Receipt | None
+    caveats: tuple[str, ...]
     who_sees_what: WhoSeesWhat | None
 
 
@@ -88,8 +95,11 @@ def verify_saved(
         )
 
     take("signature", signature)
+    caveats: list[str] = []
     if receipt is not None and receipt.status == "succeeded":
-        job = _Saved(path.parent, receipt, home, bundle, rows, allow_simulated)
+        job = _Saved(path.parent, receipt, home, bundle, rows, allow_simulated, caveats)
+        if receipt.simulated:
+            caveats.append(SIMULATED)
         take("output", job.output)
         if receipt.evidence_sha256:
             take("evidence", job.evidence)
@@ -100,7 +110,7 @@ def verify_saved(
         if receipt
         else None
     )
-    return Verdict(code, tuple(steps), receipt, seen)
+    return Verdict(code, tuple(steps), receipt, tuple(caveats), seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +123,7 @@ class _Saved:
     bundle_root: Path | None
     rows: Sequence[Sequence[float]] | None
     allow_simulated: bool
+    caveats: list[str]
 
     def output(self) -> str:
         found = sha256_hex(self._beside("output.bin"))
@@ -136,6 +147,7 @@ class _Saved:
             rows = standardise(self.rows, bundle.manifest.columns)
         raw = verified_outputs(bundle, evidence, rows)
         compare_outputs(self._beside("output.bin"), raw)
+        self.caveats.extend(srs_caveats(bundle))
         about = "this input" if rows is not None else "some input (give --input)"
         return f"{len(np.asarray(raw))} proofs verify; they are about {about}"
 
@@ -153,8 +165,8 @@ class _Saved:
         )
         if result.simulated != self.receipt.simulated:
             raise VerificationError("receipt and evidence disagree on `simulated`")
-        kind = "SIMULATED: proves nothing" if result.simulated else "hardware"
-        return f"the attested enclave signed this input and output ({kind})"
+        kind = "simulated" if result.simulated else "hardware"
+        return f"the attested enclave ({kind}) signed this input and output"
 
     def _beside(self, name: str) -> bytes:
         path = self.folder / name

@@ -17,6 +17,8 @@ from privacy.encoding import b64url, canonical_json, parse_canonical, sha256_hex
 from privacy.errors import NotFoundError, VerificationError
 from privacy.modes import Mode
 
+SIMULATED = "the enclave is SIMULATED: it hides nothing from its operator"
+
 
 @dataclass(slots=True)
 class Context:
@@ -55,6 +57,7 @@ class Opened:
 
     raw: Any
     checks: tuple[Check, ...]
+    caveats: tuple[str, ...] = ()
     simulated: bool = False
 
 
@@ -171,7 +174,18 @@ class _Zkml:
             Check("proof-output", "the proofs' public outputs are the answer"),
             Check("proof-input", "the proofs are about this input (Poseidon hash)"),
         )
-        return Opened(raw, checks)
+        return Opened(raw, checks, srs_caveats(self.bundle))
+
+
+def srs_caveats(bundle: Bundle) -> tuple[str, ...]:
+    """Return what to say of a model's SRS; nothing if it comes from a listed ceremony.
+
+    Whoever made an SRS can forge proofs under it.
+    """
+    kind = bundle.manifest.mode(Mode.ZKML).params["srs"]["kind"]
+    if kind == "public":
+        return ()
+    return (f"the SRS is of kind {kind!r}: whoever made it can forge these proofs",)
 
 
 def verified_outputs(bundle: Bundle, evidence: bytes, rows: Any | None) -> Any:
@@ -242,4 +256,5 @@ class _Tee:
             Check("attestation", f"quote, chain, nonce and measurement ({kind})"),
             Check("enclave-signature", "input and output signed by the attested key"),
         )
-        return Opened(raw, checks, simulated=self._simulated)
+        caveats = (SIMULATED,) if self._simulated else ()
+        return Opened(raw, checks, caveats, simulated=self._simulated)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -202,9 +203,10 @@ def test_the_command_line_infers_and_verifies(gateway, diagnosis, tmp_path, mode
     assert answer["who_sees_what"]
     verify = ["verify", answer["receipt"], "--allow-simulated"]
     assert run_cli(*verify, home=tmp_path).returncode == 0
-    raw = bytearray(open(answer["receipt"], "rb").read())  # noqa: PTH123, SIM115
+    receipt = Path(answer["receipt"])
+    raw = bytearray(receipt.read_bytes())
     raw[200] ^= 4
-    open(answer["receipt"], "wb").write(raw)  # noqa: PTH123, SIM115
+    receipt.write_bytes(raw)
     flipped = run_cli(*verify, "--json", home=tmp_path)
     assert flipped.returncode == 6
     assert json.loads(flipped.stdout)["exit_code"] == 6
