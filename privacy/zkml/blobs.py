@@ -126,7 +126,7 @@ def parse_evidence(raw: bytes, *, instances: int, proof_bytes: int) -> list[Proo
 
 def _parse_proof(item: object, instances: int, proof_bytes: int) -> Proof:
     _expect(item, {"instances", "proof"}, what="proof")
-    assert isinstance(item, dict)  # noqa: S101 - _expect raised otherwise
+    assert isinstance(item, dict)
     felts, text = item["instances"], item["proof"]
     if not isinstance(felts, list) or len(felts) != instances:
         msg = f"a proof does not have exactly {instances} instances"

@@ -1,8 +1,8 @@
 """Settings to try for a circuit, and the gate that its answers must pass.
 
 Fixed point changes answers, and some settings change them silently: trees have flipped
-half of their labels. So nothing is published on the engine's word; every candidate's
-answers are compared with the clear model's, and the first that passes is taken.
+half of their labels. So nothing is published on the engine's word: a circuit's answers
+are compared with the clear model's, and the smallest circuit that passes is taken.
 """
 
 from typing import Any
@@ -13,14 +13,18 @@ from privacy.bundle import activate
 from privacy.zkml.system import CircuitChoice
 
 CANDIDATES = (
-    CircuitChoice(10, 1024, 2, num_inner_cols=1, scale_rebase_multiplier=1),
     CircuitChoice(11, 1024, 2, num_inner_cols=1, scale_rebase_multiplier=10),
+    CircuitChoice(10, 1024, 2, num_inner_cols=1, scale_rebase_multiplier=1),
     CircuitChoice(9, 512, 5, num_inner_cols=2, scale_rebase_multiplier=10),
     CircuitChoice(12, 1024, 3, num_inner_cols=1, scale_rebase_multiplier=10),
     CircuitChoice(10, 1024, 5, num_inner_cols=2, scale_rebase_multiplier=10),
     CircuitChoice(13, 1024, 5, num_inner_cols=2, scale_rebase_multiplier=1),
 )
-"""From fast to safe; a small base keeps tables small, so it needs more legs."""
+"""Tried in the order of the circuits' sizes; of equals, the earlier first.
+
+A small base keeps tables small, so wide values need more legs. A multiplier of 10 saves
+rescalings but lets values grow: nets then need five legs.
+"""
 
 _SHARE = 0.99
 _ERROR = 0.05

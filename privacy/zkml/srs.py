@@ -26,7 +26,9 @@ _TAIL_BYTES = 256
 _MAX_LOGROWS = 26
 
 
-def obtain_srs(choice: str, logrows: int, out: Path, *, backend: ProofSystem) -> SrsFacts:
+def obtain_srs(
+    choice: str, logrows: int, out: Path, *, backend: ProofSystem
+) -> SrsFacts:
     """Write an SRS for circuits of 2**logrows rows to `out`, and say what it is.
 
     Args:

@@ -72,8 +72,13 @@ class CircuitChoice:
 
 @dataclass(frozen=True, slots=True)
 class CircuitFacts:
-    """What the engine made of a choice."""
+    """What the engine made of a choice.
 
+    Attributes:
+        assignments: Cells the circuit fills, which proving time grows with.
+    """
+
+    assignments: int
     logrows: int
     input_scale_bits: int
     output_scale_bits: int

@@ -224,7 +224,7 @@ def _call(
 
 
 def _run_args(choice: CircuitChoice) -> Any:
-    args = ezkl.PyRunArgs()
+    args: Any = ezkl.PyRunArgs()
     args.input_visibility = "hashed"
     args.output_visibility = "public"
     args.param_visibility = "fixed"
@@ -245,7 +245,12 @@ def _facts(settings: Json) -> CircuitFacts:
     inputs, outputs = settings["model_input_scales"], settings["model_output_scales"]
     if len(inputs) != 1 or len(outputs) != 1:
         raise BackendError("EZKL found more than one input or output in the model")
-    return CircuitFacts(settings["run_args"]["logrows"], inputs[0], outputs[0])
+    return CircuitFacts(
+        assignments=settings["total_assignments"],
+        logrows=settings["run_args"]["logrows"],
+        input_scale_bits=inputs[0],
+        output_scale_bits=outputs[0],
+    )
 
 
 def _check_lookups(witness: Json, settings: Json) -> None:
