@@ -30,12 +30,19 @@ from gateway.store.blobs import Blobs
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from privacy.bundle import Bundle, ModePart
 from privacy.encoding import Json, canonical_json, sha256_hex
-from privacy.errors import ConflictError, FormatError, JobFailedError, PrivacyError
+from privacy.errors import (
+    BackendError,
+    ConflictError,
+    FormatError,
+    JobFailedError,
+    PrivacyError,
+)
 from privacy.modes import Mode, parse_mode
 from privacy.receipt import Receipt, sign_receipt
 
 _log = structlog.get_logger()
 _MAX_OPTIONS_BYTES = 4096
+_MAX_ATTEMPTS = 10  # over all lives of the gateway; a pool's own limits are tighter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +139,14 @@ class JobService:
         try:
             work = await asyncio.to_thread(self._work, job_id, folder)
             done = await self.executor.run(work, self._watch(job_id))
-            outcome = await asyncio.to_thread(self._keep, done)
+            outcome = await asyncio.to_thread(self._keep, done, folder)
         except PrivacyError as exc:
             outcome = _failure(exc, job_id)
         except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
             outcome = Outcome("failed", internal_problem(error_id_of(exc, job=job_id)))
         finally:
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            if folder.exists():
+                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         return asdict(outcome)
 
     async def finish(self, job_id: str, outcome: Json) -> None:
@@ -185,6 +193,9 @@ class JobService:
         job = self.jobs.find(job_id)
         if job.finished:  # cancelled before its workflow began
             raise JobFailedError(f"the job has {job.status}", code="cancelled")
+        if job.attempts >= _MAX_ATTEMPTS:
+            msg = f"the node died {job.attempts} times while it ran this job"
+            raise BackendError(msg, code="worker-died")
         bundle = self.registry.get(job.model, job.version)
         if bundle.sha256 != job.model_sha256:
             msg = f"model {job.model} {job.version} was replaced: submit the job again"
@@ -205,11 +216,14 @@ class JobService:
             progress=lambda progress: self.hub.report(job_id, progress),
         )
 
-    def _keep(self, done: Done) -> Outcome:
+    def _keep(self, done: Done, folder: Path) -> Outcome:
+        output_sha256 = self.blobs.adopt(done.output)
+        evidence_sha256 = self.blobs.adopt(done.evidence) if done.evidence else ""
+        shutil.rmtree(folder, ignore_errors=True)
         return Outcome(
             "succeeded",
-            output_sha256=self.blobs.adopt(done.output),
-            evidence_sha256=self.blobs.adopt(done.evidence) if done.evidence else "",
+            output_sha256=output_sha256,
+            evidence_sha256=evidence_sha256,
             evidence_kind=done.evidence_kind,
         )
 

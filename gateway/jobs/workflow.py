@@ -65,6 +65,7 @@ class Workflows:
         if _service is not None:
             msg = "this process runs another gateway already: stop that one first"
             raise UnavailableError(msg, code="already-running")
+        _service = service
         path = data_dir / "workflows.sqlite"
         self._engine = sqlite_engine(path)
         logging.getLogger("dbos").setLevel(logging.WARNING)
@@ -78,9 +79,12 @@ class Workflows:
             "log_level": "WARNING",
             "max_executor_threads": 64,
         }
-        _service = service
-        DBOS(config=config)
-        DBOS.launch()
+        try:
+            DBOS(config=config)
+            DBOS.launch()
+        except BaseException:
+            self.close()
+            raise
 
     async def recover(self) -> None:
         """Start rows that have no workflow, and end those whose workflow gave up."""

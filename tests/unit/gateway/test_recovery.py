@@ -1,0 +1,97 @@
+"""Rows that an earlier life of the gateway left behind, whatever state it died in."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from gateway.app import create_app
+from gateway.node import open_database
+from gateway.settings import Settings
+from gateway.store.blobs import Blobs
+from gateway.store.jobs import Jobs, NewJob
+from privacy.bundle import Bundle
+from privacy.encoding import sha256_hex
+from privacy.errors import UnavailableError
+from tests.support.hand_made_bundle import write_bundle
+from tests.support.live_gateway import ThreadGateway
+
+ORDER = b'{"do":"echo"}'
+
+
+def _leave(
+    folder: Path, job_id: str, bundle: Bundle, *, starts: int = 0, model: str = ""
+) -> None:
+    """Write what a gateway that died right after accepting a job leaves behind."""
+    database = open_database(folder / "data")
+    blobs = Blobs(database, folder / "data" / "blobs")
+    path = blobs.path(sha256_hex(ORDER))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(ORDER)
+    jobs = Jobs(database)
+    new = NewJob(
+        id=job_id,
+        tenant="default",
+        idempotency_key=None,
+        request_sha256="r",
+        model="demo",
+        version="1",
+        model_sha256=model or bundle.sha256,
+        mode="zkml",
+        simulated=False,
+        input_sha256=sha256_hex(ORDER),
+        keys_sha256="",
+        options={},
+    )
+    jobs.accept(new, max_queued=9)
+    for _ in range(starts):
+        jobs.start(job_id)
+    database.close()
+
+
+def test_rows_without_a_workflow_are_run_at_the_next_start(tmp_path: Path):
+    bundle = write_bundle(tmp_path / "models")
+    _leave(tmp_path, "queued", bundle)
+    _leave(tmp_path, "running", bundle, starts=2)
+    _leave(tmp_path, "poisonous", bundle, starts=10)
+    _leave(tmp_path, "replaced", bundle, model="0" * 64)
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        assert api.finished("queued")["status"] == "succeeded"
+        assert api.finished("running")["attempts"] == 3
+        assert api.finished("poisonous")["problem"]["code"] == "worker-died"
+        assert api.finished("replaced")["problem"]["code"] == "model-changed"
+        for job_id in ("queued", "poisonous"):
+            assert api.get(f"/v1/jobs/{job_id}/receipt").is_success
+
+
+def test_a_job_whose_workflow_gave_up_is_failed_at_the_next_start(tmp_path: Path):
+    write_bundle(tmp_path / "models")
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        done = api.order({"do": "echo"}, wait=20).json()["id"]
+    # Its workflow has ended, yet the row says it runs: as after a lost write.
+    database = open_database(tmp_path / "data")
+    with database.write() as connection:
+        connection.exec_driver_sql(
+            "UPDATE jobs SET status='running', finished_at='', receipt=NULL"
+        )
+    database.close()
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        key = gateway.app.state.gateway.api_keys.create(
+            tenant="default", scopes=["admin"]
+        )[1]
+        api.headers["Authorization"] = f"Bearer {key}"
+        assert api.finished(done)["problem"]["code"] == "internal"
+
+
+def test_one_process_runs_one_gateway(tmp_path: Path):
+    async def start_second() -> None:
+        app = create_app(Settings(data_dir=tmp_path / "second"))
+        async with app.router.lifespan_context(app):
+            pytest.fail("a second gateway started")
+
+    with ThreadGateway.fake(tmp_path):
+        with pytest.raises(UnavailableError) as refusal:
+            asyncio.run(start_second())
+        assert refusal.value.code == "already-running"
+    with ThreadGateway.fake(tmp_path / "third"):
+        pass
