@@ -40,7 +40,7 @@ def free_port() -> int:
 
 
 def wait_until(
-    true: Callable[[], Any], *, seconds: float = 20.0, what: str = ""
+    true: Callable[[], Any], *, seconds: float = 60.0, what: str = ""
 ) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -182,7 +182,7 @@ class ProcessGateway(_Served):
                 stdout=stdout,
                 stderr=stderr,
             )
-        wait_until(self._is_ready, seconds=40, what="the gateway never became ready")
+        wait_until(self._is_ready, seconds=90, what="the gateway never became ready")
         self.admin_key = out.read_text().split("shown once: ")[1].split()[0]
         return self
 
