@@ -1,8 +1,12 @@
 """From standardised features to the circuit's integers, and from its integers back.
 
 Plain numpy on plain numbers, in Concrete-ML's own order of operations, so that results
-agree with it bit for bit. The training data's minima and maxima are not kept; a scale
-and a zero point still tell roughly what range the publisher covered.
+agree with it bit for bit.
+
+What clients learn: Concrete-ML's own client file holds the training data's minima and
+maxima; ours does not, but scale, zero point and bounds of a linear model or a network
+still give roughly the range of all calibrated values. A tree model's quantizers give
+the lowest and the highest threshold of each feature, and show which it ignores.
 """
 
 from collections.abc import Sequence
@@ -107,7 +111,7 @@ def parse_steps(value: Json) -> OutputSteps:
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise FormatError("the circuit's output steps are malformed") from exc
-    lists = bool(found.zero_point and found.add)
-    if not lists or type(found.sum_last) is not bool or not found.scale > 0:
+    is_flag = type(value["sum_last"]) is bool
+    if not (is_flag and found.zero_point and found.add and found.scale > 0):
         raise FormatError("the circuit's output steps are malformed")
     return found

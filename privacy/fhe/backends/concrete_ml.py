@@ -14,6 +14,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,35 +86,29 @@ def attempts(
 ) -> Iterator[Attempt]:
     """Yield (name, compile) from the most precise attempt to the least.
 
+    Trees that Concrete-ML has no class for, or cannot read, are tried as networks.
+
     Args:
         estimator: The scikit-learn or XGBoost estimator, or None.
         onnx: The core model, for anything that is neither linear nor trees.
         calibration: Standardised rows, (rows, features).
         p_error: Chance that one table look-up errs.
-        bits: The publisher's choice instead of the list.
+        bits: The publisher's choice instead of the list; networks have none.
     """
-    name = type(estimator).__name__
+    name, rest = type(estimator).__name__, (calibration, p_error)
     if hasattr(estimator, "coef_"):
         for n in (bits,) if bits else LINEAR_BITS:
-            yield (
-                f"linear, {n} bits",
-                lambda n=n: _linear(estimator, calibration, n, p_error),  # type: ignore[misc]
-            )
-    elif name in TREES:
+            yield f"linear, {n} bits", partial(_linear, estimator, n, *rest)
+        return
+    if name in TREES:
         for n in (bits,) if bits else TREE_BITS:
-            yield (
-                f"{name}, {n} bits",
-                lambda n=n: _trees(estimator, calibration, n, p_error),  # type: ignore[misc]
-            )
-    else:
-        for parts, rounding in NETWORK_BITS:
-            yield (
-                f"network, {parts['op_inputs']} bits",
-                lambda p=parts, r=rounding: _network(onnx, calibration, p, r, p_error),  # type: ignore[misc]
-            )
+            yield f"{name}, {n} bits", partial(_trees, estimator, n, *rest)
+    for parts, rounding in NETWORK_BITS:
+        label = f"network, {parts['op_inputs']} bits"
+        yield label, partial(_network, onnx, parts, rounding, *rest)
 
 
-def _linear(estimator: Any, calibration: Floats, bits: int, p_error: float) -> Compiled:
+def _linear(estimator: Any, bits: int, calibration: Floats, p_error: float) -> Compiled:
     """Compile any linear model as a linear regression: raw outputs are its margins."""
     from sklearn.linear_model import LinearRegression
 
@@ -138,7 +133,7 @@ def _linear(estimator: Any, calibration: Floats, bits: int, p_error: float) -> C
     return _compiled("linear", made, circuit, calibration, quantizers, bits)
 
 
-def _trees(estimator: Any, calibration: Floats, bits: int, p_error: float) -> Compiled:
+def _trees(estimator: Any, bits: int, calibration: Floats, p_error: float) -> Compiled:
     made = _sklearn(type(estimator).__name__).from_sklearn_model(estimator, n_bits=bits)
     quantizers = _quantizers(made.input_quantizers)
     ends = _whole_range(quantizers, calibration.shape[1])
@@ -181,7 +176,7 @@ def _compiled(
 
 
 def _network(
-    onnx: Path, calibration: Floats, parts: Json, rounding: int, p_error: float
+    onnx: Path, parts: Json, rounding: int, calibration: Floats, p_error: float
 ) -> Compiled:
     import onnx as onnx_library
     from concrete.ml.torch.compile import build_quantized_module

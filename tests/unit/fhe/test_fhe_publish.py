@@ -11,7 +11,9 @@ import pytest
 from privacy.errors import BackendError, FormatError
 from privacy.fhe import FheClient
 from privacy.fhe.backends.concrete_ml import Compiled
-from privacy.fhe.publish import Measured, _checked_outputs, parse_options
+from privacy.fhe.measure import Measured
+from privacy.fhe.options import parse_options
+from privacy.fhe.publish import _checked_outputs
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import Runner
 from privacy.fhe.spec import parse_spec

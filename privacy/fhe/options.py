@@ -1,0 +1,52 @@
+"""What a publisher may choose for this mode."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from privacy.errors import FormatError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The publisher's choices.
+
+    Attributes:
+        p_error: Chance that one table look-up errs. Larger is faster, and weaker
+            against an attacker who sees decrypted results (IND-CPA-D).
+        n_bits: Bits for linear models and trees, instead of the built-in list; 0 for
+            the list.
+        engine_rows: Held rows to run encrypted; 0 chooses 10 or 3 by speed.
+        max_latency_s: A slower circuit is not published.
+        max_keys_bytes: A circuit with larger evaluation keys is not published.
+        min_label_agreement: Least share of held rows labelled as by the clear model.
+    """
+
+    p_error: float = 2.0**-40
+    n_bits: int = 0
+    engine_rows: int = 0
+    max_latency_s: float = 120.0
+    max_keys_bytes: int = 1 << 29
+    min_label_agreement: float = 0.9
+
+
+def parse_options(given: Mapping[str, Any]) -> Options:
+    """Return the publisher's choices.
+
+    Raises:
+        FormatError: One is unknown, of another type or out of range.
+    """
+    known = {f.name: type(f.default) for f in fields(Options)}
+    for name, value in given.items():
+        if name not in known:
+            msg = f"FHE has no option {name!r}: it has {', '.join(known)}"
+            raise FormatError(msg, code="unknown-option")
+        fits = isinstance(value, known[name] | int) and not isinstance(value, bool)
+        if not fits or value < 0:
+            msg = f"FHE option {name} is {value!r}, expected a {known[name].__name__}"
+            raise FormatError(msg, code="bad-option")
+    options = Options(**given)
+    if not 2.0**-80 <= options.p_error <= 0.1:  # noqa: PLR2004 - what Concrete takes
+        msg = f"p_error is {options.p_error:g}, expected 2**-80 to 0.1"
+        raise FormatError(msg, code="bad-option")
+    return options
