@@ -20,7 +20,7 @@ from privacy.publishing import PartRequest, accuracy
 from privacy.zkml.candidates import shortfall
 from privacy.zkml.corners import far_corners, widened_range
 from privacy.zkml.field import dequantize, quantize
-from privacy.zkml.onnx_prep import fix_batch
+from privacy.zkml.onnx_prep import fix_batch, open_session
 from privacy.zkml.system import CircuitChoice, CircuitFacts, CircuitFiles, ProofSystem
 
 _CALIBRATION_ROWS = 40
@@ -85,12 +85,7 @@ def prepare(request: PartRequest, scratch: Path) -> Model:
 
 
 def _run_onnx(onnx: Path, rows: Any) -> Any:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(
-        str(onnx), providers=["CPUExecutionProvider"]
-    )
-    name = session.get_inputs()[0].name
+    session, name = open_session(onnx.read_bytes())
     made = [session.run(None, {name: row[None]})[0].ravel() for row in rows]
     return np.array(made, dtype=np.float64)
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from privacy.zkml.onnx_prep import open_session
+
 _RANDOM = 64
 _UNITS = 8
 _MOST = 48
@@ -66,7 +68,6 @@ def far_corners(onnx: Path, low: Any, high: Any) -> Any:
 def _every_value(onnx_path: Path) -> _Forward:
     """Return a function from a row to every floating-point value of the model."""
     import onnx
-    import onnxruntime
 
     model = onnx.load(str(onnx_path))
     shown = {output.name for output in model.graph.output}
@@ -75,10 +76,7 @@ def _every_value(onnx_path: Path) -> _Forward:
             model.graph.output.extend(
                 onnx.ValueInfoProto(name=n) for n in node.output if n not in shown
             )
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    name = session.get_inputs()[0].name
+    session, name = open_session(model.SerializeToString())
 
     def forward(row: Any) -> list[Any]:
         given = np.asarray(row, dtype=np.float32)[None]

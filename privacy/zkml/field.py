@@ -28,7 +28,8 @@ def quantize(rows: Any, *, scale_bits: int) -> list[list[int]]:
     Raises:
         FormatError: A value is not finite, or is 2**24 units or more.
     """
-    scaled = np.rint(np.asarray(rows, dtype=np.float64) * 2.0**scale_bits)
+    with np.errstate(over="ignore"):  # an infinity is refused below
+        scaled = np.rint(np.asarray(rows, dtype=np.float64) * 2.0**scale_bits)
     if not (np.abs(scaled) < _EXACT).all():  # NaN fails this too
         limit = _EXACT >> scale_bits
         msg = f"a feature is not finite or beyond ±{limit}: check the input's units"

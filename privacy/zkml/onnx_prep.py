@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from privacy.errors import FormatError
+from privacy.errors import BackendError, FormatError
 
 
 def fix_batch(source: Path, target: Path) -> int:
@@ -32,9 +32,31 @@ def fix_batch(source: Path, target: Path) -> int:
         if dims:
             dims[0].dim_value = 1  # also clears the symbolic name
     del graph.value_info[:]  # shapes inferred for another batch
-    onnx.checker.check_model(model)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as exc:
+        msg = "the model is not valid ONNX, or has operators outside the standard"
+        raise FormatError(msg, code="unsupported-model") from exc
     onnx.save(model, str(target))
     return features
+
+
+def open_session(model: bytes) -> tuple[Any, str]:
+    """Return an ONNX Runtime session on the CPU and the name of its input.
+
+    Raises:
+        BackendError: ONNX Runtime does not take the model.
+    """
+    import onnxruntime
+
+    try:
+        session = onnxruntime.InferenceSession(
+            model, providers=["CPUExecutionProvider"]
+        )
+    except Exception as exc:  # its errors share no other base
+        msg = "ONNX Runtime could not load the model"
+        raise BackendError(msg) from exc
+    return session, session.get_inputs()[0].name
 
 
 def _features(value: Any) -> int:

@@ -90,9 +90,7 @@ class Node:
             progress=self.progress.append,
         )
         assert answer == {"evidence_kind": "proof"}
-        return Job(
-            None, paths["output"].read_bytes(), paths["evidence"].read_bytes()
-        )
+        return Job(None, paths["output"].read_bytes(), paths["evidence"].read_bytes())
 
     def run(self, rows: Any, *, bundle: Bundle | None = None) -> Job:
         job = self.run_blob(make_input(rows, salt=bytes(32)), bundle=bundle)

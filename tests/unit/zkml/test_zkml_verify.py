@@ -73,9 +73,7 @@ def test_a_client_needs_the_public_files_only(
 
 
 @pytest.mark.parametrize("amount", [1, -1])
-def test_verify_refuses_a_changed_output(
-    bundle: Bundle, job: Any, amount: int
-) -> None:
+def test_verify_refuses_a_changed_output(bundle: Bundle, job: Any, amount: int) -> None:
     forged = changed(job, add_to_instance(1, amount))
     with pytest.raises(VerificationError) as caught:
         verify_proofs(bundle, forged, rows=job.rows)
@@ -89,9 +87,7 @@ def test_verify_refuses_a_changed_input_hash(bundle: Bundle, job: Any) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 63, 700, 1500, -1])
-def test_verify_refuses_a_flipped_proof_byte(
-    bundle: Bundle, job: Any, at: int
-) -> None:
+def test_verify_refuses_a_flipped_proof_byte(bundle: Bundle, job: Any, at: int) -> None:
     with pytest.raises(VerificationError) as caught:
         verify_proofs(bundle, changed(job, flip_byte(at)), rows=job.rows)
     assert caught.value.code == "proof-invalid"
@@ -212,9 +208,7 @@ def test_verify_refuses_files_that_the_manifest_does_not_pin(
     raw[len(raw) // 2] ^= 1
     path.write_bytes(raw)
     with pytest.raises(VerificationError) as caught:
-        verify_proofs(
-            replace(bundle, root=tmp_path / "b"), job.evidence, rows=job.rows
-        )
+        verify_proofs(replace(bundle, root=tmp_path / "b"), job.evidence, rows=job.rows)
     assert caught.value.code == "bundle-changed"
 
 
@@ -278,9 +272,7 @@ def test_importing_the_verifier_loads_no_engine() -> None:
 
 
 @pytest.mark.slow
-def test_no_single_bit_of_the_evidence_can_be_flipped(
-    bundle: Bundle, job: Any
-) -> None:
+def test_no_single_bit_of_the_evidence_can_be_flipped(bundle: Bundle, job: Any) -> None:
     """300 flips, spread over the whole blob: text, instances and proof."""
     rng = np.random.default_rng(7)
     for at in rng.choice(len(job.evidence), 300, replace=False):
