@@ -357,27 +357,34 @@ def test_the_enclave_cannot_gain_privileges_dump_core_or_write_files(shared_encl
         assert line.removeprefix(name).split()[:2] == ["0", "0"]
 
 
-READER = """
-import ctypes, os, subprocess, sys
-if len(sys.argv) == 2:  # without CAP_SYS_PTRACE even root is an ordinary user here
+NODE_WITHOUT_PTRACE = """
+import ctypes, os, pathlib, subprocess, sys
+if sys.argv[1] != "again":  # without CAP_SYS_PTRACE even root is an ordinary user
     ctypes.CDLL(None).prctl(24, 19, 0, 0, 0)
-    os.execv(sys.executable, [sys.executable, "-c", sys.argv[1], "read", PID])
+    python, (code, *rest) = sys.executable, sys.argv[1:]
+    os.execv(python, [python, "-c", code, "again", *rest])
+from privacy.tee.host import Enclave
 def readable(pid):
     try:
         open(f"/proc/{pid}/mem", "rb").close()
     except PermissionError:
         return False
     return True
+model_dir, run_dir = map(pathlib.Path, sys.argv[2:])
+enclave = Enclave.start(model_dir, run_dir, model_sha256="ab" * 32)
 ordinary = subprocess.Popen(["sleep", "60"])
-print(readable(ordinary.pid), readable(sys.argv[2]))
-ordinary.kill(); ordinary.wait()
+print(readable(ordinary.pid), readable(enclave.pid))
+ordinary.kill(); ordinary.wait(); enclave.stop()
 """
 
 
-def test_no_other_process_of_the_user_can_read_the_enclaves_memory(shared_enclave):
-    code = READER.replace("PID]", f"'{shared_enclave.pid}']")
+def test_no_other_process_of_the_user_can_read_the_enclaves_memory(model_dir, tmp_path):
+    code = NODE_WITHOUT_PTRACE
     run = subprocess.run(
-        [sys.executable, "-c", code, code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, code, str(model_dir), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert run.stdout.split() == ["True", "False"]
 

@@ -5,12 +5,14 @@ from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
 from lying_attester import LyingTdxAttester, vouch_for, with_foreign_attestation_key
 
 from privacy.errors import FormatError, VerificationError
 from privacy.tee.parse import QuoteHeader, TdReport, parse_tdx_quote
-from privacy.tee.simulated_pki import issue, make_ca, make_leaf, make_root
+from privacy.tee.simulated_pki import Issued, issue, make_ca, make_leaf, make_root
 from privacy.tee.trust import (
     SimulatedTrustStore,
     hardware_trust_store,
@@ -126,6 +128,27 @@ def chain_under_too_shallow_a_root():
     return root, ca, make_leaf(ca)
 
 
+def chain_with_an_unknown_critical_extension():
+    root = make_root()
+    ca = make_ca(root)
+    leaf = make_leaf(ca)
+    known = leaf.certificate
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(known.subject)
+        .issuer_name(known.issuer)
+        .public_key(known.public_key())
+        .serial_number(known.serial_number)
+        .not_valid_before(known.not_valid_before_utc)
+        .not_valid_after(known.not_valid_after_utc)
+        .add_extension(unknown, critical=True)
+    )
+    for extension in known.extensions:
+        builder = builder.add_extension(extension.value, critical=extension.critical)
+    return root, ca, Issued(builder.sign(ca.key, SHA256()), leaf.key)
+
+
 def sgx_extension():
     leaf = make_leaf(make_ca(make_root()))
     return next(e.value for e in leaf.certificate.extensions if "1.2.840" in str(e.oid))
@@ -138,6 +161,7 @@ def sgx_extension():
         chain_with_ca_as_leaf,
         chain_without_sgx_extension,
         chain_under_too_shallow_a_root,
+        chain_with_an_unknown_critical_extension,
     ],
 )
 def test_verify_refuses_certificates_in_the_wrong_role(lie, now, make_chain):
