@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from privacy import child
 from privacy.bundle import Bundle, list_files
 from privacy.encoding import canonical_json
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
@@ -267,7 +268,7 @@ def test_importing_the_verifier_loads_no_engine() -> None:
         "import sys, privacy.zkml; "
         "sys.exit(bool({'ezkl', 'onnx', 'onnxruntime', 'torch'} & set(sys.modules)))"
     )
-    run = child.subprocess.run([child.sys.executable, "-c", code], check=False)
+    run = subprocess.run([sys.executable, "-c", code], check=False)
     assert run.returncode == 0
 
 
