@@ -31,7 +31,13 @@ Input = Annotated[
 def login(
     gateway: Annotated[str, typer.Argument(help="Gateway address.")],
     api_key: Annotated[
-        str, typer.Option(prompt="API key", hide_input=True, help="API key.")
+        str,
+        typer.Option(
+            prompt="API key",
+            hide_input=True,
+            envvar="PRIVACY_API_KEY",
+            help="Asked for if it is not given.",
+        ),
     ],
     home: HomeDir = None,
     as_json: AsJson = False,
