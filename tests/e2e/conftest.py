@@ -1,6 +1,7 @@
 """Real engines, compiled once for the whole run; a real gateway process."""
 
-import sys
+import functools
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from privacy.bundle import Bundle
 from privacy.client import Client
+from privacy.modes import Mode
 from privacy.publish import publish
 from privacy.publish.data import hold_back
 from tests.support.live_gateway import ProcessGateway
@@ -37,29 +39,28 @@ def models_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def published(models_dir):
-    """Publish an example by name, once a session."""
-    sys.path.insert(0, str(EXAMPLES))
-    done: dict[str, Published] = {}
-
-    def once(name: str) -> Published:
-        if name not in done:
-            done[name] = _publish(name, models_dir)
-        return done[name]
-
-    yield once
-    sys.path.remove(str(EXAMPLES))
-
-
-def _publish(name: str, store: Path) -> Published:
-    import importlib
-
-    module = importlib.import_module(
-        {
-            "breast-cancer": "train_breast_cancer",
-            "credit": "train_credit",
-            "wine": "train_wine_net",
-        }[name]
+    """Publish an example by name, once a session; the network without `fhe`."""
+    quick = {"wine": (Mode.ZKML, Mode.TEE)}
+    return functools.cache(
+        lambda name: _publish(name, models_dir, quick.get(name, tuple(Mode)))
     )
+
+
+@pytest.fixture(scope="session")
+def published_blind(models_dir):
+    """Publish an example for `fhe` alone: the network takes minutes."""
+    return functools.cache(lambda name: _publish(name, models_dir, (Mode.FHE,)))
+
+
+def _publish(name: str, store: Path, modes: tuple[Mode, ...]) -> Published:
+    file = {
+        "breast-cancer": "train_breast_cancer",
+        "credit": "train_credit",
+        "wine": "train_wine_net",
+    }[name]
+    spec = importlib.util.spec_from_file_location(file, EXAMPLES / f"{file}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     model, table, _ = module.train()
     is_net = name == "wine"
     bundle = publish(
@@ -67,6 +68,7 @@ def _publish(name: str, store: Path) -> Published:
         table.to_numpy(),
         name=name,
         store=store,
+        modes=modes,
         columns=list(table.columns),
         classes=module.CLASSES,
         task="classification" if is_net else "",
