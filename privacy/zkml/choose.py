@@ -21,6 +21,7 @@ from privacy.zkml.candidates import shortfall
 from privacy.zkml.corners import far_corners, widened_range
 from privacy.zkml.field import dequantize, quantize
 from privacy.zkml.onnx_prep import fix_batch, open_session
+from privacy.zkml.prescale import prescale
 from privacy.zkml.system import CircuitChoice, CircuitFacts, CircuitFiles, ProofSystem
 
 _CALIBRATION_ROWS = 40
@@ -32,7 +33,11 @@ _CORNER_SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model with one-row batch, and the rows it is tried on."""
+    """A model with a batch of one, and the rows it is tried on.
+
+    `calibration`, `corners` and `held` are as the circuit takes them: less `offset`, by
+    `scale`. `low` and `high`, the range that jobs may use, are before that.
+    """
 
     onnx: Path
     calibration: Any
@@ -42,6 +47,8 @@ class Model:
     corners_clear: Any
     low: Any
     high: Any
+    offset: Any
+    scale: Any
     task: str
     activation: str
 
@@ -69,16 +76,19 @@ def prepare(request: PartRequest, scratch: Path) -> Model:
         msg = f"the model takes {features} features, the calibration rows differ"
         raise FormatError(msg, code="wrong-feature-count")
     low, high = widened_range(np.concatenate([calibration, held]), margin=_MARGIN)
-    corners = far_corners(onnx, low, high)
+    offset, scale = prescale(onnx, low, high)
+    corners = far_corners(onnx, (low - offset) / scale, (high - offset) / scale)
     return Model(
         onnx=onnx,
-        calibration=calibration[:_CALIBRATION_ROWS],
+        calibration=(calibration[:_CALIBRATION_ROWS] - offset) / scale,
         corners=corners,
-        held=held[:_CHECKED_ROWS],
+        held=(held[:_CHECKED_ROWS] - offset) / scale,
         clear=np.load(request.clear)[:_CHECKED_ROWS],
         corners_clear=_run_onnx(onnx, corners),
         low=low,
         high=high,
+        offset=offset,
+        scale=scale,
         task=request.task,
         activation=request.activation,
     )

@@ -30,12 +30,15 @@ def widened_range(rows: Any, *, margin: float) -> tuple[Any, Any]:
         margin: Fraction of each feature's width to add at either end.
 
     Returns:
-        Two float64 arrays of shape (features,), rounded outwards to one decimal.
+        Two float64 arrays of shape (features,), rounded outwards to two digits of the
+        width, so that they tell little of single rows.
     """
-    low, high = rows.min(axis=0), rows.max(axis=0)
+    low = rows.min(axis=0).astype(np.float64)
+    high = rows.max(axis=0).astype(np.float64)
     room = margin * (high - low)
-    wide_low, wide_high = np.floor((low - room) * 10), np.ceil((high + room) * 10)
-    return wide_low.astype(np.float64) / 10, wide_high.astype(np.float64) / 10
+    width = (high - low) + 2 * room
+    unit = 10.0 ** (np.floor(np.log10(np.where(width > 0, width, 1.0))) - 1)
+    return np.floor((low - room) / unit) * unit, np.ceil((high + room) / unit) * unit
 
 
 def far_corners(onnx: Path, low: Any, high: Any) -> Any:

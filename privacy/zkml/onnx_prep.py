@@ -16,8 +16,7 @@ def fix_batch(source: Path, target: Path) -> int:
 
     model = onnx.load(str(source))
     graph = model.graph
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [i for i in graph.input if i.name not in weights]
+    inputs = _inputs(graph)
     if len(inputs) != 1 or len(graph.output) != 1:
         msg = (
             f"the model has {len(inputs)} inputs and {len(graph.output)} outputs, "
@@ -39,6 +38,16 @@ def fix_batch(source: Path, target: Path) -> int:
         raise FormatError(msg, code="unsupported-model") from exc
     onnx.save(model, str(target))
     return features
+
+
+def input_name(graph: Any) -> str:
+    """Return the name of the one input that `fix_batch` left."""
+    return str(_inputs(graph)[0].name)
+
+
+def _inputs(graph: Any) -> list[Any]:
+    weights = {tensor.name for tensor in graph.initializer}
+    return [i for i in graph.input if i.name not in weights]
 
 
 def open_session(model: bytes) -> tuple[Any, str]:

@@ -7,8 +7,10 @@ import numpy as np
 
 from privacy.encoding import Json, check_sha256
 from privacy.errors import FormatError
+from privacy.zkml.field import quantize
 
 _MAX_SCALE_BITS = 120
+_PER_FEATURE = ("input_minimum", "input_maximum", "input_offset", "input_scale")
 SRS_KINDS = frozenset({"public", "development", "unlisted"})
 
 
@@ -44,6 +46,8 @@ class ZkmlParams:
         proof_bytes: Exact length of every proof.
         input_minimum: Least standardised value of each feature that jobs may hold.
         input_maximum: The greatest.
+        input_offset: Per feature: circuits take (x - offset) / scale; see `prescale`.
+        input_scale: Per feature, a power of two.
         visibility: Of `input`, `output` and `params`.
         logrows: 2**logrows rows in the circuit.
         decomp_base: Base of the circuit's range checks.
@@ -63,6 +67,8 @@ class ZkmlParams:
     proof_bytes: int
     input_minimum: tuple[float, ...]
     input_maximum: tuple[float, ...]
+    input_offset: tuple[float, ...]
+    input_scale: tuple[float, ...]
     visibility: Json
     logrows: int
     decomp_base: int
@@ -76,9 +82,25 @@ class ZkmlParams:
         return {
             **asdict(self),
             "instances": list(self.instances),
-            "input_minimum": list(self.input_minimum),
-            "input_maximum": list(self.input_maximum),
+            **{name: list(getattr(self, name)) for name in _PER_FEATURE},
         }
+
+    def quantize(self, rows: Any) -> list[list[int]]:
+        """Return the integers the circuit computes on, and hashes, for each row.
+
+        Args:
+            rows: Standardised features, shape (rows, features).
+
+        Raises:
+            FormatError: Another shape, or a value that is not finite or too large.
+        """
+        values = np.asarray(rows, dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] != self.features:  # noqa: PLR2004
+            msg = f"rows have shape {values.shape}, expected (rows, {self.features})"
+            raise FormatError(msg, code="wrong-feature-count")
+        with np.errstate(over="ignore"):  # an infinity is refused by `quantize`
+            scaled = (values - self.input_offset) / self.input_scale
+        return quantize(scaled, scale_bits=self.input_scale_bits)
 
     def check_range(self, rows: Any) -> None:
         """Refuse rows that the circuit was not built for.
@@ -120,8 +142,7 @@ def parse_params(value: Json) -> ZkmlParams:
             **{
                 **value,
                 "instances": tuple(value["instances"]),
-                "input_minimum": tuple(float(x) for x in value["input_minimum"]),
-                "input_maximum": tuple(float(x) for x in value["input_maximum"]),
+                **{n: tuple(float(x) for x in value[n]) for n in _PER_FEATURE},
                 "srs": SrsFacts(**value["srs"]),
             }
         )
@@ -134,13 +155,14 @@ def parse_params(value: Json) -> ZkmlParams:
 
 def _check(p: ZkmlParams) -> None:
     check_sha256(p.srs.sha256, what="digest of the SRS")
-    widths = {len(p.input_minimum), len(p.input_maximum), p.features}
+    widths = {p.features, *(len(getattr(p, name)) for name in _PER_FEATURE)}
     scales_ok = all(
         type(bits) is int and 0 <= bits <= _MAX_SCALE_BITS
         for bits in (p.input_scale_bits, p.output_scale_bits)
     )
     if (
         len(widths) != 1
+        or not all(0 < s < np.inf for s in p.input_scale)
         or not scales_ok
         or p.srs.kind not in SRS_KINDS
         or p.instances != instance_names(p.outputs)

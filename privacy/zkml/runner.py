@@ -9,7 +9,7 @@ from privacy.errors import BackendError, FormatError
 from privacy.modes import Mode
 from privacy.runs import RunResult
 from privacy.zkml.blobs import Proof, make_evidence, make_outputs, parse_input
-from privacy.zkml.field import dequantize, quantize
+from privacy.zkml.field import dequantize
 from privacy.zkml.params import parse_params
 from privacy.zkml.prove import prove_row
 from privacy.zkml.system import CircuitFiles, load_backend
@@ -54,7 +54,7 @@ class Runner:
         params = self._params
         rows = parse_input(input_blob, columns=params.features)
         params.check_range(rows)
-        quantized = quantize(rows, scale_bits=params.input_scale_bits)
+        quantized = params.quantize(rows)
         proofs: list[Proof] = []
         with tempfile.TemporaryDirectory() as scratch:  # 0700: witnesses hold inputs
             for row in quantized:

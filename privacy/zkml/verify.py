@@ -20,7 +20,7 @@ from privacy.errors import (
 )
 from privacy.modes import Mode
 from privacy.zkml.blobs import Proof, parse_evidence
-from privacy.zkml.field import dequantize, from_hex, quantize, to_hex
+from privacy.zkml.field import dequantize, from_hex, to_hex
 from privacy.zkml.params import ZkmlParams, parse_params
 from privacy.zkml.system import CircuitFiles, load_backend
 
@@ -68,7 +68,7 @@ def verify_proofs(
         FormatError: `rows` could not have been an input of this circuit.
     """
     params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
-    ours = None if rows is None else _quantized(rows, params)
+    ours = None if rows is None else params.quantize(rows)
     proofs = _parse(evidence, params, None if ours is None else len(ours))  # 1
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
@@ -88,14 +88,6 @@ def verify_proofs(
         [dequantize(list(p.instances[1:]), scale_bits=bits) for p in proofs],
         dtype=np.float64,
     )
-
-
-def _quantized(rows: Any, params: ZkmlParams) -> list[list[int]]:
-    values = np.asarray(rows, dtype=np.float64)
-    if values.ndim != 2 or values.shape[1] != params.features:  # noqa: PLR2004
-        msg = f"rows have shape {values.shape}, expected (rows, {params.features})"
-        raise FormatError(msg, code="wrong-feature-count")
-    return quantize(values, scale_bits=params.input_scale_bits)
 
 
 def _parse(evidence: bytes, params: ZkmlParams, count: int | None) -> list[Proof]:

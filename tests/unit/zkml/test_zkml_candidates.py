@@ -45,9 +45,15 @@ def test_a_regression_is_measured_against_its_spread() -> None:
 
 
 def test_the_range_is_rounded_outwards() -> None:
-    low, high = widened_range(np.array([[-1.0, 0.0], [1.0, 0.33]]), margin=0.25)
-    assert low.tolist() == [-1.5, -0.1]
-    assert high.tolist() == [1.5, 0.5]
+    low, high = widened_range(np.array([[-0.93, 0.0], [1.07, 0.33]]), margin=0.25)
+    assert low.tolist() == pytest.approx([-1.5, -0.09])
+    assert high.tolist() == pytest.approx([1.6, 0.42])
+
+
+def test_a_constant_feature_has_a_range() -> None:
+    low, high = widened_range(np.full((3, 1), 2.03), margin=0.25)
+    assert low[0] <= 2.03 <= high[0]
+    assert low[0] < high[0]
 
 
 def test_the_corners_of_a_linear_model_are_its_true_extremes(

@@ -171,6 +171,8 @@ def test_params_refuse_contradictions(bundle: Bundle) -> None:
         {"system": "other"},
         {"proof_bytes": None},
         {"input_minimum": ["a"] * 30},
+        {"input_offset": [0.0] * 29},
+        {"input_scale": [0.0] * 30},
         {"srs": {"kind": "trusted", "logrows": 11, "sha256": "0" * 64}},
         {"srs": {**good["srs"], "sha256": "0"}},
         {"srs": None},

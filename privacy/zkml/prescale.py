@@ -1,0 +1,82 @@
+"""Put features that are only compared with thresholds on one scale, exactly.
+
+Trees are trained on features as they come: areas in thousands beside ratios of
+hundredths. No fixed-point scale serves both. Where a model does nothing with its input
+but compare single features with constants, we move each feature and its thresholds to
+the same range instead; every comparison keeps its outcome. Clients and nodes do
+the same to a row before they quantise it (`ZkmlParams.quantize`).
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy.zkml.onnx_prep import input_name
+
+_HALF_WIDTH = 16.0
+_COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
+
+
+def prescale(path: Path, low: Any, high: Any) -> tuple[Any, Any]:
+    """Rewrite a model's thresholds in place, and return what to do to its input.
+
+    Args:
+        path: The ONNX model.
+        low: Least value of each feature.
+        high: Greatest value of each feature.
+
+    Returns:
+        Offset and scale, float64, shape (features,): the rewritten model takes
+        (x - offset) / scale. Zeros and ones, and an unchanged file, if the model does
+        anything else with its input. Scales are powers of two, so dividing is exact.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    found = list(_comparisons(model.graph))
+    if not found or None in found:
+        return np.zeros(len(low)), np.ones(len(low))
+    half = np.maximum((high - low) / 2, 2.0**-40)
+    offset, scale = (low + high) / 2, 2.0 ** np.ceil(np.log2(half / _HALF_WIDTH))
+    for i, item in enumerate(found):
+        node, select, threshold = item
+        factor = np.where(select.any(axis=0), scale @ select, 1.0)
+        moved = (threshold - offset @ select) / factor
+        name = f"prescaled_threshold_{i}"
+        tensor = onnx.numpy_helper.from_array(moved.astype(np.float32), name)
+        model.graph.initializer.append(tensor)
+        node.input[1] = name
+    onnx.save(model, str(path))
+    return offset, scale
+
+
+def _comparisons(graph: Any) -> Iterator[Any]:
+    """Yield (comparison, one-hot selection, thresholds), or None for any other use."""
+    from onnx import numpy_helper
+
+    weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    for pick in _users(graph, input_name(graph)):
+        select = weights.get(pick.input[1]) if pick.op_type == "MatMul" else None
+        if select is None or not _selects(select):
+            yield None
+            return
+        for node in _users(graph, pick.output[0]):
+            is_first = node.input[0] == pick.output[0]
+            compares = node.op_type in _COMPARISONS and is_first
+            threshold = weights.get(node.input[1]) if compares else None
+            if threshold is None:
+                yield None
+                return
+            yield node, select.astype(np.float64), threshold.astype(np.float64)
+
+
+def _users(graph: Any, name: str) -> list[Any]:
+    return [node for node in graph.node if name in node.input]
+
+
+def _selects(matrix: Any) -> bool:
+    """Whether each column picks one feature, or none."""
+    ones = matrix == 1
+    return bool(((matrix == 0) | ones).all() and (ones.sum(axis=0) <= 1).all())
