@@ -14,15 +14,15 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="PRIVACY_GATEWAY_", frozen=True)
 
     data_dir: Path = Field(
-        default=Path("privacy-data"),
+        default=Path("var/gateway"),
         description="Database, blobs, receipt key, enclaves; one gateway at a time.",
     )
     models_dir: Path = Field(
-        default=Path("privacy-models"),
+        default=Path("var/gateway/models"),
         description="Published bundles, NAME/VERSION/manifest.json.",
     )
     host: str = "127.0.0.1"
-    port: int = Field(default=8080, ge=0, le=65535)
+    port: int = Field(default=8400, ge=0, le=65535)
     node_name: str = Field(default="local", min_length=1, max_length=63)
     fhe_workers: int = Field(default=1, ge=1, le=64)
     zkml_workers: int = Field(default=1, ge=1, le=64)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from gateway.app import create_app, run
 from gateway.settings import Settings
+from privacy.cli import operator
 from privacy.errors import UnavailableError
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import ProcessGateway, wait_until
@@ -103,3 +105,11 @@ def test_logs_are_json_lines_without_keys_or_bodies(process: ProcessGateway):
     text = process.log.read_text()
     for secret in ("patient-47", process.admin_key, "Bearer"):
         assert secret not in text
+
+
+def test_the_defaults_are_those_of_the_command_line():
+    serve = {p.name: p.default for p in signature(operator.serve).parameters.values()}
+    settings = Settings()
+    assert settings.data_dir == operator.DEFAULT_DATA == serve["data"]
+    assert settings.models_dir == operator.DEFAULT_DATA / "models"
+    assert (settings.host, settings.port) == (serve["host"], serve["port"])
