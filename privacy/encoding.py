@@ -30,8 +30,9 @@ def canonical_json(value: object) -> bytes:
     """
     try:
         return rfc8785.dumps(value)  # type: ignore[arg-type]
-    except (rfc8785.CanonicalizationError, TypeError, RecursionError) as exc:
-        msg = f"not representable as canonical JSON: {exc}"
+    except (ValueError, TypeError, RecursionError) as exc:
+        # Only the type: the library's message quotes the value.
+        msg = f"not representable as canonical JSON ({type(exc).__name__})"
         raise FormatError(msg, code="not-json") from exc
 
 

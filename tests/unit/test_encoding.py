@@ -26,10 +26,19 @@ def test_canonical_json_sorts_and_has_one_spelling():
     assert canonical_json({"b": 1.0, "a": "é"}) == '{"a":"é","b":1}'.encode()
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, {1, 2}, {"a": object()}])
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, {1, 2}, {"a": object()}, ["\ud800"], {"\ud800": 1}],
+)
 def test_canonical_json_refuses_what_json_cannot_say(value):
     with pytest.raises(FormatError):
         canonical_json(value)
+
+
+def test_a_refusal_of_canonical_json_does_not_quote_the_value():
+    with pytest.raises(FormatError) as refusal:
+        canonical_json({"age": 4711 * 10**20})
+    assert "4711" not in refusal.value.message
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,7 @@ def test_progress_is_seen_in_the_job_while_it_runs(api: Api):
         ({"model": "../etc"}, 422, "invalid-request"),
         ({"unknown": 1}, 422, "invalid-request"),
         ({"options": []}, 422, "invalid-request"),
+        ({"options": {"big": 10**30}}, 422, "not-json"),
         ({"model": "x" * 70000}, 413, "too-large"),
     ],
 )
@@ -272,6 +273,13 @@ def test_a_request_that_cannot_be_served_is_refused_with_a_typed_problem(
     api: Api, changes, status, code
 ):
     _problem(api.order(ECHO, **changes), status, code)
+
+
+def test_half_a_surrogate_in_options_is_refused(api: Api):
+    body = {"model": "demo", "mode": "zkml", "input": api.upload(b"{}")}
+    for options in ({"\ud800": 1}, {"a": "\ud800"}):
+        sent = json.dumps({**body, "options": options})  # escaped
+        _problem(api.post("/v1/jobs", content=sent), 422, "not-json")
 
 
 def test_an_input_that_was_not_uploaded_is_refused(api: Api):
