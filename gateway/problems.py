@@ -42,6 +42,7 @@ STATUS: dict[type[PrivacyError], int] = {
 STATUS_BY_CODE: dict[str, int] = {
     "missing-scope": 403,
     "method-not-allowed": 405,
+    "upload-too-slow": 408,
     "cancelled": 409,
     "too-large": 413,
     "input-crashes-engine": 422,

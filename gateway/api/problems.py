@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.logs import error_id_of
@@ -45,7 +46,7 @@ def _response(status: int) -> dict[str, Any]:
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    **{s: _response(s) for s in (401, 403, 404, 409, 413, 422, 429, 503)},
+    **{s: _response(s) for s in (401, 403, 404, 408, 409, 413, 422, 429, 503)},
     500: {**_response(500), "model": Problem},
 }
 
@@ -122,6 +123,8 @@ class DefectsAsProblems:
 
         try:
             await self._app(scope, receive, send_and_note)
+        except ClientDisconnect:
+            pass  # in the middle of an upload: nobody is left to tell
         except Exception as exc:  # noqa: BLE001 - whatever it is, it becomes a problem
             path = scope["path"]
             error_id = error_id_of(exc, method=scope["method"], path=path)

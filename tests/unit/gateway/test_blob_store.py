@@ -7,7 +7,13 @@ import pytest
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
 from privacy.encoding import sha256_hex
-from privacy.errors import FormatError, LimitError, NotFoundError, PrivacyError
+from privacy.errors import (
+    FormatError,
+    LimitError,
+    NotFoundError,
+    PrivacyError,
+    UnavailableError,
+)
 
 CONTENT = b"ciphertext" * 1000
 DIGEST = sha256_hex(CONTENT)
@@ -92,3 +98,43 @@ def test_a_workers_file_is_adopted_under_its_digest(store: Blobs, tmp_path: Path
     assert store.adopt(tmp_path / "output") == DIGEST
     assert store.path(DIGEST).read_bytes() == CONTENT
     assert not (tmp_path / "output").exists()
+
+
+def _receive(store: Blobs, chunks: AsyncIterator[bytes]) -> None:
+    receiving = store.receive(chunks, sha256=DIGEST, max_bytes=1 << 20)
+    asyncio.run(receiving)
+
+
+def test_an_upload_that_trickles_is_ended_and_leaves_nothing(tmp_path: Path):
+    async def trickle() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+            await asyncio.sleep(0.05)
+
+    store = Blobs(Database(tmp_path / "db"), tmp_path / "blobs", patience_s=0.3)
+    with pytest.raises(LimitError) as refusal:
+        _receive(store, trickle())
+    assert refusal.value.code == "upload-too-slow"
+    assert list((tmp_path / "blobs" / "uploads").iterdir()) == []
+
+
+def test_uploads_leave_room_on_the_disk(tmp_path: Path):
+    store = Blobs(Database(tmp_path / "db"), tmp_path / "blobs", reserve_bytes=1 << 62)
+    with pytest.raises(UnavailableError) as refusal:
+        _receive(store, _chunks(CONTENT))
+    assert refusal.value.code == "storage-full"
+    assert list((tmp_path / "blobs" / "uploads").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_a_damaged_blob_counts_as_not_uploaded_and_is_healed(store: Blobs, damage: str):
+    _put(store, CONTENT)
+    if damage == "missing":
+        store.path(DIGEST).unlink()
+    else:
+        store.path(DIGEST).write_bytes(CONTENT[:100])
+    with pytest.raises(NotFoundError):
+        store.size(tenant="a", kind="blob", sha256=DIGEST)
+    _put(store, CONTENT)
+    assert store.size(tenant="a", kind="blob", sha256=DIGEST) == len(CONTENT)
+    assert store.path(DIGEST).read_bytes() == CONTENT

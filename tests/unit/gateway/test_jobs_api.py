@@ -279,7 +279,9 @@ def test_half_a_surrogate_in_options_is_refused(api: Api):
     body = {"model": "demo", "mode": "zkml", "input": api.upload(b"{}")}
     for options in ({"\ud800": 1}, {"a": "\ud800"}):
         sent = json.dumps({**body, "options": options})  # escaped
-        _problem(api.post("/v1/jobs", content=sent), 422, "not-json")
+        is_json = {"Content-Type": "application/json"}
+        answer = api.post("/v1/jobs", content=sent, headers=is_json)
+        _problem(answer, 422, "not-json")
 
 
 def test_an_input_that_was_not_uploaded_is_refused(api: Api):

@@ -1,12 +1,15 @@
 import base64
 import json
+import socket
+from typing import Any
 
 import pytest
 
+from gateway.api import problems
 from privacy.bundle import parse_manifest
 from privacy.encoding import sha256_hex
 from privacy.modes import modes_table
-from tests.support.live_gateway import Api, ThreadGateway
+from tests.support.live_gateway import Api, ThreadGateway, wait_until
 
 NONCE = base64.urlsafe_b64encode(b"n" * 32).rstrip(b"=").decode()
 
@@ -90,6 +93,24 @@ def test_uploads_that_do_not_fit_are_refused(api: Api):
     for content in (big, iter([big[: 1 << 19], big[1 << 19 :]])):  # announced or not
         large = api.put(f"/v1/blobs/{sha256_hex(big)}", content=content)
         assert (large.status_code, large.json()["code"]) == (413, "too-large")
+
+
+def test_an_upload_broken_off_is_no_defect_and_leaves_nothing(
+    gateway: ThreadGateway, api: Api, monkeypatch: pytest.MonkeyPatch
+):
+    defects: list[Any] = []
+    monkeypatch.setattr(problems, "error_id_of", lambda exc, **_: defects.append(exc))
+    uploads = gateway.settings.data_dir / "blobs" / "uploads"
+    with socket.create_connection(("127.0.0.1", gateway.settings.port)) as connection:
+        head = (
+            f"PUT /v1/blobs/{'0' * 64} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+            f"Authorization: Bearer {gateway.admin_key}\r\n\r\nxxx"
+        )
+        connection.sendall(head.encode())
+        wait_until(lambda: list(uploads.iterdir()), what="the upload never began")
+    wait_until(lambda: not list(uploads.iterdir()), what="the part stays")
+    assert api.get("/readyz").is_success
+    assert defects == []
 
 
 def test_evidence_is_fresh_for_the_nonce(api: Api):
