@@ -1,18 +1,17 @@
 """The command `privacy`: publish, serve, infer, verify.
 
 Exit codes: 0 ok, 2 usage, 3 authentication, 4 not found, 5 job failed,
-6 verification failed, 7 could not verify, 8 unavailable.
+6 verification failed, 7 could not verify, 8 unavailable; 1 a defect, 130 interrupted.
 """
 
 import sys
 
 from privacy.cli import data_owner, operator
-from privacy.cli.app import app
+from privacy.cli.app import app, run
 
 __all__ = ["app", "data_owner", "main", "operator"]
 
 
 def main() -> None:
     """Run the command line."""
-    app()
-    sys.exit(0)
+    sys.exit(run(sys.argv[1:]))

@@ -1,7 +1,10 @@
 """The command's root, its common options, and how errors become exit codes."""
 
 import functools
-from collections.abc import Callable
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -9,7 +12,7 @@ import typer
 
 from privacy import __version__
 from privacy.cli.output import fail, print_json
-from privacy.errors import PrivacyError
+from privacy.errors import FormatError, PrivacyError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,21 +39,71 @@ HomeDir = Annotated[
 
 
 def command(name: str) -> Callable[[F], F]:
-    """Register a command whose `PrivacyError`s become its exit code."""
+    """Register a command whose errors become its exit code."""
 
     def register(function: F) -> F:
         @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             try:
                 return function(*args, **kwargs)
-            except PrivacyError as exc:
-                as_json = bool(kwargs.get("as_json"))
-                raise typer.Exit(fail(exc, as_json=as_json)) from exc
+            except (typer.Exit, typer.Abort, typer.TyperException):
+                raise
+            except BaseException as exc:
+                raise typer.Exit(_failed(exc, bool(kwargs.get("as_json")))) from exc
 
         app.command(name)(wrapped)
         return function
 
     return register
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code."""
+    as_json = "--json" in arguments
+    try:
+        code = app(list(arguments), prog_name="privacy", standalone_mode=False)
+        sys.stdout.flush()
+        return int(code or 0)
+    except typer.TyperException as exc:
+        if not as_json and not exc.format_message():
+            return exc.exit_code  # no command was given: the help is shown
+        text = f"{exc.format_message() or 'no command.'} See `privacy --help`."
+        return fail(FormatError(text, code="usage"), as_json=as_json)
+    except (typer.Abort, KeyboardInterrupt) as exc:
+        return _failed(KeyboardInterrupt(exc), as_json)
+    except BrokenPipeError as exc:
+        return _failed(exc, as_json)
+
+
+def _failed(exc: BaseException, as_json: bool) -> int:  # noqa: FBT001
+    """Print what went wrong and return the exit code, whatever it was."""
+    if isinstance(exc, PrivacyError):
+        return fail(exc, as_json=as_json)
+    if isinstance(exc, KeyboardInterrupt):
+        return fail(
+            _InterruptedError("interrupted before it was done"), as_json=as_json
+        )
+    if isinstance(exc, BrokenPipeError):  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(exc, OSError):
+        where = f"{exc.filename}: " if exc.filename else ""
+        msg = (
+            f"{where}{exc.strerror or type(exc).__name__}: check the path, "
+            "its permissions and the free space"
+        )
+        return fail(FormatError(msg, code="unusable-file"), as_json=as_json)
+    if not isinstance(exc, Exception):
+        raise exc
+    if not as_json:
+        traceback.print_exception(exc)
+    msg = f"a defect of this program: {type(exc).__name__}; please report it"
+    return fail(PrivacyError(msg, code="defect"), as_json=as_json)
+
+
+class _InterruptedError(PrivacyError):
+    default_code = "interrupted"
+    exit_code = 130  # as shells count SIGINT
 
 
 @command("version")

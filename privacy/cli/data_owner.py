@@ -1,5 +1,7 @@
 """Commands of the data owner: login, models, infer, jobs, verify, modes."""
 
+import sys
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -7,12 +9,21 @@ import typer
 
 from privacy.bundle import Bundle
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
-from privacy.cli.output import duration, err, out, print_json, progress, size, table
+from privacy.cli.output import (
+    duration,
+    err,
+    out,
+    print_json,
+    progress,
+    safe,
+    size,
+    table,
+)
 from privacy.client import Answer, Client, Verdict, verify_saved
 from privacy.client.home import Home, default_home, trusted_keys
 from privacy.client.rows import read_rows
 from privacy.encoding import Json, parse_object
-from privacy.errors import FormatError
+from privacy.errors import AuthError, FormatError
 from privacy.modes import modes_table
 
 AllowSimulated = Annotated[
@@ -31,25 +42,32 @@ Input = Annotated[
 def login(
     gateway: Annotated[str, typer.Argument(help="Gateway address.")],
     api_key: Annotated[
-        str,
-        typer.Option(
-            prompt="API key",
-            hide_input=True,
-            envvar="PRIVACY_API_KEY",
-            help="Asked for if it is not given.",
-        ),
-    ],
+        str | None,
+        typer.Option(envvar="PRIVACY_API_KEY", help="Asked for if it is not given."),
+    ] = None,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Save a gateway's address and your API key (file mode 0600)."""
+    api_key = api_key or _asked_key()
     with Client(gateway, api_key=api_key, home=home) as client:
         models = client.models()
-        client.home.save_config(gateway=client.gateway, api_key=api_key)
+        client.home.save_config(gateway=client.gateway, api_key=client.api_key)
     if as_json:
         print_json({"gateway": client.gateway, "models": len(models)})
     else:
-        out.print(f"logged in to {client.gateway}: {len(models)} models")
+        out.print(f"logged in to {safe(client.gateway)}: {len(models)} models")
+
+
+def _asked_key() -> str:
+    """Return the API key from the terminal, unseen, or from standard input."""
+    if sys.stdin.isatty():
+        key = getpass("API key: ", sys.stderr)
+    else:
+        key = sys.stdin.readline(4096)
+    if not key.strip():
+        raise AuthError("no API key was given")
+    return key.strip()
 
 
 @command("models")
@@ -94,8 +112,10 @@ def _print_models(found: list[Json]) -> None:
 
 def _print_model(bundle: Bundle) -> None:
     m = bundle.manifest
-    out.print(f"[bold]{m.name}/{m.version}[/]  sha256 {bundle.sha256}")
-    out.print(f"{m.task}, {len(m.columns)} features, classes: {', '.join(m.classes)}")
+    head = f"[bold]{m.name}/{m.version}[/]  sha256 {bundle.sha256}"
+    out.print(head, soft_wrap=True)
+    classes = f", classes: {safe(', '.join(m.classes))}" if m.classes else ""
+    out.print(f"{safe(m.task)}, {len(m.columns)} features{classes}", soft_wrap=True)
     rows = []
     for mode, part in m.modes.items():
         cost, acc = part.cost, part.accuracy
@@ -167,15 +187,16 @@ def print_answer(answer: Answer, bundle: Bundle) -> None:
     )
     table(f"{answer.model}, mode {answer.mode}", columns, rows)
     for caveat in answer.caveats:
-        err.print(f"[bold yellow]caveat[/] {caveat}", soft_wrap=True)
+        err.print(f"[bold yellow]caveat[/] {safe(caveat)}", soft_wrap=True)
     for check in answer.checks:
-        out.print(f"[green]verified[/] {check.name}: {check.detail}")
+        line = f"[green]verified[/] {check.name}: {safe(check.detail)}"
+        out.print(line, soft_wrap=True)
     for who, what in answer.who_sees_what.as_dict().items():
-        out.print(f"[dim]{who.replace('_', ' ')}:[/] {what}")
+        out.print(f"[dim]{who.replace('_', ' ')}:[/] {safe(what)}", soft_wrap=True)
     total = sum(answer.seconds.values())
     out.print(
         f"[dim]{duration(total)}, {size(answer.bytes_up)} up, "
-        f"{size(answer.bytes_down)} down; receipt {answer.receipt}[/]",
+        f"{size(answer.bytes_down)} down; receipt {safe(answer.receipt)}[/]",
         soft_wrap=True,
     )
 
@@ -282,10 +303,10 @@ def _print_verdict(verdict: Verdict) -> None:
     colours = {"ok": "green", "failed": "bold red"}
     for step in verdict.steps:
         colour = colours.get(step.verdict, "yellow")
-        line = f"[{colour}]{step.verdict}[/] {step.name}: {step.detail}"
+        line = f"[{colour}]{step.verdict}[/] {step.name}: {safe(step.detail)}"
         out.print(line, soft_wrap=True)
     for caveat in verdict.caveats:
-        out.print(f"[bold yellow]caveat[/] {caveat}", soft_wrap=True)
+        out.print(f"[bold yellow]caveat[/] {safe(caveat)}", soft_wrap=True)
     words = {
         0: "everything that was checked is true",
         6: "FALSE",

@@ -1,13 +1,14 @@
 """Commands of publishers and operators: publish, serve, api-keys."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
-from privacy.cli.output import duration, out, print_json, progress, size, table
+from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.client import Client
 from privacy.client.wire import Call, Flow, post_json
 from privacy.encoding import Json
@@ -91,7 +92,8 @@ def publish(
             }
         )
         return
-    out.print(f"published [bold]{m.name}/{m.version}[/], sha256 {bundle.sha256}")
+    head = f"published [bold]{m.name}/{m.version}[/], sha256 {bundle.sha256}"
+    out.print(head, soft_wrap=True)
     rows = []
     for k, p in m.modes.items():
         agree = p.accuracy.get("label_agreement")
@@ -106,7 +108,7 @@ def publish(
         )
     total = sum(f.bytes for f in m.files.values())
     table("", ["mode", "served", "labels agree", "max error", "a row"], rows)
-    out.print(f"[dim]{size(total)} in {bundle.root}[/]", soft_wrap=True)
+    out.print(f"[dim]{size(total)} in {safe(bundle.root)}[/]", soft_wrap=True)
 
 
 def _one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
@@ -143,21 +145,40 @@ def serve(
     except ImportError as exc:
         msg = "the gateway is not installed: pip install 'privacy-compute[gateway]'"
         raise UnavailableError(msg, code="engine-missing") from exc
-    settings = Settings(
-        data_dir=data, models_dir=store or data / "models", host=host, port=port
-    )
+    try:
+        settings = Settings(
+            data_dir=data, models_dir=store or data / "models", host=host, port=port
+        )
+    except ValueError as exc:
+        raise FormatError(f"a setting of the gateway is not valid: {exc}") from exc
+    _check_free(host, port)
     first_key = bootstrap_admin_key(settings)
+    url = f"http://{host}:{port}"
     if as_json:
-        url = f"http://{host}:{port}"
         typer.echo(json.dumps({"gateway": url, "admin_key": first_key}))
     elif first_key:
         out.print(
             "first start: this is the admin API key. It is shown once, keep it safe:\n"
             f"  [bold]{first_key}[/]\n"
-            f"next: privacy login http://{host}:{port}",
+            f"next: privacy login {url}",
             soft_wrap=True,
         )
     run(settings)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Refuse an address that cannot be listened on, before anything is printed."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as exc:
+        msg = (
+            f"cannot listen on {host} port {port} ({exc.strerror}): choose another "
+            "--host or --port, or stop what uses it"
+        )
+        raise UnavailableError(msg, code="address-in-use") from exc
 
 
 @command("api-keys")
@@ -190,22 +211,26 @@ def api_keys(
             if as_json:
                 print_json(made)
             else:
-                out.print(f"key {made['id']}, shown once:\n  [bold]{made['key']}[/]")
+                out.print(
+                    f"key {safe(made['id'])}, shown once:\n"
+                    f"  [bold]{safe(made['key'])}[/]",
+                    soft_wrap=True,
+                )
             return
         if revoke:
             client.run(_object(Call("DELETE", f"/v1/api-keys/{revoke}")))
             if as_json:
                 print_json({"revoked": revoke})
             else:
-                out.print(f"revoked {revoke}")
+                out.print(f"revoked {safe(revoke)}")
             return
         found = client.run(_object(Call("GET", "/v1/api-keys")))["api_keys"]
     if as_json:
         print_json({"api_keys": found})
         return
-    columns = ["id", "name", "tenant", "scopes", "expires_at", "revoked"]
+    columns = ["id", "name", "tenant", "scopes", "expires_at", "revoked_at"]
     rows = [
-        [", ".join(v) if isinstance(v := k.get(c), list) else str(v) for c in columns]
+        [", ".join(v) if isinstance(v := k[c], list) else str(v or "") for c in columns]
         for k in found
     ]
     table("", columns, rows)

@@ -6,24 +6,39 @@ standard output holds exactly one JSON value, also when the command fails.
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress as Bar
+from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from privacy.encoding import Json
 from privacy.errors import PrivacyError
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def print_json(value: Any) -> None:
     """Print one JSON value to standard output."""
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def safe(value: object) -> str:
+    """Return text from elsewhere so that it cannot act on the terminal, for `print`.
+
+    Gateways, manifests and file names may hold escape sequences, characters that
+    reverse the line, or our own markup.
+    """
+    shown = (
+        c if c.isprintable() else " " if c in "\t\r\n" else f"\\x{ord(c):02x}"
+        for c in str(value)
+    )
+    return escape("".join(shown))
 
 
 def fail(exc: PrivacyError, *, as_json: bool) -> int:
@@ -32,50 +47,48 @@ def fail(exc: PrivacyError, *, as_json: bool) -> int:
         error = {"code": exc.code, "message": exc.message, "exit_code": exc.exit_code}
         print_json({"error": error})
     else:
-        err.print(f"[bold red]error[/] ({exc.code}): {exc.message}", soft_wrap=True)
+        code, message = safe(exc.code), safe(exc.message)
+        err.print(f"[bold red]error[/] ({code}): {message}", soft_wrap=True)
     return exc.exit_code
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table to standard output."""
-    grid = Table(title=title or None, title_justify="left")
+    grid = Table(title=safe(title) or None, title_justify="left")
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(safe(column), overflow="fold")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*(safe(cell) for cell in row))
     out.print(grid)
 
 
 def describe(event: Json) -> str:
-    """Return a progress event in words."""
+    """Return a progress event in words; events may come from a gateway."""
     words = [str(event["mode"])] if event.get("mode") else []
     words.append(str(event.get("stage", "working")))
-    if "total" in event:
-        words.append(f"{event.get('done', 0)} of {event['total']}")
-    if "bytes" in event:
-        words.append(f"({size(event['bytes'])})")
+    done, total, count = (event.get(k) for k in ("done", "total", "bytes"))
+    if isinstance(total, int):
+        words.append(f"{done if isinstance(done, int) else 0} of {total}")
+    if isinstance(count, int):
+        words.append(f"({size(count)})")
     if event.get("file"):
         words.append(str(event["file"]))
-    return " ".join(words)
+    return safe(" ".join(words))
 
 
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Callable[[Json], None]]:
     """Give a function that shows progress events while the body runs.
 
-    On a terminal one line with a spinner; elsewhere a line whenever the stage changes.
+    On a terminal one line with a spinner and the time; elsewhere a line a change.
     """
     if quiet:
         yield lambda _: None
     elif err.is_terminal:
-        started = time.monotonic()
-        with err.status("working") as status:
-
-            def show(event: Json) -> None:
-                seconds = time.monotonic() - started
-                status.update(f"{describe(event)}  [dim]{seconds:.0f} s[/]")
-
-            yield show
+        columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+        with Bar(*columns, console=err, transient=True) as bar:
+            line = bar.add_task("working", total=None)
+            yield lambda event: bar.update(line, description=describe(event))
     else:
         last = ""
 
@@ -99,4 +112,6 @@ def size(count: float) -> str:
 
 def duration(seconds: float) -> str:
     """Return a time in words: `12 ms`, `3.4 s`."""
+    if seconds < 0.01:  # noqa: PLR2004 - below, one digit is too few
+        return f"{seconds * 1000:.2g} ms"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
