@@ -107,6 +107,9 @@ class Child:
         Raises:
             ChildDied: The process ended, or was killed after `timeout_s`.
             PrivacyError: Whatever the handler raised, as the same class.
+
+        Whoever stops listening before the answer (`progress` raised, the answer was
+        not one) ends the child: what it still says must not answer a later call.
         """
         with self._lock:
             self._calls += 1
@@ -116,27 +119,34 @@ class Child:
             try:
                 line = json.dumps({"id": self._calls, "request": request})
                 self._socket.sendall(line.encode() + b"\n")
-                return self._answer(progress)
-            except (OSError, ValueError) as exc:
+                answer = self._answer(progress)
+            except ValueError as exc:  # it babbles: it will not end by itself
+                self.kill()
                 raise self._died() from exc
+            except OSError as exc:
+                raise self._died() from exc
+            except BaseException:
+                self.kill()
+                raise
             finally:
                 if timer:
                     timer.cancel()
+        if "error" in answer:
+            raise error_from(**answer["error"])
+        result: Json = answer["result"]
+        return result
 
     def _answer(self, progress: Progress | None) -> Json:
+        """Return the message that ends the call."""
         while True:
             line = self._lines.readline(_MAX_LINE)
             if not line.endswith(b"\n"):
                 raise self._died()
-            message = json.loads(line)
-            if "progress" in message:
-                if progress:
-                    progress(message["progress"])
-            elif "error" in message:
-                raise error_from(**message["error"])
-            else:
-                result: Json = message["result"]
-                return result
+            message = _checked(json.loads(line), self._calls)
+            if "progress" not in message:
+                return message
+            if progress:
+                progress(message["progress"])
 
     def _died(self) -> ChildDied:
         try:
@@ -174,6 +184,16 @@ class Child:
     def __exit__(self, *_: object) -> None:
         """End the process."""
         self.close()
+
+
+def _checked(message: Any, call_id: int) -> Json:
+    """Return a message if it is one of this call; a child that babbles is ended."""
+    if isinstance(message, dict) and message.get("id") == call_id:
+        kinds = {"progress": dict, "result": dict, "error": dict}
+        if any(isinstance(message.get(k), t) for k, t in kinds.items()):
+            return message
+    msg = "a worker's message belongs to no call"
+    raise ValueError(msg)
 
 
 def run_in_child(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 from privacy.errors import FormatError
@@ -9,6 +10,15 @@ from privacy.errors import FormatError
 
 def handler():
     return serve
+
+
+def babbler():
+    return babble
+
+
+def babble(request, progress):
+    os.write(int(sys.argv[2]), request["line"].encode() + b"\n")
+    return {"answer": "of the call that babbled"}
 
 
 def serve(request, progress):

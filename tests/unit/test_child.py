@@ -78,3 +78,37 @@ def test_a_child_ends_with_its_parent(child):
 def test_a_missing_engine_says_so():
     with pytest.raises(BackendError, match="not installed"):
         run_in_child("no.such.module:handler", {}, timeout_s=30)
+
+
+@pytest.fixture
+def babbler(repository_on_path):
+    target = "tests.support.child_handlers:babbler"
+    with Child(target, env=repository_on_path) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["not JSON", "[]", "{}", '{"id": 1}', '{"id": 7, "result": {}}', '{"result": {}}'],
+)
+def test_a_child_that_babbles_is_ended(babbler, line):
+    with pytest.raises(ChildDied):
+        babbler.call({"line": line})
+    assert not babbler.alive
+
+
+def test_what_a_child_says_late_answers_no_later_call(babbler):
+    early = '{"id": 1, "result": {"answer": "early"}}'
+    assert babbler.call({"line": early}) == {"answer": "early"}
+    with pytest.raises(ChildDied):
+        babbler.call({"line": '{"id": 2, "progress": {}}'})
+
+
+def test_a_caller_that_stops_listening_ends_the_child(child):
+    def stop_listening(_):
+        raise KeyError("listener")
+
+    with pytest.raises(KeyError):
+        child.call({"do": "progress"}, progress=stop_listening)
+    with pytest.raises(ChildDied):
+        child.call({"do": "echo", "value": 2})
