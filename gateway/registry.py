@@ -1,5 +1,6 @@
 """The models of this gateway: bundles under `models_dir/NAME/VERSION/`."""
 
+import contextlib
 import threading
 import time
 from dataclasses import dataclass
@@ -9,9 +10,12 @@ import structlog
 
 from privacy.bundle import MANIFEST, Bundle, open_bundle
 from privacy.errors import FormatError, NotFoundError, PrivacyError
+from privacy.modes import Mode
+from privacy.tee.measure import measure
+from privacy.tee.wire import MODEL
 
 _log = structlog.get_logger()
-_Stamp = tuple[int, int]
+_Stamp = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,11 @@ class _Seen:
 
 
 class ModelRegistry:
-    """Bundles found on disk. A folder is read again only when its manifest changes."""
+    """Bundles found on disk.
+
+    A folder is read again only when its manifest changes; one that was not usable, when
+    any file of it does, for it may have been half copied.
+    """
 
     def __init__(self, models_dir: Path, *, fresh_s: float = 2.0) -> None:
         """Read `models_dir`, and again when what was read is older than `fresh_s`."""
@@ -37,16 +45,17 @@ class ModelRegistry:
     def refresh(self) -> None:
         """Read new and changed bundles, and forget those that are gone."""
         with self._lock:
-            found = {p.parent: p for p in self._models_dir.glob(f"*/*/{MANIFEST}")}
-            self._seen = {
-                root: self._look(root, path) for root, path in sorted(found.items())
-            }
-            self._read_at = time.monotonic()
+            self._read()
 
     def all(self) -> list[Bundle]:
         """Return every usable bundle, the newest first."""
-        if time.monotonic() - self._read_at > self._fresh_s:
-            self.refresh()
+        is_old = time.monotonic() - self._read_at > self._fresh_s
+        # If another thread reads just now, perhaps a large new bundle, do not wait.
+        if is_old and self._lock.acquire(blocking=False):
+            try:
+                self._read()
+            finally:
+                self._lock.release()
         bundles = [s.bundle for s in self._seen.values() if s.bundle]
         return sorted(
             bundles,
@@ -81,17 +90,18 @@ class ModelRegistry:
             if b.manifest.name == name and version in {None, b.manifest.version}
         ]
 
-    def _look(self, root: Path, path: Path) -> _Seen:
-        try:
-            stat = path.stat()
-        except OSError:
-            return _Seen((0, 0), None)
-        stamp = (stat.st_mtime_ns, stat.st_size)
+    def _read(self) -> None:
+        roots = sorted(p.parent for p in self._models_dir.glob(f"*/*/{MANIFEST}"))
+        self._seen = {root: self._look(root) for root in roots}
+        self._read_at = time.monotonic()
+
+    def _look(self, root: Path) -> _Seen:
         seen = self._seen.get(root)
-        if seen and seen.stamp == stamp:
+        if seen and seen.stamp == _stamp(root, whole=seen.bundle is None):
             return seen
+        before, whole = (_stamp(root, whole=w) for w in (False, True))
         try:
-            return _Seen(stamp, _open(root))
+            return _Seen(before, _open(root))
         except (PrivacyError, OSError) as exc:
             code = exc.code if isinstance(exc, PrivacyError) else type(exc).__name__
             _log.error(
@@ -100,7 +110,17 @@ class ModelRegistry:
                 why=str(exc),
                 code=code,
             )
-            return _Seen(stamp, None)
+            return _Seen(whole, None)
+
+
+def _stamp(root: Path, *, whole: bool) -> _Stamp:
+    """Return what shows that a bundle's manifest, or any of its files, changed."""
+    files = []
+    for path in sorted(root.rglob("*")) if whole else [root / MANIFEST]:
+        with contextlib.suppress(OSError):  # it vanished meanwhile
+            stat = path.stat()
+            files.append((path.name, stat.st_mtime_ns, stat.st_size))
+    return tuple(files)
 
 
 def _open(root: Path) -> Bundle:
@@ -109,4 +129,26 @@ def _open(root: Path) -> Bundle:
     if named != (root.parent.name, root.name):
         msg = f"the folder is named {root.parent.name}/{root.name}, the bundle {named}"
         raise FormatError(msg, code="bundle-misplaced")
+    _warn_of_other_measurements(bundle)
     return bundle
+
+
+def _warn_of_other_measurements(bundle: Bundle) -> None:
+    """Log if clients will refuse the enclave: it measures else than was published."""
+    part = bundle.manifest.modes.get(Mode.TEE)
+    if part is None or not part.available:
+        return
+    try:
+        found = measure(bundle.root / Mode.TEE / MODEL).as_dict()
+    except (PrivacyError, OSError):
+        return  # the mode is not installed here: its jobs will say so
+    published = part.params.get("measurements")
+    expected = published if isinstance(published, dict) else {}
+    other = [name for name, value in found.items() if expected.get(name) != value]
+    if other:
+        _log.warning(
+            "enclave-measurements-differ",
+            bundle=f"{bundle.manifest.name}/{bundle.manifest.version}",
+            registers=other,
+            todo="clients will refuse this enclave: publish the model again here",
+        )

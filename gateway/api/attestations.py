@@ -1,5 +1,6 @@
 """Evidence of a model's enclave, before anything is sealed to it."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -33,7 +34,7 @@ async def attest(
     if len(raw) != _NONCE_BYTES:
         msg = f"the nonce has {len(raw)} bytes, expected {_NONCE_BYTES}"
         raise FormatError(msg, code="bad-nonce")
-    bundle = gateway.registry.get(model, version)
+    bundle = await asyncio.to_thread(gateway.registry.get, model, version)
     bundle.manifest.mode(Mode.TEE)
     evidence = await gateway.node.enclaves.evidence(bundle, raw)
     return Response(evidence, media_type="application/json")

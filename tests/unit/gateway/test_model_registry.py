@@ -1,10 +1,17 @@
 import shutil
+import threading
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
+from gateway import registry as registry_module
 from gateway.registry import ModelRegistry
+from privacy.bundle import Bundle, ModePart, write_manifest
 from privacy.errors import NotFoundError
+from privacy.tee.measure import measure
 from tests.support.hand_made_bundle import write_bundle
 
 
@@ -55,3 +62,65 @@ def test_a_bundle_under_another_name_is_skipped(tmp_path: Path):
 
 def test_a_folder_that_does_not_exist_yet_has_no_models(tmp_path: Path):
     assert ModelRegistry(tmp_path / "none").all() == []
+
+
+def test_a_bundle_that_was_found_half_copied_is_read_again_when_it_is_whole(
+    tmp_path: Path,
+):
+    late = write_bundle(tmp_path).root / "zkml" / "vk.key"
+    content = late.read_bytes()
+    late.unlink()
+    registry = ModelRegistry(tmp_path, fresh_s=0)
+    assert registry.all() == []
+    late.write_bytes(content)
+    assert [b.manifest.name for b in registry.all()] == ["demo"]
+
+
+def test_a_slow_reading_of_a_new_bundle_makes_nobody_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bundle(tmp_path)
+    registry = ModelRegistry(tmp_path, fresh_s=0)
+    write_bundle(tmp_path, name="large")
+    reading, go_on = threading.Event(), threading.Event()
+    real = registry_module._open
+
+    def slow(root: Path) -> Bundle:
+        reading.set()
+        assert go_on.wait(30)
+        return real(root)
+
+    monkeypatch.setattr(registry_module, "_open", slow)
+    reader = threading.Thread(target=registry.all)
+    reader.start()
+    assert reading.wait(30)
+    assert registry.get("demo").manifest.name == "demo"
+    go_on.set()
+    reader.join(30)
+    assert registry.get("large").manifest.name == "large"
+
+
+def _warnings(models_dir: Path) -> list[dict[str, Any]]:
+    with capture_logs() as logs:
+        registry = ModelRegistry(models_dir, fresh_s=0)
+        for _ in range(3):
+            registry.all()
+    return [line for line in logs if line["event"] == "enclave-measurements-differ"]
+
+
+def test_an_enclave_that_clients_will_refuse_is_warned_of_once(tmp_path: Path):
+    bundle = write_bundle(tmp_path)
+    model = bundle.root / "tee" / "model.onnx"
+    measured = measure(model).as_dict()
+    _publish(bundle, {**measured, "rtmr1": "0" * 96})
+    (warning,) = _warnings(tmp_path)
+    assert (warning["bundle"], warning["registers"]) == ("demo/1", ["rtmr1"])
+    assert "publish" in warning["todo"]
+    _publish(bundle, measured)
+    assert _warnings(tmp_path) == []
+
+
+def _publish(bundle: Bundle, measurements: dict[str, str]) -> None:
+    part = ModePart(available=True, params={"measurements": measurements})
+    modes = {**bundle.manifest.modes, "tee": part}
+    write_manifest(bundle.root, replace(bundle.manifest, modes=modes))
