@@ -76,6 +76,7 @@ class Gateway:
             signing_key=self.signing_key,
             node_name=settings.node_name,
             max_queued=settings.max_queued_jobs,
+            max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
             start_workflow=start_workflow,
         )

@@ -36,7 +36,12 @@ class Settings(BaseSettings):
     zkml_time_limit_s: float = Field(default=3600.0, gt=0)
     tee_time_limit_s: float = Field(default=60.0, gt=0)
     max_upload_bytes: int = Field(default=2 << 30, ge=1)
-    max_queued_jobs: int = Field(default=256, ge=1)
+    max_queued_jobs: int = Field(
+        default=256, ge=1, description="Waiting jobs of one mode."
+    )
+    max_queued_jobs_by_tenant: int = Field(
+        default=128, ge=1, description="Of one mode and tenant."
+    )
     stop_grace_s: int = Field(
         default=5, ge=0, description="How long open requests may take at shutdown."
     )

@@ -80,6 +80,7 @@ class JobService:
     signing_key: Ed25519PrivateKey
     node_name: str
     max_queued: int
+    max_queued_by_tenant: int
     folder: Path
     start_workflow: Callable[[str], Awaitable[None]]
 
@@ -187,7 +188,11 @@ class JobService:
             keys_sha256=request.keys_sha256 or "",
             options=request.options,
         )
-        return self.jobs.accept(new, max_queued=self.max_queued)
+        return self.jobs.accept(
+            new,
+            max_queued=self.max_queued,
+            max_queued_by_tenant=self.max_queued_by_tenant,
+        )
 
     def _work(self, job_id: str, folder: Path) -> Work:
         job = self.jobs.find(job_id)

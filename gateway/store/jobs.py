@@ -83,12 +83,19 @@ class Jobs:
         with self._database.read() as connection:
             return _repeated(connection, tenant, key, request_sha256)
 
-    def accept(self, new: NewJob, *, max_queued: int) -> tuple[Job, bool]:
+    def accept(
+        self, new: NewJob, *, max_queued: int, max_queued_by_tenant: int
+    ) -> tuple[Job, bool]:
         """Return the stored job and whether it is new (or an earlier identical one).
+
+        Args:
+            new: The job.
+            max_queued: Of the job's mode, so that no mode shuts out another.
+            max_queued_by_tenant: Of the job's mode and tenant.
 
         Raises:
             ConflictError: The idempotency key was used for another request.
-            LimitError: `max_queued` jobs are waiting already.
+            LimitError: So many jobs are waiting already.
         """
         values = {f.name: getattr(new, f.name) for f in fields(NewJob)}
         key = new.idempotency_key
@@ -96,9 +103,13 @@ class Jobs:
             earlier = key and _repeated(c, new.tenant, key, new.request_sha256)
             if earlier:
                 return earlier, False
-            queued = sa.select(sa.func.count()).where(jobs.c.status == "queued")
-            if c.execute(queued).scalar_one() >= max_queued:
-                msg = f"{max_queued} jobs are waiting already: try again later"
+            queued = sa.select(
+                sa.func.count(),
+                sa.func.count().filter(jobs.c.tenant == new.tenant),
+            ).where(jobs.c.status == "queued", jobs.c.mode == new.mode)
+            everyones, own = c.execute(queued).one()
+            if everyones >= max_queued or own >= max_queued_by_tenant:
+                msg = f"many jobs of mode {new.mode} are waiting already: try later"
                 raise LimitError(msg, code="queue-full")
             c.execute(sa.insert(jobs).values(**values, status="queued"))
             return _one(c, jobs.c.id == new.id), True

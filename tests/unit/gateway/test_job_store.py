@@ -15,7 +15,14 @@ def jobs(tmp_path: Path):
     database.close()
 
 
-def _new(job_id: str, *, tenant: str = "a", key: str | None = None, body: str = "b"):
+def _new(
+    job_id: str,
+    *,
+    tenant: str = "a",
+    key: str | None = None,
+    body: str = "b",
+    mode: str = "zkml",
+):
     return NewJob(
         id=job_id,
         tenant=tenant,
@@ -24,7 +31,7 @@ def _new(job_id: str, *, tenant: str = "a", key: str | None = None, body: str = 
         model="m",
         version="1",
         model_sha256="d",
-        mode="zkml",
+        mode=mode,
         simulated=False,
         input_sha256="i",
         keys_sha256="",
@@ -37,7 +44,7 @@ def _seal(job: Job, outcome: Outcome, finished_at: str) -> bytes:
 
 
 def test_a_terminal_state_is_written_once_whoever_comes_first(jobs: Jobs):
-    jobs.accept(_new("1"), max_queued=9)
+    jobs.accept(_new("1"), max_queued=9, max_queued_by_tenant=9)
     ended: list[bool] = []
 
     def end(status: str) -> None:
@@ -58,14 +65,14 @@ def test_a_terminal_state_is_written_once_whoever_comes_first(jobs: Jobs):
 
 
 def test_a_finished_job_cannot_start_again(jobs: Jobs):
-    jobs.accept(_new("1"), max_queued=9)
+    jobs.accept(_new("1"), max_queued=9, max_queued_by_tenant=9)
     jobs.finish("1", Outcome("cancelled"), _seal)
     assert jobs.start("1").status == "cancelled"
     assert jobs.find("1").attempts == 0
 
 
 def test_attempts_count_and_the_first_start_is_kept(jobs: Jobs):
-    jobs.accept(_new("1"), max_queued=9)
+    jobs.accept(_new("1"), max_queued=9, max_queued_by_tenant=9)
     first = jobs.start("1")
     second = jobs.start("1")
     assert (first.attempts, second.attempts) == (1, 2)
@@ -73,35 +80,50 @@ def test_attempts_count_and_the_first_start_is_kept(jobs: Jobs):
 
 
 def test_the_same_idempotency_key_gives_the_same_job(jobs: Jobs):
-    first, new = jobs.accept(_new("1", key="k"), max_queued=9)
-    again, new_again = jobs.accept(_new("2", key="k"), max_queued=9)
+    first, new = jobs.accept(_new("1", key="k"), max_queued=9, max_queued_by_tenant=9)
+    again, new_again = jobs.accept(
+        _new("2", key="k"), max_queued=9, max_queued_by_tenant=9
+    )
     assert (new, new_again) == (True, False)
     assert again == first
     with pytest.raises(ConflictError) as refusal:
-        jobs.accept(_new("3", key="k", body="other"), max_queued=9)
+        jobs.accept(
+            _new("3", key="k", body="other"), max_queued=9, max_queued_by_tenant=9
+        )
     assert refusal.value.code == "idempotency-conflict"
 
 
 def test_idempotency_keys_of_tenants_are_apart(jobs: Jobs):
-    jobs.accept(_new("1", key="k"), max_queued=9)
-    other, new = jobs.accept(_new("2", tenant="b", key="k"), max_queued=9)
+    jobs.accept(_new("1", key="k"), max_queued=9, max_queued_by_tenant=9)
+    other, new = jobs.accept(
+        _new("2", tenant="b", key="k"), max_queued=9, max_queued_by_tenant=9
+    )
     assert new
     assert other.id == "2"
 
 
 def test_a_full_queue_refuses(jobs: Jobs):
-    jobs.accept(_new("1"), max_queued=1)
+    jobs.accept(_new("1"), max_queued=1, max_queued_by_tenant=9)
     with pytest.raises(LimitError) as refusal:
-        jobs.accept(_new("2"), max_queued=1)
+        jobs.accept(_new("2"), max_queued=1, max_queued_by_tenant=9)
     assert refusal.value.code == "queue-full"
+    jobs.accept(_new("3", mode="tee"), max_queued=1, max_queued_by_tenant=9)
     jobs.start("1")
-    jobs.accept(_new("2"), max_queued=1)
+    jobs.accept(_new("2"), max_queued=1, max_queued_by_tenant=9)
+
+
+def test_a_tenant_cannot_fill_the_queue_alone(jobs: Jobs):
+    jobs.accept(_new("1"), max_queued=9, max_queued_by_tenant=1)
+    with pytest.raises(LimitError) as refusal:
+        jobs.accept(_new("2"), max_queued=9, max_queued_by_tenant=1)
+    assert refusal.value.code == "queue-full"
+    jobs.accept(_new("3", tenant="b"), max_queued=9, max_queued_by_tenant=1)
 
 
 def test_a_tenant_sees_its_own_jobs_only_newest_first(jobs: Jobs):
     for job_id in ("1", "2", "3"):
-        jobs.accept(_new(job_id), max_queued=9)
-    jobs.accept(_new("4", tenant="b"), max_queued=9)
+        jobs.accept(_new(job_id), max_queued=9, max_queued_by_tenant=9)
+    jobs.accept(_new("4", tenant="b"), max_queued=9, max_queued_by_tenant=9)
     jobs.finish("2", Outcome("failed"), _seal)
     found = jobs.newest(tenant="a", limit=2, status=None)
     assert [j.id for j in found] == ["3", "2"]

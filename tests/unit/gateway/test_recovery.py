@@ -43,7 +43,7 @@ def _leave(
         keys_sha256="",
         options={},
     )
-    jobs.accept(new, max_queued=9)
+    jobs.accept(new, max_queued=9, max_queued_by_tenant=9)
     for _ in range(starts):
         jobs.start(job_id)
     database.close()
