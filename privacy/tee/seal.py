@@ -40,6 +40,8 @@ _SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _INPUT_DOMAIN = "privacy-compute/tee/input/1"
 _ANSWER_DOMAIN = "privacy-compute/tee/answer/1"
 _FRAMES = 3
+_MAX_NUMBER_BYTES = 26  # the longest canonical number, and a comma
+_MAX_FRAME_BYTES = 1024  # reply key, member names, brackets, and HPKE's own
 _FLOAT32_MAX = 3.4028234663852886e38
 
 Rows = list[list[float]]
@@ -121,6 +123,10 @@ def open_input(
             "ask for new evidence and seal again"
         )
         raise FormatError(msg, code="enclave-gone")
+    most = MAX_ROWS * (columns * _MAX_NUMBER_BYTES + 2) + _MAX_FRAME_BYTES
+    if len(sealed.ciphertext) > most:  # parsed JSON is many times larger
+        msg = f"the sealed input has more bytes than {MAX_ROWS} rows of {columns} need"
+        raise FormatError(msg, code="malformed-input")
     try:
         info = _input_info(model_sha256, sealed.nonce)
         plain = _SUITE.decrypt(sealed.ciphertext, key, info)

@@ -56,6 +56,15 @@ def test_the_enclave_opens_what_was_sealed_to_it_again_and_again():
         assert opened(raw) == (ROWS, raw_public(CLIENT))
 
 
+def test_the_largest_honest_input_opens_and_a_larger_one_is_not_parsed():
+    longest = -0.0000012345678901234567  # no canonical number is longer
+    rows = [[longest, longest]] * MAX_ROWS
+    assert opened(sealed_bytes(rows))[0] == rows
+    key, nonce, ciphertext = unpack(sealed_bytes(rows), what="sealed input")
+    padded = pack([key, nonce, ciphertext + bytes(2000)])
+    assert "more bytes than" in assert_refused(padded, "malformed-input")
+
+
 def test_sealing_twice_gives_different_bytes():
     assert sealed_bytes() != sealed_bytes()
 
