@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
+from gateway.executors.places import Places
 from privacy.bundle import Bundle
-from privacy.errors import JobFailedError, LimitError
+from privacy.errors import FormatError, JobFailedError, LimitError
 from privacy.modes import Mode
+from privacy.tee.seal import MAX_SEALED_BYTES
+
+_EVIDENCE_THREADS = 2
 
 
 class Enclaves:
@@ -26,10 +30,13 @@ class Enclaves:
         self._folder = folder
         self._engines = engines
         self._time_limit_s = time_limit_s
-        self._places = asyncio.Semaphore(size)
+        self._places = Places(size)
         self._running: dict[str, EnclaveLike] = {}
         self._starting = threading.Lock()
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="enclave")
+        self._vouching = ThreadPoolExecutor(  # its own, so that it holds up no job
+            _EVIDENCE_THREADS, thread_name_prefix="evidence"
+        )
         self._jobs: dict[str, asyncio.Event] = {}
         self._busy = 0
 
@@ -37,7 +44,7 @@ class Enclaves:
         """Return the files of one job; see `Executor`."""
         ended = self._jobs[work.job_id] = asyncio.Event()
         try:
-            async with self._places:
+            async with self._places.take(ended):
                 if ended.is_set():
                     raise _cancelled()
                 return await self._infer(work, watch, ended)
@@ -48,7 +55,7 @@ class Enclaves:
         """Return fresh evidence of a model's enclave, started if need be."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
-            self._threads, lambda: self._open(bundle).evidence(nonce)
+            self._vouching, self._evidence_now, bundle, nonce
         )
 
     def attach(self, bundles: list[Bundle]) -> None:
@@ -79,7 +86,8 @@ class Enclaves:
         for enclave in self._running.values():
             await loop.run_in_executor(None, enclave.stop)
         self._running.clear()
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._vouching):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def _infer(self, work: Work, watch: Watch, ended: asyncio.Event) -> Done:
         loop = asyncio.get_running_loop()
@@ -103,10 +111,22 @@ class Enclaves:
         finally:
             self._busy -= 1
             stop.cancel()
+            answer.cancel()  # of use while it waits for a thread
             answer.add_done_callback(_ignore_late_failure)
+
+    def _evidence_now(self, bundle: Bundle, nonce: bytes) -> bytes:
+        enclave = self._open(bundle)
+        try:
+            return enclave.evidence(nonce)
+        except LimitError:
+            enclave.stop()  # it hangs; without evidence no job would ever find out
+            raise
 
     def _infer_now(self, work: Work, watch: Watch) -> Done:
         watch.started()
+        if work.input.stat().st_size > MAX_SEALED_BYTES:
+            msg = f"the sealed input has more than {MAX_SEALED_BYTES} bytes"
+            raise FormatError(msg, code="too-large")
         sealed = work.input.read_bytes()
         enclave = self._open(work.bundle)
         try:
@@ -121,9 +141,10 @@ class Enclaves:
 
     def _open(self, bundle: Bundle) -> EnclaveLike:
         """Return the model's enclave: the known one, one that runs, or a new one."""
+        if known := self._alive(bundle):
+            return known
         with self._starting:
-            known = self._running.get(bundle.sha256)
-            if known and known.alive:
+            if known := self._alive(bundle):
                 return known
             enclave_type, run_dir = self._engines.enclave(), self._run_dir(bundle)
             found = enclave_type.attach(run_dir) if run_dir.is_dir() else None
@@ -136,6 +157,10 @@ class Enclaves:
                 )
             self._running[bundle.sha256] = found
             return found
+
+    def _alive(self, bundle: Bundle) -> EnclaveLike | None:
+        known = self._running.get(bundle.sha256)
+        return known if known and known.alive else None
 
     def _run_dir(self, bundle: Bundle) -> Path:
         return self._folder / bundle.sha256[:16]

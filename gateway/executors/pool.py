@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.executors.base import Done, Watch, Work
+from gateway.executors.places import Places
 from privacy.child import Child, ChildDied
 from privacy.encoding import Json
 from privacy.errors import BackendError, JobFailedError, LimitError
@@ -34,10 +35,12 @@ class _Ticket:
 
     child: Child | None = None
     ended: str = ""
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
 
     def end(self, why: str) -> None:
         self.ended = self.ended or why
+        self.over.set()
         if self.child:
             self.child.kill()
 
@@ -68,7 +71,7 @@ class Pool:
         self._memory_bytes = memory_bytes
         self._time_limit_s = time_limit_s
         self._idle = [_Slot() for _ in range(size)]
-        self._places = asyncio.Semaphore(size)
+        self._places = Places(size)
         self._tickets: dict[str, _Ticket] = {}
         self._threads = ThreadPoolExecutor(size, thread_name_prefix=f"{mode}-worker")
         self._closing = False
@@ -77,7 +80,8 @@ class Pool:
         """Return the files of one job; see `Executor`."""
         ticket = self._tickets[work.job_id] = _Ticket()
         try:
-            async with self._places:
+            async with self._places.take(ticket.over):
+                self._stop_if_ended(ticket)
                 slot = self._take(work.keys)
                 try:
                     return await self._try(slot, ticket, work, watch)

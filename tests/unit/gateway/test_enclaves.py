@@ -1,5 +1,7 @@
 import asyncio
 import json
+import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -9,9 +11,15 @@ import pytest
 from gateway.executors.base import Watch, Work
 from gateway.executors.enclaves import Enclaves
 from privacy.bundle import Bundle
-from privacy.errors import FormatError, LimitError, VerificationError
+from privacy.errors import (
+    FormatError,
+    JobFailedError,
+    LimitError,
+    VerificationError,
+)
 from privacy.modes import Mode
 from privacy.runs import RunResult
+from privacy.tee.seal import MAX_SEALED_BYTES
 from tests.support.fake_enclave import FakeEnclave
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import FAKE_ENGINES
@@ -33,13 +41,15 @@ def _play(
     return asyncio.run(play())
 
 
-def _work(folder: Path, bundle: Bundle, order: dict[str, Any]) -> Work:
-    (folder / "input").write_text(json.dumps(order))
+def _work(
+    folder: Path, bundle: Bundle, order: dict[str, Any], name: str = "job"
+) -> Work:
+    (folder / name).write_text(json.dumps(order))
     return Work(
-        job_id="job",
+        job_id=name,
         mode=Mode.TEE,
         bundle=bundle,
-        input=folder / "input",
+        input=folder / name,
         keys=None,
         folder=folder,
     )
@@ -116,6 +126,87 @@ def test_an_enclave_over_the_time_limit_is_ended(
 
     _play(tmp_path, scenario)
     assert FakeEnclave.starts == before + 2
+
+
+def test_an_enclave_that_gives_no_evidence_in_time_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def hang(self: FakeEnclave, nonce: bytes) -> bytes:
+        raise LimitError("no answer", code="time-limit")
+
+    bundle, before = write_bundle(tmp_path), FakeEnclave.starts
+
+    async def scenario(enclaves: Enclaves) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeEnclave, "evidence", hang)
+            with pytest.raises(LimitError):
+                await enclaves.evidence(bundle, NONCE)
+        await enclaves.evidence(bundle, NONCE)
+
+    _play(tmp_path, scenario)
+    assert FakeEnclave.starts == before + 2
+
+
+def test_an_enclave_that_starts_slowly_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    quick, slow = write_bundle(tmp_path), write_bundle(tmp_path, name="slow")
+    go_on, real = threading.Event(), FakeEnclave.start
+
+    def start(model_dir: Path, run_dir: Path, *, model_sha256: str) -> FakeEnclave:
+        assert model_sha256 != slow.sha256 or go_on.wait(30)
+        return real(model_dir, run_dir, model_sha256=model_sha256)
+
+    monkeypatch.setattr(FakeEnclave, "start", start)
+
+    async def scenario(enclaves: Enclaves) -> None:
+        await enclaves.evidence(quick, NONCE)
+        starting = [
+            asyncio.create_task(enclaves.evidence(slow, NONCE)) for _ in range(9)
+        ]
+        done = await enclaves.run(_work(tmp_path, quick, {"do": "echo"}), WATCH)
+        assert done.output.read_bytes() == b"sealed answer"
+        assert not any(task.done() for task in starting)
+        go_on.set()
+        await asyncio.gather(*starting)
+
+    _play(tmp_path, scenario)
+
+
+def test_a_cancelled_job_leaves_the_queue_at_once_and_never_runs(tmp_path: Path):
+    bundle = write_bundle(tmp_path)
+    started: list[str] = []
+
+    async def scenario(enclaves: Enclaves) -> None:
+        def run(order: dict[str, Any], name: str) -> asyncio.Task[Any]:
+            work = _work(tmp_path, bundle, order, name)
+            watch = Watch(lambda: started.append(name), lambda _: None)
+            return asyncio.create_task(enclaves.run(work, watch))
+
+        busy = [run({"do": "sleep", "seconds": 1}, name) for name in ("1", "2")]
+        waiting = run({"do": "echo"}, "3")
+        await asyncio.sleep(0.2)
+        enclaves.cancel("3")
+        with pytest.raises(JobFailedError):
+            await waiting
+        assert not any(task.done() for task in busy)
+        await asyncio.gather(*busy, run({"do": "echo"}, "4"))
+
+    _play(tmp_path, scenario)
+    assert started == ["1", "2", "4"]
+
+
+def test_an_input_larger_than_any_sealed_one_is_not_even_read(tmp_path: Path):
+    bundle = write_bundle(tmp_path)
+    work = _work(tmp_path, bundle, {"do": "echo"})
+    os.truncate(work.input, MAX_SEALED_BYTES + 1)
+
+    async def scenario(enclaves: Enclaves) -> None:
+        with pytest.raises(FormatError) as refusal:
+            await enclaves.run(work, WATCH)
+        assert refusal.value.code == "too-large"
+
+    _play(tmp_path, scenario)
 
 
 def test_a_changed_model_file_starts_no_enclave(tmp_path: Path):

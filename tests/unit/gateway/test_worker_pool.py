@@ -186,9 +186,11 @@ def test_cancelling_a_waiting_job_leaves_the_running_one_alone(tmp_path: Path):
         lab.pool.cancel("2")
         with pytest.raises(JobFailedError):
             await waiting
+        assert not running.done()  # it did not have to wait for a place
         assert (await running)["echo"]["do"] == "sleep"
+        await lab.run({"do": "echo"}, "3")
 
-    assert _play(tmp_path, scenario).starts == ["1"]
+    assert _play(tmp_path, scenario).starts == ["1", "3"]
 
 
 def test_closing_interrupts_jobs_without_an_outcome(tmp_path: Path):
