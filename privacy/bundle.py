@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from types import UnionType
 from typing import Any
 
 from privacy.encoding import (
@@ -141,11 +142,42 @@ def parse_manifest(raw: bytes) -> Manifest:
                 "files": {k: FileEntry(**v) for k, v in value["files"].items()},
             }
         )
-    except (KeyError, TypeError, AttributeError) as exc:
-        msg = f"the manifest lacks or misnames a member: {exc}"
+        _check_types(manifest)
+    except (KeyError, TypeError, AttributeError, ValueError) as exc:
+        msg = f"the manifest lacks, misnames or mistypes a member: {exc}"
         raise FormatError(msg, code="bundle-format") from exc
     _check(manifest)
     return manifest
+
+
+def _check_types(m: Manifest) -> None:
+    """Raise TypeError unless every member has the type it is declared with."""
+    _typed(m, str, "name", "version", "task", "activation", "published_at", "tool")
+    _typed(m, int, "outputs")
+    _typed(m, dict, "clear_accuracy")
+    for c in m.columns:
+        _typed(c, str, "name", "type")
+        _typed(c, int | float, "minimum", "maximum", "offset", "scale")
+    if not all(isinstance(name, str) for name in m.classes):
+        msg = "a class name is no text"
+        raise TypeError(msg)
+    for part in m.modes.values():
+        _typed(part, bool, "available")
+        _typed(part, str, "reason")
+        _typed(part, dict, "accuracy", "cost", "params")
+    for entry in m.files.values():
+        _typed(entry, str, "sha256")
+        _typed(entry, int, "bytes")
+        _typed(entry, bool, "public")
+
+
+def _typed(record: object, kind: type | UnionType, *names: str) -> None:
+    for name in names:
+        value = getattr(record, name)
+        odd = isinstance(value, bool) and kind is not bool  # a bool is an int
+        if odd or not isinstance(value, kind):
+            msg = f"{name} is a {type(value).__name__}"
+            raise TypeError(msg)
 
 
 def check_name(name: str) -> str:
@@ -168,11 +200,24 @@ def _check(m: Manifest) -> None:
     check_name(m.version)
     for path, entry in m.files.items():
         pure = PurePosixPath(path)
-        if pure.is_absolute() or ".." in pure.parts or str(pure) != path:
+        outside = pure.is_absolute() or ".." in pure.parts or str(pure) != path
+        if outside or not path.isprintable():
             msg = f"the manifest names a file outside the bundle: {path[:80]!r}"
             raise FormatError(msg, code="bundle-format")
         check_sha256(entry.sha256, what=f"digest of {path}")
-    if m.activation not in {"none", "sigmoid", "softmax"} or not m.columns:
+    classes = 0
+    if m.task == "classification":
+        classes = 2 if m.activation == "sigmoid" else m.outputs
+    if (
+        m.activation not in {"none", "sigmoid", "softmax"}
+        or m.task not in {"classification", "regression", "raw"}
+        or m.outputs < 1
+        or len(m.classes) != classes
+        or not set(m.modes) <= set(Mode)
+        or any(entry.bytes < 0 for entry in m.files.values())
+        or not 0 < len({c.name for c in m.columns}) == len(m.columns)
+        or any(c.scale == 0 for c in m.columns)
+    ):
         raise FormatError("the manifest's schema is not usable", code="bundle-format")
 
 

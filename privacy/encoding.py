@@ -37,17 +37,21 @@ def canonical_json(value: object) -> bytes:
 
 
 def parse_json(raw: bytes, *, what: str, limit: int = 1 << 26) -> Any:
-    """Return the JSON value in `raw`, refusing NaN, duplicate names and deep nesting.
+    """Return the JSON value in `raw`; NaN, 1e999 and duplicate names are refused.
 
     Raises:
-        FormatError: `raw` is not strict JSON, or longer than `limit` bytes.
+        FormatError: `raw` is not strict JSON, is nested too deeply, or is longer than
+            `limit` bytes.
     """
     if len(raw) > limit:
         msg = f"{what} has {len(raw)} bytes, at most {limit} are allowed"
         raise FormatError(msg, code="too-large")
     try:
         return json.loads(
-            raw, parse_constant=_no_constant, object_pairs_hook=_unique_names
+            raw,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+            object_pairs_hook=_unique_names,
         )
     except (ValueError, RecursionError) as exc:
         msg = f"{what} is not valid JSON: {exc}"
@@ -80,6 +84,14 @@ def parse_canonical(raw: bytes, *, what: str, limit: int = 1 << 26) -> Json:
 def _no_constant(name: str) -> None:
     msg = f"{name} is not a JSON number"
     raise ValueError(msg)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        msg = "a number is too large"
+        raise ValueError(msg)
+    return value
 
 
 def _unique_names(pairs: list[tuple[str, Any]]) -> Json:
