@@ -1,5 +1,6 @@
 """Files written whole or not at all, and private ones readable by their owner only."""
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -11,9 +12,10 @@ def write_atomic(path: Path, content: bytes, *, private: bool = False) -> None:
     Args:
         path: Where; missing folders are made (0700 when private).
         content: The whole content.
-        private: Mode 0600, set before the first byte is written.
+        private: Mode 0600, set before the first byte is written; 0700 for every
+            folder that is made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o755)
+    make_folder(path.parent, private=private)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "wb") as file:  # mkstemp makes the file 0600
@@ -26,3 +28,12 @@ def write_atomic(path: Path, content: bytes, *, private: bool = False) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def make_folder(path: Path, *, private: bool) -> None:
+    """Make a folder and the missing ones above it, all with mode 0700 if private."""
+    missing = [p for p in (path, *path.parents) if not p.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True, mode=0o700 if private else 0o755)
+    if not path.is_dir():  # an existing file is in the way
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))

@@ -73,21 +73,29 @@ def _asked_key() -> str:
 @command("models")
 def models(
     name: Annotated[str | None, typer.Argument(help="Show this model whole.")] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Keep its public files, for `verify`.")
+    ] = False,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """List the gateway's models, or show one: schema, modes, accuracy, cost."""
-    with Client(gateway, api_key=api_key, home=home) as client:
+    with (
+        progress(quiet=as_json or not fetch) as notify,
+        Client(gateway, api_key=api_key, home=home, notify=notify) as client,
+    ):
         if name is None:
+            if fetch:
+                raise FormatError("--fetch needs a model's NAME", code="usage")
             found = client.models()
             if as_json:
                 print_json({"models": found})
             else:
                 _print_models(found)
             return
-        bundle = client.model(name)
+        bundle = client.fetch(name) if fetch else client.model(name)
     if as_json:
         raw = (bundle.root / "manifest.json").read_bytes()
         manifest = parse_object(raw, what="manifest")
@@ -268,14 +276,18 @@ def verify(
         if not keys.is_file():
             raise FormatError(f"there is no file {keys}", code="no-such-file")
         trusted = trusted_keys(parse_object(keys.read_bytes(), what=str(keys)))
-    verdict = verify_saved(
-        receipt,
-        home=Home(home or default_home()),
-        trusted=trusted,
-        bundle=bundle,
-        rows=read_rows(input_, None) if input_ else None,
-        allow_simulated=allow_simulated,
-    )
+    if input_ is not None and not input_.is_file():
+        raise FormatError(f"there is no file {input_}", code="no-such-file")
+    with progress(quiet=as_json) as notify:
+        notify({"stage": "verify"})
+        verdict = verify_saved(
+            receipt,
+            home=Home(home or default_home()),
+            trusted=trusted,
+            bundle=bundle,
+            rows=input_,
+            allow_simulated=allow_simulated,
+        )
     if as_json:
         print_json(_verdict(verdict))
     else:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 
@@ -21,7 +22,7 @@ from privacy.client.answer import Answer, Check, Row
 from privacy.client.drive import AsyncDriver, SyncDriver
 from privacy.client.home import Home, default_home
 from privacy.client.infer import Meter, infer
-from privacy.client.model import fetch_model
+from privacy.client.model import fetch_files, fetch_model
 from privacy.client.offline import Verdict, verify_saved
 from privacy.client.sessions import Context
 from privacy.client.wire import Call, Flow
@@ -93,14 +94,20 @@ class _Common:
             )
         return self._models[reference]
 
-    @staticmethod
-    def _get(path: str, **params: str) -> Flow[Json]:
-        reply = yield Call("GET", path, params=params)
-        return reply.object(path)  # type: ignore[no-any-return]
+    def _fetch(self, reference: str) -> Flow[Bundle]:
+        bundle = yield from self._model(reference)
+        for mode in Mode:
+            yield from fetch_files(bundle, mode, self._context.notify)
+        return bundle
 
     @staticmethod
-    def _cancel(job_id: str) -> Flow[Json]:
-        reply = yield Call("DELETE", f"/v1/jobs/{job_id}")
+    def _list(name: str, **params: str) -> Flow[list[Json]]:
+        reply = yield Call("GET", f"/v1/{name}", params=params)
+        return reply.objects(name)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _job(method: str, job_id: str) -> Flow[Json]:
+        reply = yield Call(method, f"/v1/jobs/{quote(job_id, safe='')}")
         return reply.object("job")  # type: ignore[no-any-return]
 
 
@@ -156,27 +163,27 @@ class Client(_Common):
 
     def models(self) -> list[Json]:
         """Return what the gateway offers."""
-        found: list[Json] = self._driver.run(self._get("/v1/models"))["models"]
-        return found
+        return self._driver.run(self._list("models"))
 
     def model(self, reference: str) -> Bundle:
         """Return a model's pinned manifest (in a partial bundle)."""
         return self._driver.run(self._model(reference))
 
+    def fetch(self, reference: str) -> Bundle:
+        """Return a model after keeping all its public files, for checks offline."""
+        return self._driver.run(self._fetch(reference))
+
     def jobs(self, *, limit: int = 50) -> list[Json]:
         """Return the newest jobs."""
-        found: list[Json] = self._driver.run(self._get("/v1/jobs", limit=str(limit)))[
-            "jobs"
-        ]
-        return found
+        return self._driver.run(self._list("jobs", limit=str(limit)))
 
     def job(self, job_id: str) -> Json:
         """Return one job."""
-        return self._driver.run(self._get(f"/v1/jobs/{job_id}"))
+        return self._driver.run(self._job("GET", job_id))
 
     def cancel(self, job_id: str) -> Json:
         """Cancel a job and return it."""
-        return self._driver.run(self._cancel(job_id))
+        return self._driver.run(self._job("DELETE", job_id))
 
     def run(self, flow: Flow[Any]) -> Any:
         """Run a flow of your own, such as one from `privacy.client.wire`."""
@@ -221,23 +228,31 @@ class AsyncClient(_Common):
 
     async def models(self) -> list[Json]:
         """Return what the gateway offers."""
-        reply = await self._driver.run(self._get("/v1/models"))
-        found: list[Json] = reply["models"]
-        return found
+        return await self._driver.run(self._list("models"))
+
+    async def model(self, reference: str) -> Bundle:
+        """Return a model's pinned manifest (in a partial bundle)."""
+        return await self._driver.run(self._model(reference))
+
+    async def fetch(self, reference: str) -> Bundle:
+        """Return a model after keeping all its public files, for checks offline."""
+        return await self._driver.run(self._fetch(reference))
 
     async def jobs(self, *, limit: int = 50) -> list[Json]:
         """Return the newest jobs."""
-        reply = await self._driver.run(self._get("/v1/jobs", limit=str(limit)))
-        found: list[Json] = reply["jobs"]
-        return found
+        return await self._driver.run(self._list("jobs", limit=str(limit)))
 
     async def job(self, job_id: str) -> Json:
         """Return one job."""
-        return await self._driver.run(self._get(f"/v1/jobs/{job_id}"))
+        return await self._driver.run(self._job("GET", job_id))
 
     async def cancel(self, job_id: str) -> Json:
         """Cancel a job and return it."""
-        return await self._driver.run(self._cancel(job_id))
+        return await self._driver.run(self._job("DELETE", job_id))
+
+    async def run(self, flow: Flow[Any]) -> Any:
+        """Run a flow of your own, such as one from `privacy.client.wire`."""
+        return await self._driver.run(flow)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -1,6 +1,8 @@
 """Two drivers for the same flows: one blocks, one awaits."""
 
 import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -8,21 +10,70 @@ import httpx
 
 from privacy.client.infer import Meter
 from privacy.client.wire import Call, Flow, Reply, Work, check_reply
-from privacy.errors import UnavailableError
+from privacy.errors import AuthError, FormatError, LimitError, UnavailableError
 
 T = TypeVar("T")
+RESTART_S = 30.0
+"""How long a gateway that answered before may be away."""
+
+_PAUSE_S = 0.5
+_MAX_PORT = 65535
+_EXAMPLE = "http://127.0.0.1:8400"
 _TIMEOUT = httpx.Timeout(30.0, read=120.0, write=600.0)
 
 
-def _headers(api_key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {api_key}"} if api_key else {}
+def _options(url: str, api_key: str) -> dict[str, Any]:
+    """Return the connection's options.
+
+    Raises:
+        FormatError: The address is not one of a gateway.
+        AuthError: The API key cannot be one.
+    """
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL("")
+    is_web = parsed.scheme in {"http", "https"} and parsed.host
+    if not is_web or (parsed.port or 0) > _MAX_PORT:
+        msg = f"{url[:80]!r} is no gateway address: give one like {_EXAMPLE}"
+        raise FormatError(msg, code="bad-address")
+    if not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+        raise AuthError("the API key holds characters that no key has: copy it again")
+    # Unpacked answers could be far larger than what was sent: none are asked for.
+    headers = {"Accept-Encoding": "identity"}
+    if api_key:
+        headers["Authorization"] = f"Bearer {api_key}"
+    return {"base_url": url, "headers": headers, "timeout": _TIMEOUT}
 
 
-def _reply(call: Call, response: httpx.Response, meter: Meter) -> Reply:
+def _request(call: Call, content: object) -> dict[str, Any]:
+    """Return the arguments of a request; `content` stands for a body told in pieces."""
+    headers = dict(call.headers)
+    if call.sent:
+        headers["Content-Length"] = str(len(call.body or b""))
+    return {
+        "method": call.method,
+        "url": call.path,
+        "content": content if call.sent else call.body,
+        "headers": headers,
+        "params": dict(call.params),
+    }
+
+
+def _grow(body: bytearray, chunk: bytes, call: Call) -> None:
+    body += chunk
+    if len(body) > call.limit:
+        msg = f"the gateway's answer to {call.path} is longer than {call.limit} bytes"
+        raise LimitError(msg, code="answer-too-large")
+
+
+def _reply(
+    call: Call, response: httpx.Response, body: bytearray, meter: Meter
+) -> Reply:
     meter.bytes_up += len(call.body or b"")
-    meter.bytes_down += len(response.content)
+    meter.bytes_down += len(body)
     headers = {k.lower(): v for k, v in response.headers.items()}
-    return check_reply(call, Reply(response.status_code, headers, response.content))
+    return check_reply(call, Reply(response.status_code, headers, bytes(body)))
 
 
 def _unreachable(url: str, exc: Exception) -> UnavailableError:
@@ -32,6 +83,23 @@ def _unreachable(url: str, exc: Exception) -> UnavailableError:
     return UnavailableError(msg, code="gateway-unreachable")
 
 
+class _Patience:
+    """Says whether to ask again: a gateway that answered before may be restarting."""
+
+    def __init__(self) -> None:
+        self._answered = False
+        self._until = 0.0
+
+    def answered(self) -> None:
+        self._answered, self._until = True, 0.0
+
+    def lasts(self, call: Call, exc: Exception) -> bool:
+        now = time.monotonic()
+        self._until = self._until or now + RESTART_S
+        gone = isinstance(exc, httpx.NetworkError | httpx.RemoteProtocolError)
+        return gone and self._answered and call.repeatable and now < self._until
+
+
 class SyncDriver:
     """Runs flows over a blocking HTTP connection."""
 
@@ -39,13 +107,9 @@ class SyncDriver:
         self, url: str, api_key: str, transport: httpx.BaseTransport | None = None
     ) -> None:
         """Prepare a connection; nothing is sent yet."""
-        self._http = httpx.Client(
-            base_url=url,
-            headers=_headers(api_key),
-            timeout=_TIMEOUT,
-            transport=transport,
-        )
+        self._http = httpx.Client(**_options(url, api_key), transport=transport)
         self._url = url
+        self._patience = _Patience()
 
     def run(self, flow: Flow[T], meter: Meter | None = None) -> T:
         """Return what the flow returns."""
@@ -67,17 +131,21 @@ class SyncDriver:
     def _step(self, step: Call | Work, meter: Meter) -> Any:
         if isinstance(step, Work):
             return step.run()
-        try:
-            response = self._http.request(
-                step.method,
-                step.path,
-                content=step.body,
-                headers=dict(step.headers),
-                params=dict(step.params),
-            )
-        except httpx.TransportError as exc:
-            raise _unreachable(self._url, exc) from exc
-        return _reply(step, response, meter)
+        while True:
+            try:
+                return self._ask(step, meter)
+            except (httpx.RequestError, httpx.InvalidURL) as exc:
+                if not self._patience.lasts(step, exc):
+                    raise _unreachable(self._url, exc) from exc
+                time.sleep(_PAUSE_S)
+
+    def _ask(self, call: Call, meter: Meter) -> Reply:
+        body = bytearray()
+        with self._http.stream(**_request(call, call.chunks())) as response:
+            for chunk in response.iter_bytes():
+                _grow(body, chunk, call)
+        self._patience.answered()
+        return _reply(call, response, body, meter)
 
     def close(self) -> None:
         """Close the connection."""
@@ -97,6 +165,11 @@ class SyncDriver:
         self.close()
 
 
+async def _awaited(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
 class AsyncDriver:
     """Runs flows over an asynchronous HTTP connection; work goes to a thread."""
 
@@ -104,13 +177,9 @@ class AsyncDriver:
         self, url: str, api_key: str, transport: httpx.AsyncBaseTransport | None = None
     ) -> None:
         """Prepare a connection; nothing is sent yet."""
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers=_headers(api_key),
-            timeout=_TIMEOUT,
-            transport=transport,
-        )
+        self._http = httpx.AsyncClient(**_options(url, api_key), transport=transport)
         self._url = url
+        self._patience = _Patience()
 
     async def run(self, flow: Flow[T], meter: Meter | None = None) -> T:
         """Return what the flow returns."""
@@ -132,17 +201,22 @@ class AsyncDriver:
     async def _step(self, step: Call | Work, meter: Meter) -> Any:
         if isinstance(step, Work):
             return await asyncio.to_thread(step.run)
-        try:
-            response = await self._http.request(
-                step.method,
-                step.path,
-                content=step.body,
-                headers=dict(step.headers),
-                params=dict(step.params),
-            )
-        except httpx.TransportError as exc:
-            raise _unreachable(self._url, exc) from exc
-        return _reply(step, response, meter)
+        while True:
+            try:
+                return await self._ask(step, meter)
+            except (httpx.RequestError, httpx.InvalidURL) as exc:
+                if not self._patience.lasts(step, exc):
+                    raise _unreachable(self._url, exc) from exc
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _ask(self, call: Call, meter: Meter) -> Reply:
+        body = bytearray()
+        request = _request(call, _awaited(call.chunks()))
+        async with self._http.stream(**request) as response:
+            async for chunk in response.aiter_bytes():
+                _grow(body, chunk, call)
+        self._patience.answered()
+        return _reply(call, response, body, meter)
 
     async def close(self) -> None:
         """Close the connection."""

@@ -9,9 +9,12 @@
 `$PRIVACY_HOME`, or `~/.privacy`.
 """
 
+import fcntl
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +22,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from privacy.encoding import Json, check_sha256, parse_object, sha256_hex
 from privacy.errors import FormatError, VerificationError
-from privacy.files import write_atomic
+from privacy.files import make_folder, write_atomic
 from privacy.receipt import key_from_jwk, key_id
 
-_JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
 
 def default_home() -> Path:
@@ -64,11 +67,12 @@ class Home:
     def pin_keys(self, gateway: str, jwks: Json) -> None:
         """Remember a gateway's receipt keys."""
         trusted_keys(jwks)
-        pins = {"models": {}, **self.pins(gateway)}
-        self._write(
-            self._pins_path(gateway),
-            {**pins, "url": gateway, "keys": jwks["keys"]},
-        )
+        with self.locked("gateways"):
+            pins = {"models": {}, **self.pins(gateway)}
+            self._write(
+                self._pins_path(gateway),
+                {**pins, "url": gateway, "keys": jwks["keys"]},
+            )
 
     def pin_model(self, gateway: str, model: str, sha256: str) -> None:
         """Remember a model's digest, or refuse one that differs from the remembered.
@@ -77,18 +81,18 @@ class Home:
             VerificationError: The gateway serves another model under this name and
                 version than it did before.
         """
-        pins = {"models": {}, **self.pins(gateway)}
-        known = pins["models"].get(model)
-        if known == sha256:
-            return
-        if known is not None:
+        with self.locked("gateways"):
+            pins = {"models": {}, **self.pins(gateway)}
+            known = pins["models"].get(model)
+            if known is None:
+                pins["models"][model] = sha256
+                self._write(self._pins_path(gateway), {**pins, "url": gateway})
+        if known not in {None, sha256}:
             msg = (
                 f"the gateway serves {model} with digest {sha256[:12]}…, before it was "
                 f"{known[:12]}…: ask the publisher, then use {model}@{sha256}"
             )
             raise VerificationError(msg, code="model-changed")
-        pins["models"][model] = sha256
-        self._write(self._pins_path(gateway), {**pins, "url": gateway})
 
     def all_trusted_keys(self) -> dict[str, Ed25519PublicKey]:
         """Return every receipt key of every gateway met so far."""
@@ -109,9 +113,18 @@ class Home:
 
     def receipt_folder(self, job_id: str) -> Path:
         """Return the folder where a job's receipt is kept."""
-        if not _JOB_ID.fullmatch(job_id):
+        if not JOB_ID.fullmatch(job_id):
             raise FormatError("the gateway gave a job id that is not a plain name")
         return self.root / "receipts" / job_id
+
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Keep other processes and threads that ask for this name waiting meanwhile."""
+        path = self.root / f".{name}.lock"
+        make_folder(path.parent, private=True)
+        with path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _pins_path(self, gateway: str) -> Path:
         return self.root / "gateways" / f"{sha256_hex(gateway.encode())[:16]}.json"

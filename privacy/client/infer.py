@@ -12,22 +12,42 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import NoneType
 from typing import Any
+
+import numpy as np
 
 from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
-from privacy.client.home import Home, trusted_keys
+from privacy.client.home import JOB_ID, Home, trusted_keys
 from privacy.client.model import Notify, fetch_files, label
 from privacy.client.sessions import Context, Prepared, Session, session_for
-from privacy.client.wire import Call, Flow, Reply, post_json, problem_exception
+from privacy.client.wire import (
+    Call,
+    Flow,
+    Reply,
+    Work,
+    odd_answer,
+    post_json,
+    problem_exception,
+)
 from privacy.encoding import Json, finite_rows, sha256_hex
-from privacy.errors import PrivacyError, UnavailableError, VerificationError
+from privacy.errors import (
+    FormatError,
+    PrivacyError,
+    UnavailableError,
+    VerificationError,
+)
 from privacy.files import write_atomic
 from privacy.modes import Mode, who_sees_what
 from privacy.receipt import Receipt, verify_receipt
 from privacy.runs import MAX_ROWS
 
 _POLL_S = 20
+_SOON_S = 0.05
+_MAX_OUTPUT_BYTES = 1 << 29
 _ENCLAVE_TRIES = 3
 _TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -70,18 +90,18 @@ def infer(
     receipt, raw_receipt = yield from _receipt(context, bundle, mode, job, prepared)
     output, evidence = yield from _download(receipt)
     meter.stage("download")
-    opened = yield from session.finish(prepared, output, evidence)
+    try:
+        opened = yield from session.finish(prepared, output, evidence)
+    except FormatError as exc:  # the input was checked: these are the gateway's bytes
+        raise VerificationError(exc.message, code=exc.code) from exc
+    check_outputs(opened.raw, rows=len(rows), outputs=manifest.outputs)
     if opened.simulated != receipt.simulated:
         msg = (
             "the receipt and the evidence disagree on whether the enclave is simulated"
         )
         raise VerificationError(msg, code="receipt-mismatch")
     meter.stage("verify")
-    folder = context.home.receipt_folder(receipt.job_id)
-    write_atomic(folder / "receipt.json", raw_receipt, private=True)
-    write_atomic(folder / "output.bin", output, private=True)
-    if evidence:
-        write_atomic(folder / "evidence.json", evidence, private=True)
+    folder = _keep(context.home, receipt, raw_receipt, output, evidence)
     return Answer(
         job_id=receipt.job_id,
         model=label(bundle),
@@ -104,6 +124,37 @@ _RECEIPT_CHECKS = (
     Check("receipt-signature", "signed by the gateway's pinned key"),
     Check("receipt-binding", "model, mode, input, output and evidence are this job's"),
 )
+
+
+def check_outputs(raw: Any, *, rows: int, outputs: int) -> None:
+    """Refuse raw outputs that are not numbers of shape (rows, outputs).
+
+    Raises:
+        VerificationError: They are not.
+    """
+    raw = np.asarray(raw)
+    if raw.shape != (rows, outputs) or not np.isfinite(raw).all():
+        msg = f"the answer has shape {raw.shape}, expected {(rows, outputs)} numbers"
+        raise VerificationError(msg, code="answer-malformed")
+
+
+def _keep(
+    home: Home, receipt: Receipt, raw_receipt: bytes, output: bytes, evidence: bytes
+) -> Path:
+    """Keep what a check offline needs, the receipt last, and return the folder.
+
+    Raises:
+        VerificationError: The job id is an earlier job's, whose receipt is kept there.
+    """
+    folder = home.receipt_folder(receipt.job_id)
+    if (folder / "receipt.json").exists():
+        msg = f"the gateway gave this job the id of an earlier one, {receipt.job_id}"
+        raise VerificationError(msg, code="job-id-reused")
+    write_atomic(folder / "output.bin", output, private=True)
+    if evidence:
+        write_atomic(folder / "evidence.json", evidence, private=True)
+    write_atomic(folder / "receipt.json", raw_receipt, private=True)
+    return folder
 
 
 def _submit(
@@ -129,11 +180,12 @@ def _submit(
 
 def _download(receipt: Receipt) -> Flow[tuple[bytes, bytes]]:
     """Fetch output and evidence; both must be the ones the receipt names."""
-    output: Reply = yield Call("GET", f"/v1/jobs/{receipt.job_id}/result")
+    path = f"/v1/jobs/{receipt.job_id}"
+    output: Reply = yield Call("GET", f"{path}/result", limit=_MAX_OUTPUT_BYTES)
     _compare("output", sha256_hex(output.body), receipt.output_sha256)
     if not receipt.evidence_sha256:
         return output.body, b""
-    evidence: Reply = yield Call("GET", f"/v1/jobs/{receipt.job_id}/evidence")
+    evidence: Reply = yield Call("GET", f"{path}/evidence", limit=_MAX_OUTPUT_BYTES)
     _compare("evidence", sha256_hex(evidence.body), receipt.evidence_sha256)
     return output.body, evidence.body
 
@@ -162,18 +214,40 @@ def _run(
         Prefer=f"wait={_POLL_S}",
         Idempotency_Key=uuid.uuid4().hex,
     )
-    job = reply.object("job")
+    job = _job(reply)
+    pause_s = 0.0
     while job["status"] not in _TERMINAL:
         context.notify({"stage": "run", "job": job["id"], **(job["progress"] or {})})
+        if pause_s:
+            yield Work(partial(time.sleep, pause_s))
         wait = {"Prefer": f"wait={_POLL_S if job['progress'] is None else 1}"}
+        asked = time.monotonic()
         reply = yield Call("GET", f"/v1/jobs/{job['id']}", headers=wait)
-        job = reply.object("job")
+        # A gateway that does not wait is not asked without end at full speed.
+        waited = time.monotonic() - asked > _SOON_S
+        pause_s = 0.0 if waited else min(1.0, 2 * pause_s + 0.01)
+        job = _job(reply)
     if job["problem"]:
         raise problem_exception(job["problem"])
     if job["status"] != "succeeded":
         msg = f"the job was {job['status']}"
         raise UnavailableError(msg, code="job-cancelled")
     return job
+
+
+def _job(reply: Reply) -> Json:
+    """Return the job in an answer, with members of the types that are used here."""
+    job = reply.object("job")
+    shown = {name: job.get(name) for name in ("id", "status", "progress", "problem")}
+    if not (
+        isinstance(shown["id"], str)
+        and JOB_ID.fullmatch(shown["id"])
+        and shown["status"] in {"queued", "running", *_TERMINAL}
+        and isinstance(shown["progress"], dict | NoneType)
+        and isinstance(shown["problem"], dict | NoneType)
+    ):
+        raise odd_answer("job")
+    return shown
 
 
 def _receipt(

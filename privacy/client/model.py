@@ -1,15 +1,17 @@
 """A published model as the data owner sees it: a partial bundle, every byte pinned."""
 
 from collections.abc import Callable
+from urllib.parse import quote
 
 from privacy.bundle import MANIFEST, Bundle, check_name, parse_manifest
 from privacy.client.home import Home
 from privacy.client.wire import Call, Flow, Reply
 from privacy.encoding import Json, check_sha256, sha256_file, sha256_hex
-from privacy.errors import VerificationError
+from privacy.errors import LimitError, VerificationError
 from privacy.files import write_atomic
 from privacy.modes import Mode
 
+_MAX_FILES_BYTES = 1 << 31
 Notify = Callable[[Json], None]
 
 
@@ -57,8 +59,9 @@ def fetch_model(home: Home, gateway: str, reference: str) -> Flow[Bundle]:
         raise VerificationError(msg, code="model-changed")
     if not digest:
         home.pin_model(gateway, label(bundle), found)
-    if not (bundle.root / MANIFEST).is_file():
-        write_atomic(bundle.root / MANIFEST, reply.body)
+    kept = bundle.root / MANIFEST
+    if not kept.is_file() or sha256_file(kept) != found:
+        write_atomic(kept, reply.body, private=True)
     return bundle
 
 
@@ -67,16 +70,21 @@ def fetch_files(bundle: Bundle, mode: Mode, notify: Notify) -> Flow[None]:
 
     Raises:
         VerificationError: A file is not the one that the manifest names.
+        LimitError: The files are too large, or one is larger than the manifest says.
     """
-    for path, entry in bundle.manifest.files.items():
-        if not entry.public or not path.startswith(f"{mode}/"):
-            continue
+    files = bundle.manifest.files.items()
+    wanted = {k: v for k, v in files if v.public and k.startswith(f"{mode}/")}
+    if (total := sum(entry.bytes for entry in wanted.values())) > _MAX_FILES_BYTES:
+        msg = f"{label(bundle)} has {total} bytes of files, at most {_MAX_FILES_BYTES}"
+        raise LimitError(msg, code="too-large")
+    for path, entry in wanted.items():
         here = bundle.path(path)
         if here.is_file() and sha256_file(here) == entry.sha256:
             continue
         notify({"stage": "download", "file": path, "bytes": entry.bytes})
-        reply: Reply = yield Call("GET", f"/v1/models/{label(bundle)}/files/{path}")
+        url = f"/v1/models/{label(bundle)}/files/{quote(path)}"
+        reply: Reply = yield Call("GET", url, limit=entry.bytes)
         if sha256_hex(reply.body) != entry.sha256:
             msg = f"{path} is not the file that the manifest names"
             raise VerificationError(msg, code="bundle-changed")
-        write_atomic(here, reply.body)
+        write_atomic(here, reply.body, private=True)

@@ -15,17 +15,29 @@ import numpy as np
 
 from privacy.bundle import Bundle, open_bundle, standardise
 from privacy.client.home import Home
+from privacy.client.rows import read_rows
 from privacy.client.sessions import (
     SIMULATED,
     compare_outputs,
+    param,
     srs_caveats,
     verified_outputs,
 )
-from privacy.encoding import sha256_hex
-from privacy.errors import CannotVerifyError, PrivacyError, VerificationError
-from privacy.modes import Mode, WhoSeesWhat, parse_mode, who_sees_what
+from privacy.encoding import finite_rows, sha256_hex
+from privacy.errors import (
+    BackendError,
+    CannotVerifyError,
+    FormatError,
+    PrivacyError,
+    UnavailableError,
+    VerificationError,
+)
+from privacy.modes import Mode, WhoSeesWhat, who_sees_what
 from privacy.receipt import Receipt, verify_receipt
+from privacy.runs import MAX_ROWS
 
+MAX_RECEIPT_BYTES = 1 << 17
+MAX_BESIDE_BYTES = 1 << 29
 OK, FAILED, MISSING = "ok", "failed", "could not check"
 
 
@@ -62,7 +74,7 @@ def verify_saved(
     home: Home,
     trusted: dict[str, Any] | None = None,
     bundle: Path | None = None,
-    rows: Sequence[Sequence[float]] | None = None,
+    rows: Sequence[Sequence[float]] | Path | None = None,
     allow_simulated: bool = False,
 ) -> Verdict:
     """Return what can be said about a receipt file, without any network.
@@ -72,7 +84,8 @@ def verify_saved(
         home: Where pinned gateway keys and models are.
         trusted: Receipt keys to trust instead of the pinned ones.
         bundle: The model's files instead of those in `home`.
-        rows: The raw input, to check that proofs are about it.
+        rows: The raw input, or a file of it as `read_rows` takes, to check that
+            proofs are about it. Other modes cannot show it: that is exit code 7.
         allow_simulated: Accept the evidence of a simulated enclave.
     """
     steps: list[Step] = []
@@ -81,7 +94,7 @@ def verify_saved(
     def take(name: str, check: Callable[[], str]) -> None:
         try:
             steps.append(Step(name, OK, check()))
-        except CannotVerifyError as exc:
+        except (CannotVerifyError, BackendError, UnavailableError) as exc:
             steps.append(Step(name, MISSING, exc.message))
         except PrivacyError as exc:
             steps.append(Step(name, FAILED, exc.message))
@@ -89,7 +102,7 @@ def verify_saved(
     def signature() -> str:
         nonlocal receipt
         keys = home.all_trusted_keys() if trusted is None else trusted
-        receipt = verify_receipt(path.read_bytes(), keys)
+        receipt = _sound(verify_receipt(_read(path, MAX_RECEIPT_BYTES), keys))
         return (
             f"job {receipt.job_id}, {receipt.model}/{receipt.version}, {receipt.mode}"
         )
@@ -100,17 +113,45 @@ def verify_saved(
         job = _Saved(path.parent, receipt, home, bundle, rows, allow_simulated, caveats)
         if receipt.simulated:
             caveats.append(SIMULATED)
-        take("output", job.output)
-        if receipt.evidence_sha256:
-            take("evidence", job.evidence)
+        for name, check in job.checks().items():
+            take(name, check)
+    return Verdict(_code(steps), tuple(steps), receipt, tuple(caveats), _seen(receipt))
+
+
+def _code(steps: Sequence[Step]) -> int:
     verdicts = {s.verdict for s in steps}
-    code = 6 if FAILED in verdicts else 7 if MISSING in verdicts else 0
-    seen = (
-        who_sees_what(parse_mode(receipt.mode), simulated=receipt.simulated)
-        if receipt
-        else None
-    )
-    return Verdict(code, tuple(steps), receipt, tuple(caveats), seen)
+    return 6 if FAILED in verdicts else 7 if MISSING in verdicts else 0
+
+
+def _seen(receipt: Receipt | None) -> WhoSeesWhat | None:
+    if receipt is None:
+        return None
+    return who_sees_what(Mode(receipt.mode), simulated=receipt.simulated)
+
+
+_EVIDENCE = {"fhe": "", "zkml": "proof", "tee": "attestation"}
+_STATUSES = {"succeeded", "failed", "cancelled"}
+
+
+def _sound(receipt: Receipt) -> Receipt:
+    """Refuse a receipt that no honest gateway signs: it claims what it cannot show.
+
+    Raises:
+        VerificationError: The mode, the status or the kind of evidence is impossible.
+    """
+    said = f"{receipt.mode}, {receipt.status}, {receipt.evidence_kind or 'no evidence'}"
+    done = receipt.status == "succeeded"
+    if (
+        receipt.mode not in _EVIDENCE
+        or receipt.status not in _STATUSES
+        or (receipt.simulated and receipt.mode != Mode.TEE)
+        or (done and receipt.evidence_kind != _EVIDENCE[receipt.mode])
+        or (done and bool(receipt.evidence_kind) != bool(receipt.evidence_sha256))
+        or (done and not receipt.output_sha256)
+    ):
+        msg = f"the receipt says what cannot be of a job: {said}"
+        raise VerificationError(msg, code="receipt-unsound")
+    return receipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +162,17 @@ class _Saved:
     receipt: Receipt
     home: Home
     bundle_root: Path | None
-    rows: Sequence[Sequence[float]] | None
+    rows: Sequence[Sequence[float]] | Path | None
     allow_simulated: bool
     caveats: list[str]
+
+    def checks(self) -> dict[str, Callable[[], str]]:
+        checks = {"output": self.output}
+        if self.receipt.evidence_sha256:
+            checks["evidence"] = self.evidence
+        if self.rows is not None and self.receipt.mode != Mode.ZKML:
+            checks["input"] = self.input_
+        return checks
 
     def output(self) -> str:
         found = sha256_hex(self._beside("output.bin"))
@@ -142,21 +191,40 @@ class _Saved:
         return self._attestation(bundle, evidence)
 
     def _proofs(self, bundle: Bundle, evidence: bytes) -> str:
-        rows = None
-        if self.rows is not None:
-            rows = standardise(self.rows, bundle.manifest.columns)
+        rows = self._standard_rows(bundle)
         raw = verified_outputs(bundle, evidence, rows)
         compare_outputs(self._beside("output.bin"), raw)
         self.caveats.extend(srs_caveats(bundle))
         about = "this input" if rows is not None else "some input (give --input)"
         return f"{len(np.asarray(raw))} proofs verify; they are about {about}"
 
+    def _standard_rows(self, bundle: Bundle) -> Any | None:
+        if self.rows is None:
+            return None
+        columns, rows = bundle.manifest.columns, self.rows
+        try:
+            if isinstance(rows, Path):
+                rows = read_rows(rows, [c.name for c in columns])
+            plain = [list(row) for row in rows]
+            rows = finite_rows(plain, columns=len(columns), max_rows=MAX_ROWS)
+        except FormatError as exc:
+            msg = f"the input cannot be compared: {exc.message}"
+            raise CannotVerifyError(msg, code="unusable-input") from exc
+        return standardise(rows, columns)
+
+    def input_(self) -> str:
+        msg = (
+            f"in mode {self.receipt.mode} the receipt commits to an encrypted input: "
+            "nobody can compare it with rows"
+        )
+        raise CannotVerifyError(msg, code="input-not-shown")
+
     def _attestation(self, bundle: Bundle, evidence: bytes) -> str:
         from privacy.tee.client import verify_job_evidence
 
         result = verify_job_evidence(
             evidence,
-            reference=bundle.manifest.mode(Mode.TEE).params["measurements"],
+            reference=param(bundle, Mode.TEE, "measurements", dict),
             model_sha256=self.receipt.model_sha256,
             input_sha256=self.receipt.input_sha256,
             output_sha256=self.receipt.output_sha256,
@@ -173,7 +241,7 @@ class _Saved:
         if not path.is_file():
             msg = f"{name} does not lie beside the receipt: get it from the data owner"
             raise CannotVerifyError(msg, code="missing-file")
-        return path.read_bytes()
+        return _read(path, MAX_BESIDE_BYTES)
 
     def _bundle(self) -> Bundle:
         root = self.bundle_root or self.home.model(self.receipt.model_sha256)
@@ -181,14 +249,24 @@ class _Saved:
             bundle = open_bundle(root, check_files=False)
         except PrivacyError as exc:
             msg = (
-                f"the model's files are not here: fetch them with `privacy models "
-                f"{self.receipt.model}` or name them with --bundle"
+                "the model's files are not here: fetch them with `privacy models "
+                f"{self.receipt.model}/{self.receipt.version} --fetch` or name them "
+                "with --bundle"
             )
             raise CannotVerifyError(msg, code="missing-model") from exc
         if bundle.sha256 != self.receipt.model_sha256:
             msg = f"{root} holds another model than the receipt's"
             raise CannotVerifyError(msg, code="missing-model")
         return bundle
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with path.open("rb") as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        msg = f"{path.name} has more than {limit} bytes: it is not what was signed"
+        raise VerificationError(msg, code="too-large")
+    return raw
 
 
 def _moment(text: str) -> datetime:

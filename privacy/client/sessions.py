@@ -1,10 +1,12 @@
 """What the data owner does in each mode before a job and after it."""
 
 import os
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -14,9 +16,10 @@ from privacy.client.home import Home
 from privacy.client.model import Notify
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical, sha256_hex
-from privacy.errors import NotFoundError, VerificationError
+from privacy.errors import FormatError, NotFoundError, VerificationError
 from privacy.modes import Mode
 
+T = TypeVar("T")
 SIMULATED = "the enclave is SIMULATED: it hides nothing from its operator"
 
 
@@ -26,6 +29,7 @@ class Context:
 
     Attributes:
         memory: Loaded clients by model and mode, kept for the next job.
+        lock: Held while `memory` is read or filled.
     """
 
     home: Home
@@ -33,6 +37,7 @@ class Context:
     notify: Notify
     allow_simulated: bool = False
     memory: dict[tuple[str, Mode], Any] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
@@ -85,24 +90,41 @@ def session_for(mode: Mode, context: Context, bundle: Bundle) -> Session:
     return kinds[mode](context, bundle)
 
 
+def param(bundle: Bundle, mode: Mode, name: str, kind: type[T]) -> T:
+    """Return what the manifest says of a mode under a name.
+
+    Raises:
+        NotFoundError: The model does not offer the mode.
+        FormatError: The manifest does not say it, or not as that type.
+    """
+    value = bundle.manifest.mode(mode).params.get(name)
+    if not isinstance(value, kind):
+        msg = f"the manifest's {mode} part lacks {name}: the model must be republished"
+        raise FormatError(msg, code="bundle-format")
+    return value
+
+
 @dataclass(slots=True)
 class _Fhe:
     context: Context
     bundle: Bundle
+    _used: "_FheKeys | None" = None
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
         keys: _FheKeys = yield Work(self._keys)
+        self._used = keys  # the answer opens with these and no others
         keys_sha256 = ""
-        if self.bundle.manifest.mode(Mode.FHE).params["needs_keys"]:
+        if param(self.bundle, Mode.FHE, "needs_keys", bool):
             keys_sha256 = yield from self._upload(keys)
         blob: bytes = yield Work(lambda: keys.client.encrypt(rows))
         return Prepared(blob, rows, keys_sha256)
 
     def _keys(self) -> "_FheKeys":
         at = (self.bundle.sha256, Mode.FHE)
-        if at not in self.context.memory:
-            self.context.memory[at] = _FheKeys(_load_fhe(self.context, self.bundle))
-        found: _FheKeys = self.context.memory[at]
+        with self.context.lock:  # jobs at once must not make keys each
+            if at not in self.context.memory:
+                self.context.memory[at] = _FheKeys(_load_fhe(self.context, self.bundle))
+            found: _FheKeys = self.context.memory[at]
         return found
 
     def _upload(self, keys: "_FheKeys") -> Flow[str]:
@@ -115,15 +137,23 @@ class _Fhe:
         head: Reply = yield Call("HEAD", path, accept=(200, 404))
         if head.status != 200:  # noqa: PLR2004 - HTTP
             raw = raw or (yield Work(keys.client.evaluation_keys))
-            self.context.notify({"stage": "upload keys", "bytes": len(raw)})
-            yield Call("PUT", path, body=raw)
+            event = {"stage": "upload keys", "bytes": len(raw), "total": 10}
+            self.context.notify(event)
+            yield Call(
+                "PUT",
+                path,
+                body=raw,
+                sent=lambda tenths: self.context.notify({**event, "done": tenths}),
+            )
         return keys.sha256
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
     ) -> Flow[Opened]:
         _ = evidence
-        keys = self._keys()
+        keys = self._used
+        if keys is None:
+            raise VerificationError("there is no input whose answer this could be")
         raw = yield Work(lambda: keys.client.decrypt(output, rows=len(prepared.rows)))
         check = Check("decrypted-here", "the key that opens the answer never left here")
         return Opened(raw, (check,))
@@ -143,10 +173,12 @@ def _load_fhe(context: Context, bundle: Bundle) -> Any:
 
     client = FheClient(bundle.path("fhe/client.json").read_bytes())
     folder = context.home.fhe_keys(client.circuit_sha256)
-    try:
-        context.notify({"stage": "load FHE keys"})
+    context.notify({"stage": "load FHE keys"})
+    with suppress(NotFoundError):
         return client.load_keys(folder)
-    except NotFoundError:
+    with context.home.locked(f"fhe-{client.circuit_sha256[:16]}"):
+        with suppress(NotFoundError):  # another process may have made them meanwhile
+            return client.load_keys(folder)
         context.notify({"stage": "generate FHE keys"})
         keys = client.generate_keys()
         keys.save(folder)
@@ -182,7 +214,7 @@ def srs_caveats(bundle: Bundle) -> tuple[str, ...]:
 
     Whoever made an SRS can forge proofs under it.
     """
-    kind = bundle.manifest.mode(Mode.ZKML).params["srs"]["kind"]
+    kind = param(bundle, Mode.ZKML, "srs", dict).get("kind")
     if kind == "public":
         return ()
     return (f"the SRS is of kind {kind!r}: whoever made it can forge these proofs",)
@@ -230,7 +262,7 @@ class _Tee:
         manifest = self.bundle.manifest
         session = self._session = TeeSession(
             model_sha256=self.bundle.sha256,
-            reference=manifest.mode(Mode.TEE).params["measurements"],
+            reference=param(self.bundle, Mode.TEE, "measurements", dict),
             columns=len(manifest.columns),
             allow_simulated=self.context.allow_simulated,
         )
@@ -241,7 +273,10 @@ class _Tee:
         }
         self.context.notify({"stage": "attest the enclave"})
         reply: Reply = yield Call("GET", "/v1/attestations", params=params)
-        result = session.check_evidence(reply.body, now=self.context.now())
+        try:
+            result = session.check_evidence(reply.body, now=self.context.now())
+        except FormatError as exc:
+            raise VerificationError(exc.message, code=exc.code) from exc
         self._simulated = result.simulated
         return Prepared(session.seal(rows), rows)
 

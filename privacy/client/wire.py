@@ -6,12 +6,19 @@ and the asynchronous client; neither repeats any logic.
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from privacy.encoding import Json, parse_object
-from privacy.errors import PrivacyError, UnavailableError, error_from
+from privacy.errors import (
+    AuthError,
+    FormatError,
+    NotFoundError,
+    PrivacyError,
+    UnavailableError,
+    error_from,
+)
 
 T = TypeVar("T")
 
@@ -22,6 +29,8 @@ class Call:
 
     Attributes:
         accept: Status codes the flow handles itself; any other is raised.
+        limit: Bytes of answer that are read at most.
+        sent: Told how many tenths of a long body have been sent.
     """
 
     method: str
@@ -30,6 +39,22 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     accept: tuple[int, ...] = (200, 201, 202, 204)
+    limit: int = 1 << 24
+    sent: Callable[[int], None] | None = None
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether sending it twice does what sending it once does."""
+        return self.method != "POST" or "Idempotency-Key" in self.headers
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give the body in ten pieces, telling `sent` as they go."""
+        body = self.body or b""
+        size = max(1 << 16, -(-len(body) // 10))
+        for at in range(0, len(body), size):
+            yield body[at : at + size]
+            if self.sent:
+                self.sent(10 * min(at + size, len(body)) // len(body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +66,35 @@ class Reply:
     body: bytes
 
     def object(self, what: str) -> Json:
-        """Return the body as a JSON object."""
-        return parse_object(self.body, what=what)
+        """Return the body as a JSON object.
+
+        Raises:
+            UnavailableError: It is none.
+        """
+        try:
+            return parse_object(self.body, what=what)
+        except FormatError as exc:
+            raise odd_answer(what) from exc
+
+    def objects(self, name: str) -> list[Json]:
+        """Return the list of objects that is one member of the body.
+
+        Raises:
+            UnavailableError: There is none.
+        """
+        found = self.object(name).get(name)
+        if not isinstance(found, list) or not all(isinstance(x, dict) for x in found):
+            raise odd_answer(name)
+        return found
+
+
+def odd_answer(what: str) -> UnavailableError:
+    """Return the error for an answer that is not as the API says."""
+    msg = (
+        f"the gateway's answer is no {what.replace('_', ' ')} as the API gives it: "
+        "is this the address of a gateway, and of this version?"
+    )
+    return UnavailableError(msg, code="bad-gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +133,14 @@ def problem_error(reply: Reply) -> PrivacyError:
     """Return the exception a problem (RFC 9457) stands for."""
     try:
         problem = reply.object("problem")
-        return problem_exception(problem)
-    except PrivacyError:
+    except UnavailableError:  # a proxy, or HEAD, whose answers have no body
         msg = f"the gateway answered {reply.status} without a problem description"
+        if reply.status in {401, 403}:
+            return AuthError(f"{msg}: is the API key right, and has it the scope?")
+        if reply.status == 404:  # noqa: PLR2004 - HTTP
+            return NotFoundError(msg)
         return UnavailableError(msg, code="bad-gateway")
+    return problem_exception(problem)
 
 
 def problem_exception(problem: Json) -> PrivacyError:

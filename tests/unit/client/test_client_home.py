@@ -1,4 +1,5 @@
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -6,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy.client.home import Home
 from privacy.client.model import parse_reference
 from privacy.errors import FormatError, VerificationError
+from privacy.files import write_atomic
 from privacy.receipt import key_id, public_jwk
 
 URL = "http://127.0.0.1:1"
@@ -63,3 +65,19 @@ def test_a_model_reference_has_three_parts(text, expected):
 def test_a_malformed_reference_is_refused(text):
     with pytest.raises(FormatError):
         parse_reference(text)
+
+
+def test_every_folder_that_is_made_is_private(home):
+    home.pin_keys(
+        URL, {"keys": [public_jwk(Ed25519PrivateKey.generate().public_key())]}
+    )
+    write_atomic(home.model("a" * 64) / "zkml" / "vk.key", b"x", private=True)
+    folders = [home.root, *(p for p in home.root.rglob("*") if p.is_dir())]
+    assert len(folders) == 5
+    assert {stat.S_IMODE(p.stat().st_mode) for p in folders} == {0o700}
+
+
+def test_pins_made_at_once_are_all_kept(home):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: home.pin_model(URL, f"m/{i}", "a" * 64), range(40)))
+    assert len(home.pins(URL)["models"]) == 40
