@@ -3,8 +3,8 @@
 A job's life:
 
 1. `submit` checks the request, writes the row, and starts a durable workflow.
-2. Its one durable step, `run`, has the executor compute and keeps the blobs.
-3. Then `finish` signs the receipt and writes the terminal state with it.
+2. Its first half, `run`, has the executor compute and keeps the blobs.
+3. Its second, `finish`, signs the receipt and writes the terminal state with it.
 
 Both may be repeated after a crash: a run is a pure function of its inputs, and the
 terminal state is written once, by whoever comes first (`finish` or `cancel`).
@@ -134,8 +134,8 @@ class JobService:
         self.executor.cancel(job_id)
         return job
 
-    async def run(self, job_id: str) -> Json:
-        """Compute a job and return its outcome as JSON."""
+    async def run(self, job_id: str) -> Outcome:
+        """Compute a job and return its outcome."""
         folder = self.folder / job_id
         try:
             work = await asyncio.to_thread(self._work, job_id, folder)
@@ -148,11 +148,11 @@ class JobService:
         finally:
             if folder.exists():
                 await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        return asdict(outcome)
+        return outcome
 
-    async def finish(self, job_id: str, outcome: Json) -> None:
+    async def finish(self, job_id: str, outcome: Outcome) -> None:
         """Write a job's terminal state and receipt, unless it has one."""
-        await self._end(job_id, Outcome(**outcome))
+        await self._end(job_id, outcome)
 
     async def abandon(self, job_id: str) -> None:
         """Fail a job whose workflow ended without an outcome: a defect of ours."""

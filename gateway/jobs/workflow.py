@@ -17,11 +17,11 @@ from dbos import (
 
 from gateway.jobs.service import JobService
 from gateway.store.database import sqlite_engine
-from privacy.encoding import Json
 from privacy.errors import UnavailableError
 from privacy.files import write_atomic
 
-# Workflows of one version are recovered by it only: change it with the steps.
+# Workflows of one version are recovered by it only; rows left without one are started
+# again, see `Workflows.recover`.
 APPLICATION_VERSION = "1"
 
 _service: JobService | None = None
@@ -33,16 +33,11 @@ def _current() -> JobService:
     return _service
 
 
-@DBOS.step(name="run")
-async def _run(job_id: str) -> Json:
-    return await _current().run(job_id)
-
-
 @DBOS.workflow(name="job", max_recovery_attempts=None)
 async def _job(job_id: str) -> None:
-    outcome = await _run(job_id)
-    # Not a step: it writes once however often it is called, so a record of it would
-    # only cost time.
+    # No steps: `run` may be repeated, `finish` writes once however often it is called,
+    # so records of either would only cost time.
+    outcome = await _current().run(job_id)
     await _current().finish(job_id, outcome)
 
 

@@ -30,6 +30,10 @@ from privacy.errors import (
 _RESERVE_BYTES = 1 << 28  # of the disk, so that jobs can still be written down
 _PATIENCE_S = 60.0
 _LEAST_BYTES_PER_S = 10_000
+_OWN = insert(blobs).on_conflict_do_nothing()
+_SIZE = sa.select(blobs.c.bytes).where(
+    *(blobs.c[name] == sa.bindparam(name) for name in ("tenant", "kind", "sha256"))
+)
 
 
 class Blobs:
@@ -105,9 +109,7 @@ class Blobs:
         self._keep(part, sha256)
         row = {"tenant": tenant, "kind": kind, "sha256": sha256, "bytes": size}
         with self._database.write() as connection:
-            added = connection.execute(
-                insert(blobs).values(**row, created_at=now()).on_conflict_do_nothing()
-            )
+            added = connection.execute(_OWN, {**row, "created_at": now()})
         return bool(added.rowcount)
 
     def adopt(self, file: Path) -> str:
@@ -122,13 +124,9 @@ class Blobs:
         Raises:
             NotFoundError: The tenant uploaded no such blob, whoever else did.
         """
-        query = sa.select(blobs.c.bytes).where(
-            blobs.c.tenant == tenant,
-            blobs.c.kind == kind,
-            blobs.c.sha256 == check_sha256(sha256),
-        )
+        key = {"tenant": tenant, "kind": kind, "sha256": check_sha256(sha256)}
         with self._database.read() as connection:
-            size: int | None = connection.execute(query).scalar()
+            size: int | None = connection.execute(_SIZE, key).scalar()
         if size is None or not self._is_whole(sha256, size):
             what = "evaluation keys" if kind == "keys" else "input"
             where = "keys" if kind == "keys" else "blobs"

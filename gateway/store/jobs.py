@@ -1,7 +1,8 @@
 """Jobs as tenants see them. A terminal state is written exactly once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -65,6 +66,39 @@ class Outcome:
 
 
 _CHOSEN = [jobs.c[f.name] for f in fields(Job)]
+# Written once: putting a statement together takes longer than SQLite takes to run it.
+_BY_ID = sa.select(*_CHOSEN).where(jobs.c.id == sa.bindparam("job_id"))
+_BY_ID_AND_TENANT = _BY_ID.where(jobs.c.tenant == sa.bindparam("tenant"))
+_BY_IDEMPOTENCY_KEY = sa.select(*_CHOSEN).where(
+    jobs.c.tenant == sa.bindparam("tenant"),
+    jobs.c.idempotency_key == sa.bindparam("key"),
+)
+_QUEUED = sa.select(
+    sa.func.count(),
+    sa.func.count().filter(jobs.c.tenant == sa.bindparam("tenant")),
+).where(jobs.c.status == "queued", jobs.c.mode == sa.bindparam("mode"))
+_INSERT = sa.insert(jobs)
+_START = (
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status.in_(OPEN))
+    .values(
+        status="running",
+        attempts=jobs.c.attempts + 1,
+        started_at=sa.case(
+            (jobs.c.started_at == "", sa.bindparam("at")), else_=jobs.c.started_at
+        ),
+    )
+)
+_FINISH = (
+    sa.update(jobs)
+    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status.in_(OPEN))
+    .values(
+        {
+            name: sa.bindparam(name)
+            for name in (*(f.name for f in fields(Outcome)), "finished_at", "receipt")
+        }
+    )
+)
 
 
 class Jobs:
@@ -103,16 +137,13 @@ class Jobs:
             earlier = key and _repeated(c, new.tenant, key, new.request_sha256)
             if earlier:
                 return earlier, False
-            queued = sa.select(
-                sa.func.count(),
-                sa.func.count().filter(jobs.c.tenant == new.tenant),
-            ).where(jobs.c.status == "queued", jobs.c.mode == new.mode)
-            everyones, own = c.execute(queued).one()
+            whose = {"tenant": new.tenant, "mode": new.mode}
+            everyones, own = c.execute(_QUEUED, whose).one()
             if everyones >= max_queued or own >= max_queued_by_tenant:
                 msg = f"many jobs of mode {new.mode} are waiting already: try later"
                 raise LimitError(msg, code="queue-full")
-            c.execute(sa.insert(jobs).values(**values, status="queued"))
-            return _one(c, jobs.c.id == new.id), True
+            c.execute(_INSERT, {**values, "status": "queued"})
+            return _one(c, _BY_ID, job_id=new.id), True
 
     def get(self, job_id: str, *, tenant: str) -> Job:
         """Return a tenant's job.
@@ -121,12 +152,12 @@ class Jobs:
             NotFoundError: The tenant has none of that id.
         """
         with self._database.read() as connection:
-            return _one(connection, jobs.c.id == job_id, jobs.c.tenant == tenant)
+            return _one(connection, _BY_ID_AND_TENANT, job_id=job_id, tenant=tenant)
 
     def find(self, job_id: str) -> Job:
         """Return a job whoever owns it; for the gateway's own use."""
         with self._database.read() as connection:
-            return _one(connection, jobs.c.id == job_id)
+            return _one(connection, _BY_ID, job_id=job_id)
 
     def newest(self, *, tenant: str, limit: int, status: str | None) -> list[Job]:
         """Return a tenant's jobs, newest first."""
@@ -153,18 +184,8 @@ class Jobs:
     def start(self, job_id: str) -> Job:
         """Count one attempt and return the job; a finished job stays as it is."""
         with self._database.write() as connection:
-            connection.execute(
-                sa.update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.status.in_(OPEN))
-                .values(
-                    status="running",
-                    attempts=jobs.c.attempts + 1,
-                    started_at=sa.case(
-                        (jobs.c.started_at == "", now()), else_=jobs.c.started_at
-                    ),
-                )
-            )
-            return _one(connection, jobs.c.id == job_id)
+            connection.execute(_START, {"job_id": job_id, "at": now()})
+            return _one(connection, _BY_ID, job_id=job_id)
 
     def finish(
         self, job_id: str, outcome: Outcome, seal: Callable[[Job, Outcome, str], bytes]
@@ -181,28 +202,25 @@ class Jobs:
         """
         finished_at = now()
         with self._database.write() as connection:
-            job = _one(connection, jobs.c.id == job_id)
+            job = _one(connection, _BY_ID, job_id=job_id)
             if job.finished:
                 return job, False
-            values = {f.name: getattr(outcome, f.name) for f in fields(Outcome)}
-            connection.execute(
-                sa.update(jobs)
-                .where(jobs.c.id == job_id, jobs.c.status.in_(OPEN))
-                .values(
-                    **values,
-                    finished_at=finished_at,
-                    receipt=seal(job, outcome, finished_at),
-                )
-            )
-            return _one(connection, jobs.c.id == job_id), True
+            ended = {
+                **{f.name: getattr(outcome, f.name) for f in fields(Outcome)},
+                "finished_at": finished_at,
+            }
+            receipt = seal(job, outcome, finished_at)
+            values = {**ended, "receipt": receipt, "job_id": job_id}
+            connection.execute(_FINISH, values)
+            return replace(job, **ended), True
 
 
 def _job(row: sa.Row[tuple[object, ...]]) -> Job:
     return Job(**row._mapping)  # noqa: SLF001
 
 
-def _one(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> Job:
-    row = connection.execute(sa.select(*_CHOSEN).where(*where)).one_or_none()
+def _one(connection: sa.Connection, query: sa.Select[Any], **values: str) -> Job:
+    row = connection.execute(query, values).one_or_none()
     if row is None:
         raise NotFoundError("there is no such job", code="unknown-job")
     return _job(row)
@@ -211,10 +229,9 @@ def _one(connection: sa.Connection, *where: sa.ColumnElement[bool]) -> Job:
 def _repeated(
     connection: sa.Connection, tenant: str, key: str, request_sha256: str
 ) -> Job | None:
-    query = sa.select(*_CHOSEN).where(
-        jobs.c.tenant == tenant, jobs.c.idempotency_key == key
-    )
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(
+        _BY_IDEMPOTENCY_KEY, {"tenant": tenant, "key": key}
+    ).one_or_none()
     if row is None:
         return None
     job = _job(row)
