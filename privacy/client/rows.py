@@ -49,6 +49,8 @@ def _read_npy(path: Path) -> list[list[Any]]:
         array = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as exc:
         raise FormatError(f"{path.name} is not a .npy array of numbers") from exc
+    if not isinstance(array, np.ndarray):
+        raise FormatError(f"{path.name} is an archive of arrays, expected one array")
     if array.ndim != 2 or array.dtype.kind not in "fiu":  # noqa: PLR2004
         msg = f"{path.name} has shape {array.shape} of {array.dtype}, expected rows"
         raise FormatError(msg, code="wrong-feature-count")
@@ -58,7 +60,7 @@ def _read_npy(path: Path) -> list[list[Any]]:
 
 def _read_csv(path: Path, names: Sequence[str] | None) -> list[list[Any]]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [line for line in csv.reader(file) if line]
     except (ValueError, csv.Error) as exc:
         raise FormatError(f"{path.name} is not a UTF-8 CSV file") from exc
@@ -79,7 +81,10 @@ def _order(
         return None
     missing = [n for n in names if n not in header]
     unknown = [n for n in header if n not in names]
-    if missing or unknown or len(header) != len(names):
+    if len(set(header)) < len(header):
+        msg = f"{path.name}: its header names a column twice"
+        raise FormatError(msg, code="wrong-feature-count")
+    if missing or unknown:
         msg = (
             f"{path.name}: its columns are not the model's "
             f"(missing: {', '.join(missing[:5]) or 'none'}; "

@@ -6,6 +6,7 @@
 The engines run in child processes; this one stays light and reports progress.
 """
 
+import errno
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,7 @@ from privacy.bundle import (
 )
 from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
-from privacy.errors import BackendError, ConflictError, FormatError
+from privacy.errors import ConflictError, FormatError, PrivacyError
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
 from privacy.publishing import PartRequest, PartResult
@@ -81,14 +82,11 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         ConflictError: That version exists already.
     """
     check_name(name)
-    version = check_name(version or _next_version(store / name))
-    final = store / name / version
-    if final.exists():
-        msg = f"{name} {version} is published already: choose another --version"
-        raise ConflictError(msg, code="version-exists")
-    final.parent.mkdir(parents=True, exist_ok=True)
+    if version is not None and (store / name / check_name(version)).exists():
+        raise _taken(name, version)
+    (store / name).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
-        dir=final.parent, prefix=".publishing-"
+        dir=store / name, prefix=".publishing-"
     ) as scratch:
         work, root = Path(scratch) / "work", Path(scratch) / "bundle"
         work.mkdir()
@@ -110,7 +108,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         parts, public = _parts(work, root, schema, modes, options or {}, progress)
         manifest = Manifest(
             name=name,
-            version=version,
+            version=version or _next_version(store / name),
             task=schema["task"],
             columns=tuple(Column(**c) for c in schema["columns"]),
             outputs=schema["outputs"],
@@ -122,9 +120,34 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             published_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             tool=f"privacy-compute {__version__}",
         )
-        write_manifest(root, manifest)
-        root.rename(final)
+        final = _put(root, manifest, store, fixed=version is not None)
     return open_bundle(final)
+
+
+def _put(root: Path, manifest: Manifest, store: Path, *, fixed: bool) -> Path:
+    """Move a bundle to its place; if another publish took it, to the next version.
+
+    Raises:
+        ConflictError: The version was asked for, and another publish took it.
+    """
+    while True:
+        final = store / manifest.name / manifest.version
+        write_manifest(root, manifest)
+        try:
+            root.rename(final)
+        except OSError as exc:
+            if exc.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            if fixed:
+                raise _taken(manifest.name, manifest.version) from exc
+            manifest = replace(manifest, version=_next_version(final.parent))
+        else:
+            return final
+
+
+def _taken(name: str, version: str) -> ConflictError:
+    msg = f"{name} {version} is published already: choose another --version"
+    return ConflictError(msg, code="version-exists")
 
 
 def is_current(bundle: Bundle) -> bool:
@@ -191,7 +214,7 @@ def _part(mode: Mode, request: PartRequest, progress: Progress) -> PartResult:
             timeout_s=PART_TIMEOUT_S,
             progress=lambda p: progress({"mode": mode, **p}),
         )
-    except (BackendError, FormatError) as exc:
+    except PrivacyError as exc:
         return PartResult(available=False, reason=exc.message)
     result = PartResult(**{**answer, "public": tuple(answer["public"])})
     return result if result.available else replace(result, public=())
@@ -224,11 +247,19 @@ def _model_file(model: Any, data: Any, work: Path) -> Path:
             msg = "give the calibration data of a torch module as an array"
             raise FormatError(msg)
         path = work / "model.pt"
-        rows = torch.tensor(np.asarray(data, np.float32)[:2])
-        torch.jit.save(torch.jit.trace(model.eval(), rows), str(path))
+        rows = torch.tensor(table_from_array(data).rows[:2], dtype=torch.float32)
+        try:
+            torch.jit.save(torch.jit.trace(model.eval(), rows), str(path))
+        except Exception as exc:
+            msg = f"the module does not take these rows: {type(exc).__name__}"
+            raise FormatError(msg, code="unsupported-model") from exc
         return path
     import joblib
 
     path = work / "model.joblib"
-    joblib.dump(model, path)
+    try:
+        joblib.dump(model, path)
+    except Exception as exc:
+        msg = f"the model cannot be saved with joblib: {type(exc).__name__}"
+        raise FormatError(msg, code="unsupported-model") from exc
     return path

@@ -52,6 +52,9 @@ def read_table(
         msg = f"{path.name} has {size} bytes, expected 1 to {MAX_FILE_BYTES}"
         raise FormatError(msg, code="no-rows" if size == 0 else "too-large")
     if path.suffix == ".npy":
+        if label is not None:
+            msg = f"{path.name} has no named columns: give --label with a .csv file"
+            raise FormatError(msg, code="no-such-column")
         return table_from_array(_load_npy(path), names=names)
     return _read_csv(path, label)
 
@@ -80,14 +83,17 @@ def table_from_array(array: Any, *, names: Sequence[str] = ()) -> Table:
 
 def _load_npy(path: Path) -> Any:
     try:
-        return np.load(path, allow_pickle=False)
+        array = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as exc:
         raise FormatError(f"{path.name} is not a .npy array of numbers") from exc
+    if not isinstance(array, np.ndarray):
+        raise FormatError(f"{path.name} is an archive of arrays, expected one array")
+    return array
 
 
 def _read_csv(path: Path, label: str | None) -> Table:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             header, *lines = [line for line in csv.reader(file) if line]
     except (ValueError, csv.Error) as exc:
         msg = f"{path.name} is not a UTF-8 CSV file with a header line"
@@ -95,6 +101,9 @@ def _read_csv(path: Path, label: str | None) -> Table:
     if not lines:
         raise FormatError(f"{path.name} has a header but no rows", code="no-rows")
     names = [name.strip() for name in header]
+    if len(set(names)) < len(names) or "" in names:
+        msg = f"{path.name}: its header names a column twice, or not at all"
+        raise FormatError(msg, code="bad-header")
     at = _label_index(names, label, path)
     labels = tuple(line[at] for line in lines if at < len(line)) if label else None
     rows = [

@@ -3,13 +3,14 @@
 Runs in a child process: it loads the publisher's own model file, scikit-learn, PyTorch.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from privacy.errors import FormatError
+from privacy.errors import FormatError, UnavailableError
 from privacy.publish.trees import ensemble_of, tree_module
 
 _SIGMOID_FAMILIES = {
@@ -21,6 +22,10 @@ _SIGMOID_FAMILIES = {
     "RidgeClassifier",
 }
 _OPSET = 14
+_SKOPS_TYPES = re.compile(
+    r"numpy\.(u?int|float)(8|16|32|64)|(sklearn\.)?_loss\.[\w.]+"
+    r"|xgboost\.(core\.Booster|sklearn\.XGB(Classifier|Regressor))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +76,7 @@ def load_core(path: Path, *, features: int, task: str, activation: str) -> Core:
 
 def _load_estimator(path: Path) -> Any:
     if path.suffix == ".skops":
-        import skops.io
-
-        return skops.io.load(path, trusted=skops.io.get_untrusted_types(file=path))
+        return _load_skops(path)
     if path.suffix not in {".joblib", ".pkl"}:
         msg = (
             f"{path.name}: cannot tell what this is from {path.suffix!r}; "
@@ -87,6 +90,25 @@ def _load_estimator(path: Path) -> Any:
     except Exception as exc:
         msg = f"{path.name} cannot be loaded: {type(exc).__name__}: {exc}"
         raise FormatError(msg, code="unloadable-model") from exc
+
+
+def _load_skops(path: Path) -> Any:
+    """Return a model from a file that runs no code, unless it names unknown types."""
+    try:
+        import skops.io
+    except ImportError as exc:
+        msg = "skops is not installed: pip install skops, or give a .joblib file"
+        raise UnavailableError(msg, code="engine-missing") from exc
+    try:
+        types = skops.io.get_untrusted_types(file=path)
+        unknown = [name for name in types if not _SKOPS_TYPES.fullmatch(name)]
+        if not unknown:
+            return skops.io.load(path, trusted=types)
+    except Exception as exc:
+        msg = f"{path.name} cannot be loaded: {type(exc).__name__}"
+        raise FormatError(msg, code="unloadable-model") from exc
+    msg = f"{path.name} holds types that could run code: {', '.join(unknown[:5])}"
+    raise FormatError(msg, code="unsafe-model")
 
 
 def _from_estimator(model: Any, features: int) -> Core:

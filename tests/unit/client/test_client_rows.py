@@ -21,6 +21,18 @@ def test_a_csv_without_a_header_is_taken_in_order(tmp_path):
     assert read_rows(write(tmp_path, "r.csv", "1,2\n3,4\n"), NAMES) == [[1, 2], [3, 4]]
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "r.csv").write_bytes(b"\xef\xbb\xbfb,a\n1,2\n")
+    assert read_rows(tmp_path / "r.csv", NAMES) == [[2.0, 1.0]]
+
+
+def test_an_archive_under_a_wrong_name_is_refused(tmp_path):
+    with (tmp_path / "r.npy").open("wb") as file:
+        np.savez(file, a=np.zeros((2, 2)))
+    with pytest.raises(FormatError, match="archive"):
+        read_rows(tmp_path / "r.npy", NAMES)
+
+
 def test_json_and_npy_hold_rows(tmp_path):
     np.save(tmp_path / "r.npy", np.array([[1.5, 2.0]]))
     assert read_rows(tmp_path / "r.npy", NAMES) == [[1.5, 2.0]]
@@ -34,6 +46,8 @@ def test_json_and_npy_hold_rows(tmp_path):
         ("r.csv", "a,b\n"),
         ("r.csv", "a,c\n1,2\n"),
         ("r.csv", "a,b,c\n1,2,3\n"),
+        ("r.csv", "a,a,b\n1,2,3\n"),
+        ("r.json", "[[1e999, 2]]"),
         ("r.csv", "a,b\n1,x\n"),
         ("r.csv", "a,b\n1\n"),
         ("r.json", "{}"),

@@ -34,6 +34,8 @@ def test_a_csv_gives_names_rows_and_labels(tmp_path):
         ("a,b\n1,\n", "not-a-number"),
         ("a,b\n1,nan\n", "not-finite"),
         ("a,b\n1,-inf\n", "not-finite"),
+        ("a,a\n1,2\n", "bad-header"),
+        ("a,\n1,2\n", "bad-header"),
     ],
 )
 def test_a_bad_csv_is_refused(tmp_path, text, code):
@@ -45,6 +47,24 @@ def test_a_bad_csv_is_refused(tmp_path, text, code):
 def test_a_missing_label_column_is_refused(tmp_path):
     with pytest.raises(FormatError, match="no column 'y'"):
         read_table(write(tmp_path / "t.csv", "a\n1\n"), label="y")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbfa,b\n1,2\n")
+    assert read_table(tmp_path / "t.csv").names == ("a", "b")
+
+
+def test_an_archive_under_a_wrong_name_is_refused(tmp_path):
+    with (tmp_path / "t.npy").open("wb") as file:
+        np.savez(file, a=np.zeros((2, 2)))
+    with pytest.raises(FormatError, match="archive"):
+        read_table(tmp_path / "t.npy")
+
+
+def test_a_label_without_column_names_is_refused(tmp_path):
+    np.save(tmp_path / "t.npy", np.zeros((2, 2)))
+    with pytest.raises(FormatError, match="no named columns"):
+        read_table(tmp_path / "t.npy", label="y")
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path):

@@ -92,7 +92,7 @@ def test_the_export_computes_what_the_model_computes(export, name):
 @pytest.mark.parametrize(
     ("model", "code"),
     [
-        (make_pipeline(PolynomialFeatures(), LogisticRegression()), "unsupported-step"),
+        (make_pipeline(PolynomialFeatures(), LinearRegression()), "unsupported-step"),
         (KNeighborsClassifier(), "unsupported-model"),
     ],
 )
@@ -111,10 +111,28 @@ def test_another_width_is_refused(export):
 
 
 @pytest.mark.parametrize(
-    "name", ["model.joblib", "model.pt", "model.onnx", "model.xyz"]
+    "name", ["model.joblib", "model.skops", "model.pt", "model.onnx", "model.xyz"]
 )
 @pytest.mark.filterwarnings("ignore")
 def test_a_file_that_is_no_model_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(b"not a model")
     with pytest.raises(FormatError):
         load_core(tmp_path / name, features=4, task="", activation="")
+
+
+class Surprise:
+    """A type that no model needs."""
+
+
+def test_a_skops_file_is_loaded_only_if_it_runs_no_code(tmp_path):
+    skops = pytest.importorskip("skops.io")
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(*IRIS)
+    skops.dump(model, tmp_path / "good.skops")
+    good = load_core(tmp_path / "good.skops", features=4, task="", activation="")
+    assert good.classes == ("0", "1", "2")
+    model.surprise = Surprise()
+    skops.dump(model, tmp_path / "bad.skops")
+    with pytest.raises(FormatError) as caught:
+        load_core(tmp_path / "bad.skops", features=4, task="", activation="")
+    assert caught.value.code == "unsafe-model"
+    assert "Surprise" in caught.value.message

@@ -1,0 +1,74 @@
+"""Publishing at once, into folders, and what cannot be saved: typed, nothing lost."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import privacy.publish as module
+from privacy.errors import ConflictError, FormatError, LimitError
+from privacy.modes import Mode
+from privacy.publish import publish
+
+ROWS = np.random.default_rng(0).normal(size=(40, 2))
+SCHEMA = {
+    "columns": [{"name": n, "minimum": 0.0, "maximum": 1.0} for n in "ab"],
+    "outputs": 1,
+    "activation": "none",
+    "task": "regression",
+    "classes": [],
+    "estimator": False,
+    "clear_accuracy": {},
+}
+
+
+@pytest.fixture
+def compile_at_once(tmp_path, monkeypatch):
+    """Publish from two threads that both begin before either is done."""
+    meet = threading.Barrier(2)
+
+    def engine(target, _request, **_options):
+        if "prepare" in target:
+            meet.wait(10)
+            return SCHEMA
+        raise LimitError("too large for this mode")
+
+    monkeypatch.setattr(module, "run_in_child", engine)
+
+    def run(version):
+        def one(_):
+            try:
+                made = publish({}, ROWS, name="m", store=tmp_path, version=version)
+            except ConflictError as exc:
+                return exc.code
+            return made.manifest.version
+
+        with ThreadPoolExecutor(2) as pool:
+            return sorted(pool.map(one, range(2)))
+
+    return run
+
+
+def test_two_publishes_at_once_get_two_versions(compile_at_once, tmp_path):
+    assert compile_at_once(None) == ["1", "2"]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["1", "2"]
+
+
+def test_one_of_two_publishes_of_one_version_is_refused(compile_at_once):
+    assert compile_at_once("7") == ["7", "version-exists"]
+
+
+def test_a_mode_that_fails_in_any_typed_way_fails_nothing_else(
+    compile_at_once, tmp_path
+):
+    compile_at_once(None)
+    parts = module.open_bundle(tmp_path / "m" / "1").manifest.modes
+    assert {parts[m].reason for m in Mode} == {"too large for this mode"}
+
+
+def test_a_model_that_cannot_be_saved_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(FormatError) as caught:
+        publish(lambda x: x, ROWS, name="m", store=tmp_path)
+    assert caught.value.code == "unsupported-model"
+    assert not list((tmp_path / "m").iterdir())
