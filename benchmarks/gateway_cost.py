@@ -139,4 +139,7 @@ def _bare(
 
 def machine() -> Json:
     """Return what the figures were taken on."""
-    return {"cpus": os.cpu_count(), "taken_at": time.strftime("%Y-%m-%dT%H:%M:%SZ")}
+    return {
+        "cpus": os.cpu_count(),
+        "taken_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

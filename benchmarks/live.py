@@ -70,8 +70,10 @@ class Live:
                 stdout=stdout,
                 stderr=log,
             )
+        end = time.monotonic() + 60
         while not self._answers():
-            if self._process.poll() is not None:
+            if self._process.poll() is not None or time.monotonic() > end:
+                self._process.kill()
                 raise RuntimeError((self.data / "log").read_text()[-2000:])
             time.sleep(0.1)
         self.key = out.read_text().split("shown once: ")[1].split()[0]

@@ -1,5 +1,6 @@
 """Time two things side by side, and say how they compare."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ class Timing:
     def p95(self) -> float:
         """The 95th percentile, by nearest rank."""
         ordered = sorted(self.seconds)
-        return ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]
+        return ordered[math.ceil(0.95 * len(ordered)) - 1]
 
 
 def interleaved(

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ from rich.console import Console
 from rich.table import Table
 
 from privacy.bundle import Bundle, open_bundle
-from privacy.cli.output import duration, progress, size
+from privacy.cli.output import duration, fail, progress, size
 from privacy.client import Answer, Client
-from privacy.errors import PrivacyError
+from privacy.errors import PrivacyError, UnavailableError
 from privacy.publish import is_current, publish
 
 NAME = "breast-cancer"
@@ -41,7 +41,9 @@ console = Console(highlight=False)
 def main() -> int:
     """Run the main job and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=5)
+    parser.add_argument(
+        "--rows", type=int, default=5, choices=range(1, 41), metavar="N"
+    )
     parser.add_argument("--fresh", action="store_true", help="publish anew")
     args = parser.parse_args()
     if args.fresh:
@@ -146,10 +148,10 @@ def gateway() -> Iterator[tuple[str, str]]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line:
-            console.print(f"the gateway did not start: see {VAR / 'gateway.log'}")
-            sys.exit(8)
+            msg = f"the gateway did not start: see {VAR / 'gateway.log'}"
+            raise UnavailableError(msg)
         ready = json.loads(line)
-        wait_until_ready(ready["gateway"])
+        wait_until_ready(ready["gateway"], process)
         console.print(f"{ready['gateway']}, process {process.pid}")
         yield ready["gateway"], ready["admin_key"]
     finally:
@@ -158,19 +160,24 @@ def gateway() -> Iterator[tuple[str, str]]:
         log.close()
 
 
-def wait_until_ready(url: str, *, limit_s: float = 30.0) -> None:
-    """Return once the gateway answers."""
+def wait_until_ready(
+    url: str, process: "subprocess.Popen[bytes]", *, limit_s: float = 60.0
+) -> None:
+    """Return once the gateway answers that it is ready.
+
+    Raises:
+        UnavailableError: It ended, or is not ready in time.
+    """
     import httpx
 
     end = time.monotonic() + limit_s
-    while True:
-        try:
+    while time.monotonic() < end and process.poll() is None:
+        with suppress(httpx.TransportError):
             if httpx.get(f"{url}/readyz").is_success:
                 return
-        except httpx.TransportError:
-            if time.monotonic() > end:
-                raise
         time.sleep(0.1)
+    msg = f"the gateway did not become ready: see {VAR / 'gateway.log'}"
+    raise UnavailableError(msg)
 
 
 def ask(url: str, api_key: str, patients: list[list[float]]) -> list[Answer]:
@@ -189,11 +196,7 @@ def ask(url: str, api_key: str, patients: list[list[float]]) -> list[Answer]:
         ) as client,
     ):
         for mode in ("fhe", "zkml", "tee"):
-            try:
-                answers.append(client.infer(NAME, patients, mode=mode))
-            except PrivacyError as exc:
-                console.print(f"[red]{mode}: {exc.code}: {exc.message}[/]")
-                raise SystemExit(exc.exit_code) from exc
+            answers.append(client.infer(NAME, patients, mode=mode))  # noqa: PERF401
     return answers
 
 
@@ -268,4 +271,7 @@ def verify(receipt: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except PrivacyError as error:
+        sys.exit(fail(error, as_json=False))

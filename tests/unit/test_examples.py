@@ -1,12 +1,15 @@
 """The example models: always the same, good enough to mean something, publishable."""
 
 import importlib.util
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.measure import Timing
+from privacy.errors import UnavailableError
 from privacy.publish.prepare import prepare
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -24,7 +27,11 @@ LEAST_ACCURACY = {"breast_cancer": 0.95, "credit": 0.83, "wine_net": 0.95}
 
 
 def _load(name):
-    path = EXAMPLES / f"train_{name}.py"
+    return _load_file(f"train_{name}")
+
+
+def _load_file(stem):
+    path = EXAMPLES / f"{stem}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -82,3 +89,17 @@ def test_the_written_files_can_be_published(name, tmp_path):
     assert schema["classes"] == list(module.CLASSES)
     assert schema["clear_accuracy"]["accuracy"] > 0.7
     assert (tmp_path / "out" / "core.onnx").stat().st_size > 0
+
+
+def test_the_demo_does_not_wait_for_a_gateway_that_ended(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    demo = _load_file("demo")
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+        with pytest.raises(UnavailableError, match="did not become ready"):
+            demo.wait_until_ready("http://127.0.0.1:9", ended)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(1, 1), (10, 10), (20, 19), (100, 95)])
+def test_a_percentile_is_the_nearest_rank(count, rank):
+    assert Timing(tuple(range(1, count + 1))).p95 == rank
