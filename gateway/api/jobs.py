@@ -71,9 +71,8 @@ async def submit(
         ),
         tenant=key.tenant,
         idempotency_key=idempotency_key,
+        wait_s=wait_s,
     )
-    if wait_s:
-        job = await gateway.service.get(job.id, tenant=key.tenant, wait_s=wait_s)
     headers = {"Location": f"{request.url.path}/{job.id}", **_applied(wait_s)}
     status = 200 if job.finished and wait_s else 202
     return JSONResponse(gateway.service.view(job), status, headers=headers)
@@ -146,7 +145,7 @@ async def events(gateway: GatewayDep, job: OwnedJob) -> AsyncIterable[ServerSent
 @router.get("/{job_id}/result", responses=_BLOB_RESPONSE, response_class=FileResponse)
 async def result(gateway: GatewayDep, job: FinishedJob) -> Response:
     """Return the output; a failed job answers with its problem."""
-    return _blob(gateway, job, job.output_sha256)
+    return await _blob(gateway, job, job.output_sha256)
 
 
 @router.get("/{job_id}/evidence", responses=_BLOB_RESPONSE, response_class=FileResponse)
@@ -155,7 +154,7 @@ async def evidence(gateway: GatewayDep, job: FinishedJob) -> Response:
     if job.status == "succeeded" and not job.evidence_sha256:
         msg = f"mode {job.mode} gives no evidence"
         raise NotFoundError(msg, code="no-evidence")
-    return _blob(gateway, job, job.evidence_sha256)
+    return await _blob(gateway, job, job.evidence_sha256)
 
 
 @router.get(
@@ -169,16 +168,17 @@ async def receipt(gateway: GatewayDep, job: FinishedJob) -> Response:
     return Response(raw, media_type="application/json")
 
 
-def _blob(gateway: Gateway, job: Job, sha256: str) -> Response:
+async def _blob(gateway: Gateway, job: Job, sha256: str) -> Response:
     if job.problem:
         return problem_response(job.problem)
     if job.status == "cancelled":
         raise JobFailedError("the job was cancelled", code="cancelled")
-    return FileResponse(
-        gateway.blobs.path(sha256),
-        media_type="application/octet-stream",
-        headers={"ETag": f'"{sha256}"'},
-    )
+    headers = {"ETag": f'"{sha256}"'}
+    kind = "application/octet-stream"
+    small = await asyncio.to_thread(gateway.blobs.small, sha256)
+    if small is not None:
+        return Response(small, media_type=kind, headers=headers)
+    return FileResponse(gateway.blobs.path(sha256), media_type=kind, headers=headers)
 
 
 def _status_event(gateway: Gateway, job: Job) -> ServerSentEvent:

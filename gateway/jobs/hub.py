@@ -10,7 +10,7 @@ from privacy.encoding import Json
 
 News = Job | Json
 """A job whose status changed, or a progress report."""
-_Inbox = asyncio.Queue[News]
+Inbox = asyncio.Queue[News]
 
 
 class Hub:
@@ -20,7 +20,7 @@ class Hub:
         """Pass on at most one progress report in `progress_every_s` for each job."""
         self._loop = asyncio.get_running_loop()
         self._every_s = progress_every_s
-        self._inboxes: dict[str, set[_Inbox]] = {}
+        self._inboxes: dict[str, set[Inbox]] = {}
         self._progress: dict[str, Json] = {}
         self._told_at: dict[str, float] = {}
 
@@ -37,9 +37,9 @@ class Hub:
         self._loop.call_soon_threadsafe(self._changed, job)
 
     @contextmanager
-    def follow(self, job_id: str) -> Iterator[_Inbox]:
+    def follow(self, job_id: str) -> Iterator[Inbox]:
         """Give an inbox for the news of a job."""
-        inbox: _Inbox = asyncio.Queue()
+        inbox: Inbox = asyncio.Queue()
         self._inboxes.setdefault(job_id, set()).add(inbox)
         try:
             yield inbox
@@ -72,7 +72,7 @@ class Hub:
                 inbox.put_nowait(progress)
 
 
-async def news(inbox: _Inbox, *, for_s: float | None = None) -> AsyncIterator[News]:
+async def news(inbox: Inbox, *, for_s: float | None = None) -> AsyncIterator[News]:
     """Yield what arrives in an inbox, for `for_s` seconds or without end."""
     try:
         async with asyncio.timeout(for_s):

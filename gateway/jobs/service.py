@@ -21,7 +21,7 @@ import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.executors.base import Done, Executor, Watch, Work
-from gateway.jobs.hub import Hub, news
+from gateway.jobs.hub import Hub, Inbox, news
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
 from gateway.problems import internal_problem, problem_of
@@ -85,9 +85,16 @@ class JobService:
     start_workflow: Callable[[str], Awaitable[None]]
 
     async def submit(
-        self, request: JobRequest, *, tenant: str, idempotency_key: str | None
+        self,
+        request: JobRequest,
+        *,
+        tenant: str,
+        idempotency_key: str | None,
+        wait_s: float = 0.0,
     ) -> Job:
         """Return the accepted job, or the earlier one of the same idempotency key.
+
+        With `wait_s`, return it once it has finished or so many seconds have passed.
 
         Raises:
             NotFoundError: No such model, mode or uploaded blob.
@@ -98,9 +105,11 @@ class JobService:
         job, is_new = await asyncio.to_thread(
             self._accept, request, tenant, idempotency_key
         )
-        if is_new:
+        if not is_new:
+            return await self.get(job.id, tenant=tenant, wait_s=wait_s)
+        with self.hub.follow(job.id) as inbox:
             await self.start_workflow(job.id)
-        return job
+            return await _latest(job, inbox, wait_s)
 
     def view(self, job: Job) -> Json:
         """Return a job as clients see it."""
@@ -114,14 +123,7 @@ class JobService:
         """
         with self.hub.follow(job_id) as inbox:
             job = await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
-            if job.finished or not wait_s:
-                return job
-            async for word in news(inbox, for_s=wait_s):
-                if isinstance(word, Job):
-                    job = word
-                    if job.finished:
-                        break
-            return job
+            return await _latest(job, inbox, wait_s)
 
     async def cancel(self, job_id: str, *, tenant: str) -> Job:
         """Return a tenant's job after ending it; a finished one stays as it is.
@@ -263,6 +265,18 @@ class JobService:
             finished_at=finished_at,
         )
         return sign_receipt(receipt, self.signing_key)
+
+
+async def _latest(job: Job, inbox: Inbox, wait_s: float) -> Job:
+    """Return the job as it is once it has finished or `wait_s` have passed."""
+    if job.finished or not wait_s:
+        return job
+    async for word in news(inbox, for_s=wait_s):
+        if isinstance(word, Job):
+            job = word
+            if job.finished:
+                break
+    return job
 
 
 def _check(request: JobRequest, mode: Mode, bundle: Bundle, part: ModePart) -> None:

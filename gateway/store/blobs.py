@@ -30,6 +30,7 @@ from privacy.errors import (
 _RESERVE_BYTES = 1 << 28  # of the disk, so that jobs can still be written down
 _PATIENCE_S = 60.0
 _LEAST_BYTES_PER_S = 10_000
+_SMALL_BYTES = 1 << 18
 _OWN = insert(blobs).on_conflict_do_nothing()
 _SIZE = sa.select(blobs.c.bytes).where(
     *(blobs.c[name] == sa.bindparam(name) for name in ("tenant", "kind", "sha256"))
@@ -133,6 +134,11 @@ class Blobs:
             msg = f"{what} {sha256[:12]}… not found: upload to /v1/{where}/ first"
             raise NotFoundError(msg, code=f"unknown-{kind}")
         return size
+
+    def small(self, sha256: str) -> bytes | None:
+        """Return a blob that is small, for which streaming would only cost time."""
+        path = self.path(sha256)
+        return path.read_bytes() if path.stat().st_size <= _SMALL_BYTES else None
 
     def _part(self) -> Path:
         return self._uploads / secrets.token_hex(8)
