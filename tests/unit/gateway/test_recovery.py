@@ -1,6 +1,8 @@
 """Rows that an earlier life of the gateway left behind, whatever state it died in."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from privacy.bundle import Bundle
 from privacy.encoding import sha256_hex
 from privacy.errors import UnavailableError
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.live_gateway import ThreadGateway
+from tests.support.live_gateway import ThreadGateway, wait_until
 
 ORDER = b'{"do":"echo"}'
 
@@ -64,10 +66,17 @@ def test_rows_without_a_workflow_are_run_at_the_next_start(tmp_path: Path):
             assert api.get(f"/v1/jobs/{job_id}/receipt").is_success
 
 
+def _workflows(folder: Path) -> list[str]:
+    with closing(sqlite3.connect(folder / "data" / "workflows.sqlite")) as connection:
+        rows = connection.execute("SELECT status FROM workflow_status")
+        return [status for (status,) in rows]
+
+
 def test_a_job_whose_workflow_gave_up_is_failed_at_the_next_start(tmp_path: Path):
     write_bundle(tmp_path / "models")
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         done = api.order({"do": "echo"}, wait=20).json()["id"]
+        wait_until(lambda: _workflows(tmp_path) == ["SUCCESS"])
     # Its workflow has ended, yet the row says it runs: as after a lost write.
     database = open_database(tmp_path / "data")
     with database.write() as connection:
