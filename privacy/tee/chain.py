@@ -50,7 +50,7 @@ def verify_chain(
 def _load(der: bytes, name: str) -> x509.Certificate:
     try:
         return x509.load_der_x509_certificate(der)
-    except ValueError as exc:
+    except (ValueError, x509.InvalidVersion) as exc:
         msg = f"the {name} is not an X.509 certificate"
         raise VerificationError(msg, code="certificate-malformed") from exc
 

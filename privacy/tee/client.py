@@ -4,7 +4,7 @@
     evidence = …                                  # fetched with session.nonce
     session.check_evidence(evidence, now=now)     # nothing is sealed before this
     sealed = session.seal(rows)
-    outputs = session.open(output, job_evidence, now=now)
+    outputs = session.open(output, job_evidence, sealed=sealed, now=now)
 
 Rows are standardised features; outputs are raw, before the model's activation. Time
 is an argument. Reply keys live in the session only: an answer can be opened by the
@@ -207,24 +207,32 @@ class TeeSession:
         self._sealed[sha256_hex(sealed)] = (reply_key, count)
         return sealed
 
-    def open(self, output: bytes, evidence: bytes, *, now: datetime) -> Any:
+    def open(
+        self,
+        output: bytes,
+        evidence: bytes,
+        *,
+        now: datetime,
+        sealed: bytes | None = None,
+    ) -> Any:
         """Return raw outputs, shape (rows, outputs), after verifying the evidence.
 
         Args:
             output: The job's output blob.
             evidence: The job's evidence blob.
             now: When certificates must be valid, with a time zone.
+            sealed: The input that is answered; may be left out if there was but one.
 
         Raises:
             FormatError: Evidence or answer are malformed.
             VerificationError: The enclave that was checked did not make this answer
-                to an input of this session.
+                to this input.
         """
         enclave = self._checked()
         shown = parse_evidence(evidence)
-        input_sha256 = shown.statement.input_sha256 if shown.statement else ""
-        if input_sha256 not in self._sealed:
-            msg = "the evidence is not about an input that this session sealed"
+        input_sha256 = self._which(sealed)
+        if shown.statement is None or shown.statement.input_sha256 != input_sha256:
+            msg = "the evidence is not about the input that this session sealed"
             raise VerificationError(msg, code="statement-mismatch")
         if _keys(shown) != _keys(enclave) or shown.nonce != self.nonce:
             msg = "another enclave than the one that was checked made this answer"
@@ -250,6 +258,17 @@ class TeeSession:
             msg = f"the answer has {len(outputs)} rows, expected {count}"
             raise VerificationError(msg, code="wrong-row-count")
         return np.asarray(outputs, dtype=np.float64)
+
+    def _which(self, sealed: bytes | None) -> str:
+        """Return the digest of one input: a host that has several may swap answers."""
+        known = list(self._sealed) if sealed is None else [sha256_hex(sealed)]
+        if len(known) != 1 or known[0] not in self._sealed:
+            msg = (
+                f"this session sealed {len(self._sealed)} inputs, and none or several "
+                "of them are meant: give the sealed input that is answered"
+            )
+            raise VerificationError(msg, code="statement-mismatch")
+        return known[0]
 
     def _checked(self) -> Evidence:
         if self._enclave is None:

@@ -187,8 +187,18 @@ def test_a_session_opens_the_answers_to_all_its_inputs(enclave, session):
     jobs = [(rows, session.seal(rows)) for rows in (ROWS, ROWS[:1], ROWS * 2)]
     for rows, sealed in reversed(jobs):
         output, evidence = enclave.infer(sealed)
-        outputs = session.open(output, evidence, now=NOW)
+        outputs = session.open(output, evidence, sealed=sealed, now=NOW)
         np.testing.assert_allclose(outputs, rows @ WEIGHTS, rtol=1e-6)
+
+
+def test_an_answer_to_another_input_of_the_session_is_refused(enclave, session):
+    first, second = session.seal(ROWS), session.seal(ROWS * 2)
+    swapped = enclave.infer(second)
+    for sealed in (first, None, b"never sealed"):
+        refused = {"sealed": sealed, "now": NOW}
+        assert_code(
+            "statement-mismatch", VerificationError, session.open, *swapped, **refused
+        )
 
 
 def test_an_answer_of_another_session_is_refused(enclave, session):

@@ -258,3 +258,14 @@ def test_no_byte_flip_of_a_quote_ever_verifies(raw_quote, now):
 def test_verification_time_is_the_argument_not_the_clock(raw_quote):
     when = datetime(2049, 12, 31, tzinfo=UTC) - timedelta(days=1)
     assert verify(raw_quote, when).verified_at == when
+
+
+def test_verify_refuses_a_certificate_of_an_unknown_version(lie, now):
+    root = make_root()
+    ca = make_ca(root)
+    leaf = make_leaf(ca)
+    third, fourth = (bytes.fromhex(f"a0030201{v}") for v in ("02", "03"))
+    odd = leaf.der.replace(third, fourth, 1)
+    assert odd != leaf.der
+    raw = lie(chain=(odd, ca.der, root.der), pck_key=leaf.key)
+    assert_refused(raw, now, "certificate-malformed")
