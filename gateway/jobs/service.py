@@ -106,6 +106,8 @@ class JobService:
             self._accept, request, tenant, idempotency_key
         )
         if not is_new:
+            if job.status == "queued":  # the first request may have failed just here
+                await self.start_workflow(job.id)
             return await self.get(job.id, tenant=tenant, wait_s=wait_s)
         with self.hub.follow(job.id) as inbox:
             await self.start_workflow(job.id)

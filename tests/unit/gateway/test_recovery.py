@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,27 @@ def test_rows_without_a_workflow_are_run_at_the_next_start(tmp_path: Path):
         assert api.finished("replaced")["problem"]["code"] == "model-changed"
         for job_id in ("queued", "poisonous"):
             assert api.get(f"/v1/jobs/{job_id}/receipt").is_success
+
+
+def test_a_row_whose_workflow_could_not_be_started_is_run_when_it_is_asked_again(
+    tmp_path: Path,
+):
+    write_bundle(tmp_path / "models")
+    headers = {"Idempotency-Key": "k"}
+
+    async def fail(job_id: str) -> None:
+        raise OSError(job_id)
+
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        holder = gateway.app.state.gateway
+        whole, holder.service = (
+            holder.service,
+            replace(holder.service, start_workflow=fail),
+        )
+        assert api.order({"do": "echo"}, headers=headers).status_code == 500
+        holder.service = whole
+        job = api.order({"do": "echo"}, headers=headers, wait=20).json()
+        assert (job["status"], job["attempts"]) == ("succeeded", 1)
 
 
 def _workflows(folder: Path) -> list[str]:
