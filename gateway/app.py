@@ -90,6 +90,7 @@ def run(settings: Settings, *, engines: Engines | None = None) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.stop_grace_s,
     )
 

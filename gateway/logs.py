@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _log = structlog.get_logger()
 _QUIET = ("/healthz", "/readyz")
+_MAX_PATH = 200  # anyone can ask for a longer one
 
 
 def configure_logs() -> None:
@@ -95,7 +96,7 @@ class RequestLog:
                     "request",
                     request_id=request_id,
                     method=scope["method"],
-                    path=scope["path"],
+                    path=scope["path"][:_MAX_PATH],
                     status=status,
                     ms=round((time.perf_counter() - began) * 1000, 2),
                     key_id=state.get("key_id"),

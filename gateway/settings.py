@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     max_queued_jobs_by_tenant: int = Field(
         default=128, ge=1, description="Of one mode and tenant."
     )
+    max_connections: int = Field(
+        default=1000, ge=1, description="Open at once, waiting requests and all."
+    )
     stop_grace_s: int = Field(
         default=5, ge=0, description="How long open requests may take at shutdown."
     )

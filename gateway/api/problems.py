@@ -127,7 +127,7 @@ class DefectsAsProblems:
             pass  # in the middle of an upload: nobody is left to tell
         except Exception as exc:  # noqa: BLE001 - whatever it is, it becomes a problem
             path = scope["path"]
-            error_id = error_id_of(exc, method=scope["method"], path=path)
+            error_id = error_id_of(exc, method=scope["method"], path=path[:200])
             if started:  # nothing can be said any more: break the connection
                 msg = f"response broken off, error {error_id}"
                 raise RuntimeError(msg) from None

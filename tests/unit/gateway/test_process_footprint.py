@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -113,3 +114,20 @@ def test_the_defaults_are_those_of_the_command_line():
     assert settings.data_dir == operator.DEFAULT_DATA == serve["data"]
     assert settings.models_dir == operator.DEFAULT_DATA / "models"
     assert (settings.host, settings.port) == (serve["host"], serve["port"])
+
+
+def test_more_connections_than_allowed_are_refused_and_the_rest_go_on(tmp_path: Path):
+    write_bundle(tmp_path / "models")
+    module = "tests.support.gateway_with_fakes"
+    process = ProcessGateway(
+        tmp_path / "data", tmp_path / "models", module=module, max_connections=8
+    )
+    with process, process.client() as api, ExitStack() as stack:
+        job = api.order({"do": "sleep", "seconds": 2}).json()
+        for _ in range(7):
+            watcher = stack.enter_context(process.client())
+            stack.enter_context(watcher.stream("GET", job["links"]["events"]))
+        with process.client() as late:
+            assert late.get("/healthz").status_code == 503
+        stack.close()
+        assert api.finished(job["id"])["status"] == "succeeded"
