@@ -80,9 +80,8 @@ def _failed(exc: BaseException, as_json: bool) -> int:  # noqa: FBT001
     if isinstance(exc, PrivacyError):
         return fail(exc, as_json=as_json)
     if isinstance(exc, KeyboardInterrupt):
-        return fail(
-            _InterruptedError("interrupted before it was done"), as_json=as_json
-        )
+        msg = "interrupted; a job that was submitted goes on: see `privacy jobs`"
+        return fail(_InterruptedError(msg), as_json=as_json)
     if isinstance(exc, BrokenPipeError):  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

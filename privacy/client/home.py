@@ -62,7 +62,7 @@ class Home:
 
     def pins(self, gateway: str) -> Json:
         """Return what was first seen of a gateway: `keys` (JWKs) and `models`."""
-        return self._read(self._pins_path(gateway))
+        return self._read(self.pins_path(gateway))
 
     def pin_keys(self, gateway: str, jwks: Json) -> None:
         """Remember a gateway's receipt keys."""
@@ -70,7 +70,7 @@ class Home:
         with self.locked("gateways"):
             pins = {"models": {}, **self.pins(gateway)}
             self._write(
-                self._pins_path(gateway),
+                self.pins_path(gateway),
                 {**pins, "url": gateway, "keys": jwks["keys"]},
             )
 
@@ -86,7 +86,7 @@ class Home:
             known = pins["models"].get(model)
             if known is None:
                 pins["models"][model] = sha256
-                self._write(self._pins_path(gateway), {**pins, "url": gateway})
+                self._write(self.pins_path(gateway), {**pins, "url": gateway})
         if known not in {None, sha256}:
             msg = (
                 f"the gateway serves {model} with digest {sha256[:12]}…, before it was "
@@ -126,7 +126,8 @@ class Home:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _pins_path(self, gateway: str) -> Path:
+    def pins_path(self, gateway: str) -> Path:
+        """Return the file of what was first seen of a gateway."""
         return self.root / "gateways" / f"{sha256_hex(gateway.encode())[:16]}.json"
 
     def _read(self, path: Path) -> Json:

@@ -23,6 +23,7 @@ from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
 from privacy.client.home import JOB_ID, Home, trusted_keys
 from privacy.client.model import Notify, fetch_files, label
+from privacy.client.offline import check_sound
 from privacy.client.sessions import Context, Prepared, Session, session_for
 from privacy.client.wire import (
     Call,
@@ -35,7 +36,9 @@ from privacy.client.wire import (
 )
 from privacy.encoding import Json, finite_rows, sha256_hex
 from privacy.errors import (
+    CannotVerifyError,
     FormatError,
+    JobFailedError,
     PrivacyError,
     UnavailableError,
     VerificationError,
@@ -45,7 +48,7 @@ from privacy.modes import Mode, who_sees_what
 from privacy.receipt import Receipt, verify_receipt
 from privacy.runs import MAX_ROWS
 
-_POLL_S = 20
+_POLL_S = 2
 _SOON_S = 0.05
 _MAX_OUTPUT_BYTES = 1 << 29
 _ENCLAVE_TRIES = 3
@@ -231,7 +234,7 @@ def _run(
         raise problem_exception(job["problem"])
     if job["status"] != "succeeded":
         msg = f"the job was {job['status']}"
-        raise UnavailableError(msg, code="job-cancelled")
+        raise JobFailedError(msg, code="job-cancelled")
     return job
 
 
@@ -256,7 +259,15 @@ def _receipt(
     """Fetch and verify the receipt, and compare it with what was asked."""
     trusted = yield from gateway_keys(context.home, context.gateway)
     reply: Reply = yield Call("GET", f"/v1/jobs/{job['id']}/receipt")
-    receipt = verify_receipt(reply.body, trusted)
+    try:
+        receipt = check_sound(verify_receipt(reply.body, trusted))
+    except CannotVerifyError as exc:
+        msg = (
+            f"{context.gateway} signed with another receipt key than it named at first:"
+            " ask its operator, and to trust the new key remove `keys` from "
+            f"{context.home.pins_path(context.gateway)}"
+        )
+        raise CannotVerifyError(msg, code=exc.code) from exc
     asked: dict[str, Any] = {
         "job_id": job["id"],
         "model": bundle.manifest.name,

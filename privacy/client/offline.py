@@ -102,7 +102,7 @@ def verify_saved(
     def signature() -> str:
         nonlocal receipt
         keys = home.all_trusted_keys() if trusted is None else trusted
-        receipt = _sound(verify_receipt(_read(path, MAX_RECEIPT_BYTES), keys))
+        receipt = check_sound(verify_receipt(_read(path, MAX_RECEIPT_BYTES), keys))
         return (
             f"job {receipt.job_id}, {receipt.model}/{receipt.version}, {receipt.mode}"
         )
@@ -133,8 +133,8 @@ _EVIDENCE = {"fhe": "", "zkml": "proof", "tee": "attestation"}
 _STATUSES = {"succeeded", "failed", "cancelled"}
 
 
-def _sound(receipt: Receipt) -> Receipt:
-    """Refuse a receipt that no honest gateway signs: it claims what it cannot show.
+def check_sound(receipt: Receipt) -> Receipt:
+    """Return the receipt unless it claims what no job of its mode can show.
 
     Raises:
         VerificationError: The mode, the status or the kind of evidence is impossible.

@@ -101,7 +101,9 @@ def test_a_receipt_of_another_key_is_not_verified(lied_to):
         value["keys"][0]["x"] = "A" * 43
         return json.dumps(value).encode()
 
-    assert lied_to("zkml", "/.well-known/jwks.json", other_key).exit_code in {6, 7}
+    error = lied_to("zkml", "/.well-known/jwks.json", other_key)
+    assert error.exit_code == 7
+    assert "ask its operator" in error.message
 
 
 @pytest.mark.parametrize("mode", ["fhe", "zkml"])

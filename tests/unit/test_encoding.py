@@ -43,7 +43,16 @@ def test_a_refusal_of_canonical_json_does_not_quote_the_value():
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"{", b"NaN", b"[Infinity]", b"[1e999]", b'{"a":1,"a":2}', b"\xff", b"[" * 100_000],
+    [
+        b"",
+        b"{",
+        b"NaN",
+        b"[Infinity]",
+        b"[1e999]",
+        b'{"a":1,"a":2}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
 )
 def test_parse_json_refuses_what_is_not_strict(raw):
     with pytest.raises(FormatError):
