@@ -31,7 +31,7 @@ from privacy.publish.export import load_core
 IRIS, CANCER, DIABETES = (
     load(return_X_y=True) for load in (load_iris, load_breast_cancer, load_diabetes)
 )
-SCALED = make_pipeline(StandardScaler(), LogisticRegression())
+SCALED = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
 CASES = {
     "logistic": (SCALED, CANCER),
     "logistic, three classes": (SCALED, IRIS),
