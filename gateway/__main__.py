@@ -2,20 +2,22 @@
 
 import sys
 
-from gateway.app import bootstrap_admin_key, run
+from gateway.app import run
 from gateway.settings import Settings
 from privacy.errors import PrivacyError
+
+
+def _announce(first_key: str | None) -> None:
+    if first_key:
+        sys.stdout.write(f"admin key, shown once: {first_key}\n")
+        sys.stdout.flush()
 
 
 def main() -> int:
     """Serve until stopped; return the exit code."""
     settings = Settings()
     try:
-        admin_key = bootstrap_admin_key(settings)
-        if admin_key:
-            sys.stdout.write(f"admin key, shown once: {admin_key}\n")
-            sys.stdout.flush()
-        run(settings)
+        run(settings, announce=_announce)
     except PrivacyError as exc:
         sys.stderr.write(f"{exc.message}\n")
         return exc.exit_code

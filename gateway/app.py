@@ -1,6 +1,6 @@
 """The gateway as an ASGI application and as a server process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import uvicorn
@@ -74,15 +74,28 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
     return app
 
 
-def run(settings: Settings, *, engines: Engines | None = None) -> None:
+def run(
+    settings: Settings,
+    *,
+    announce: Callable[[str | None], None],
+    engines: Engines | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM.
+
+    Args:
+        settings: See `Settings`.
+        announce: Told, before serving, the first admin key of a new data folder; None
+            where there are keys already.
+        engines: See `create_app`.
 
     Raises:
         UnavailableError: Another gateway uses the data folder.
     """
     configure_logs()
     app = create_app(settings, engines=engines)
-    app.state.gateway.open()  # here, so that a taken folder is a typed error
+    gateway: Gateway = app.state.gateway
+    gateway.open()  # here, so that a taken folder is a typed error
+    announce(gateway.api_keys.bootstrap())
     uvicorn.run(
         app,
         host=settings.host,

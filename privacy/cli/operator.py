@@ -140,7 +140,7 @@ def serve(
 ) -> None:
     """Run a gateway. Its first start prints an admin API key, once."""
     try:
-        from gateway.app import bootstrap_admin_key, run
+        from gateway.app import run
         from gateway.settings import Settings
     except ImportError as exc:
         msg = "the gateway is not installed: pip install 'privacy-compute[gateway]'"
@@ -152,18 +152,19 @@ def serve(
     except ValueError as exc:
         raise FormatError(f"a setting of the gateway is not valid: {exc}") from exc
     _check_free(host, port)
-    first_key = bootstrap_admin_key(settings)
     url = f"http://{host}:{port}"
-    if as_json:
-        typer.echo(json.dumps({"gateway": url, "admin_key": first_key}))
-    elif first_key:
-        out.print(
-            "first start: this is the admin API key. It is shown once, keep it safe:\n"
-            f"  [bold]{first_key}[/]\n"
-            f"next: privacy login {url}",
-            soft_wrap=True,
-        )
-    run(settings)
+
+    def announce(first_key: str | None) -> None:
+        if as_json:
+            typer.echo(json.dumps({"gateway": url, "admin_key": first_key}))
+        elif first_key:
+            out.print(
+                "first start: this is the admin API key. It is shown once, keep it "
+                f"safe:\n  [bold]{first_key}[/]\nnext: privacy login {url}",
+                soft_wrap=True,
+            )
+
+    run(settings, announce=announce)
 
 
 def _check_free(host: str, port: int) -> None:

@@ -195,6 +195,8 @@ class _Saved:
         raw = verified_outputs(bundle, evidence, rows)
         compare_outputs(self._beside("output.bin"), raw)
         self.caveats.extend(srs_caveats(bundle))
+        if rows is None:
+            self.caveats.append("without --input nothing ties the proofs to any input")
         about = "this input" if rows is not None else "some input (give --input)"
         return f"{len(np.asarray(raw))} proofs verify; they are about {about}"
 

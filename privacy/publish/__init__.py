@@ -30,7 +30,7 @@ from privacy.bundle import (
 )
 from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
-from privacy.errors import ConflictError, FormatError, PrivacyError
+from privacy.errors import BackendError, ConflictError, FormatError, PrivacyError
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
 from privacy.publishing import PartRequest, PartResult
@@ -80,6 +80,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     Raises:
         FormatError: The model or the data cannot be used.
         ConflictError: That version exists already.
+        BackendError: No mode can serve the model; the message has every reason.
     """
     check_name(name)
     if version is not None and (store / name / check_name(version)).exists():
@@ -106,6 +107,10 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             progress=lambda p: progress({"mode": "", **p}),
         )
         parts, public = _parts(work, root, schema, modes, options or {}, progress)
+        if not any(part.available for part in parts.values()):
+            reasons = "; ".join(f"{m}: {part.reason}" for m, part in parts.items())
+            msg = f"no mode can serve this model ({reasons})"
+            raise BackendError(msg, code="no-mode-serves")
         manifest = Manifest(
             name=name,
             version=version or _next_version(store / name),

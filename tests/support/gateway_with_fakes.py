@@ -2,14 +2,18 @@
 
 import sys
 
-from gateway.app import bootstrap_admin_key, run
+from gateway.app import run
 from gateway.executors.base import Engines
 from gateway.settings import Settings
 from tests.support.fake_enclave import fake_enclave
 
-if __name__ == "__main__":
-    settings = Settings()
-    if key := bootstrap_admin_key(settings):
-        sys.stdout.write(f"admin key, shown once: {key}\n")
+
+def announce(first_key):
+    if first_key:
+        sys.stdout.write(f"admin key, shown once: {first_key}\n")
         sys.stdout.flush()
-    run(settings, engines=Engines("tests.support.fake_worker:handler", fake_enclave))
+
+
+if __name__ == "__main__":
+    engines = Engines("tests.support.fake_worker:handler", fake_enclave)
+    run(Settings(), announce=announce, engines=engines)

@@ -62,10 +62,11 @@ def test_importing_the_application_imports_no_engine(tmp_path: Path):
 
 
 def test_two_gateways_never_share_a_data_folder(process: ProcessGateway):
-    settings = Settings(data_dir=process._data_dir)
+    settings, announced = Settings(data_dir=process._data_dir), []
     with pytest.raises(UnavailableError) as refusal:
-        run(settings)
+        run(settings, announce=announced.append)
     assert refusal.value.code == "data-dir-locked"
+    assert not announced
     second = subprocess.run(
         [sys.executable, "-m", "gateway"],
         env=process._env,

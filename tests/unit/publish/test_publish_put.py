@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import privacy.publish as module
-from privacy.errors import ConflictError, FormatError, LimitError
+from privacy.errors import BackendError, ConflictError, FormatError, LimitError
 from privacy.modes import Mode
 from privacy.publish import publish
+from privacy.publishing import PartResult
 
 ROWS = np.random.default_rng(0).normal(size=(40, 2))
 SCHEMA = {
@@ -32,6 +33,8 @@ def compile_at_once(tmp_path, monkeypatch):
         if "prepare" in target:
             meet.wait(10)
             return SCHEMA
+        if "tee" in target:
+            return PartResult(available=True).to_json()
         raise LimitError("too large for this mode")
 
     monkeypatch.setattr(module, "run_in_child", engine)
@@ -64,7 +67,22 @@ def test_a_mode_that_fails_in_any_typed_way_fails_nothing_else(
 ):
     compile_at_once(None)
     parts = module.open_bundle(tmp_path / "m" / "1").manifest.modes
-    assert {parts[m].reason for m in Mode} == {"too large for this mode"}
+    refused = {parts[m].reason for m in (Mode.FHE, Mode.ZKML)}
+    assert refused == {"too large for this mode"}
+    assert parts[Mode.TEE].available
+
+
+def test_a_model_that_no_mode_can_serve_is_not_published(monkeypatch, tmp_path):
+    def engine(target, _request, **_options):
+        if "prepare" in target:
+            return SCHEMA
+        raise LimitError("too large for this mode")
+
+    monkeypatch.setattr(module, "run_in_child", engine)
+    with pytest.raises(BackendError, match="fhe: too large for this mode") as caught:
+        publish({}, ROWS, name="m", store=tmp_path)
+    assert caught.value.code == "no-mode-serves"
+    assert not list((tmp_path / "m").iterdir())
 
 
 def test_a_model_that_cannot_be_saved_is_refused_and_leaves_nothing(tmp_path):
