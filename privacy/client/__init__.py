@@ -41,6 +41,8 @@ __all__ = [
 ]
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8400"
+_PLAIN_HTTP = "PRIVACY_ALLOW_PLAIN_HTTP"
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 Rows = Sequence[Sequence[float]]
 
 
@@ -59,6 +61,7 @@ class _Common:
         notify: Callable[[Json], None],
         *,
         allow_simulated: bool,
+        allow_plain_http: bool,
     ) -> None:
         self.home = Home(home or default_home())
         config = self.home.config()
@@ -70,6 +73,8 @@ class _Common:
         ).rstrip("/")
         saved = config.get("api_key") if config.get("gateway") == self.gateway else None
         self.api_key = api_key or os.environ.get("PRIVACY_API_KEY") or saved or ""
+        if self.api_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
+            _refuse_plain_http(self.gateway)
         self._context = Context(
             home=self.home,
             gateway=self.gateway,
@@ -111,6 +116,20 @@ class _Common:
         return reply.object("job")  # type: ignore[no-any-return]
 
 
+def _refuse_plain_http(gateway: str) -> None:
+    """Refuse to send an API key in the clear to another machine."""
+    try:
+        url = httpx.URL(gateway)
+    except httpx.InvalidURL:
+        return  # refused as an address, later
+    if url.scheme == "http" and url.host not in _LOOPBACK:
+        msg = (
+            f"{gateway} is not encrypted, and your API key would cross the network in "
+            f"the clear: use https, or set {_PLAIN_HTTP}=1 if the network encrypts"
+        )
+        raise AuthError(msg, code="plain-http")
+
+
 def _plain(value: Any) -> Any:
     """Return a NumPy scalar as a Python number, anything else as it is."""
     return value.item() if hasattr(value, "item") else value
@@ -126,6 +145,7 @@ class Client(_Common):
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_plain_http: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -138,11 +158,18 @@ class Client(_Common):
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
                 nothing from the operator: for development only.
+            allow_plain_http: Send the API key unencrypted to another machine; also
+                `$PRIVACY_ALLOW_PLAIN_HTTP`. For networks that encrypt by themselves.
             notify: Called with `{"stage": …}` as long work goes on.
             transport: For tests and proxies.
         """
         super().__init__(
-            gateway, api_key, home, notify, allow_simulated=allow_simulated
+            gateway,
+            api_key,
+            home,
+            notify,
+            allow_simulated=allow_simulated,
+            allow_plain_http=allow_plain_http,
         )
         self._driver = SyncDriver(self.gateway, self.api_key, transport)
 
@@ -212,12 +239,18 @@ class AsyncClient(_Common):
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_plain_http: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Prepare a client; nothing is sent yet."""
         super().__init__(
-            gateway, api_key, home, notify, allow_simulated=allow_simulated
+            gateway,
+            api_key,
+            home,
+            notify,
+            allow_simulated=allow_simulated,
+            allow_plain_http=allow_plain_http,
         )
         self._driver = AsyncDriver(self.gateway, self.api_key, transport)
 

@@ -18,6 +18,12 @@ from privacy.errors import (
     UnavailableError,
 )
 
+
+@pytest.fixture(autouse=True)
+def _made_up_hosts(monkeypatch):
+    monkeypatch.setenv("PRIVACY_ALLOW_PLAIN_HTTP", "1")
+
+
 URL = "http://gateway.test"
 
 
@@ -214,3 +220,17 @@ def test_a_saved_key_goes_to_its_own_gateway_only(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert Client("http://mine.test", home=tmp_path).api_key == "pk_mine"
     assert Client("http://other.test", home=tmp_path).api_key == ""
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_an_api_key_does_not_cross_a_network_in_the_clear(kind, tmp_path, monkeypatch):
+    monkeypatch.delenv("PRIVACY_ALLOW_PLAIN_HTTP", raising=False)
+    far, near = "http://gateway.example", ("http://[::1]:1", "http://localhost:1")
+    with pytest.raises(AuthError) as caught:
+        kind(far, api_key="pk_x", home=tmp_path)
+    assert caught.value.code == "plain-http"
+    for fine in (*near, "https://gateway.example"):
+        kind(fine, api_key="pk_x", home=tmp_path)
+    kind(far, api_key="pk_x", home=tmp_path, allow_plain_http=True)
+    monkeypatch.setenv("PRIVACY_ALLOW_PLAIN_HTTP", "1")
+    kind(far, api_key="pk_x", home=tmp_path)
