@@ -46,8 +46,8 @@ class Answer:
     Attributes:
         rows: One a row of the input.
         checks: Everything that was verified before this was returned.
-        caveats: What weakens the checks, in words: a simulated enclave, a development
-            SRS. Show them with the answer.
+        caveats: What weakens the answer, in words: a simulated enclave, a development
+            SRS, values outside the calibrated range. Show them with the answer.
         simulated: The enclave was simulated: its attestation proves nothing.
         seconds: Where the time went, by stage.
         bytes_up: Bytes sent for this job, new evaluation keys included.

@@ -141,6 +141,15 @@ def test_bad_rows_never_leave_the_client(owner, diagnosis, mode, row, code):
     assert caught.value.code == code
 
 
+def test_values_outside_the_calibrated_range_are_named(owner, diagnosis, answers):
+    assert not any("outside the range" in c for c in answers["fhe"].caveats)
+    row = diagnosis.rows[0].tolist()
+    row[3] = 1e6
+    answer = owner.infer(diagnosis.name, [row], mode="fhe")
+    column = diagnosis.bundle.manifest.columns[3].name
+    assert any(column in c and "clips" in c for c in answer.caveats)
+
+
 def test_unknown_models_and_modes_are_not_found(owner, diagnosis):
     rows = diagnosis.rows[:1].tolist()
     with pytest.raises(NotFoundError):
