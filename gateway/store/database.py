@@ -1,6 +1,8 @@
 """SQLite as both our store and DBOS use it: WAL, short transactions, one writer."""
 
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +11,15 @@ from typing import Any
 import sqlalchemy as sa
 
 from gateway.store.tables import metadata
+
+
+_SUBSEC = (3, 42)
+"""DBOS asks for `unixepoch('subsec')` wherever Python is 3.12, but SQLite knows it from
+3.42 on, and the two come apart: Debian 12 has SQLite 3.40."""
+
+
+def _unixepoch(when: str) -> float | None:
+    return time.time() if when == "subsec" else None
 
 
 def sqlite_engine(path: Path) -> sa.Engine:
@@ -25,6 +36,8 @@ def sqlite_engine(path: Path) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:
         connection.isolation_level = "IMMEDIATE"
+        if sqlite3.sqlite_version_info < _SUBSEC:
+            connection.create_function("unixepoch", 1, _unixepoch)
         for pragma in (
             "journal_mode=WAL",
             "synchronous=NORMAL",
