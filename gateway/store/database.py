@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 from gateway.store.tables import metadata
 
-
 _SUBSEC = (3, 42)
 """DBOS asks for `unixepoch('subsec')` wherever Python is 3.12, but SQLite knows it from
 3.42 on, and the two come apart: Debian 12 has SQLite 3.40."""
