@@ -13,7 +13,12 @@ from typing import Any
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
 from gateway.executors.places import Places
 from privacy.bundle import Bundle
-from privacy.errors import FormatError, JobFailedError, LimitError
+from privacy.errors import (
+    FormatError,
+    JobFailedError,
+    LimitError,
+    UnavailableError,
+)
 from privacy.modes import Mode
 from privacy.tee.seal import MAX_SEALED_BYTES
 
@@ -121,6 +126,9 @@ class Enclaves:
         except LimitError:
             enclave.stop()  # it hangs; without evidence no job would ever find out
             raise
+        except UnavailableError:
+            enclave.stop()  # it was dying as we asked; a new one can answer as well
+            return self._open(bundle).evidence(nonce)
 
     def _infer_now(self, work: Work, watch: Watch) -> Done:
         watch.started()

@@ -15,6 +15,7 @@ from privacy.errors import (
     FormatError,
     JobFailedError,
     LimitError,
+    UnavailableError,
     VerificationError,
 )
 from privacy.modes import Mode
@@ -144,6 +145,24 @@ def test_an_enclave_that_gives_no_evidence_in_time_is_replaced(
         await enclaves.evidence(bundle, NONCE)
 
     _play(tmp_path, scenario)
+    assert FakeEnclave.starts == before + 2
+
+
+def test_an_enclave_that_dies_as_it_is_asked_is_replaced_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def die(self: FakeEnclave, nonce: bytes) -> bytes:
+        if FakeEnclave.starts == before + 1:
+            raise UnavailableError("it has ended", code="enclave-gone")
+        return nonce
+
+    bundle, before = write_bundle(tmp_path), FakeEnclave.starts
+    monkeypatch.setattr(FakeEnclave, "evidence", die)
+
+    async def scenario(enclaves: Enclaves) -> bytes:
+        return await enclaves.evidence(bundle, NONCE)
+
+    assert _play(tmp_path, scenario) == NONCE
     assert FakeEnclave.starts == before + 2
 
 
