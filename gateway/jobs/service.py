@@ -134,8 +134,9 @@ class JobService:
             NotFoundError: The tenant has none of that id.
         """
         await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
+        self.executor.cancel(job_id)  # first: while we write, a worker may come free
         job = await self._end(job_id, Outcome("cancelled"))
-        self.executor.cancel(job_id)
+        self.executor.cancel(job_id)  # again: it may have reached the executor since
         return job
 
     async def run(self, job_id: str) -> Outcome:

@@ -4,6 +4,7 @@ Importing it takes half a second; Concrete-ML, which compiled the circuit, takes
 and brings torch. Neither a client nor a node needs that.
 """
 
+import atexit
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import numpy as np
 
 from privacy.errors import BackendError
 from privacy.fhe.backend import Ints
+
+# At exit Concrete ends its dataflow runtime, which nothing here uses; once anything was
+# encrypted, that ends the process with status 0, whatever status it was to have.
+atexit.unregister(native._terminate_df_parallelization)  # noqa: SLF001
 
 
 class Backend:

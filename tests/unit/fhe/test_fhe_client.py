@@ -214,3 +214,19 @@ assert not [m for m in {HEAVY!r} if m in sys.modules]
 """
     path = str(linear.bundle.path("fhe/client.json"))
     subprocess.run([sys.executable, "-c", script, path], check=True)
+
+
+def test_a_process_that_ran_a_circuit_ends_with_its_own_status(linear):
+    code = (
+        "import sys, pathlib, numpy\n"
+        "from privacy.bundle import open_bundle\n"
+        "from privacy.fhe import FheClient\n"
+        "from privacy.fhe.runner import Runner\n"
+        "bundle = open_bundle(pathlib.Path(sys.argv[1]))\n"
+        "client = FheClient(bundle.path('fhe/client.json').read_bytes())\n"
+        "blob = client.generate_keys().encrypt(numpy.zeros((1, client.spec.features)))\n"
+        "Runner(bundle).run(blob, None, lambda _: None)\n"
+        "sys.exit(6)\n"
+    )
+    command = [sys.executable, "-c", code, str(linear.bundle.root)]
+    assert subprocess.run(command, check=False).returncode == 6
