@@ -224,7 +224,8 @@ def test_a_process_that_ran_a_circuit_ends_with_its_own_status(linear):
         "from privacy.fhe.runner import Runner\n"
         "bundle = open_bundle(pathlib.Path(sys.argv[1]))\n"
         "client = FheClient(bundle.path('fhe/client.json').read_bytes())\n"
-        "blob = client.generate_keys().encrypt(numpy.zeros((1, client.spec.features)))\n"
+        "rows = numpy.zeros((1, client.spec.features))\n"
+        "blob = client.generate_keys().encrypt(rows)\n"
         "Runner(bundle).run(blob, None, lambda _: None)\n"
         "sys.exit(6)\n"
     )
