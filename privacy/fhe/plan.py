@@ -66,7 +66,7 @@ def leaf_steps(trees: Sequence[BitNode], sum_bits: int) -> Steps:
 
 
 def walk_steps(trees: Sequence[BitNode], bits: Ints, steps: Steps) -> Ints:
-    """Return the sums, (rows, outputs), by walking the trees: what a plan must equal."""
+    """Return the sums a plan must give, (rows, outputs), by walking the trees."""
     total = np.zeros((len(bits), len(steps.scale)))
     for tree, least in zip(trees, steps.least, strict=True):
         total += np.rint((walk(tree, bits) - least) / steps.scale)

@@ -11,6 +11,7 @@ model's own thresholds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def parse_edges(value: Json) -> Edges:
     Raises:
         FormatError: They are not finite, ascending float32 numbers.
     """
-    found = value.get("edges") if isinstance(value, dict) else None
+    found: Any = value.get("edges") if hasattr(value, "get") else None
     usable = (
         isinstance(found, list)
         and len(value) == 1
