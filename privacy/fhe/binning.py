@@ -16,9 +16,15 @@ from privacy.fhe.thermometer import Edges
 from privacy.trees import Ensemble, Node, float32_at_most, paths
 
 
+_SMALLEST = float(np.finfo(np.float32).tiny)
+
+
 @dataclass(frozen=True, slots=True)
 class BitNode:
-    """A test of one bit, `below` if it is 0 and `above` if 1; or a leaf's values."""
+    """A test of one bit, `below` if it is 0 and `above` if 1; or a leaf's values.
+
+    No test's outcome follows from those on the way to it.
+    """
 
     bit: int = -1
     below: "BitNode | None" = None
@@ -54,12 +60,18 @@ def _cuts(column: Floats, bins: int) -> Edges:
 
 
 def threshold_edges(ensemble: Ensemble, features: int) -> tuple[Edges, ...]:
-    """Return the thresholds that the trees themselves use."""
+    """Return the thresholds that the trees themselves use.
+
+    Those too small for a normal float32 (XGBoost's `x < 0` is one) move to the next
+    that is not: some libraries make the processor take them for 0.
+    """
     used: list[set[float]] = [set() for _ in range(features)]
     for tree in ensemble.trees:
         for steps, _ in paths(tree, ()):
             for feature, threshold, _ in steps:
-                used[feature].add(threshold)
+                tiny = 0 < abs(threshold) < _SMALLEST
+                near = -_SMALLEST if threshold < 0 else 0.0
+                used[feature].add(near if tiny else threshold)
     return tuple(Edges(tuple(sorted(u))) for u in used)
 
 

@@ -23,6 +23,7 @@ from privacy.fhe.thermometer import Edges
 from privacy.trees import ensemble_of
 
 _SAMPLES = 32
+_NO_MORE = 1.05
 
 
 def compile_trees(
@@ -45,14 +46,14 @@ def compile_trees(
     if ensemble is None:
         msg = f"{type(estimator).__name__} is no ensemble of trees that we read"
         raise BackendError(msg, code="fhe-not-trees")
-    draft = choose(ensemble, calibration, splits=splits, task=task)
-    made = draft.plan()
+    drafts = choose(ensemble, calibration, splits=splits, task=task)
+    draft, made, circuit = _finest(drafts, p_error)
     bits = sum(len(e.edges) for e in draft.edges)
     return Compiled(
         circuit="fhe-native",
         family="trees",
         n_bits={"table": made.table_bits, "sum": made.sum_bits},
-        **circuit_members(_circuit(made, draft.edges, p_error)),
+        **circuit_members(circuit),
         features=calibration.shape[1],
         quantizers=draft.edges,
         output=draft.output,
@@ -69,6 +70,20 @@ def compile_trees(
         },
         unrounded=draft.unrounded,
     )
+
+
+def _finest(drafts: Sequence[Draft], p_error: float) -> tuple[Draft, Plan, Any]:
+    """Compile the first draft, or the widest sums that cost no more than its."""
+    found: tuple[Draft, Plan, Any] | None = None
+    for draft in drafts:
+        made = draft.plan()
+        circuit = _circuit(made, draft.edges, p_error)
+        if found and circuit.complexity > _NO_MORE * found[2].complexity:
+            break
+        found = draft, made, circuit
+    if found is None:
+        raise BackendError("there is no draft to compile", code="fhe-bad-plan")
+    return found
 
 
 def _outputs(draft: Draft, integers: Ints) -> Floats:
