@@ -15,7 +15,6 @@ from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.thermometer import Edges
 from privacy.trees import Ensemble, Node, float32_at_most, paths
 
-
 _SMALLEST = float(np.finfo(np.float32).tiny)
 
 
