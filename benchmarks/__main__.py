@@ -1,4 +1,4 @@
-"""`python -m benchmarks [--quick] [--json FILE]`: measure, print, write JSON."""
+"""`python -m benchmarks [NAME…] [--quick] [--json FILE]`: measure, print, write."""
 
 import argparse
 import json
@@ -7,26 +7,35 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import gateway_cost
+from benchmarks import fhe_trees, gateway_cost
 from privacy.cli.output import size
 from privacy.encoding import Json
 
 OUT = Path(__file__).parent / "out"
 
 
+NAMES = ("gateway-cost", "fhe-trees")
+
+
 def main() -> None:
-    """Run every benchmark."""
+    """Run the benchmarks named, or every one."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", nargs="*", help=f"of {', '.join(NAMES)}; or all")
     parser.add_argument("--quick", action="store_true", help="few repetitions")
     parser.add_argument("--json", type=Path, default=OUT / "results.json")
     args = parser.parse_args()
+    if unknown := set(args.name) - set(NAMES):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}: {', '.join(NAMES)}")
+    names = args.name or NAMES
     OUT.mkdir(parents=True, exist_ok=True)
-    results: Json = {
-        **gateway_cost.machine(),
-        "gateway_cost": gateway_cost.measure(OUT, quick=args.quick),
-    }
+    results: Json = gateway_cost.machine()
+    if "gateway-cost" in names:
+        results["gateway_cost"] = gateway_cost.measure(OUT, quick=args.quick)
+        _show(results["gateway_cost"])
+    if "fhe-trees" in names:
+        results["fhe_trees"] = fhe_trees.measure(quick=args.quick)
+        _show_trees(results["fhe_trees"])
     args.json.write_text(json.dumps(results, indent=1) + "\n")
-    _show(results["gateway_cost"])
     Console().print(f"written to {args.json}")
 
 
@@ -48,6 +57,27 @@ def _show(cost: Json) -> None:
         f"gateway memory: {size(cost['gateway_rss_at_rest_bytes'])} at rest, "
         f"{size(cost['gateway_rss_after_bytes'])} after"
     )
+
+
+def _show_trees(found: Json) -> None:
+    grid = Table(title="breast cancer, one encrypted row: Concrete-ML / ours")
+    columns = ("model", "seconds", "ratio", "keys", "input", "result", "accuracy")
+    for column in columns:
+        grid.add_column(column, justify="right")
+    for model, figures in found.items():
+        theirs, ours = figures["concrete_ml"], figures["ours"]
+        accuracy = figures["accuracy"]
+        grid.add_row(
+            model,
+            f"{theirs['latency_s']:.2f} / {ours['latency_s']:.3f}",
+            f"{figures['ratio']:.1f}",
+            f"{size(theirs['keys_bytes'])} / {size(ours['keys_bytes'])}",
+            f"{size(theirs['input_bytes'])} / {size(ours['input_bytes'])}",
+            f"{size(theirs['result_bytes'])} / {size(ours['result_bytes'])}",
+            f"{accuracy['concrete_ml']:.3f} / {accuracy['ours']:.3f} "
+            f"(clear {accuracy['clear']:.3f})",
+        )
+    Console().print(grid)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from privacy.child import Progress
 from privacy.encoding import Json
 from privacy.errors import BackendError
 from privacy.fhe.backend import Circuit, FheBackend, Floats, Ints, load_backend
-from privacy.fhe.backends.concrete_ml import Compiled
+from privacy.fhe.compiled import Compiled
 from privacy.fhe.options import Options
 from privacy.fhe.quantizers import quantize
 from privacy.fhe.spec import CircuitSpec
@@ -50,6 +50,7 @@ def measure(
     keys = learn_template(samples.keys)
     spec = CircuitSpec(
         backend=backend.name,
+        circuit=compiled.circuit,
         program=compiled.program,
         features=compiled.features,
         quantizers=compiled.quantizers,

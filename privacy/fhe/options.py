@@ -6,6 +6,11 @@ from typing import Any
 
 from privacy.errors import FormatError
 
+_CHOICES = {
+    "circuit": ("auto", "fhe-native", "concrete-ml"),
+    "splits": ("hidden", "revealed"),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -14,8 +19,13 @@ class Options:
     Attributes:
         p_error: Chance that one table look-up errs. Larger is faster, and weaker
             against an attacker who sees decrypted results (IND-CPA-D).
-        n_bits: Bits for linear models and trees, instead of the built-in list; 0 for
-            the list.
+        circuit: `fhe-native` (tree ensembles only), `concrete-ml`, or `auto`: the
+            first where it can express the model, else the second.
+        splits: What clients of an fhe-native circuit learn of the trees: `hidden`,
+            nothing but quantiles of the calibration rows; `revealed`, every threshold
+            they use, for smaller inputs and no loss to binning.
+        n_bits: Bits for Concrete-ML's linear models and trees, instead of the built-in
+            list; 0 for the list.
         engine_rows: Held rows to run encrypted; 0 chooses 10 or 3 by speed.
         max_latency_s: A slower circuit is not published.
         max_keys_bytes: A circuit with larger evaluation keys is not published.
@@ -23,6 +33,8 @@ class Options:
     """
 
     p_error: float = 2.0**-40
+    circuit: str = "auto"
+    splits: str = "hidden"
     n_bits: int = 0
     engine_rows: int = 0
     max_latency_s: float = 120.0
@@ -41,6 +53,12 @@ def parse_options(given: Mapping[str, Any]) -> Options:
         if name not in known:
             msg = f"FHE has no option {name!r}: it has {', '.join(known)}"
             raise FormatError(msg, code="unknown-option")
+        if name in _CHOICES:
+            if value not in _CHOICES[name]:
+                words = " or ".join(_CHOICES[name])
+                msg = f"FHE option {name} is {value!r}, expected {words}"
+                raise FormatError(msg, code="bad-option")
+            continue
         fits = isinstance(value, known[name] | int) and not isinstance(value, bool)
         if not fits or value < 0:
             msg = f"FHE option {name} is {value!r}, expected a {known[name].__name__}"

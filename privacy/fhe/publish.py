@@ -1,22 +1,24 @@
 """Compile a model for this mode, measure it, and prove that our path agrees.
 
-1. Compile with Concrete-ML, from precise to coarse, until an attempt succeeds.
+1. Compile: tree ensembles as our own circuits if they can be expressed; all else, and
+   what fails a gate below, with Concrete-ML, from precise to coarse.
 2. Make two key sets, encrypt and run rows; learn the templates from what was seen.
 3. Write client.json and the native circuit.
-4. Compare our quantization, the decrypted integers and our raw outputs with
-   Concrete-ML's own, exactly; refuse to publish if they differ.
+4. Compare our quantization, the decrypted integers and our raw outputs with the
+   compiler's own, exactly; refuse to publish if they differ.
 5. Compare with the clear model on all held rows; refuse if labels agree too rarely.
 
-Options: `p_error`, `n_bits`, `engine_rows`, `max_latency_s`, `max_keys_bytes`,
-`min_label_agreement`; see `privacy.fhe.options.Options`.
+Options: see `privacy.fhe.options.Options`.
 """
 
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +26,9 @@ from privacy.child import Handler, Progress
 from privacy.encoding import Json
 from privacy.errors import BackendError, PrivacyError
 from privacy.fhe.backend import Floats
-from privacy.fhe.backends.concrete_ml import Compiled, attempts
+from privacy.fhe.backends.concrete_ml import attempts
 from privacy.fhe.client import FheClient
+from privacy.fhe.compiled import Compiled
 from privacy.fhe.measure import Measured, measure, refuse_keys
 from privacy.fhe.options import Options, parse_options
 from privacy.fhe.quantizers import quantize, raw_outputs
@@ -56,11 +59,22 @@ def publish_part(request: PartRequest, progress: Progress) -> PartResult:
     options = parse_options(request.options)
     calibration = np.load(request.calibration, allow_pickle=False).astype(np.float64)
     with _own_temporary_folder():
-        try:
-            compiled = _compile(request, calibration, options, progress)
-            return _publish(request, compiled, options, progress)
-        except PrivacyError as exc:
-            return PartResult(available=False, reason=exc.message)
+        estimator = _estimator(request)
+        why = ""
+        for compile_one in _compilers(estimator, options):
+            try:
+                compiled = compile_one(
+                    request, estimator, calibration, options, progress
+                )
+                result = _publish(request, compiled, options, progress)
+            except PrivacyError as exc:
+                why = "; ".join(w for w in (why, exc.message) if w)
+                shutil.rmtree(request.out / CIRCUIT, ignore_errors=True)
+                (request.out / CLIENT_JSON).unlink(missing_ok=True)
+            else:
+                fallback = {"not_fhe_native": why} if why else {}
+                return replace(result, params={**result.params, **fallback})
+        return PartResult(available=False, reason=why)
 
 
 @contextmanager
@@ -75,15 +89,61 @@ def _own_temporary_folder() -> Iterator[None]:
             tempfile.tempdir = before
 
 
-def _compile(
-    request: PartRequest, calibration: Floats, options: Options, progress: Progress
-) -> Compiled:
-    """Return the first attempt that compiles."""
-    estimator = None
-    if request.estimator is not None:
-        import joblib
+def _estimator(request: PartRequest) -> Any:
+    if request.estimator is None:
+        return None
+    import joblib
 
-        estimator = joblib.load(request.estimator)
+    return joblib.load(request.estimator)
+
+
+Compiler = Callable[[PartRequest, Any, Floats, Options, Progress], Compiled]
+
+
+def _compilers(estimator: Any, options: Options) -> tuple[Compiler, ...]:
+    """Return the ways to compile, the preferred first."""
+    if options.circuit == "fhe-native":
+        return (_native,)
+    trees = estimator is not None and not hasattr(estimator, "coef_")
+    if options.circuit == "auto" and trees:
+        return (_native, _concrete_ml)
+    return (_concrete_ml,)
+
+
+def _native(
+    request: PartRequest,
+    estimator: Any,
+    calibration: Floats,
+    options: Options,
+    progress: Progress,
+) -> Compiled:
+    """Return an ensemble of trees as a circuit of our own."""
+    progress({"stage": "compile", "attempt": "fhe-native"})
+    from privacy.fhe.backends.native_trees import compile_trees
+
+    try:
+        return compile_trees(
+            estimator,
+            calibration,
+            p_error=options.p_error,
+            splits=options.splits,
+            task=request.task,
+        )
+    except PrivacyError:
+        raise
+    except Exception as exc:
+        msg = f"it cannot be compiled as an fhe-native circuit ({_plain(exc)})"
+        raise BackendError(msg, code="fhe-compile-failed") from exc
+
+
+def _concrete_ml(
+    request: PartRequest,
+    estimator: Any,
+    calibration: Floats,
+    options: Options,
+    progress: Progress,
+) -> Compiled:
+    """Return the first attempt that compiles with Concrete-ML."""
     failed = []
     for name, attempt in attempts(
         estimator,
@@ -149,7 +209,10 @@ def _publish(
         available=True,
         accuracy=close,
         cost=measured.cost,
-        params=_params(compiled, measured.spec, options),
+        params={
+            **_params(compiled, measured.spec, options),
+            **_binning(compiled, held, clear, request),
+        },
         public=(CLIENT_JSON,),
     )
 
@@ -158,7 +221,7 @@ def _checked_outputs(compiled: Compiled, measured: Measured, held: Floats) -> Fl
     """Return raw outputs on all held rows, those run encrypted first.
 
     Raises:
-        BackendError: Our path differs from Concrete-ML's own.
+        BackendError: Our path differs from the compiler's own.
     """
     ours = quantize(held, compiled.quantizers)
     if not np.array_equal(ours, compiled.theirs_quantize(held)):
@@ -176,18 +239,38 @@ def _checked_outputs(compiled: Compiled, measured: Measured, held: Floats) -> Fl
 
 
 def _differs(what: str) -> BackendError:
-    msg = f"our {what} differ from Concrete-ML's: this model is not supported"
+    msg = f"our {what} differ from the compiler's: this model is not supported"
     return BackendError(msg, code="fhe-differs")
 
 
+def _binning(
+    compiled: Compiled, held: Floats, clear: Floats, request: PartRequest
+) -> Json:
+    """Return what quantizing the inputs costs by itself, where it is known."""
+    if compiled.unrounded is None:
+        return {}
+    close = accuracy(
+        compiled.unrounded(held),
+        clear,
+        activation=request.activation,
+        task=request.task,
+        rows=0,
+    )
+    return {"binned": close}
+
+
 def _params(compiled: Compiled, spec: CircuitSpec, options: Options) -> Json:
+    tools: tuple[str, ...] = ("concrete-python",)
+    if compiled.circuit == "concrete-ml":
+        tools = ("concrete-ml", *tools)
     return {
-        "circuit": "concrete-ml",
+        "circuit": compiled.circuit,
         "family": compiled.family,
         "circuit_sha256": spec.circuit_sha256,
         "n_bits": compiled.n_bits,
         "p_error": options.p_error,
         "needs_keys": spec.needs_keys,
         "machine": platform.machine(),
-        "versions": {p: version(p) for p in ("concrete-ml", "concrete-python")},
+        "versions": {p: version(p) for p in tools},
+        **compiled.details,
     }

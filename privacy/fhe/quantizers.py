@@ -11,12 +11,14 @@ the lowest and the highest threshold of each feature, and show which it ignores.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from privacy.encoding import Json
 from privacy.errors import FormatError
 from privacy.fhe.backend import Floats, Ints
+from privacy.fhe.thermometer import Edges, edges_to_json, thermometer
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,34 @@ class OutputSteps:
     add: tuple[float, ...]
 
 
-def quantize(rows: Floats, quantizers: Sequence[Quantizer]) -> Ints:
+@dataclass(frozen=True, slots=True)
+class SumSteps:
+    """From a circuit's sums to the model's raw outputs: `scale * sums + offset`.
+
+    Attributes:
+        scale: One number for each sum.
+        offset: Likewise.
+        complement: There is one sum, for the second of two probabilities; the first
+            is what it leaves of 1.
+    """
+
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    complement: bool
+
+
+def quantize(rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]) -> Ints:
     """Return integers the circuit computes on; values out of range are clipped.
 
     Args:
         rows: Standardised features, (rows, features), finite.
-        quantizers: One for all features, or one for each.
+        quantizers: One for all features, or one for each; or the edges of each.
     """
+    edges = [q for q in quantizers if isinstance(q, Edges)]
+    return thermometer(rows, edges) if edges else _affine(rows, quantizers)
+
+
+def _affine(rows: Floats, quantizers: Sequence[Any]) -> Ints:
     scale = np.array([q.scale for q in quantizers])
     zero_point = np.array([q.zero_point for q in quantizers])
     found = np.rint(rows / scale + zero_point)
@@ -63,8 +86,11 @@ def quantize(rows: Floats, quantizers: Sequence[Quantizer]) -> Ints:
     return clipped
 
 
-def raw_outputs(integers: Ints, steps: OutputSteps) -> Floats:
+def raw_outputs(integers: Ints | Floats, steps: OutputSteps | SumSteps) -> Floats:
     """Return the model's raw outputs, (rows, outputs), from the circuit's integers."""
+    if isinstance(steps, SumSteps):
+        sums: Floats = np.array(steps.scale) * integers + np.array(steps.offset)
+        return np.concatenate([1.0 - sums, sums], axis=1) if steps.complement else sums
     zero_point = np.array(steps.zero_point, dtype=np.float64)
     values: Floats = steps.scale * (integers - zero_point)
     if steps.sum_last:
@@ -73,8 +99,10 @@ def raw_outputs(integers: Ints, steps: OutputSteps) -> Floats:
     return out
 
 
-def quantizer_to_json(quantizer: Quantizer) -> Json:
+def quantizer_to_json(quantizer: Quantizer | Edges) -> Json:
     """Return a quantizer as JSON."""
+    if isinstance(quantizer, Edges):
+        return edges_to_json(quantizer)
     return asdict(quantizer)
 
 
@@ -113,5 +141,30 @@ def parse_steps(value: Json) -> OutputSteps:
         raise FormatError("the circuit's output steps are malformed") from exc
     is_flag = type(value["sum_last"]) is bool
     if not (is_flag and found.zero_point and found.add and found.scale > 0):
+        raise FormatError("the circuit's output steps are malformed")
+    return found
+
+
+def steps_to_json(steps: OutputSteps | SumSteps) -> Json:
+    """Return output steps as JSON."""
+    found = asdict(steps)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
+
+
+def parse_sums(value: Json) -> SumSteps:
+    """Return the output steps of a circuit that sums.
+
+    Raises:
+        FormatError: They are malformed.
+    """
+    try:
+        scale = tuple(float(s) for s in value["scale"])
+        offset = tuple(float(o) for o in value["offset"])
+        found = SumSteps(**{**value, "scale": scale, "offset": offset})
+    except (KeyError, TypeError, ValueError) as exc:
+        raise FormatError("the circuit's output steps are malformed") from exc
+    as_many = len(scale) == len(offset) and (len(scale) == 1 or not found.complement)
+    is_flag = type(value["complement"]) is bool
+    if not (is_flag and scale and as_many and min(scale) > 0):
         raise FormatError("the circuit's output steps are malformed")
     return found

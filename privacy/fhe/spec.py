@@ -5,7 +5,7 @@ input quantizers, how to turn its integers into raw outputs, and the templates o
 evaluation keys, ciphertexts and results.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from privacy.encoding import (
     Json,
@@ -18,14 +18,23 @@ from privacy.errors import FormatError
 from privacy.fhe.quantizers import (
     OutputSteps,
     Quantizer,
+    SumSteps,
     parse_quantizer,
     parse_steps,
+    parse_sums,
     quantizer_to_json,
+    steps_to_json,
 )
 from privacy.fhe.template import Template, parse_template
+from privacy.fhe.thermometer import Edges, parse_edges
 
-FORMAT = "privacy-compute/fhe-client/1"
+FORMAT = "privacy-compute/fhe-client/2"
 _MAX_BYTES = 1 << 24
+_KINDS = {
+    "concrete-ml": (parse_quantizer, parse_steps),
+    "fhe-native": (parse_edges, parse_sums),
+}
+"""How each kind of circuit describes its input and its output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,7 @@ class CircuitSpec:
 
     Attributes:
         backend: The engine's name.
+        circuit: `concrete-ml`, or `fhe-native`: trees on thermometer bits.
         program: The engine's description of the circuit.
         features: Width of an input row.
         needs_keys: Whether the node needs evaluation keys.
@@ -43,10 +53,11 @@ class CircuitSpec:
     """
 
     backend: str
+    circuit: str
     program: str
     features: int
-    quantizers: tuple[Quantizer, ...]
-    output: OutputSteps
+    quantizers: tuple[Quantizer, ...] | tuple[Edges, ...]
+    output: OutputSteps | SumSteps
     needs_keys: bool
     keys: Template
     ciphertext: Template
@@ -63,14 +74,11 @@ class CircuitSpec:
             {
                 "format": FORMAT,
                 "backend": self.backend,
+                "circuit": self.circuit,
                 "program": self.program,
                 "features": self.features,
                 "quantizers": [quantizer_to_json(q) for q in self.quantizers],
-                "output": {
-                    **asdict(self.output),
-                    "zero_point": list(self.output.zero_point),
-                    "add": list(self.output.add),
-                },
+                "output": steps_to_json(self.output),
                 "needs_keys": self.needs_keys,
                 "keys": self.keys.to_json(),
                 "ciphertext": self.ciphertext.to_json(),
@@ -91,11 +99,12 @@ def parse_spec(raw: bytes) -> CircuitSpec:
         raise FormatError(msg, code="fhe-spec-malformed")
     try:
         _check(value)
+        parse_input, parse_output = _KINDS[value["circuit"]]
         return CircuitSpec(
             **{
                 **value,
-                "quantizers": tuple(parse_quantizer(q) for q in value["quantizers"]),
-                "output": parse_steps(value["output"]),
+                "quantizers": tuple(parse_input(q) for q in value["quantizers"]),
+                "output": parse_output(value["output"]),
                 "keys": parse_template(value["keys"], what="keys"),
                 "ciphertext": parse_template(value["ciphertext"], what="ciphertext"),
                 "result": parse_template(value["result"], what="result"),
@@ -113,12 +122,14 @@ def parse_program(program: str) -> Json:
 
 def _check(value: Json) -> None:
     """Refuse members of another type before they become a `CircuitSpec`."""
+    shared = value["circuit"] == "concrete-ml" and len(value["quantizers"]) == 1
     usable = (
         value["backend"] == "concrete"
+        and value["circuit"] in _KINDS
         and isinstance(value["program"], str)
         and type(value["features"]) is int
         and type(value["needs_keys"]) is bool
-        and len(value["quantizers"]) in {1, value["features"]}
+        and (shared or len(value["quantizers"]) == value["features"] > 0)
     )
     if not usable:
         msg = "client.json describes no circuit that this version can use"

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from privacy.errors import FormatError, UnavailableError
-from privacy.publish.trees import ensemble_of, tree_module
+from privacy.publish.trees import tree_module
+from privacy.trees import ensemble_of
 
 _SIGMOID_FAMILIES = {
     "LogisticRegression",

@@ -2,147 +2,14 @@
 
 Every tree is padded to the same numbers of nodes and leaves and computed at once:
 which comparisons hold, which leaf all of its path's comparisons lead to, that leaf's
-value, summed over trees. Thresholds are rounded so that float32 comparisons decide as
-the library does: scikit-learn compares float32 features with float64 thresholds
-(`x <= t`), XGBoost with float32 ones (`x < t`).
+value, summed over trees.
 """
 
-import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from privacy.errors import FormatError
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A comparison `x[feature] <= threshold`: left if it holds; or a leaf's values."""
-
-    feature: int = -1
-    threshold: float = 0.0
-    left: "Node | None" = None
-    right: "Node | None" = None
-    value: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Ensemble:
-    """Trees whose leaf values are summed with `base`; outputs are raw."""
-
-    trees: tuple[Node, ...]
-    base: tuple[float, ...]
-    activation: str
-
-
-def ensemble_of(core: Any) -> Ensemble | None:
-    """Return the trees of a scikit-learn or XGBoost estimator; None if it has none."""
-    name = type(core).__name__
-    readers: dict[str, Callable[[Any], Ensemble]] = {
-        "DecisionTreeClassifier": _averaged,
-        "DecisionTreeRegressor": _averaged,
-        "RandomForestClassifier": _averaged,
-        "RandomForestRegressor": _averaged,
-        "ExtraTreesClassifier": _averaged,
-        "ExtraTreesRegressor": _averaged,
-        "GradientBoostingClassifier": _gradient_boosting,
-        "GradientBoostingRegressor": _gradient_boosting,
-        "XGBClassifier": _xgboost,
-        "XGBRegressor": _xgboost,
-    }
-    return readers[name](core) if name in readers else None
-
-
-def _averaged(core: Any) -> Ensemble:
-    estimators = getattr(core, "estimators_", [core])
-    if getattr(core, "n_outputs_", 1) != 1:
-        raise FormatError("multi-output trees are not supported yet")
-    is_classifier = hasattr(core, "classes_")
-
-    def leaf(values: Any) -> tuple[float, ...]:
-        share = values[0] / values[0].sum() if is_classifier else values[0]
-        return tuple(float(v) / len(estimators) for v in share)
-
-    trees = tuple(_from_sklearn(e.tree_, leaf) for e in estimators)
-    width = len(core.classes_) if is_classifier else 1
-    return Ensemble(trees, (0.0,) * width, "none")
-
-
-def _gradient_boosting(core: Any) -> Ensemble:
-    """Sum of `learning_rate * tree` for each class, on top of the initial estimate."""
-    width = core.estimators_.shape[1]
-    rows = np.zeros((1, core.n_features_in_))
-    base = np.atleast_1d(core._raw_predict_init(rows)[0])  # noqa: SLF001 - no public way
-    trees = []
-    for stage in core.estimators_:
-        for k, estimator in enumerate(stage):
-
-            def leaf(values: Any, k: int = k) -> tuple[float, ...]:
-                value = core.learning_rate * float(values[0][0])
-                return tuple(value if i == k else 0.0 for i in range(width))
-
-            trees.append(_from_sklearn(estimator.tree_, leaf))
-    is_classifier = hasattr(core, "classes_")
-    activation = ("sigmoid" if width == 1 else "softmax") if is_classifier else "none"
-    return Ensemble(tuple(trees), tuple(float(b) for b in base), activation)
-
-
-def _from_sklearn(tree: Any, leaf: Callable[[Any], tuple[float, ...]]) -> Node:
-    def build(i: int) -> Node:
-        if tree.children_left[i] < 0:
-            return Node(value=leaf(tree.value[i]))
-        return Node(
-            feature=int(tree.feature[i]),
-            threshold=_float32_at_most(float(tree.threshold[i])),
-            left=build(tree.children_left[i]),
-            right=build(tree.children_right[i]),
-        )
-
-    return build(0)
-
-
-def _float32_at_most(value: float) -> float:
-    near = np.float32(value)
-    return float(near if near <= value else np.nextafter(near, np.float32(-np.inf)))
-
-
-def _xgboost(core: Any) -> Ensemble:
-    booster = core.get_booster()
-    objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
-    is_classifier = hasattr(core, "classes_") and hasattr(core, "predict_proba")
-    known = {"binary:logistic", "multi:softprob", "reg:squarederror"}
-    if objective not in known:
-        msg = f"XGBoost objective {objective} is not one of {', '.join(sorted(known))}"
-        raise FormatError(msg, code="unsupported-model")
-    width = len(core.classes_) if objective == "multi:softprob" else 1
-    dumps = booster.get_dump(dump_format="json")
-    columns = booster.feature_names or [f"f{i}" for i in range(core.n_features_in_)]
-    trees = tuple(
-        _from_xgboost(json.loads(text), columns, i % width, width)
-        for i, text in enumerate(dumps)
-    )
-    config = json.loads(booster.save_config())["learner"]["learner_model_param"]
-    base = float(config["base_score"])
-    if objective == "binary:logistic":
-        base = float(np.log(base / (1.0 - base)))
-    activation = ("sigmoid" if width == 1 else "softmax") if is_classifier else "none"
-    return Ensemble(trees, (base,) * width, activation)
-
-
-def _from_xgboost(tree: Any, columns: list[str], at: int, width: int) -> Node:
-    if "leaf" in tree:
-        value = float(tree["leaf"])
-        return Node(value=tuple(value if i == at else 0.0 for i in range(width)))
-    children = {c["nodeid"]: c for c in tree["children"]}
-    threshold = np.float32(tree["split_condition"])
-    return Node(
-        feature=columns.index(tree["split"]),
-        threshold=float(np.nextafter(threshold, np.float32(-np.inf))),  # x < t
-        left=_from_xgboost(children[tree["yes"]], columns, at, width),
-        right=_from_xgboost(children[tree["no"]], columns, at, width),
-    )
+from privacy.trees import Ensemble, paths
 
 
 def tree_module(ensemble: Ensemble, features: int) -> Any:
@@ -171,17 +38,17 @@ def tree_module(ensemble: Ensemble, features: int) -> Any:
 
 
 def _arrays(ensemble: Ensemble, features: int) -> dict[str, Any]:
-    paths = [list(_paths(tree, ())) for tree in ensemble.trees]
-    splits = [sorted({(f, t) for p, _ in tree for f, t, _ in p}) for tree in paths]
-    trees, width = len(paths), len(ensemble.base)
+    leads = [list(paths(tree, ())) for tree in ensemble.trees]
+    splits = [sorted({(f, t) for p, _ in tree for f, t, _ in p}) for tree in leads]
+    trees, width = len(leads), len(ensemble.base)
     nodes = max(1, *(len(s) for s in splits))
-    leaves = max(len(tree) for tree in paths)
+    leaves = max(len(tree) for tree in leads)
     select = np.zeros((features, trees * nodes))
     threshold = np.zeros(trees * nodes)
     path = np.zeros((trees, nodes, leaves))
     needed = np.full((trees, 1, leaves), -float(nodes) - 1.0)  # padding: never reached
     value = np.zeros((trees, leaves, width))
-    for i, tree in enumerate(paths):
+    for i, tree in enumerate(leads):
         for j, (feature, limit) in enumerate(splits[i]):
             select[feature, i * nodes + j] = 1.0
             threshold[i * nodes + j] = limit
@@ -198,16 +65,3 @@ def _arrays(ensemble: Ensemble, features: int) -> dict[str, Any]:
         "value": value,
         "base": np.array(ensemble.base),
     }
-
-
-_Step = tuple[int, float, bool]
-
-
-def _paths(
-    node: Node, steps: tuple[_Step, ...]
-) -> Iterator[tuple[tuple[_Step, ...], tuple[float, ...]]]:
-    if node.left is None or node.right is None:
-        yield steps, node.value
-        return
-    yield from _paths(node.left, (*steps, (node.feature, node.threshold, True)))
-    yield from _paths(node.right, (*steps, (node.feature, node.threshold, False)))

@@ -12,8 +12,7 @@ Three families:
 
 import importlib
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 from privacy.encoding import Json
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
+from privacy.fhe.compiled import Attempt, Compiled, circuit_members
 from privacy.fhe.quantizers import OutputSteps, Quantizer, quantize
 
 LINEAR_BITS = (16, 14, 12, 10, 8)
@@ -49,40 +49,6 @@ TREES = frozenset(
     }
 )
 _EXTREME_ROWS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """A circuit, and what is needed to check that ours agrees with Concrete-ML.
-
-    Attributes:
-        family: `linear`, `trees` or `network`.
-        n_bits: The bits it was quantized to.
-        folder: Where Concrete left the native library.
-        program: Concrete's description of the circuit.
-        theirs_quantize: Concrete-ML's own quantization of standardised rows.
-        theirs_integers: Its circuit, in the clear, on quantized rows.
-        theirs_outputs: Its own dequantization, before any activation.
-        exact: The encrypted circuit gives exactly `theirs_integers`; approximate
-            rounding does not.
-        uncompressed_keys_bytes: What the node holds after unpacking.
-    """
-
-    family: str
-    n_bits: Json
-    folder: Path
-    program: str
-    features: int
-    quantizers: tuple[Quantizer, ...]
-    output: OutputSteps
-    theirs_quantize: Callable[[Floats], Ints]
-    theirs_integers: Callable[[Ints], Ints]
-    theirs_outputs: Callable[[Ints], Floats]
-    exact: bool
-    uncompressed_keys_bytes: int
-
-
-Attempt = tuple[str, Callable[[], Compiled]]
 
 
 def attempts(
@@ -166,9 +132,10 @@ def _compiled(
         return out
 
     return Compiled(
+        circuit="concrete-ml",
         family=family,
         n_bits={"all": bits},
-        **_circuit(circuit),
+        **circuit_members(circuit),
         features=calibration.shape[1],
         quantizers=quantizers,
         output=_steps(made.output_quantizers[0], sum_last=is_sum, add=add),
@@ -207,9 +174,10 @@ def _network(
         return found
 
     return Compiled(
+        circuit="concrete-ml",
         family="network",
         n_bits={**parts, "rounding": rounding},
-        **_circuit(circuit),
+        **circuit_members(circuit),
         features=calibration.shape[1],
         quantizers=quantizers,
         output=_steps(module.output_quantizers[0], sum_last=False, add=(0.0,)),
@@ -287,15 +255,3 @@ def _base(estimator: Any) -> tuple[float, ...]:
     if learner["objective"]["name"] == "binary:logistic":
         base = float(np.log(base / (1.0 - base)))
     return (base,)
-
-
-def _circuit(circuit: Any) -> Json:
-    """Return what a Concrete circuit is made of, as members of `Compiled`."""
-    specs = json.loads(circuit.client.specs.serialize())
-    specs.pop("tfhers_specs", None)
-    keys = circuit.size_of_bootstrap_keys + circuit.size_of_keyswitch_keys
-    return {
-        "folder": Path(circuit.server._library.get_output_dir_path()),  # noqa: SLF001
-        "program": json.dumps(specs, sort_keys=True),
-        "uncompressed_keys_bytes": int(keys),
-    }

@@ -1,7 +1,7 @@
 """Real models, published once a session by the real engine in a child process."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
@@ -90,9 +91,42 @@ def tree(data, publisher, tmp_path_factory) -> Published:
     model = DecisionTreeClassifier(max_depth=2, random_state=0).fit(data[0], data[2])
     root = tmp_path_factory.mktemp("tree")
     clear = model.predict_proba(data[1])
-    options = {"n_bits": 4, "engine_rows": 2}
+    options = {"circuit": "concrete-ml", "n_bits": 4, "engine_rows": 2}
     request = make_request(root, data, clear, "none", estimator=model, options=options)
     return publish(root, publisher, request)
+
+
+@pytest.fixture(scope="session")
+def publish_trees(publisher, tmp_path_factory):
+    """Return a function that publishes an estimator, trained here."""
+
+    def publish_it(name, split, model, raw, *, activation, task, **options):
+        model.fit(split[0], split[2])
+        clear = np.asarray(raw(model, split[1]), np.float64).reshape(len(split[1]), -1)
+        root = tmp_path_factory.mktemp(name)
+        request = make_request(
+            root, split, clear, activation, estimator=model, options=options
+        )
+        return publish(root, publisher, replace(request, task=task))
+
+    return publish_it
+
+
+@pytest.fixture(scope="session")
+def forest(data, publisher, tmp_path_factory) -> Published:
+    """A forest whose circuit is our own, with its splits hidden."""
+    model = RandomForestClassifier(4, max_depth=3, random_state=0)
+    model.fit(data[0], data[2])
+    root = tmp_path_factory.mktemp("forest")
+    clear = model.predict_proba(data[1])
+    options = {"engine_rows": 2}
+    request = make_request(root, data, clear, "none", estimator=model, options=options)
+    return publish(root, publisher, request)
+
+
+@pytest.fixture(scope="session")
+def forest_keys(forest) -> ClientKeys:
+    return FheClient(forest.client_json).generate_keys()
 
 
 @pytest.fixture(scope="session")
@@ -142,14 +176,17 @@ def publish(root: Path, publisher: Child, request: PartRequest) -> Published:
         params=result.params,
     )
     public = frozenset(f"fhe/{name}" for name in result.public)
+    width = np.load(request.held).shape[1]
     manifest = Manifest(
         name=root.name.rstrip("0123456789"),
         version="1",
         task=request.task,
-        columns=tuple(Column(f"f{i}", -99.0, 99.0) for i in range(30)),
+        columns=tuple(Column(f"f{i}", -99.0, 99.0) for i in range(width)),
         outputs=request.outputs,
         activation=request.activation,
-        classes=("malignant", "benign"),
+        classes=("a", "b", "c")[: max(2, request.outputs)]
+        if request.task == "classification"
+        else (),
         clear_accuracy={},
         modes={"fhe": part},
         files=list_files(root / "bundle", public),

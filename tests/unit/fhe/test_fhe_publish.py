@@ -10,7 +10,7 @@ import pytest
 
 from privacy.errors import BackendError, FormatError
 from privacy.fhe import FheClient
-from privacy.fhe.backends.concrete_ml import Compiled
+from privacy.fhe.compiled import Compiled
 from privacy.fhe.measure import Measured
 from privacy.fhe.options import parse_options
 from privacy.fhe.publish import _checked_outputs
@@ -170,6 +170,10 @@ def test_an_operator_that_fhe_cannot_compute_is_refused(linear, publisher, tmp_p
         {"n_bits": 4.5},
         {"n_bits": True},
         {"max_latency_s": -1},
+        {"circuit": "other"},
+        {"circuit": 1},
+        {"circuit": []},
+        {"splits": "shown"},
     ],
 )
 def test_an_unknown_or_impossible_option_is_refused(options):
@@ -177,7 +181,7 @@ def test_an_unknown_or_impossible_option_is_refused(options):
         parse_options(options)
 
 
-# The check that our path equals Concrete-ML's
+# The check that our path equals the compiler's
 
 
 @pytest.fixture
@@ -187,6 +191,7 @@ def agreed(linear):
     held = linear.held[:6]
     integers = quantize(held, spec.quantizers)[:, :1] * 3
     compiled = Compiled(
+        circuit="concrete-ml",
         family="linear",
         n_bits={},
         folder=Path(),

@@ -23,8 +23,11 @@ def test_client_json_does_not_hold_the_training_range(tree):
 @pytest.mark.parametrize(
     ("member", "value"),
     [
-        ("format", "privacy-compute/fhe-client/2"),
+        ("format", "privacy-compute/fhe-client/1"),
         ("backend", "os"),
+        ("circuit", "other"),
+        ("circuit", "fhe-native"),
+        ("circuit", []),
         ("program", {}),
         ("features", "30"),
         ("features", 29),
@@ -53,3 +56,19 @@ def test_a_missing_member_is_refused(tree):
 def test_another_encoding_of_the_same_circuit_is_refused(tree):
     with pytest.raises(FormatError, match="canonical"):
         parse_spec(json.dumps(json.loads(tree.client_json)).encode())
+
+
+def test_a_native_circuits_client_json_is_as_strict(forest):
+    whole = json.loads(forest.client_json)
+    assert parse_spec(forest.client_json).to_bytes() == forest.client_json
+    few, steps = whole["quantizers"][:-1], {**whole["output"], "scale": [0]}
+    for change in (
+        {"circuit": "concrete-ml"},
+        {"quantizers": few},
+        {"quantizers": whole["quantizers"][:1]},
+        {"quantizers": [*few, {"edges": [1, 0]}]},
+        {"quantizers": [*few, [0]]},
+        {"output": steps},
+    ):
+        with pytest.raises(FormatError):
+            parse_spec(canonical_json({**whole, **change}))

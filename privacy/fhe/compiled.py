@@ -1,0 +1,64 @@
+"""What a compiler of this mode hands to the publisher."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privacy.encoding import Json
+from privacy.fhe.backend import Floats, Ints
+from privacy.fhe.quantizers import OutputSteps, Quantizer, SumSteps
+from privacy.fhe.thermometer import Edges
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A circuit, and a second opinion to check that our path agrees with it.
+
+    Attributes:
+        circuit: The kind of circuit: `concrete-ml` or `fhe-native`.
+        family: `linear`, `trees` or `network`.
+        n_bits: The bits it was quantized to.
+        folder: Where Concrete left the native library.
+        program: Concrete's description of the circuit.
+        theirs_quantize: The compiler's own quantization of standardised rows.
+        theirs_integers: Its circuit, in the clear, on quantized rows.
+        theirs_outputs: Its own dequantization, before any activation.
+        exact: The encrypted circuit gives exactly `theirs_integers`; approximate
+            rounding does not.
+        uncompressed_keys_bytes: What the node holds after unpacking.
+        details: More about the circuit, for the manifest.
+        unrounded: Raw outputs that only the inputs' quantization changed.
+    """
+
+    circuit: str
+    family: str
+    n_bits: Json
+    folder: Path
+    program: str
+    features: int
+    quantizers: tuple[Quantizer, ...] | tuple[Edges, ...]
+    output: OutputSteps | SumSteps
+    theirs_quantize: Callable[[Floats], Ints]
+    theirs_integers: Callable[[Ints], Ints]
+    theirs_outputs: Callable[[Ints], Floats]
+    exact: bool
+    uncompressed_keys_bytes: int
+    details: Mapping[str, Any] = field(default_factory=dict)
+    unrounded: Callable[[Floats], Floats] | None = None
+
+
+Attempt = tuple[str, Callable[[], Compiled]]
+
+
+def circuit_members(circuit: Any) -> Json:
+    """Return what a Concrete circuit is made of, as members of `Compiled`."""
+    specs = json.loads(circuit.client.specs.serialize())
+    specs.pop("tfhers_specs", None)
+    keys = circuit.size_of_bootstrap_keys + circuit.size_of_keyswitch_keys
+    return {
+        "folder": Path(circuit.server._library.get_output_dir_path()),  # noqa: SLF001
+        "program": json.dumps(specs, sort_keys=True),
+        "uncompressed_keys_bytes": int(keys),
+    }

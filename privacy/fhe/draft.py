@@ -1,0 +1,213 @@
+"""Choose the bins and the width of the sums for an ensemble: as little as will do.
+
+The fewest bins with which the trees answer nearly as the trained ones do on the
+calibration rows, else the closest; then the narrowest sums that lose little more.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from privacy.errors import BackendError
+from privacy.fhe.backend import Floats, Ints
+from privacy.fhe.binning import (
+    BitNode,
+    bin_trees,
+    owners,
+    quantile_edges,
+    threshold_edges,
+    walk,
+)
+from privacy.fhe.plan import Plan, Steps, leaf_steps, plan, walk_steps
+from privacy.fhe.quantizers import SumSteps, raw_outputs
+from privacy.fhe.thermometer import Edges, thermometer
+from privacy.publishing import accuracy
+from privacy.trees import Ensemble, Node
+
+BINS = (16, 32, 64, 128)
+SUM_BITS = (6, 7, 8)
+"""Narrower are no faster; how many come at what cost depends on the look-ups."""
+TABLE_COST = {4: 1.0, 5: 2.3, 6: 5.0}
+"""What one look-up costs, by the bits of its index, by Concrete's own estimate."""
+MAX_LOOK_UPS = 8192
+_WANTED_AGREEMENT = 0.99
+_WANTED_ERROR = 0.01
+"""For regression: mean squared difference over variance."""
+_TINY = 1e-30
+_ROUNDING = 0.004
+"""What rounding the leaves may lose beside, of either."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Trees on the bits of chosen edges, and how their leaves are rounded.
+
+    Attributes:
+        bins: Most bins a feature has; 0 if the edges are the model's own thresholds.
+        output: From sums to raw outputs.
+    """
+
+    edges: tuple[Edges, ...]
+    bins: int
+    trees: tuple[BitNode, ...]
+    steps: Steps
+    sum_bits: int
+    base: tuple[float, ...]
+    output: SumSteps
+
+    def sums(self, bits: Ints) -> Ints:
+        """Return the circuit's integers for rows of bits, by walking the trees."""
+        return walk_steps(self.trees, bits, self.steps)
+
+    def unrounded(self, rows: Floats) -> Floats:
+        """Return raw outputs with the trained leaves: what binning alone changed."""
+        bits = thermometer(rows, self.edges)
+        total = np.tile(np.array(self.base, dtype=np.float64), (len(rows), 1))
+        for tree in self.trees:
+            total += walk(tree, bits)
+        width = len(self.base)
+        exact = replace(self.output, scale=(1.0,) * width, offset=(0.0,) * width)
+        return raw_outputs(total, exact)
+
+    def plan(self) -> Plan:
+        """Return the cheapest plan among the sizes of tables.
+
+        Raises:
+            BackendError: There is none, or it has too many look-ups.
+        """
+        owner, made = owners(self.edges), list[Plan]()
+        for bits in TABLE_COST:
+            try:
+                found = plan(
+                    self.trees,
+                    owner,
+                    self.steps,
+                    table_bits=bits,
+                    sum_bits=self.sum_bits,
+                )
+            except BackendError as exc:
+                if exc.code == "fhe-tree-too-deep" and bits != max(TABLE_COST):
+                    continue
+                if not made:
+                    raise
+            else:
+                made.append(found)
+        best = min(made, key=lambda p: len(p.look_ups) * TABLE_COST[p.table_bits])
+        if len(best.look_ups) > MAX_LOOK_UPS:
+            msg = (
+                f"its trees take {len(best.look_ups)} table look-ups, at most "
+                f"{MAX_LOOK_UPS} are compiled: use fewer or shallower trees"
+            )
+            raise BackendError(msg, code="fhe-too-many-look-ups")
+        return best
+
+
+def choose(
+    ensemble: Ensemble, calibration: Floats, *, splits: str, task: str
+) -> tuple[Draft, ...]:
+    """Return drafts that are near enough, from narrow sums to wide ones.
+
+    Args:
+        ensemble: The trained trees.
+        calibration: Standardised rows, (rows, features).
+        splits: `hidden` or `revealed`; see `privacy.fhe.options.Options`.
+        task: See `privacy.bundle.Manifest`.
+
+    Raises:
+        BackendError: No feature has an edge: nothing depends on the input.
+    """
+    alone, complement = _one_of_two(ensemble)
+    make = partial(_draft, alone, calibration, complement=complement)
+    exact = threshold_edges(alone, calibration.shape[1])
+    clear = make(exact, 0, SUM_BITS[-1]).unrounded(calibration)
+    loss = partial(_loss, clear=clear, activation=ensemble.activation, task=task)
+
+    binned: list[tuple[float, tuple[Edges, ...], int]] = []
+    for edges, bins in _edges(exact, calibration, splits):
+        lost = loss(make(edges, bins, SUM_BITS[-1]).unrounded(calibration))
+        binned.append((lost, edges, bins))
+        if lost <= 0:
+            break
+    lost, edges, bins = min(binned, key=lambda b: b[0])
+
+    drafts = [make(edges, bins, bits) for bits in SUM_BITS]
+    bits = thermometer(calibration, edges)
+    for i, draft in enumerate(drafts):
+        rounded = loss(raw_outputs(draft.sums(bits), draft.output))
+        if rounded <= max(lost, 0.0) + _ROUNDING:
+            return tuple(drafts[i:])
+    return tuple(drafts[-1:])
+
+
+def _edges(
+    exact: tuple[Edges, ...], calibration: Floats, splits: str
+) -> Iterator[tuple[tuple[Edges, ...], int]]:
+    if splits == "revealed":
+        yield exact, 0
+        return
+    for bins in BINS:
+        yield quantile_edges(calibration, bins), bins
+
+
+def _draft(
+    ensemble: Ensemble,
+    calibration: Floats,
+    edges: tuple[Edges, ...],
+    bins: int,
+    sum_bits: int,
+    *,
+    complement: bool,
+) -> Draft:
+    if not any(e.edges for e in edges):
+        msg = "the model's answer does not depend on its input"
+        raise BackendError(msg, code="fhe-constant-model")
+    trees = bin_trees(ensemble, edges, calibration)
+    steps = leaf_steps(trees, sum_bits)
+    bits = thermometer(calibration, edges)
+    offset = np.array(ensemble.base) + steps.least.sum(axis=0)
+    total = np.zeros((len(bits), len(offset)))
+    for tree, least in zip(trees, steps.least, strict=True):
+        total += walk(tree, bits) - least
+    # Rounding every tree up or down on average would shift all answers.
+    offset += (total - steps.scale * walk_steps(trees, bits, steps)).mean(axis=0)
+    output = SumSteps(
+        tuple(steps.scale.tolist()), tuple(offset.tolist()), complement=complement
+    )
+    return Draft(edges, bins, trees, steps, sum_bits, ensemble.base, output)
+
+
+def _loss(raw: Floats, clear: Floats, activation: str, task: str) -> float:
+    """Return how far a draft is from what is wanted; 0 or less is near enough."""
+    if task == "classification":
+        close = accuracy(raw, clear, activation=activation, task=task)
+        return _WANTED_AGREEMENT - float(close["label_agreement"])
+    error = float(np.mean((raw - clear) ** 2))
+    return error / max(float(np.var(clear)), _TINY) - _WANTED_ERROR
+
+
+def _one_of_two(ensemble: Ensemble) -> tuple[Ensemble, bool]:
+    """Keep the second of two probabilities only, and say whether there were two."""
+    if ensemble.activation != "none" or len(ensemble.base) != 2:  # noqa: PLR2004
+        return ensemble, False
+
+    def second(node: Node) -> Node:
+        if node.left is None or node.right is None:
+            return Node(value=node.value[1:])
+        return replace(node, left=second(node.left), right=second(node.right))
+
+    trees = tuple(second(tree) for tree in ensemble.trees)
+    return Ensemble(trees, ensemble.base[1:], "none"), True
+
+
+def ranks(rows: Floats, edges: Sequence[Edges]) -> Ints:
+    """Return the same bits as `thermometer`, found by rank: a second opinion."""
+    parts = []
+    for i, feature in enumerate(edges):
+        column = np.clip(
+            rows[:, i], -np.finfo(np.float32).max, np.finfo(np.float32).max
+        )
+        at = np.searchsorted(feature.edges, column.astype(np.float32), side="left")
+        parts.append(np.arange(len(feature.edges)) < at[:, None])
+    return np.concatenate(parts, axis=1).astype(np.int64)

@@ -1,0 +1,147 @@
+"""Plan a circuit for trees on bits: look-ups, and what they are summed into.
+
+Leaf values are measured from the least leaf of their tree and rounded to steps, each
+output by itself; then tests that no longer matter are dropped, and what is left is cut
+into blocks. The steps are as wide as makes the sum of every tree's greatest leaf fit
+the sum's bits, so no input can overflow a sum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from privacy.errors import BackendError
+from privacy.fhe.backend import Floats, Ints
+from privacy.fhe.binning import BitNode, leaves, walk
+from privacy.fhe.blocks import cut, index_of
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """`table[constant + sum(weights * bits)]`, one term of one output's sum."""
+
+    bits: tuple[int, ...]
+    weights: tuple[int, ...]
+    constant: int
+    table: tuple[int, ...]
+    output: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A circuit's look-ups: one sum an output, each below `2**sum_bits`."""
+
+    look_ups: tuple[LookUp, ...]
+    outputs: int
+    table_bits: int
+    sum_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How leaves become whole numbers: `rint((leaf - least) / scale)`.
+
+    Attributes:
+        least: The least leaf of each tree, (trees, outputs).
+        scale: The width of a step, (outputs,).
+    """
+
+    least: Floats
+    scale: Floats
+
+
+def leaf_steps(trees: Sequence[BitNode], sum_bits: int) -> Steps:
+    """Return the finest steps whose sum fits, whichever leaf each tree gives."""
+    values = [np.array(list(leaves(tree))) for tree in trees]
+    least = np.array([v.min(axis=0) for v in values])
+    span = np.array([v.max(axis=0) for v in values]) - least
+    limit = (1 << sum_bits) - 1
+    scale = span.sum(axis=0) / limit
+    scale[scale == 0] = 1.0
+    while (over := np.rint(span / scale).sum(axis=0) > limit).any():
+        scale[over] *= 1.001  # rounding up took the sum over: a notch coarser
+    return Steps(least=least, scale=scale)
+
+
+def walk_steps(trees: Sequence[BitNode], bits: Ints, steps: Steps) -> Ints:
+    """Return the sums a plan must give, (rows, outputs), by walking the trees."""
+    total = np.zeros((len(bits), len(steps.scale)))
+    for tree, least in zip(trees, steps.least, strict=True):
+        total += np.rint((walk(tree, bits) - least) / steps.scale)
+    return total.astype(np.int64)
+
+
+def plan(
+    trees: Sequence[BitNode],
+    owner: Sequence[int],
+    steps: Steps,
+    *,
+    table_bits: int,
+    sum_bits: int,
+) -> Plan:
+    """Return the look-ups that compute the sums of trees.
+
+    Args:
+        trees: Trees on bits; leaves hold a value for each output.
+        owner: The feature of each bit; bits of one feature ascend with their edges.
+        steps: What `leaf_steps` gave for `sum_bits`.
+        table_bits: A table has `2**table_bits` entries.
+        sum_bits: A sum has so many bits.
+
+    Raises:
+        BackendError: A path has more conditions than a table can count, or nothing
+            depends on the input.
+    """
+    outputs, found = len(steps.scale), []
+    for k in range(outputs):
+        for tree, least in zip(trees, steps.least[:, k], strict=True):
+            whole = _whole(tree, k, float(least), float(steps.scale[k]))
+            for block in cut(whole, owner, 1 << table_bits):
+                index = index_of(block, owner)
+                table = [0] * (1 << table_bits)
+                for at, value in index.on:
+                    table[at] = value
+                given = index.bits, index.weights, index.constant
+                found.append(LookUp(*given, tuple(table), k))
+    if not found:
+        msg = "the model's answer does not depend on its input"
+        raise BackendError(msg, code="fhe-constant-model")
+    made = Plan(tuple(found), outputs, table_bits, sum_bits)
+    check_indices(made, owner)
+    return made
+
+
+def _whole(node: BitNode, output: int, least: float, scale: float) -> BitNode:
+    """Return one output's tree of whole numbers, without tests that do not matter."""
+    if node.children is None:
+        return BitNode(value=(float(np.rint((node.value[output] - least) / scale)),))
+    below, above = (_whole(c, output, least, scale) for c in node.children)
+    return below if below == above else BitNode(node.bit, below, above)
+
+
+def check_indices(made: Plan, owner: Sequence[int]) -> None:
+    """Compare the range of every index, whatever the features, with its table.
+
+    Raises:
+        BackendError: One can leave its table: the plan is wrong.
+    """
+    for u in made.look_ups:
+        low = high = u.constant
+        terms = sorted(zip(u.bits, u.weights, strict=True))
+        for _, mine in groupby(terms, key=lambda term: owner[term[0]]):
+            sums = np.cumsum([0, *(w for _, w in mine)])  # ones, then zeros
+            low, high = low + int(sums.min()), high + int(sums.max())
+        if low < 0 or high >= len(u.table) or len(u.table) != 1 << made.table_bits:
+            msg = f"an index from {low} to {high} leaves its table of {len(u.table)}"
+            raise BackendError(msg, code="fhe-bad-plan")
+
+
+def evaluate(made: Plan, bits: Ints) -> Ints:
+    """Return the sums, (rows, outputs), as the circuit computes them."""
+    out = np.zeros((len(bits), made.outputs), dtype=np.int64)
+    for u in made.look_ups:
+        index = u.constant + bits[:, list(u.bits)] @ np.array(u.weights, dtype=np.int64)
+        out[:, u.output] += np.array(u.table)[index]
+    return out
