@@ -265,10 +265,12 @@ def _sender(connection: socket.socket, call_id: int) -> Callable[[Json], None]:
 
 
 def _receive(connection: socket.socket, requests: "queue.SimpleQueue[Any]") -> None:
-    with connection.makefile("rb") as lines:
-        for line in lines:
-            requests.put(json.loads(line))
-    os._exit(0)  # the parent is gone, or closed us; engines crash at a normal exit
+    try:
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                requests.put(json.loads(line))
+    finally:  # the parent is gone, perhaps with a reset; engines crash at a normal exit
+        os._exit(0)
 
 
 if __name__ == "__main__":

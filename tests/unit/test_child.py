@@ -1,4 +1,6 @@
+import json
 import os
+import select
 import time
 
 import pytest
@@ -73,6 +75,15 @@ def test_a_child_ends_with_its_parent(child):
     child._process.wait(10)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_child_ends_with_a_parent_that_never_read_its_answer(child):
+    request = {"id": 1, "request": {"do": "echo", "value": 1}}
+    child._socket.sendall(json.dumps(request).encode() + b"\n")
+    assert select.select([child._socket], [], [], 20)[0]  # answered, and left unread
+    child._lines.close()
+    child._socket.close()
+    assert child._process.wait(10) == 0
 
 
 def test_a_missing_engine_says_so():
