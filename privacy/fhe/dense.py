@@ -112,29 +112,19 @@ class _Reader:
     ) -> None:
         """Add one node; `others` are its constant inputs, `at` the variable's place."""
         constants = [np.asarray(o, dtype=np.float64) for o in others]
-        if kind in {"Identity", "Dropout"} or (
-            kind == "Flatten" and named.get("axis", 1) == 1
-        ):
+        flat = kind == "Flatten" and named.get("axis", 1) == 1
+        if flat or kind in {"Identity", "Dropout"}:
             return
         if kind in _ACTIVATIONS:
             self._activate(kind, named)
-        elif kind == "Gemm" and at == 0 and not named.get("transA", 0):
-            right = constants[0].T if named.get("transB", 0) else constants[0]
-            self._times(named.get("alpha", 1.0) * right)
-            if len(constants) == _WAYS:
-                self._plus(named.get("beta", 1.0) * constants[1])
-        elif kind == "MatMul" and at == 0 and constants[0].ndim == _WAYS:
-            self._times(constants[0])
+        elif kind in {"Gemm", "MatMul"} and at == 0 and constants[0].ndim == _WAYS:
+            self._multiply(named, *constants)
         elif kind in {"Add", "Sub"}:
-            sign = -1.0 if kind == "Sub" else 1.0
-            if at == 1 and kind == "Sub":  # constant - x
+            if kind == "Sub" and at == 1:  # constant - x
                 self._scale(np.array(-1.0))
-                sign = 1.0
-            self._plus(sign * constants[0])
-        elif kind == "Mul":
-            self._scale(constants[0])
-        elif kind == "Div" and at == 0:
-            self._scale(1.0 / constants[0])
+            self._plus(-constants[0] if kind == "Sub" and at == 0 else constants[0])
+        elif kind == "Mul" or (kind == "Div" and at == 0):
+            self._scale(constants[0] if kind == "Mul" else 1.0 / constants[0])
         else:
             raise _refused(kind)
 
@@ -142,8 +132,16 @@ class _Reader:
         """Return the layers; the last is linear."""
         return (*self._layers, Layer(self._weights, self._bias, None))
 
-    def _times(self, right: Floats) -> None:
+    def _multiply(
+        self, named: Mapping[str, Any], right: Floats, bias: Floats | None = None
+    ) -> None:
+        """Add a Gemm's or a MatMul's product; only the former has attributes."""
+        if named.get("transA", 0):
+            raise _refused("a transposed input")
+        right = named.get("alpha", 1.0) * (right.T if named.get("transB", 0) else right)
         self._weights, self._bias = self._weights @ right, self._bias @ right
+        if bias is not None:
+            self._plus(named.get("beta", 1.0) * bias)
 
     def _scale(self, factor: Floats) -> None:
         wide = self._row(factor)

@@ -23,9 +23,6 @@ from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.dense import Layer
 from privacy.fhe.quantizers import Quantizer, SumSteps, quantize
 
-CLIP = 0.995
-"""Share of a feature's calibrated values inside its range, at each end."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -33,17 +30,27 @@ class Shape:
 
     Attributes:
         input_bits: Of a feature.
-        sum_bits: Of a neuron's sum before rounding.
+        sum_bits: Of a neuron's sum before rounding, in the first layer.
         table_bits: Of a sum after rounding.
-        value_bits: Of what a look-up gives, where it has weights to come.
-        output_bits: Of the decrypted sums.
+        value_bits: Of what a look-up gives.
+        weight_bits: Of the weights between look-ups, and after the last: a sum of `n`
+            values has `value_bits + weight_bits + log2(n)` bits. More cost more, since
+            the values come noisy from look-ups. One output has no weights left.
+        clip: Quantile of a feature's calibrated values where its range ends, and
+            1 - clip where it begins; the client clips what lies beyond.
     """
 
     input_bits: int
     sum_bits: int
     table_bits: int
     value_bits: int
-    output_bits: int
+    weight_bits: int
+    clip: float
+
+    def inner_bits(self, values: int, *, weighted: bool = True) -> int:
+        """Return the bits of a sum of values that look-ups gave."""
+        weight_bits = self.weight_bits if weighted else 0
+        return self.value_bits + weight_bits + (values - 1).bit_length()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +176,19 @@ def plan_dense(
     one = last.weights.shape[1] == 1
     if one:
         hidden[-1], last = _folded(hidden[-1], last)
-    quantizers, steps = _input_steps(calibration, shape.input_bits)
+    quantizers, steps = _input_steps(calibration, shape)
     made: list[Neurons] = []
     for i, layer in enumerate(hidden):
-        total = shape.output_bits if one and i == len(hidden) - 1 else None
-        neurons, steps = _hidden(layer, steps, shape, total)
+        width = len(steps.top)
+        inner = max(shape.inner_bits(width), shape.table_bits)
+        sum_bits = inner if i else shape.sum_bits
+        alone = one and i == len(hidden) - 1
+        outputs = layer.weights.shape[1]
+        total = shape.inner_bits(outputs, weighted=False) if alone else None
+        neurons, steps = _hidden(layer, steps, shape, sum_bits, total)
         made.append(neurons)
-    neurons, output = _last(last, steps, shape.output_bits, one=one)
+    bits = shape.inner_bits(len(steps.top), weighted=not one)
+    neurons, output = _last(last, steps, bits, one=one)
     return DensePlan(
         quantizers, (*made, neurons), replace(output, mirror=mirror), shape
     )
@@ -196,11 +209,11 @@ def _same(x: Floats) -> Floats:
 
 
 def _input_steps(
-    calibration: Floats, bits: int
+    calibration: Floats, shape: Shape
 ) -> tuple[tuple[Quantizer, ...], _Steps]:
-    low = np.quantile(calibration, 1 - CLIP, axis=0)
-    high = np.quantile(calibration, CLIP, axis=0)
-    top = (1 << bits) - 1
+    low = np.quantile(calibration, 1 - shape.clip, axis=0)
+    high = np.quantile(calibration, shape.clip, axis=0)
+    top = (1 << shape.input_bits) - 1
     scale = np.where(high > low, (high - low) / top, 1.0)
     zero = np.rint(-low / scale).astype(np.int64)
     quantizers = tuple(
@@ -232,10 +245,10 @@ def _whole(
 
 
 def _hidden(
-    layer: Layer, steps: _Steps, shape: Shape, total_bits: int | None
+    layer: Layer, steps: _Steps, shape: Shape, sum_bits: int, total_bits: int | None
 ) -> tuple[Neurons, _Steps]:
     """Return a layer's neurons; `total_bits` bounds the sum of all their values."""
-    unit = 1 << (shape.sum_bits - shape.table_bits)
+    unit = 1 << (sum_bits - shape.table_bits)
     size = 1 << shape.table_bits
     weights, constant, step, base = _whole(layer, steps, (size - 1) * unit)
     apply = layer.activation or _same
@@ -250,7 +263,7 @@ def _hidden(
         scale = _common(span, (1 << total_bits) - 1)
     scale = np.where(scale > 0, scale, 1.0)
     tables = np.rint((wanted - least[:, None]) / scale[:, None]).astype(np.int64)
-    neurons = Neurons(weights, constant, shape.sum_bits, tables)
+    neurons = Neurons(weights, constant, sum_bits, tables)
     values = neurons.look_up(neurons.sums(steps.values))
     return neurons, _Steps(scale, least, tables.max(axis=1), values, clear)
 

@@ -15,7 +15,6 @@ from concrete import fhe
 from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.compiled import Compiled, circuit_members
 from privacy.fhe.dense_plan import DensePlan, Neurons, between, evaluate
-from privacy.fhe.quantizers import raw_outputs
 
 _SAMPLES = 32
 
@@ -37,7 +36,8 @@ def compile_dense(plan: DensePlan, *, p_error: float) -> Compiled:
             "sums": shape.sum_bits,
             "table": shape.table_bits,
             "values": shape.value_bits,
-            "output": shape.output_bits,
+            "weights": shape.weight_bits,
+            "output": plan.layers[-1].sum_bits,
         },
         **circuit_members(circuit),
         features=len(plan.quantizers),
@@ -48,8 +48,11 @@ def compile_dense(plan: DensePlan, *, p_error: float) -> Compiled:
         theirs_outputs=lambda integers: _outputs(plan, integers),
         exact=False,
         between=lambda values: between(plan, values),
-        complexity=float(circuit.complexity),
-        details={"look_ups": plan.look_ups, "layers": len(plan.layers)},
+        details={
+            "look_ups": plan.look_ups,
+            "layers": len(plan.layers),
+            "clip": shape.clip,
+        },
     )
 
 
@@ -59,7 +62,8 @@ def _counted(plan: DensePlan, rows: Floats) -> Ints:
     for column, q in zip(rows.T, plan.quantizers, strict=True):
         whole = np.rint(column / q.scale + q.zero_point)
         columns.append(np.minimum(np.maximum(whole, q.low), q.high))
-    return np.stack(columns, axis=1).astype(np.int64)
+    found: Ints = np.stack(columns, axis=1).astype(np.int64)
+    return found
 
 
 def _outputs(plan: DensePlan, integers: Ints) -> Floats:
