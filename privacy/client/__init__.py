@@ -20,7 +20,7 @@ import httpx
 from privacy.bundle import Bundle
 from privacy.client.answer import Answer, Check, Row
 from privacy.client.drive import AsyncDriver, SyncDriver
-from privacy.client.home import Home, default_home
+from privacy.client.home import Home
 from privacy.client.infer import Meter, infer
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.offline import Verdict, verify_saved
@@ -28,6 +28,7 @@ from privacy.client.sessions import Context
 from privacy.client.wire import Call, Flow
 from privacy.encoding import Json
 from privacy.errors import AuthError
+from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
 
 __all__ = [
@@ -62,6 +63,7 @@ class _Common:
         *,
         allow_simulated: bool,
         allow_plain_http: bool,
+        allow_unsigned: bool,
     ) -> None:
         self.home = Home(home or default_home())
         config = self.home.config()
@@ -81,6 +83,7 @@ class _Common:
             notify=notify,
             allow_simulated=allow_simulated,
         )
+        self._allow_unsigned = allow_unsigned
         self._models: dict[str, Bundle] = {}
 
     def _infer(self, model: str, rows: Any, mode: str, meter: Meter) -> Flow[Answer]:
@@ -95,7 +98,10 @@ class _Common:
     def _model(self, reference: str) -> Flow[Bundle]:
         if reference not in self._models:
             self._models[reference] = yield from fetch_model(
-                self.home, self.gateway, reference
+                self.home,
+                self.gateway,
+                reference,
+                allow_unsigned=self._allow_unsigned,
             )
         return self._models[reference]
 
@@ -138,7 +144,7 @@ def _plain(value: Any) -> Any:
 class Client(_Common):
     """The data owner's synchronous client."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
         gateway: str | None = None,
         *,
@@ -146,6 +152,7 @@ class Client(_Common):
         home: Path | None = None,
         allow_simulated: bool = False,
         allow_plain_http: bool = False,
+        allow_unsigned: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -160,6 +167,7 @@ class Client(_Common):
                 nothing from the operator: for development only.
             allow_plain_http: Send the API key unencrypted to another machine; also
                 `$PRIVACY_ALLOW_PLAIN_HTTP`. For networks that encrypt by themselves.
+            allow_unsigned: Use models that no publisher signed; the answer says so.
             notify: Called with `{"stage": …}` as long work goes on.
             transport: For tests and proxies.
         """
@@ -170,6 +178,7 @@ class Client(_Common):
             notify,
             allow_simulated=allow_simulated,
             allow_plain_http=allow_plain_http,
+            allow_unsigned=allow_unsigned,
         )
         self._driver = SyncDriver(self.gateway, self.api_key, transport)
 
@@ -232,7 +241,7 @@ class Client(_Common):
 class AsyncClient(_Common):
     """The data owner's asynchronous client; see `Client` for the arguments."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
         gateway: str | None = None,
         *,
@@ -240,6 +249,7 @@ class AsyncClient(_Common):
         home: Path | None = None,
         allow_simulated: bool = False,
         allow_plain_http: bool = False,
+        allow_unsigned: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -251,6 +261,7 @@ class AsyncClient(_Common):
             notify,
             allow_simulated=allow_simulated,
             allow_plain_http=allow_plain_http,
+            allow_unsigned=allow_unsigned,
         )
         self._driver = AsyncDriver(self.gateway, self.api_key, transport)
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from privacy.bundle import Bundle, Column, standardise
 from privacy.client.answer import Answer, Check, answer_rows
-from privacy.client.home import JOB_ID, Home, trusted_keys
+from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
 from privacy.client.offline import check_sound
 from privacy.client.sessions import Context, Prepared, Session, session_for
@@ -44,6 +44,7 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.files import write_atomic
+from privacy.jws import keys_from_jwks
 from privacy.modes import Mode, who_sees_what
 from privacy.receipt import Receipt, verify_receipt
 from privacy.runs import MAX_ROWS
@@ -111,8 +112,12 @@ def infer(
         model_sha256=bundle.sha256,
         mode=mode,
         rows=answer_rows(manifest, opened.raw),
-        checks=(*_RECEIPT_CHECKS, *opened.checks),
-        caveats=(*_range_caveats(rows, manifest.columns, mode), *opened.caveats),
+        checks=(*_publisher_checks(bundle), *_RECEIPT_CHECKS, *opened.checks),
+        caveats=(
+            *_range_caveats(rows, manifest.columns, mode),
+            *(() if bundle.publisher else (_UNSIGNED,)),
+            *opened.caveats,
+        ),
         who_sees_what=who_sees_what(mode, simulated=opened.simulated),
         simulated=opened.simulated,
         seconds={k: round(v, 6) for k, v in meter.seconds.items()},
@@ -138,6 +143,16 @@ def _range_caveats(
     odd = ", ".join(sorted(set(names))[:5])
     outside = f"{len(names)} values lie outside the range the model was calibrated on"
     return (f"{outside} ({odd}): mode {mode} {does}",)
+
+
+_UNSIGNED = "no publisher signed this model: it is whatever the gateway serves"
+
+
+def _publisher_checks(bundle: Bundle) -> tuple[Check, ...]:
+    if not bundle.publisher:
+        return ()
+    detail = f"the manifest is signed by the pinned publisher {bundle.publisher}"
+    return (Check("publisher", detail),)
 
 
 _RECEIPT_CHECKS = (
@@ -308,7 +323,7 @@ def gateway_keys(home: Home, gateway: str) -> Flow[dict[str, Any]]:
         reply: Reply = yield Call("GET", "/.well-known/jwks.json")
         home.pin_keys(gateway, reply.object("key set"))
         pinned = home.pins(gateway)
-    return trusted_keys(pinned)
+    return keys_from_jwks(pinned)
 
 
 def _compare(name: str, found: object, expected: object) -> None:

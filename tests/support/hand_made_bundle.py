@@ -8,8 +8,11 @@ from privacy.bundle import (
     Manifest,
     ModePart,
     list_files,
+    open_bundle,
     write_manifest,
 )
+from privacy.files import default_home
+from privacy.publisher import publisher_key, sign_bundle
 
 
 def write_bundle(
@@ -53,4 +56,6 @@ def write_bundle(
         published_at=published_at,
         tool="hand",
     )
-    return write_manifest(root, manifest)
+    write_manifest(root, manifest)
+    sign_bundle(root, publisher_key(default_home()))
+    return open_bundle(root)
