@@ -8,11 +8,10 @@ from privacy.bundle import (
     Manifest,
     ModePart,
     list_files,
-    open_bundle,
     write_manifest,
 )
 from privacy.files import default_home
-from privacy.publisher import publisher_key, sign_bundle
+from privacy.publisher import load_trust, open_trusted, publisher_key, sign_bundle
 
 
 def write_bundle(
@@ -58,4 +57,4 @@ def write_bundle(
     )
     write_manifest(root, manifest)
     sign_bundle(root, publisher_key(default_home()))
-    return open_bundle(root)
+    return open_trusted(root, load_trust(default_home()))

@@ -9,7 +9,6 @@ import pytest
 from gateway.executors.worker import handler
 from privacy.bundle import SIGNATURE, Bundle
 from privacy.errors import BackendError, ConflictError, VerificationError
-from privacy.publisher import signer_of
 from privacy.runs import RunResult
 from tests.support.hand_made_bundle import write_bundle
 
@@ -41,7 +40,7 @@ def _request(folder: Path, bundle: Bundle, **changes: Any) -> dict[str, Any]:
         "mode": "zkml",
         "bundle": str(bundle.root),
         "model_sha256": bundle.sha256,
-        "publisher": signer_of(bundle),
+        "publisher": bundle.publisher,
         "keys": None,
         **paths,
         **changes,
