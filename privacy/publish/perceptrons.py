@@ -26,13 +26,11 @@ def express_perceptron(core: Any) -> Expressed | None:
 
 def _forward(core: Any, values: Any) -> Any:
     """Return raw outputs; scikit-learn itself gives them only after an activation."""
-    from scipy.special import expit
-
     hidden: dict[str, Callable[[Any], Any]] = {
         "identity": lambda v: v,
         "relu": lambda v: np.maximum(v, 0),
         "tanh": np.tanh,
-        "logistic": expit,
+        "logistic": lambda v: 1.0 / (1.0 + np.exp(-np.clip(v, -700, 700))),
     }
     for i, (weights, bias) in enumerate(
         zip(core.coefs_, core.intercepts_, strict=True)
