@@ -39,6 +39,13 @@ AllowUnsigned = Annotated[
     bool,
     typer.Option("--allow-unsigned", help="Accept a model that no publisher signed."),
 ]
+AllowOutOfRange = Annotated[
+    bool,
+    typer.Option(
+        "--allow-out-of-range",
+        help="Ask about values that the model was not calibrated on.",
+    ),
+]
 Input = Annotated[
     Path, typer.Option("--input", help="Rows of raw features: .csv, .npy or .json.")
 ]
@@ -170,6 +177,7 @@ def infer(
     input_: Input,
     allow_simulated: AllowSimulated = False,
     allow_unsigned: AllowUnsigned = False,
+    allow_out_of_range: AllowOutOfRange = False,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
@@ -184,6 +192,7 @@ def infer(
             home=home,
             allow_simulated=allow_simulated,
             allow_unsigned=allow_unsigned,
+            allow_out_of_range=allow_out_of_range,
             notify=notify,
         ) as client,
     ):

@@ -62,6 +62,7 @@ class _Common:
         notify: Callable[[Json], None],
         *,
         allow_simulated: bool,
+        allow_out_of_range: bool,
         allow_plain_http: bool,
         allow_unsigned: bool,
     ) -> None:
@@ -82,6 +83,7 @@ class _Common:
             gateway=self.gateway,
             notify=notify,
             allow_simulated=allow_simulated,
+            allow_out_of_range=allow_out_of_range,
         )
         self._allow_unsigned = allow_unsigned
         self._models: dict[str, Bundle] = {}
@@ -151,6 +153,7 @@ class Client(_Common):
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
         allow_unsigned: bool = False,
         notify: Callable[[Json], None] = _silent,
@@ -165,6 +168,8 @@ class Client(_Common):
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
                 nothing from the operator: for development only.
+            allow_out_of_range: Ask about values that the model was not calibrated on;
+                the answer's caveats name them. Refused by default.
             allow_plain_http: Send the API key unencrypted to another machine; also
                 `$PRIVACY_ALLOW_PLAIN_HTTP`. For networks that encrypt by themselves.
             allow_unsigned: Use models that no publisher signed; the answer says so.
@@ -177,6 +182,7 @@ class Client(_Common):
             home,
             notify,
             allow_simulated=allow_simulated,
+            allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
             allow_unsigned=allow_unsigned,
         )
@@ -248,6 +254,7 @@ class AsyncClient(_Common):
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
         allow_unsigned: bool = False,
         notify: Callable[[Json], None] = _silent,
@@ -260,6 +267,7 @@ class AsyncClient(_Common):
             home,
             notify,
             allow_simulated=allow_simulated,
+            allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
             allow_unsigned=allow_unsigned,
         )

@@ -10,7 +10,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from privacy.bundle import Bundle, Column, standardise
+from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
 from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
 from privacy.client.offline import check_sound
+from privacy.client.rows import range_caveats
 from privacy.client.sessions import Context, Prepared, Session, session_for
 from privacy.client.wire import (
     Call,
@@ -84,6 +85,9 @@ def infer(
     manifest = bundle.manifest
     manifest.mode(mode)
     rows = finite_rows(rows, columns=len(manifest.columns), max_rows=MAX_ROWS)
+    caveats = range_caveats(
+        rows, manifest.columns, mode, allow_out_of_range=context.allow_out_of_range
+    )
     meter.start()
     yield from fetch_files(bundle, mode, context.notify)
     meter.stage("model")
@@ -114,7 +118,7 @@ def infer(
         rows=answer_rows(manifest, opened.raw),
         checks=(*_publisher_checks(bundle), *_RECEIPT_CHECKS, *opened.checks),
         caveats=(
-            *_range_caveats(rows, manifest.columns, mode),
+            *caveats,
             *(() if bundle.publisher else (_UNSIGNED,)),
             *opened.caveats,
         ),
