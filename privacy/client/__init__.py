@@ -54,7 +54,7 @@ def _silent(_: Json) -> None:
 class _Common:
     """What both clients share: configuration, and flows that need no mode."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
         gateway: str | None,
         api_key: str | None,

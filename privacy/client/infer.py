@@ -131,24 +131,6 @@ def infer(
     )
 
 
-def _range_caveats(
-    rows: list[list[float]], columns: Sequence[Column], mode: Mode
-) -> tuple[str, ...]:
-    """Return what to say of values that the model was not calibrated on."""
-    names = [
-        column.name
-        for row in rows
-        for value, column in zip(row, columns, strict=True)
-        if not column.minimum <= value <= column.maximum
-    ]
-    if not names:
-        return ()
-    does = "clips them" if mode is Mode.FHE else "extrapolates"
-    odd = ", ".join(sorted(set(names))[:5])
-    outside = f"{len(names)} values lie outside the range the model was calibrated on"
-    return (f"{outside} ({odd}): mode {mode} {does}",)
-
-
 _UNSIGNED = "no publisher signed this model: it is whatever the gateway serves"
 
 
