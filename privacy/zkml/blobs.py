@@ -124,6 +124,16 @@ def parse_evidence(raw: bytes, *, instances: int, proof_bytes: int) -> list[Proo
     return [_parse_proof(item, instances, proof_bytes) for item in items]
 
 
+def proof_to_bytes(proof: Proof) -> bytes:
+    """Return a single proof as the node keeps it until the job is done."""
+    return canonical_json(proof.to_json())
+
+
+def proof_from_bytes(raw: bytes, *, instances: int, proof_bytes: int) -> Proof:
+    """Return the proof that `proof_to_bytes` described; see `parse_evidence`."""
+    return _parse_proof(parse_canonical(raw, what="proof"), instances, proof_bytes)
+
+
 def _parse_proof(item: object, instances: int, proof_bytes: int) -> Proof:
     _expect(item, {"instances", "proof"}, what="proof")
     assert isinstance(item, dict)
