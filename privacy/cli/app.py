@@ -38,8 +38,8 @@ HomeDir = Annotated[
 ]
 
 
-def command(name: str) -> Callable[[F], F]:
-    """Register a command whose errors become its exit code."""
+def command(name: str, *, group: typer.Typer | None = None) -> Callable[[F], F]:
+    """Register a command, of a group if one is given; errors become its exit code."""
 
     def register(function: F) -> F:
         @functools.wraps(function)
@@ -51,7 +51,7 @@ def command(name: str) -> Callable[[F], F]:
             except BaseException as exc:
                 raise typer.Exit(_failed(exc, bool(kwargs.get("as_json")))) from exc
 
-        app.command(name)(wrapped)
+        (group or app).command(name)(wrapped)
         return function
 
     return register

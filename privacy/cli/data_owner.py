@@ -33,6 +33,13 @@ AllowSimulated = Annotated[
         help="Accept a simulated enclave, which hides nothing from its operator.",
     ),
 ]
+AllowInsecureSrs = Annotated[
+    bool,
+    typer.Option(
+        "--allow-insecure-srs",
+        help="Accept proofs under an SRS that its maker can forge with.",
+    ),
+]
 Input = Annotated[
     Path, typer.Option("--input", help="Rows of raw features: .csv, .npy or .json.")
 ]
@@ -153,6 +160,7 @@ def infer(
     mode: Annotated[str, typer.Option(help="fhe, zkml or tee.")],
     input_: Input,
     allow_simulated: AllowSimulated = False,
+    allow_insecure_srs: AllowInsecureSrs = False,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
@@ -166,6 +174,7 @@ def infer(
             api_key=api_key,
             home=home,
             allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
             notify=notify,
         ) as client,
     ):
@@ -265,6 +274,7 @@ def verify(
         typer.Option("--input", help="The raw rows, to check that proofs are on them."),
     ] = None,
     allow_simulated: AllowSimulated = False,
+    allow_insecure_srs: AllowInsecureSrs = False,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -287,6 +297,7 @@ def verify(
             bundle=bundle,
             rows=input_,
             allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
         )
     if as_json:
         print_json(_verdict(verdict))

@@ -61,6 +61,7 @@ class _Common:
         notify: Callable[[Json], None],
         *,
         allow_simulated: bool,
+        allow_insecure_srs: bool,
         allow_plain_http: bool,
     ) -> None:
         self.home = Home(home or default_home())
@@ -80,6 +81,7 @@ class _Common:
             gateway=self.gateway,
             notify=notify,
             allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
         )
         self._models: dict[str, Bundle] = {}
 
@@ -138,13 +140,14 @@ def _plain(value: Any) -> Any:
 class Client(_Common):
     """The data owner's synchronous client."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is the data owner's choice
         self,
         gateway: str | None = None,
         *,
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_insecure_srs: bool = False,
         allow_plain_http: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.BaseTransport | None = None,
@@ -158,6 +161,8 @@ class Client(_Common):
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
                 nothing from the operator: for development only.
+            allow_insecure_srs: In mode `zkml` accept proofs under an SRS that its maker
+                can forge with: for development, or where you trust the publisher.
             allow_plain_http: Send the API key unencrypted to another machine; also
                 `$PRIVACY_ALLOW_PLAIN_HTTP`. For networks that encrypt by themselves.
             notify: Called with `{"stage": …}` as long work goes on.
@@ -169,6 +174,7 @@ class Client(_Common):
             home,
             notify,
             allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
             allow_plain_http=allow_plain_http,
         )
         self._driver = SyncDriver(self.gateway, self.api_key, transport)
@@ -232,13 +238,14 @@ class Client(_Common):
 class AsyncClient(_Common):
     """The data owner's asynchronous client; see `Client` for the arguments."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is the data owner's choice
         self,
         gateway: str | None = None,
         *,
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_insecure_srs: bool = False,
         allow_plain_http: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -250,6 +257,7 @@ class AsyncClient(_Common):
             home,
             notify,
             allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
             allow_plain_http=allow_plain_http,
         )
         self._driver = AsyncDriver(self.gateway, self.api_key, transport)

@@ -99,7 +99,11 @@ def test_api_md_gives_every_error_its_status_and_exit_code(error):
 
 def test_cli_md_describes_every_command_and_no_other():
     served = {command.name for command in app.registered_commands}
-    assert set(re.findall(r"(?m)^## `privacy ([\w-]+)", _read("cli.md"))) == served
+    groups = {g.name: g.typer_instance for g in app.registered_groups}
+    for name, group in groups.items():
+        served |= {f"{name} {c.name}" for c in group.registered_commands}
+    words = r"(?:" + "|".join(groups) + r") [\w-]+|[\w-]+"
+    assert set(re.findall(rf"(?m)^## `privacy ({words})", _read("cli.md"))) == served
 
 
 def test_who_sees_what_covers_every_mode():
