@@ -21,6 +21,7 @@ from gateway.store.blobs import Blobs
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs
 from privacy.modes import Mode
+from privacy.publisher import Trust, load_trust
 
 _log = structlog.get_logger()
 
@@ -49,6 +50,7 @@ class Gateway:
 
         Raises:
             UnavailableError: Another gateway uses the folder.
+            PrivacyError: The publishers to trust cannot be read.
         """
         if self._lock:
             return
@@ -59,7 +61,7 @@ class Gateway:
         self.api_keys = ApiKeys(self.database)
         self.blobs = Blobs(self.database, data_dir / "blobs")
         self.jobs = Jobs(self.database)
-        self.registry = ModelRegistry(self.settings.models_dir)
+        self.registry = ModelRegistry(self.settings.models_dir, self._trust)
 
     async def start(self) -> None:
         """Start running jobs, those of an earlier life first."""
@@ -99,6 +101,13 @@ class Gateway:
             self.database.close()
             self._lock.release()
             self._lock = None
+
+    def _trust(self) -> Trust:
+        return load_trust(
+            self.settings.home,
+            self.settings.trusted_publishers,
+            allow_unsigned=self.settings.allow_unsigned_bundles,
+        )
 
     def _attach_enclaves(self) -> None:
         parts = [(b, b.manifest.modes.get(Mode.TEE)) for b in self.registry.all()]

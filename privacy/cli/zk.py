@@ -5,19 +5,17 @@ from typing import Annotated
 
 import typer
 
-from privacy.cli.app import AsJson, HomeDir, app, command
+from privacy.cli.app import AsJson, HomeDir, command
 from privacy.cli.data_owner import AllowInsecureSrs
 from privacy.cli.output import out, print_json, progress, safe, table
-from privacy.client.home import Home, default_home
+from privacy.client.home import Home
 from privacy.client.proofs import ProvenAnswer, verify_proof_file
 from privacy.encoding import check_sha256
 from privacy.errors import FormatError
-
-zk = typer.Typer(help="Proofs: verify, audit.", no_args_is_help=True)
-app.add_typer(zk, name="zk")
+from privacy.files import default_home
 
 
-@command("verify", group=zk)
+@command("zk verify")
 def verify(
     proof: Annotated[Path, typer.Argument(help="A job's evidence.json, or the like.")],
     bundle: Annotated[
@@ -69,7 +67,7 @@ def _print_proven(answer: ProvenAnswer) -> None:
         out.print(line, soft_wrap=True)
 
 
-@command("audit", group=zk)
+@command("zk audit")
 def audit(
     bundle: Annotated[Path, typer.Argument(help="A published model's folder.")],
     onnx: Annotated[

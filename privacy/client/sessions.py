@@ -37,6 +37,7 @@ class Context:
     notify: Notify
     allow_simulated: bool = False
     allow_insecure_srs: bool = False
+    allow_out_of_range: bool = False
     memory: dict[tuple[str, Mode], Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

@@ -10,6 +10,8 @@ from privacy.bundle import (
     list_files,
     write_manifest,
 )
+from privacy.files import default_home
+from privacy.publisher import load_trust, open_trusted, publisher_key, sign_bundle
 
 
 def write_bundle(
@@ -53,4 +55,6 @@ def write_bundle(
         published_at=published_at,
         tool="hand",
     )
-    return write_manifest(root, manifest)
+    write_manifest(root, manifest)
+    sign_bundle(root, publisher_key(default_home()))
+    return open_trusted(root, load_trust(default_home()))
