@@ -33,6 +33,13 @@ AllowSimulated = Annotated[
         help="Accept a simulated enclave, which hides nothing from its operator.",
     ),
 ]
+AllowOutOfRange = Annotated[
+    bool,
+    typer.Option(
+        "--allow-out-of-range",
+        help="Ask about values that the model was not calibrated on.",
+    ),
+]
 Input = Annotated[
     Path, typer.Option("--input", help="Rows of raw features: .csv, .npy or .json.")
 ]
@@ -153,6 +160,7 @@ def infer(
     mode: Annotated[str, typer.Option(help="fhe, zkml or tee.")],
     input_: Input,
     allow_simulated: AllowSimulated = False,
+    allow_out_of_range: AllowOutOfRange = False,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
@@ -166,6 +174,7 @@ def infer(
             api_key=api_key,
             home=home,
             allow_simulated=allow_simulated,
+            allow_out_of_range=allow_out_of_range,
             notify=notify,
         ) as client,
     ):
@@ -181,6 +190,7 @@ def infer(
 def print_answer(answer: Answer, bundle: Bundle) -> None:
     """Print an answer as people want it: rows, what was checked, who saw what."""
     classes = bundle.manifest.classes
+    probable = any(r.probabilities for r in answer.rows)
     rows = [
         [str(i), r.label, *(f"{p:.4f}" for p in r.probabilities)]
         if classes
@@ -189,7 +199,7 @@ def print_answer(answer: Answer, bundle: Bundle) -> None:
     ]
     width = len(answer.rows[0].outputs)
     columns = (
-        ["row", "answer", *(f"p({c})" for c in classes)]
+        ["row", "answer", *(f"p({c})" for c in classes if probable)]
         if classes
         else ["row", *(f"output {i}" for i in range(width))]
     )

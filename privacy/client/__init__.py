@@ -61,6 +61,7 @@ class _Common:
         notify: Callable[[Json], None],
         *,
         allow_simulated: bool,
+        allow_out_of_range: bool,
         allow_plain_http: bool,
     ) -> None:
         self.home = Home(home or default_home())
@@ -80,6 +81,7 @@ class _Common:
             gateway=self.gateway,
             notify=notify,
             allow_simulated=allow_simulated,
+            allow_out_of_range=allow_out_of_range,
         )
         self._models: dict[str, Bundle] = {}
 
@@ -138,13 +140,14 @@ def _plain(value: Any) -> Any:
 class Client(_Common):
     """The data owner's synchronous client."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
         gateway: str | None = None,
         *,
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.BaseTransport | None = None,
@@ -158,6 +161,8 @@ class Client(_Common):
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
                 nothing from the operator: for development only.
+            allow_out_of_range: Ask about values that the model was not calibrated on;
+                the answer's caveats name them. Refused by default.
             allow_plain_http: Send the API key unencrypted to another machine; also
                 `$PRIVACY_ALLOW_PLAIN_HTTP`. For networks that encrypt by themselves.
             notify: Called with `{"stage": …}` as long work goes on.
@@ -169,6 +174,7 @@ class Client(_Common):
             home,
             notify,
             allow_simulated=allow_simulated,
+            allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
         )
         self._driver = SyncDriver(self.gateway, self.api_key, transport)
@@ -232,13 +238,14 @@ class Client(_Common):
 class AsyncClient(_Common):
     """The data owner's asynchronous client; see `Client` for the arguments."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
         gateway: str | None = None,
         *,
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -250,6 +257,7 @@ class AsyncClient(_Common):
             home,
             notify,
             allow_simulated=allow_simulated,
+            allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
         )
         self._driver = AsyncDriver(self.gateway, self.api_key, transport)

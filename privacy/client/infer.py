@@ -10,7 +10,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from privacy.bundle import Bundle, Column, standardise
+from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
 from privacy.client.home import JOB_ID, Home, trusted_keys
 from privacy.client.model import Notify, fetch_files, label
 from privacy.client.offline import check_sound
+from privacy.client.rows import range_caveats
 from privacy.client.sessions import Context, Prepared, Session, session_for
 from privacy.client.wire import (
     Call,
@@ -83,6 +84,9 @@ def infer(
     manifest = bundle.manifest
     manifest.mode(mode)
     rows = finite_rows(rows, columns=len(manifest.columns), max_rows=MAX_ROWS)
+    caveats = range_caveats(
+        rows, manifest.columns, mode, allow_out_of_range=context.allow_out_of_range
+    )
     meter.start()
     yield from fetch_files(bundle, mode, context.notify)
     meter.stage("model")
@@ -112,7 +116,7 @@ def infer(
         mode=mode,
         rows=answer_rows(manifest, opened.raw),
         checks=(*_RECEIPT_CHECKS, *opened.checks),
-        caveats=(*_range_caveats(rows, manifest.columns, mode), *opened.caveats),
+        caveats=(*caveats, *opened.caveats),
         who_sees_what=who_sees_what(mode, simulated=opened.simulated),
         simulated=opened.simulated,
         seconds={k: round(v, 6) for k, v in meter.seconds.items()},
@@ -120,24 +124,6 @@ def infer(
         bytes_down=meter.bytes_down,
         receipt=folder / "receipt.json",
     )
-
-
-def _range_caveats(
-    rows: list[list[float]], columns: Sequence[Column], mode: Mode
-) -> tuple[str, ...]:
-    """Return what to say of values that the model was not calibrated on."""
-    names = [
-        column.name
-        for row in rows
-        for value, column in zip(row, columns, strict=True)
-        if not column.minimum <= value <= column.maximum
-    ]
-    if not names:
-        return ()
-    does = "clips them" if mode is Mode.FHE else "extrapolates"
-    odd = ", ".join(sorted(set(names))[:5])
-    outside = f"{len(names)} values lie outside the range the model was calibrated on"
-    return (f"{outside} ({odd}): mode {mode} {does}",)
 
 
 _RECEIPT_CHECKS = (

@@ -36,6 +36,7 @@ class Context:
     gateway: str
     notify: Notify
     allow_simulated: bool = False
+    allow_out_of_range: bool = False
     memory: dict[tuple[str, Mode], Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
