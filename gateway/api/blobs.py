@@ -92,8 +92,10 @@ def _add_routes(path: str, kind: str, what: str) -> None:
         responses=_PARTIAL,
         summary=f"Whether this tenant uploaded {what}: 200, 204 for a part, 404",
     )
-    def head(gateway: GatewayDep, key: JobWriter, sha256: Digest) -> Response:
-        return _head(gateway, Owner(key.tenant, kind, sha256))
+    async def head(gateway: GatewayDep, key: JobWriter, sha256: Digest) -> Response:
+        owner = Owner(key.tenant, kind, sha256)
+        await gateway.uploads.parts.settle(owner)
+        return await asyncio.to_thread(_head, gateway, owner)
 
     @router.delete(
         path + "/{sha256}",

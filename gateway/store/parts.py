@@ -12,13 +12,12 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+from gateway.store.arrival import Arrival, Room
 from privacy.encoding import check_sha256
 from privacy.errors import (
     ConflictError,
     FormatError,
-    LimitError,
     PrivacyError,
     UnavailableError,
 )
@@ -26,7 +25,7 @@ from privacy.errors import (
 PART_TTL_S = 86400.0
 _RESERVE_BYTES = 1 << 28  # of the disk, so that jobs can still be written down
 _PATIENCE_S = 60.0
-_LEAST_BYTES_PER_S = 10_000
+_SETTLE_S = 1.0
 _KEEP_BYTES = 1 << 20  # less is sent again faster than it is gone on with
 
 
@@ -46,23 +45,6 @@ class Owner:
     def name(self) -> str:
         """The stem of its files; no tenant's name holds a plus sign."""
         return f"{self.tenant}+{self.kind}+{self.sha256}"
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """How many bytes an upload may have, and how the refusal of more is called."""
-
-    max_bytes: int
-    error: LimitError
-
-    def check(self, size: int) -> None:
-        """Refuse a size that is too large.
-
-        Raises:
-            LimitError: It is.
-        """
-        if size > self.max_bytes:
-            raise self.error
 
 
 class Parts:
@@ -88,6 +70,7 @@ class Parts:
         self._reserve_bytes = reserve_bytes
         self._patience_s = patience_s
         self._keep_bytes = keep_bytes
+        self._arrivals: dict[str, list[Arrival]] = {}
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left_over in folder.iterdir():
             if left_over.suffix != ".part":
@@ -99,6 +82,22 @@ class Parts:
             return self._shelved(owner).stat().st_size
         except FileNotFoundError:
             return 0
+
+    async def settle(self, owner: Owner) -> None:
+        """Wait until requests of a dead connection have ended, at most a second or so.
+
+        Whoever lost a connection asks at once how much came; we may not know of the
+        loss yet. A request from which nothing came for a second is ended.
+        """
+        asked_at = time.monotonic()
+        while arrivals := self._arrivals.get(owner.name):
+            at = time.monotonic()
+            if at > asked_at + 2 * _SETTLE_S:
+                return  # another request that goes on: leave it alone
+            for arrival in arrivals:
+                if at > arrival.last_at + _SETTLE_S:
+                    arrival.end()
+            await asyncio.sleep(_SETTLE_S / 50)
 
     def bytes_of(self, tenant: str) -> int:
         """Return how many bytes a tenant has on their way."""
@@ -144,12 +143,20 @@ class Parts:
         """
         room.check(offset + announced_bytes)
         part = self._claim(owner, offset)
+        arrival = Arrival(chunks, patience_s=self._patience_s)
+        arrivals = self._arrivals.setdefault(owner.name, [])
+        arrivals.append(arrival)
         try:
             with part.open("ab") as file:
                 digest = hashlib.sha256()
                 if offset:
                     digest = await asyncio.to_thread(_digest, part)
-                size = offset + await self._write(chunks, file, digest, room, offset)
+                while (chunk := await arrival.next()) is not None:
+                    room.check(offset + arrival.size)
+                    self._check_disk()
+                    digest.update(chunk)
+                    file.write(chunk)
+            size = offset + arrival.size
             _check_upload(size, digest.hexdigest(), owner.sha256)
         except PrivacyError as exc:
             if exc.code == "upload-too-slow":
@@ -159,36 +166,11 @@ class Parts:
         except BaseException:  # the connection broke, or the gateway stops
             self._shelve(part)
             raise
+        finally:
+            arrivals.remove(arrival)
+            if not arrivals:
+                self._arrivals.pop(owner.name, None)
         return part, size
-
-    async def _write(
-        self,
-        chunks: AsyncIterator[bytes],
-        file: BinaryIO,
-        digest: "hashlib._Hash",
-        room: Room,
-        offset: int,
-    ) -> int:
-        size, began, arriving = 0, time.monotonic(), aiter(chunks)
-        while (chunk := await self._next(arriving, began, size)) is not None:
-            size += len(chunk)
-            room.check(offset + size)
-            self._check_disk()
-            digest.update(chunk)
-            file.write(chunk)
-        return size
-
-    async def _next(
-        self, chunks: AsyncIterator[bytes], began: float, size: int
-    ) -> bytes | None:
-        """Return the next chunk, None at the end."""
-        allowed_s = self._patience_s + size / _LEAST_BYTES_PER_S
-        try:
-            async with asyncio.timeout(began + allowed_s - time.monotonic()):
-                return await anext(chunks, None)
-        except TimeoutError:
-            msg = f"only {size} bytes came in {allowed_s:.0f} s: upload again"
-            raise LimitError(msg, code="upload-too-slow") from None
 
     def _claim(self, owner: Owner, offset: int) -> Path:
         """Return the file to write to, which no other request knows."""

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
 from gateway.clock import later, now
+from gateway.store.arrival import Room
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
 from gateway.store.jobs import OPEN
-from gateway.store.parts import Owner, Parts, Room
+from gateway.store.parts import Owner, Parts
 from gateway.store.tables import jobs, uploads
 from privacy.errors import ConflictError, LimitError, NotFoundError
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store.parts import Owner, Parts, Room
+from gateway.store.arrival import Room
+from gateway.store.parts import Owner, Parts
 from privacy.encoding import sha256_hex
 from privacy.errors import (
     ConflictError,
@@ -191,6 +192,42 @@ def test_uploads_leave_room_on_the_disk(tmp_path: Path):
         receive(parts, CONTENT)
     assert refusal.value.code == "storage-full"
     assert files(parts) == []
+
+
+def test_who_asks_how_much_came_makes_a_dead_request_end(parts: Parts):
+    async def stall() -> AsyncIterator[bytes]:
+        yield CONTENT[:4000]
+        await asyncio.sleep(60)
+
+    async def ask() -> object:
+        dead = parts.receive(stall(), owner=OWNER, room=ROOMY)
+        task = asyncio.create_task(dead)
+        await asyncio.sleep(0)
+        await parts.settle(Owner("b", "keys", OWNER.sha256))  # not theirs to wait for
+        assert not task.done()
+        await parts.settle(OWNER)
+        return (await asyncio.gather(task, return_exceptions=True))[0]
+
+    ended = asyncio.run(ask())
+    assert isinstance(ended, LimitError)
+    assert parts.offset(OWNER) == 4000
+
+
+def test_who_asks_leaves_a_live_request_alone(parts: Parts):
+    async def live() -> AsyncIterator[bytes]:
+        for at in range(0, len(CONTENT), 500):
+            yield CONTENT[at : at + 500]
+            await asyncio.sleep(0.2)
+
+    async def ask() -> tuple[Path, int]:
+        task = asyncio.create_task(parts.receive(live(), owner=OWNER, room=ROOMY))
+        await asyncio.sleep(0)
+        await parts.settle(OWNER)
+        assert not task.done()
+        return await task
+
+    part, _ = asyncio.run(ask())
+    assert part.read_bytes() == CONTENT
 
 
 def test_what_nobody_goes_on_with_is_swept(parts: Parts):
