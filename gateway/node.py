@@ -25,6 +25,7 @@ from gateway.store.jobs import Jobs
 from gateway.store.parts import Parts
 from gateway.store.uploads import Allowance, Uploads
 from privacy.modes import Mode
+from privacy.publisher import Trust, load_trust
 
 _log = structlog.get_logger()
 
@@ -54,6 +55,7 @@ class Gateway:
 
         Raises:
             UnavailableError: Another gateway uses the folder.
+            PrivacyError: The publishers to trust cannot be read.
         """
         if self._lock:
             return
@@ -68,7 +70,7 @@ class Gateway:
             self.database, self.blobs, parts, _allowance(self.settings)
         )
         self.jobs = Jobs(self.database)
-        self.registry = ModelRegistry(self.settings.models_dir)
+        self.registry = ModelRegistry(self.settings.models_dir, self._trust)
 
     async def start(self) -> None:
         """Start running jobs, those of an earlier life first."""
@@ -117,6 +119,13 @@ class Gateway:
         while True:
             await _remove(self.uploads.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
+
+    def _trust(self) -> Trust:
+        return load_trust(
+            self.settings.home,
+            self.settings.trusted_publishers,
+            allow_unsigned=self.settings.allow_unsigned_bundles,
+        )
 
     def _attach_enclaves(self) -> None:
         parts = [(b, b.manifest.modes.get(Mode.TEE)) for b in self.registry.all()]

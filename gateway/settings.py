@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from privacy.files import default_home
 from privacy.modes import Mode
 
 
@@ -21,6 +22,14 @@ class Settings(BaseSettings):
         default=Path("var/gateway/models"),
         description="Published bundles, NAME/VERSION/manifest.json.",
     )
+    home: Path = Field(
+        default_factory=default_home,
+        description="Its publishers.json names whose bundles are loaded.",
+    )
+    trusted_publishers: tuple[Path, ...] = Field(
+        default=(), description="Files with public keys of more publishers."
+    )
+    allow_unsigned_bundles: bool = False
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
     node_name: str = Field(default="local", min_length=1, max_length=63)

@@ -74,6 +74,7 @@ class ModelOut(BaseModel):
     name: str
     version: str
     model_sha256: str
+    publisher: str = Field(description="Key id of who signed it; empty if nobody did.")
     task: str
     published_at: Time
     modes: dict[str, bool | str] = Field(

@@ -20,7 +20,7 @@ import httpx
 from privacy.bundle import Bundle
 from privacy.client.answer import Answer, Check, Row
 from privacy.client.drive import AsyncDriver, SyncDriver
-from privacy.client.home import Home, default_home
+from privacy.client.home import Home
 from privacy.client.infer import Meter, infer
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.offline import Verdict, verify_saved
@@ -28,6 +28,7 @@ from privacy.client.sessions import Context
 from privacy.client.wire import Call, Flow
 from privacy.encoding import Json
 from privacy.errors import AuthError
+from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
 
 __all__ = [
@@ -53,7 +54,7 @@ def _silent(_: Json) -> None:
 class _Common:
     """What both clients share: configuration, and flows that need no mode."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
         gateway: str | None,
         api_key: str | None,
@@ -63,6 +64,7 @@ class _Common:
         allow_simulated: bool,
         allow_out_of_range: bool,
         allow_plain_http: bool,
+        allow_unsigned: bool,
     ) -> None:
         self.home = Home(home or default_home())
         config = self.home.config()
@@ -83,6 +85,7 @@ class _Common:
             allow_simulated=allow_simulated,
             allow_out_of_range=allow_out_of_range,
         )
+        self._allow_unsigned = allow_unsigned
         self._models: dict[str, Bundle] = {}
 
     def _infer(self, model: str, rows: Any, mode: str, meter: Meter) -> Flow[Answer]:
@@ -97,7 +100,10 @@ class _Common:
     def _model(self, reference: str) -> Flow[Bundle]:
         if reference not in self._models:
             self._models[reference] = yield from fetch_model(
-                self.home, self.gateway, reference
+                self.home,
+                self.gateway,
+                reference,
+                allow_unsigned=self._allow_unsigned,
             )
         return self._models[reference]
 
@@ -149,6 +155,7 @@ class Client(_Common):
         allow_simulated: bool = False,
         allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
+        allow_unsigned: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -165,6 +172,7 @@ class Client(_Common):
                 the answer's caveats name them. Refused by default.
             allow_plain_http: Send the API key unencrypted to another machine; also
                 `$PRIVACY_ALLOW_PLAIN_HTTP`. For networks that encrypt by themselves.
+            allow_unsigned: Use models that no publisher signed; the answer says so.
             notify: Called with `{"stage": …}` as long work goes on.
             transport: For tests and proxies.
         """
@@ -176,6 +184,7 @@ class Client(_Common):
             allow_simulated=allow_simulated,
             allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
+            allow_unsigned=allow_unsigned,
         )
         self._driver = SyncDriver(self.gateway, self.api_key, transport)
 
@@ -247,6 +256,7 @@ class AsyncClient(_Common):
         allow_simulated: bool = False,
         allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
+        allow_unsigned: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -259,6 +269,7 @@ class AsyncClient(_Common):
             allow_simulated=allow_simulated,
             allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
+            allow_unsigned=allow_unsigned,
         )
         self._driver = AsyncDriver(self.gateway, self.api_key, transport)
 

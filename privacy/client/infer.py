@@ -21,7 +21,7 @@ import numpy as np
 
 from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
-from privacy.client.home import JOB_ID, Home, trusted_keys
+from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
 from privacy.client.offline import check_sound
 from privacy.client.rows import range_caveats
@@ -46,6 +46,7 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.files import write_atomic
+from privacy.jws import keys_from_jwks
 from privacy.modes import Mode, who_sees_what
 from privacy.receipt import Receipt, verify_receipt
 from privacy.runs import MAX_ROWS
@@ -116,8 +117,12 @@ def infer(
         model_sha256=bundle.sha256,
         mode=mode,
         rows=answer_rows(manifest, opened.raw),
-        checks=(*_RECEIPT_CHECKS, *opened.checks),
-        caveats=(*caveats, *opened.caveats),
+        checks=(*_publisher_checks(bundle), *_RECEIPT_CHECKS, *opened.checks),
+        caveats=(
+            *caveats,
+            *(() if bundle.publisher else (_UNSIGNED,)),
+            *opened.caveats,
+        ),
         who_sees_what=who_sees_what(mode, simulated=opened.simulated),
         simulated=opened.simulated,
         seconds={k: round(v, 6) for k, v in meter.seconds.items()},
@@ -125,6 +130,16 @@ def infer(
         bytes_down=meter.bytes_down,
         receipt=folder / "receipt.json",
     )
+
+
+_UNSIGNED = "no publisher signed this model: it is whatever the gateway serves"
+
+
+def _publisher_checks(bundle: Bundle) -> tuple[Check, ...]:
+    if not bundle.publisher:
+        return ()
+    detail = f"the manifest is signed by the pinned publisher {bundle.publisher}"
+    return (Check("publisher", detail),)
 
 
 _RECEIPT_CHECKS = (
@@ -297,7 +312,7 @@ def gateway_keys(home: Home, gateway: str) -> Flow[dict[str, Any]]:
         reply: Reply = yield Call("GET", "/.well-known/jwks.json")
         home.pin_keys(gateway, reply.object("key set"))
         pinned = home.pins(gateway)
-    return trusted_keys(pinned)
+    return keys_from_jwks(pinned)
 
 
 def _compare(name: str, found: object, expected: object) -> None:

@@ -11,6 +11,8 @@ from privacy.bundle import (
     write_manifest,
 )
 from privacy.encoding import Json
+from privacy.files import default_home
+from privacy.publisher import load_trust, open_trusted, publisher_key, sign_bundle
 
 
 def write_bundle(
@@ -55,4 +57,6 @@ def write_bundle(
         published_at=published_at,
         tool="hand",
     )
-    return write_manifest(root, manifest)
+    write_manifest(root, manifest)
+    sign_bundle(root, publisher_key(default_home()))
+    return open_trusted(root, load_trust(default_home()))
