@@ -1,6 +1,7 @@
 """A published model: one directory with a manifest and one part per privacy mode.
 
     manifest.json      canonical JSON; its SHA-256 is the model digest
+    manifest.jws       the publisher's signature; see `privacy.publisher`
     fhe/ zkml/ tee/    what each mode needs, each file pinned by the manifest
 
 A bundle holds compiled code: install only bundles that you or your publisher made.
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any
 
+from privacy.activations import ACTIVATIONS, class_count
 from privacy.encoding import (
     Json,
     canonical_json,
@@ -27,6 +29,7 @@ from privacy.modes import Mode
 
 FORMAT = "privacy-compute/bundle/1"
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.jws"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -82,8 +85,8 @@ class Manifest:
     Attributes:
         task: `classification`, `regression` or `raw` (outputs as the model gives them).
         classes: Class names in output order; empty unless classification.
-        activation: What the client applies to the model's raw outputs: `none`,
-            `sigmoid` (one output, two classes) or `softmax`.
+        activation: What the client applies to the model's raw outputs; see
+            `privacy.activations`.
         outputs: Width of the raw output row.
     """
 
@@ -207,12 +210,13 @@ def _check(m: Manifest) -> None:
         check_sha256(entry.sha256, what=f"digest of {path}")
     classes = 0
     if m.task == "classification":
-        classes = 2 if m.activation == "sigmoid" else m.outputs
+        classes = class_count(m.activation, m.outputs)
     if (
-        m.activation not in {"none", "sigmoid", "softmax"}
+        m.activation not in ACTIVATIONS
         or m.task not in {"classification", "regression", "raw"}
         or m.outputs < 1
         or len(m.classes) != classes
+        or (m.task == "classification" and not classes)
         or not set(m.modes) <= set(Mode)
         or any(entry.bytes < 0 for entry in m.files.values())
         or not 0 < len({c.name for c in m.columns}) == len(m.columns)
@@ -223,11 +227,17 @@ def _check(m: Manifest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk."""
+    """A bundle on disk.
+
+    Attributes:
+        sha256: The model digest.
+        publisher: Key id of the publisher whose signature was checked, else empty.
+    """
 
     root: Path
     manifest: Manifest
     sha256: str
+    publisher: str = ""
 
     def path(self, name: str) -> Path:
         """Return where a file of the manifest lies.
@@ -282,7 +292,8 @@ def list_files(root: Path, public: frozenset[str]) -> dict[str, FileEntry]:
     return {
         name: FileEntry(sha256_file(p), p.stat().st_size, name in public)
         for p in sorted(root.rglob("*"))
-        if p.is_file() and (name := p.relative_to(root).as_posix()) != MANIFEST
+        if p.is_file()
+        and (name := p.relative_to(root).as_posix()) not in {MANIFEST, SIGNATURE}
     }
 
 
@@ -301,20 +312,3 @@ def standardise(rows: Sequence[Sequence[float]], columns: Sequence[Column]) -> A
     offset = np.array([c.offset for c in columns])
     scale = np.array([c.scale for c in columns])
     return (np.asarray(rows, dtype=np.float64) - offset) / scale
-
-
-def activate(raw: Any, activation: str) -> Any:
-    """Return probabilities from raw outputs, shape (rows, outputs or classes).
-
-    `sigmoid` turns one column into two (class 0, class 1).
-    """
-    import numpy as np
-
-    raw = np.asarray(raw, dtype=np.float64)
-    if activation == "sigmoid":
-        p = 1.0 / (1.0 + np.exp(-np.clip(raw[:, :1], -700, 700)))
-        return np.concatenate([1.0 - p, p], axis=1)
-    if activation == "softmax":
-        e = np.exp(raw - raw.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
-    return raw
