@@ -14,6 +14,7 @@ from privacy.bundle import Bundle
 from privacy.client.answer import Check
 from privacy.client.home import Home
 from privacy.client.model import Notify
+from privacy.client.upload import upload, uploaded
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical, sha256_hex
 from privacy.errors import FormatError, NotFoundError, VerificationError
@@ -136,16 +137,15 @@ class _Fhe:
             raw = yield Work(keys.client.evaluation_keys)
             keys.sha256 = sha256_hex(raw)
         path = f"/v1/keys/{keys.sha256}"
-        head: Reply = yield Call("HEAD", path, accept=(200, 404))
-        if head.status != 200:  # noqa: PLR2004 - HTTP
+        is_here, offset = yield from uploaded(path)
+        if not is_here:
             raw = raw or (yield Work(keys.client.evaluation_keys))
-            event = {"stage": "upload keys", "bytes": len(raw), "total": 10}
-            self.context.notify(event)
-            yield Call(
-                "PUT",
+            yield from upload(
                 path,
-                body=raw,
-                sent=lambda tenths: self.context.notify({**event, "done": tenths}),
+                raw,
+                notify=self.context.notify,
+                stage="upload keys",
+                offset=offset,
             )
         return keys.sha256
 
