@@ -20,7 +20,11 @@ class Runner(Protocol):
     """One mode's engine, loaded for one model."""
 
     def run(
-        self, input_blob: bytes, keys: Path | None, progress: Progress, rows: RowStore
+        self,
+        input_blob: bytes,
+        keys: Path | None,
+        progress: Progress,
+        rows: RowStore | None,
     ) -> RunResult:
         """Return the output for an input blob."""
 
