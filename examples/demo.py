@@ -94,6 +94,7 @@ def published(model: Any, table: Any) -> Bundle:
             name=NAME,
             version="1",
             store=VAR / "models",
+            home=VAR / "publisher",
             progress=notify,
         )
     for mode, part in bundle.manifest.modes.items():
@@ -142,7 +143,7 @@ def gateway() -> Iterator[tuple[str, str]]:
     log = (VAR / "gateway.log").open("wb")
     command = [sys.executable, "-m", "privacy", "serve", "--json"]
     command += ["--data", str(VAR / "gateway"), "--store", str(VAR / "models")]
-    command += ["--port", str(port)]
+    command += ["--port", str(port), "--home", str(VAR / "publisher")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
     try:
         assert process.stdout is not None
@@ -192,6 +193,7 @@ def ask(url: str, api_key: str, patients: list[list[float]]) -> list[Answer]:
             api_key=api_key,
             home=VAR / "home",
             allow_simulated=True,  # no enclave hardware here; shown in the answer
+            allow_insecure_srs=True,  # made here, offline; shown in the answer
             notify=lambda event: notify({"mode": mode, **event}),
         ) as client,
     ):
@@ -263,7 +265,7 @@ def verify(receipt: Path) -> int:
     command = [sys.executable, "-m", "privacy", "verify", str(receipt), "--json"]
     environment = {**os.environ, "PRIVACY_HOME": str(VAR / "home")}
     return subprocess.run(
-        [*command, "--allow-simulated"],
+        [*command, "--allow-simulated", "--allow-insecure-srs"],
         env=environment,
         stdout=subprocess.DEVNULL,
         check=False,

@@ -105,6 +105,8 @@ Compiler = Callable[[PartRequest, Any, Floats, Options, Progress], Compiled]
 
 def _compilers(estimator: Any, options: Options) -> tuple[Compiler, ...]:
     """Return the ways to compile, the preferred first."""
+    if type(estimator).__name__ in _ONE_WAY:
+        return (_ONE_WAY[type(estimator).__name__],)
     native = _native_dense if estimator is None else _native_trees
     if options.circuit == "fhe-native":
         return (native,)
@@ -168,6 +170,31 @@ def _readable(kind: str) -> Iterator[None]:
     except Exception as exc:
         msg = f"it cannot be compiled {kind} ({_plain(exc)})"
         raise BackendError(msg, code="fhe-compile-failed") from exc
+
+
+def _quantized(
+    request: PartRequest,
+    estimator: Any,
+    calibration: Floats,
+    options: Options,
+    progress: Progress,
+) -> Compiled:
+    """Return a network trained with quantization, compiled as it was trained."""
+    progress({"stage": "compile", "attempt": "quantized network"})
+    from privacy.fhe.backends.quantized import compile_quantized
+
+    with _readable("as a quantized network"):
+        return compile_quantized(
+            estimator,
+            calibration,
+            p_error=options.p_error,
+            activation=request.activation,
+            task=request.task,
+        )
+
+
+_ONE_WAY: dict[str, Compiler] = {"QuantizedNetwork": _quantized}
+"""Models that only one of our compilers knows."""
 
 
 def _concrete_ml(

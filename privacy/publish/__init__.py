@@ -9,13 +9,14 @@ The engines run in child processes; this one stays light and reports progress.
 import errno
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy import __version__
 from privacy.bundle import (
@@ -31,8 +32,11 @@ from privacy.bundle import (
 from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
 from privacy.errors import BackendError, ConflictError, FormatError, PrivacyError
+from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
+from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
+from privacy.publisher import publisher_key, sign_bundle, signer_of
 from privacy.publishing import PartRequest, PartResult
 from privacy.tee.measure import measure
 
@@ -40,6 +44,9 @@ PREPARE_TIMEOUT_S = 600.0
 PART_TIMEOUT_S = 3600.0
 
 __all__ = ["is_current", "publish"]
+
+Run = Callable[..., Json]
+"""How a handler is asked in a child process; see `privacy.child.run_in_child`."""
 
 
 def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
@@ -56,13 +63,16 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     task: str = "",
     activation: str = "",
     options: Mapping[Mode, Json] | None = None,
+    home: Path | None = None,
     progress: Progress = lambda _: None,
+    run: Run = run_in_child,
 ) -> Bundle:
     """Compile a model into a bundle under `store/name/version` and return it.
 
     Args:
         model: A model file (see `privacy.publish.export.load_core`), a fitted
-            scikit-learn or XGBoost estimator, or a PyTorch module.
+            scikit-learn, XGBoost or Concrete-ML estimator, or a PyTorch or Brevitas
+            module. docs/models.md lists what each mode can serve.
         data: Calibration rows, raw as users have them: a `.csv` or `.npy` file, or an
             array of shape (rows, features).
         name: The model's name.
@@ -75,7 +85,10 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         task: For networks: `classification` or `regression`; raw outputs by default.
         activation: For networks: one of `privacy.activations`.
         options: Choices for one mode; see the mode's `publish` module.
+        home: Holds the publisher's key, made at the first publish; by default
+            `$PRIVACY_HOME` or `~/.privacy`.
         progress: Called with `{"mode", "stage", …}` as work goes on.
+        run: `privacy.child.Children.run` keeps engines loaded between publishes.
 
     Raises:
         FormatError: The model or the data cannot be used.
@@ -85,13 +98,14 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     check_name(name)
     if version is not None and (store / name / check_name(version)).exists():
         raise _taken(name, version)
+    private_key = publisher_key(home or default_home())  # before the long work
     (store / name).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=store / name, prefix=".publishing-"
     ) as scratch:
         work, root = Path(scratch) / "work", Path(scratch) / "bundle"
         work.mkdir()
-        schema = run_in_child(
+        schema = run(
             "privacy.publish.prepare:handler",
             {
                 "model": str(_model_file(model, data, work)),
@@ -106,7 +120,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             timeout_s=PREPARE_TIMEOUT_S,
             progress=lambda p: progress({"mode": "", **p}),
         )
-        parts, public = _parts(work, root, schema, modes, options or {}, progress)
+        parts, public = _parts(work, root, schema, modes, options or {}, progress, run)
         if not any(part.available for part in parts.values()):
             reasons = "; ".join(f"{m}: {part.reason}" for m, part in parts.items())
             msg = f"no mode can serve this model ({reasons})"
@@ -125,11 +139,19 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             published_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             tool=f"privacy-compute {__version__}",
         )
-        final = _put(root, manifest, store, fixed=version is not None)
-    return open_bundle(final)
+        final = _put(root, manifest, store, private_key, fixed=version is not None)
+    bundle = open_bundle(final)
+    return replace(bundle, publisher=signer_of(bundle))
 
 
-def _put(root: Path, manifest: Manifest, store: Path, *, fixed: bool) -> Path:
+def _put(
+    root: Path,
+    manifest: Manifest,
+    store: Path,
+    private_key: Ed25519PrivateKey,
+    *,
+    fixed: bool,
+) -> Path:
     """Move a bundle to its place; if another publish took it, to the next version.
 
     Raises:
@@ -138,6 +160,7 @@ def _put(root: Path, manifest: Manifest, store: Path, *, fixed: bool) -> Path:
     while True:
         final = store / manifest.name / manifest.version
         write_manifest(root, manifest)
+        sign_bundle(root, private_key)
         try:
             root.rename(final)
         except OSError as exc:
@@ -156,11 +179,14 @@ def _taken(name: str, version: str) -> ConflictError:
 
 
 def is_current(bundle: Bundle) -> bool:
-    """Return whether this installation's enclave is the one the bundle expects.
+    """Return whether this installation can serve a bundle as it was published.
 
-    Its measurement covers our code, the interpreter and its libraries: after an
+    It has to be signed, and this installation's enclave the one it expects. The
+    enclave's measurement covers our code, the interpreter and its libraries: after an
     upgrade a bundle has to be published again to be served in mode `tee`.
     """
+    if not signer_of(bundle):
+        return False
     part = bundle.manifest.modes.get(Mode.TEE)
     if part is None or not part.available:
         return True
@@ -175,6 +201,7 @@ def _parts(
     modes: Sequence[Mode],
     options: Mapping[Mode, Json],
     progress: Progress,
+    run: Run,
 ) -> tuple[dict[str, ModePart], list[str]]:
     parts: dict[str, ModePart] = {}
     public: list[str] = []
@@ -196,7 +223,7 @@ def _parts(
             task=schema["task"],
             options=options.get(mode, {}),
         )
-        result = _part(mode, request, progress)
+        result = _part(mode, request, progress, run)
         if not result.available:
             shutil.rmtree(out)
         public += [f"{mode}/{file}" for file in result.public]
@@ -210,10 +237,10 @@ def _parts(
     return parts, public
 
 
-def _part(mode: Mode, request: PartRequest, progress: Progress) -> PartResult:
+def _part(mode: Mode, request: PartRequest, progress: Progress, run: Run) -> PartResult:
     """Return a mode's part; a mode that fails says why and fails nothing else."""
     try:
-        answer = run_in_child(
+        answer = run(
             f"privacy.{mode}.publish:handler",
             request.to_json(),
             timeout_s=PART_TIMEOUT_S,
@@ -251,6 +278,10 @@ def _model_file(model: Any, data: Any, work: Path) -> Path:
         if isinstance(data, str | Path):
             msg = "give the calibration data of a torch module as an array"
             raise FormatError(msg)
+        if has_quantized_layers(model):
+            path = work / "model.onnx"
+            path.write_bytes(qonnx_of(model, table_from_array(data).rows[:20]))
+            return path
         path = work / "model.pt"
         rows = torch.tensor(table_from_array(data).rows[:2], dtype=torch.float32)
         try:
@@ -263,7 +294,7 @@ def _model_file(model: Any, data: Any, work: Path) -> Path:
 
     path = work / "model.joblib"
     try:
-        joblib.dump(model, path)
+        joblib.dump(portable(model), path)
     except Exception as exc:
         msg = f"the model cannot be saved with joblib: {type(exc).__name__}"
         raise FormatError(msg, code="unsupported-model") from exc

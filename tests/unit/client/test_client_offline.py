@@ -10,7 +10,8 @@ from privacy.client import offline, verify_saved
 from privacy.client.home import Home
 from privacy.encoding import sha256_hex
 from privacy.errors import BackendError, UnavailableError, VerificationError
-from privacy.receipt import Receipt, public_jwk, sign_receipt
+from privacy.jws import public_jwk
+from privacy.receipt import Receipt, sign_receipt
 from tests.support.hand_made_bundle import write_bundle
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
@@ -105,7 +106,7 @@ def test_a_model_that_is_not_here_cannot_be_verified(saved):
 
 @pytest.mark.parametrize("error", [BackendError, UnavailableError, VerificationError])
 def test_an_engine_that_fails_proves_nothing_false(saved, tmp_path, monkeypatch, error):
-    def fail(*_args):
+    def fail(*_args, **_options):
         raise error("it failed")
 
     monkeypatch.setattr(offline, "verified_outputs", fail)
@@ -123,7 +124,7 @@ def test_a_file_of_rows_is_read_as_infer_reads_it(
 ):
     given = []
 
-    def verified(_bundle, _evidence, rows):
+    def verified(_bundle, _evidence, rows, **_options):
         given.append(rows.tolist())
         raise VerificationError("enough")
 
