@@ -30,6 +30,10 @@ class Compiled:
         uncompressed_keys_bytes: What the node holds after unpacking.
         details: More about the circuit, for the manifest.
         unrounded: Raw outputs that only the inputs' quantization changed.
+        between: If not exact: the least and the greatest integers that quantized rows
+            may decrypt to.
+        complexity: What Concrete reckons a row costs, in its own unit; 0 if nobody
+            asked.
     """
 
     circuit: str
@@ -47,6 +51,8 @@ class Compiled:
     uncompressed_keys_bytes: int
     details: Mapping[str, Any] = field(default_factory=dict)
     unrounded: Callable[[Floats], Floats] | None = None
+    between: Callable[[Ints], tuple[Ints, Ints]] | None = None
+    complexity: float = 0.0
 
 
 Attempt = tuple[str, Callable[[], Compiled]]
@@ -61,4 +67,5 @@ def circuit_members(circuit: Any) -> Json:
         "folder": Path(circuit.server._library.get_output_dir_path()),  # noqa: SLF001
         "program": json.dumps(specs, sort_keys=True),
         "uncompressed_keys_bytes": int(keys),
+        "complexity": float(circuit.complexity),
     }
