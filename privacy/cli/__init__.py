@@ -9,7 +9,16 @@ import sys
 from privacy.cli import data_owner, fhe, operator, publisher, zk, zk_evm
 from privacy.cli.app import app, run
 
-__all__ = ["app", "data_owner", "main", "operator", "publisher", "zk", "zk_evm"]
+__all__ = [
+    "app",
+    "data_owner",
+    "fhe",
+    "main",
+    "operator",
+    "publisher",
+    "zk",
+    "zk_evm",
+]
 
 
 def main() -> None:

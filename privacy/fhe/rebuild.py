@@ -1,8 +1,8 @@
 """Build a bundle's native circuit anew for this machine; runs in a child process.
 
 `build` compiles the source: the program must come out the same, word for word. `check`
-loads the library, makes keys, encrypts a row, runs it and decrypts: keys, ciphertext and
-result are compared with the templates that clients and nodes check.
+loads the library, makes keys, encrypts a row, runs it and decrypts: keys, ciphertext
+and result are compared with the templates that clients and nodes check.
 """
 
 import tempfile

@@ -3,8 +3,8 @@
     source/circuit.mlir    the circuit as its compiler wrote it, before any lowering
     source/options.json    how Concrete was told to compile it
 
-Building gives the same program, or it fails: keys and ciphertexts made for one machine's
-library serve another's.
+Building gives the same program, or it fails: keys and ciphertexts made for one
+machine's library serve another's.
 """
 
 import json

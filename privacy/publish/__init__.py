@@ -6,7 +6,6 @@
 The engines run in child processes; this one stays light and reports progress.
 """
 
-import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy import __version__
 from privacy.bundle import (
@@ -27,17 +25,16 @@ from privacy.bundle import (
     check_name,
     list_files,
     open_bundle,
-    write_manifest,
 )
 from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
-from privacy.errors import BackendError, ConflictError, FormatError, PrivacyError
+from privacy.errors import BackendError, FormatError, PrivacyError
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
 from privacy.publish.put import next_version, put_bundle, version_taken
 from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
-from privacy.publisher import publisher_key, sign_bundle, signer_of
+from privacy.publisher import publisher_key, signer_of
 from privacy.publishing import PartRequest, PartResult
 from privacy.tee.measure import measure
 

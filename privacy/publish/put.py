@@ -1,4 +1,4 @@
-"""The last step of a publish: the manifest, the signature, and the place in the store."""
+"""The last step of a publish: manifest, signature, and a place in the store."""
 
 import errno
 from dataclasses import replace
@@ -19,7 +19,9 @@ def put_bundle(
     *,
     fixed: bool,
 ) -> Path:
-    """Sign a bundle and move it to its place; if another publish took it, to the next version.
+    """Sign a bundle and move it to its place.
+
+    If another publish took the place, it goes to the next version.
 
     Raises:
         ConflictError: The version was asked for, and another publish took it.
