@@ -51,7 +51,7 @@ def handler() -> Handler:
 
 
 def _publish(request: PartRequest, progress: Progress) -> PartResult:
-    srs_choice, options = _options(request.options)
+    srs_choice, options = tuning_options(request.options)
     backend = load_backend()
     files = CircuitFiles(request.out)
     progress({"stage": "prepare"})
@@ -81,7 +81,12 @@ def _publish(request: PartRequest, progress: Progress) -> PartResult:
     )
 
 
-def _options(options: Mapping[str, Any]) -> tuple[str, TuneOptions]:
+def tuning_options(options: Mapping[str, Any]) -> tuple[str, TuneOptions]:
+    """Return which SRS to use, and what the tuner should look for.
+
+    Raises:
+        FormatError: A member is not one, or is out of its limits.
+    """
     unknown = sorted(set(options) - _OPTIONS)
     srs = options.get("srs", "development")
     if unknown or not isinstance(srs, str):

@@ -8,9 +8,8 @@ Plan:
 """
 
 import itertools
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -22,30 +21,13 @@ from privacy.zkml.choose import Circuit, Model, answers, check, compile_circuit
 from privacy.zkml.field import quantize
 from privacy.zkml.prove import prove_row
 from privacy.zkml.srs import obtain_srs, verifier_srs
-from privacy.zkml.system import CircuitChoice, CircuitSize, ProofSystem
+from privacy.zkml.system import CircuitChoice, ProofSystem
 from privacy.zkml.tune.cache import key_of, remember, remembered
-from privacy.zkml.tune.cost import Cost, blocks, estimate, fits
+from privacy.zkml.tune.cost import Cost, estimate, fits
+from privacy.zkml.tune.layout import Candidate, lay_out
 from privacy.zkml.tune.machine import remember_speed, speed
 from privacy.zkml.tune.numbers import MOST_BITS, MULTIPLIERS, Numbers, needed, reach
 from privacy.zkml.tune.options import TuneOptions
-
-_BASES = tuple(1 << bits for bits in range(6, 14))
-_FEW_BASES = (512, 1024, 4096)
-_INNER = (1, 2, 3)
-_LEAST_LOGROWS, _MOST_LOGROWS = 8, 22
-_MOST_BLOCKS = 12
-_MARGIN_BITS = 1
-"""Twice what the corners of the declared range lead to can be held."""
-
-_SIZING_S = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A choice, and what it should cost."""
-
-    choice: CircuitChoice
-    cost: Cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +165,7 @@ def _ranked(search: _Search, grade: Grade) -> list[Candidate]:
             search.reasons.setdefault(exc.message, exc.message)
             continue
         search.progress({"stage": "lay out circuits"})
-        found += _laid_out(search, numbers)
+        found += _lay_out(search, numbers)
     return _sorted(search, found)
 
 
@@ -201,57 +183,13 @@ def _sorted(search: _Search, found: list[Candidate]) -> list[Candidate]:
     return sorted(found, key=keys[search.options.objective])
 
 
-def _laid_out(search: _Search, numbers: Numbers) -> list[Candidate]:
-    """Return every layout of a model whose numbers need what they need.
-
-    Of layouts that cost the same, the one with the fewest cells is kept.
-    """
-    best: dict[Cost, tuple[int, Candidate]] = {}
-    started, bases = time.monotonic(), list(_BASES)
-    while bases:
-        for choice, size in _sizes(search, numbers, bases.pop()):
-            for logrows in range(_LEAST_LOGROWS, _MOST_LOGROWS + 1):
-                laid = replace(choice, logrows=logrows)
-                if not fits(size, laid) or blocks(size, laid) > _MOST_BLOCKS:
-                    continue
-                cost = estimate(size, laid, speed=speed())
-                if cost not in best or size.assignments < best[cost][0]:
-                    best[cost] = (size.assignments, Candidate(laid, cost))
-                if blocks(size, laid) == 1:
-                    break
-        if time.monotonic() - started > _SIZING_S:
-            bases = [b for b in bases if b in _FEW_BASES]
-    return [candidate for _, candidate in best.values()]
-
-
-def _sizes(
-    search: _Search, numbers: Numbers, base: int
-) -> Iterator[tuple[CircuitChoice, CircuitSize]]:
-    """Yield the ways to spread a model's cells over columns."""
-    for inner in _INNER:
-        found: set[CircuitSize] = set()
-        for disable_freivalds in (False, True):
-            choice = _choice(numbers, base, inner, disable_freivalds=disable_freivalds)
-            size = search.backend.size(
-                search.model.onnx, choice, search.options.visibility, search.scratch
-            )
-            if size not in found:  # else there is no product to check
-                found.add(size)
-                yield choice, size
-
-
-def _choice(
-    numbers: Numbers, base: int, inner: int, *, disable_freivalds: bool
-) -> CircuitChoice:
-    legs = math.ceil((numbers.reach_bits + _MARGIN_BITS) / math.log2(base))
-    return CircuitChoice(
-        scale_bits=numbers.scale_bits,
-        decomp_base=base,
-        decomp_legs=max(2, legs),
-        num_inner_cols=inner,
-        scale_rebase_multiplier=numbers.multiplier,
-        logrows=_MOST_LOGROWS,
-        disable_freivalds=disable_freivalds,
+def _lay_out(search: _Search, numbers: Numbers) -> list[Candidate]:
+    return lay_out(
+        search.backend,
+        search.model.onnx,
+        search.options.visibility,
+        numbers,
+        search.scratch,
     )
 
 
@@ -356,9 +294,7 @@ def _one_bit_more(
         far = reach(search.backend, search.model, bits, multiplier, search.fresh)
     except FormatError:
         return others
-    return _sorted(
-        search, [*others, *_laid_out(search, Numbers(bits, multiplier, far))]
-    )
+    return _sorted(search, [*others, *_lay_out(search, Numbers(bits, multiplier, far))])
 
 
 def _prove(search: _Search, circuit: Circuit, cost: Cost) -> Tried:
