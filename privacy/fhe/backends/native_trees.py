@@ -109,15 +109,18 @@ def _circuit(made: Plan, edges: Sequence[Edges], p_error: float) -> Any:
     both of which bound every input. Samples only tell Concrete the rest.
     """
     longest = max(len(u.bits) for u in made.look_ups)
-    position = np.array([_padded(u.bits, longest) for u in made.look_ups])
-    weight = np.array([_padded(u.weights, longest) for u in made.look_ups])
+    used = np.unique([bit for u in made.look_ups for bit in u.bits])
+    position = np.searchsorted(
+        used, [_padded(u.bits, longest, filler=int(used[0])) for u in made.look_ups]
+    )
+    weight = np.array([_padded(u.weights, longest, filler=0) for u in made.look_ups])
     constant = np.array([u.constant for u in made.look_ups])
     tables = fhe.LookupTable([fhe.LookupTable(list(u.table)) for u in made.look_ups])
     into = np.zeros((len(made.look_ups), made.outputs), dtype=np.int64)
     into[np.arange(len(made.look_ups)), [u.output for u in made.look_ups]] = 1
 
     def run(x: Any) -> Any:
-        index = np.sum(x[0][position] * weight, axis=1) + constant
+        index = np.sum(x[0, used][position] * weight, axis=1) + constant
         steps = tables[fhe.hint(index, bit_width=made.table_bits)]
         sums = fhe.hint(steps @ into, bit_width=made.sum_bits)
         return sums.reshape((1, made.outputs))
@@ -132,9 +135,9 @@ def _circuit(made: Plan, edges: Sequence[Edges], p_error: float) -> Any:
     return compiler.compile(_samples(edges), configuration=configuration)
 
 
-def _padded(values: tuple[int, ...], length: int) -> list[int]:
+def _padded(values: tuple[int, ...], length: int, *, filler: int) -> list[int]:
     """Return as many values as asked for; a bit more with weight 0 changes nothing."""
-    return [*values, *[0] * (length - len(values))]
+    return [*values, *[filler] * (length - len(values))]
 
 
 def _samples(edges: Sequence[Edges]) -> list[Ints]:
