@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import interleaved
-from privacy.bundle import activate
+from privacy.activations import activate
 from privacy.encoding import Json, unpack
 from privacy.fhe import FheClient
 from privacy.fhe.draft import choose

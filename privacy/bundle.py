@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from types import UnionType
 from typing import Any
 
+from privacy.activations import ACTIVATIONS, class_count
 from privacy.encoding import (
     Json,
     canonical_json,
@@ -82,8 +83,8 @@ class Manifest:
     Attributes:
         task: `classification`, `regression` or `raw` (outputs as the model gives them).
         classes: Class names in output order; empty unless classification.
-        activation: What the client applies to the model's raw outputs: `none`,
-            `sigmoid` (one output, two classes) or `softmax`.
+        activation: What the client applies to the model's raw outputs; see
+            `privacy.activations`.
         outputs: Width of the raw output row.
     """
 
@@ -207,12 +208,13 @@ def _check(m: Manifest) -> None:
         check_sha256(entry.sha256, what=f"digest of {path}")
     classes = 0
     if m.task == "classification":
-        classes = 2 if m.activation == "sigmoid" else m.outputs
+        classes = class_count(m.activation, m.outputs)
     if (
-        m.activation not in {"none", "sigmoid", "softmax"}
+        m.activation not in ACTIVATIONS
         or m.task not in {"classification", "regression", "raw"}
         or m.outputs < 1
         or len(m.classes) != classes
+        or (m.task == "classification" and not classes)
         or not set(m.modes) <= set(Mode)
         or any(entry.bytes < 0 for entry in m.files.values())
         or not 0 < len({c.name for c in m.columns}) == len(m.columns)
@@ -301,20 +303,3 @@ def standardise(rows: Sequence[Sequence[float]], columns: Sequence[Column]) -> A
     offset = np.array([c.offset for c in columns])
     scale = np.array([c.scale for c in columns])
     return (np.asarray(rows, dtype=np.float64) - offset) / scale
-
-
-def activate(raw: Any, activation: str) -> Any:
-    """Return probabilities from raw outputs, shape (rows, outputs or classes).
-
-    `sigmoid` turns one column into two (class 0, class 1).
-    """
-    import numpy as np
-
-    raw = np.asarray(raw, dtype=np.float64)
-    if activation == "sigmoid":
-        p = 1.0 / (1.0 + np.exp(-np.clip(raw[:, :1], -700, 700)))
-        return np.concatenate([1.0 - p, p], axis=1)
-    if activation == "softmax":
-        e = np.exp(raw - raw.max(axis=1, keepdims=True))
-        return e / e.sum(axis=1, keepdims=True)
-    return raw

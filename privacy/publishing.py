@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy.bundle import activate
+from privacy.activations import activate
 from privacy.encoding import Json
 
 

@@ -38,8 +38,26 @@ HomeDir = Annotated[
 ]
 
 
+_GROUPS = {"zk": "Circuits and proofs.", "chain": "Smart contracts."}
+_groups: dict[str, typer.Typer] = {}
+
+
+def _group(name: str) -> typer.Typer:
+    """Return the group of commands of that name, such as `privacy zk …`."""
+    if name not in _groups:
+        _groups[name] = typer.Typer(
+            help=_GROUPS[name], no_args_is_help=True, pretty_exceptions_enable=False
+        )
+        app.add_typer(_groups[name], name=name)
+    return _groups[name]
+
+
 def command(name: str) -> Callable[[F], F]:
-    """Register a command whose errors become its exit code."""
+    """Register a command whose errors become its exit code.
+
+    A name of two words, such as `zk calldata`, puts it into a group.
+    """
+    group, _, last = name.rpartition(" ")
 
     def register(function: F) -> F:
         @functools.wraps(function)
@@ -51,7 +69,7 @@ def command(name: str) -> Callable[[F], F]:
             except BaseException as exc:
                 raise typer.Exit(_failed(exc, bool(kwargs.get("as_json")))) from exc
 
-        app.command(name)(wrapped)
+        (_group(group) if group else app).command(last)(wrapped)
         return function
 
     return register

@@ -181,6 +181,7 @@ def infer(
 def print_answer(answer: Answer, bundle: Bundle) -> None:
     """Print an answer as people want it: rows, what was checked, who saw what."""
     classes = bundle.manifest.classes
+    probable = any(r.probabilities for r in answer.rows)
     rows = [
         [str(i), r.label, *(f"{p:.4f}" for p in r.probabilities)]
         if classes
@@ -189,7 +190,7 @@ def print_answer(answer: Answer, bundle: Bundle) -> None:
     ]
     width = len(answer.rows[0].outputs)
     columns = (
-        ["row", "answer", *(f"p({c})" for c in classes)]
+        ["row", "answer", *(f"p({c})" for c in classes if probable)]
         if classes
         else ["row", *(f"output {i}" for i in range(width))]
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from privacy.activations import ACTIVATIONS
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.client import Client
@@ -44,7 +45,7 @@ def publish(
         str, typer.Option(help="For networks: classification or regression.")
     ] = "",
     activation: Annotated[
-        str, typer.Option(help="For networks: none, sigmoid or softmax.")
+        str, typer.Option(help=f"For networks: {', '.join(ACTIVATIONS)}.")
     ] = "",
     options: Annotated[
         str, typer.Option(help='JSON by mode, such as \'{"zkml": {"srs": "FILE"}}\'.')
@@ -65,9 +66,7 @@ def publish(
             label=label,
             classes=[c.strip() for c in classes.split(",") if c.strip()],
             task=_one_of(task, ("classification", "regression"), "--task"),
-            activation=_one_of(
-                activation, ("none", "sigmoid", "softmax"), "--activation"
-            ),
+            activation=_one_of(activation, ACTIVATIONS, "--activation"),
             options=_options(options),
             progress=notify,
         )

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from privacy.bundle import Manifest, activate
+from privacy.activations import WITHOUT_PROBABILITIES, activate
+from privacy.bundle import Manifest
 from privacy.encoding import Json
 from privacy.modes import Mode, WhoSeesWhat
 
@@ -30,8 +31,8 @@ class Row:
 
     Attributes:
         label: The predicted class; empty unless classification.
-        probabilities: By class; empty unless classification.
-        outputs: The model's raw outputs.
+        probabilities: By class; empty unless the model is a classifier that gives them.
+        outputs: What the model predicts, for regression; else its raw outputs.
     """
 
     label: str
@@ -78,12 +79,14 @@ def answer_rows(manifest: Manifest, raw: Any) -> tuple[Row, ...]:
     """Return what raw outputs, shape (rows, outputs), say."""
     raw = np.asarray(raw, dtype=np.float64)
     is_classifier = manifest.task == "classification"
+    probable = is_classifier and manifest.activation not in WITHOUT_PROBABILITIES
+    values = manifest.task == "regression"
     activated = activate(raw, manifest.activation)
     return tuple(
         Row(
             label=manifest.classes[int(p.argmax())] if is_classifier else "",
-            probabilities=tuple(float(v) for v in p) if is_classifier else (),
-            outputs=tuple(float(v) for v in r),
+            probabilities=tuple(float(v) for v in p) if probable else (),
+            outputs=tuple(float(v) for v in (p if values else r)),
         )
         for p, r in zip(activated, raw, strict=True)
     )

@@ -73,7 +73,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         columns: Feature names, where `data` has none.
         classes: Class names in output order, to replace the estimator's own.
         task: For networks: `classification` or `regression`; raw outputs by default.
-        activation: For networks: `none`, `sigmoid` or `softmax`.
+        activation: For networks: one of `privacy.activations`.
         options: Choices for one mode; see the mode's `publish` module.
         progress: Called with `{"mode", "stage", …}` as work goes on.
 

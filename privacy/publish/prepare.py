@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from privacy.bundle import activate
+from privacy.activations import activate, class_count
 from privacy.child import Handler, Progress
 from privacy.encoding import Json
 from privacy.errors import FormatError
+from privacy.publish.core import Core
 from privacy.publish.data import hold_back, read_table, rounded_range
-from privacy.publish.export import Core, load_core
+from privacy.publish.export import load_core
 
 _TOLERANCE = 1e-3
 
@@ -104,7 +105,10 @@ def _columns(names: tuple[str, ...], rows: Any, core: Core) -> list[Json]:
 def _classes(core: Core, outputs: int, named: list[str]) -> tuple[str, ...]:
     if core.task != "classification":
         return ()
-    count = 2 if core.activation == "sigmoid" else outputs
+    count = class_count(core.activation, outputs)
+    if not count:
+        msg = f"{outputs} outputs with activation {core.activation} are no classes"
+        raise FormatError(msg, code="wrong-class-count")
     classes = tuple(named) or core.classes or tuple(str(i) for i in range(count))
     if len(classes) != count:
         msg = f"{len(classes)} class names for {count} classes"

@@ -9,7 +9,30 @@ from typing import Any
 
 import numpy as np
 
-from privacy.trees import Ensemble, paths
+from privacy.publish.core import Expressed, columns_of
+from privacy.trees import Ensemble, ensemble_of, paths
+
+
+def express_trees(core: Any) -> Expressed | None:
+    """Return a tree or an ensemble of trees; None if it is neither."""
+    ensemble = ensemble_of(core)
+    if ensemble is None:
+        return None
+    if ensemble.activation == "none":
+        raw = core.predict_proba if hasattr(core, "classes_") else core.predict
+    elif hasattr(core, "decision_function"):
+        raw = core.decision_function
+    else:
+
+        def raw(rows: Any) -> Any:
+            return core.predict(rows, output_margin=True)
+
+    return Expressed(
+        graph=tree_module(ensemble, core.n_features_in_),
+        clear=columns_of(lambda rows: raw(np.asarray(rows, np.float32))),
+        activation=ensemble.activation,
+        estimator=core,
+    )
 
 
 def tree_module(ensemble: Ensemble, features: int) -> Any:

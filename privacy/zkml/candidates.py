@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy.bundle import activate
+from privacy.activations import activate
 from privacy.zkml.system import CircuitChoice
 
 CANDIDATES = (

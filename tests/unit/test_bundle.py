@@ -1,13 +1,11 @@
 import dataclasses
 
-import numpy as np
 import pytest
 
 from privacy.bundle import (
     Column,
     Manifest,
     ModePart,
-    activate,
     check_name,
     list_files,
     open_bundle,
@@ -128,18 +126,6 @@ def test_names_are_plain(name):
 def test_standardise_uses_each_columns_offset_and_scale(bundle):
     out = standardise([[0.5, 3.0]], bundle.manifest.columns)
     assert out.tolist() == [[0.5, 1.0]]
-
-
-def test_activations_give_probabilities():
-    two = activate([[0.0], [800.0], [-800.0]], "sigmoid")
-    assert two.tolist() == [
-        [0.5, 0.5],
-        [pytest.approx(0), 1.0],
-        [1.0, pytest.approx(0)],
-    ]
-    three = activate([[1.0, 1.0, 1.0], [1000.0, 0.0, 0.0]], "softmax")
-    assert np.allclose(three.sum(axis=1), 1.0)
-    assert activate([[3.0]], "none").tolist() == [[3.0]]
 
 
 def test_the_digest_changes_with_any_field(bundle):

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from privacy.bundle import activate
+from privacy.activations import activate
 from privacy.encoding import pack, unpack
 from privacy.errors import FormatError, NotFoundError
 from privacy.fhe import FheClient

@@ -24,7 +24,7 @@ from sklearn.preprocessing import (
 from sklearn.tree import DecisionTreeClassifier
 from xgboost import XGBClassifier, XGBRegressor
 
-from privacy.bundle import activate
+from privacy.activations import activate
 from privacy.errors import FormatError
 from privacy.publish.export import load_core
 
