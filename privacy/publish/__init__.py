@@ -31,6 +31,7 @@ from privacy.bundle import (
 from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
 from privacy.errors import BackendError, ConflictError, FormatError, PrivacyError
+from privacy.fhe.spec import parse_spec
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
 from privacy.publishing import PartRequest, PartResult
@@ -156,11 +157,18 @@ def _taken(name: str, version: str) -> ConflictError:
 
 
 def is_current(bundle: Bundle) -> bool:
-    """Return whether this installation's enclave is the one the bundle expects.
+    """Return whether this installation can serve the bundle as it was published.
 
-    Its measurement covers our code, the interpreter and its libraries: after an
-    upgrade a bundle has to be published again to be served in mode `tee`.
+    After an upgrade it may have to be published again: for mode `fhe` if the format of
+    client.json changed; for `tee` always, since an enclave's measurement covers our
+    code, the interpreter and its libraries.
     """
+    part = bundle.manifest.modes.get(Mode.FHE)
+    if part is not None and part.available:
+        try:
+            parse_spec(bundle.path("fhe/client.json").read_bytes())
+        except FormatError:
+            return False
     part = bundle.manifest.modes.get(Mode.TEE)
     if part is None or not part.available:
         return True
