@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(or $(PRIVACY_VENV),.venv)/bin
 SETUP := @$(PYTHON) scripts/setup.py
 
-.PHONY: help demo test test-slow check bench serve lock clean
+.PHONY: help demo test test-slow check bench serve contracts-tools lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -15,10 +15,12 @@ demo: ## one model in every mode, through a gateway on this machine
 
 test: ## every test that is not slow
 	$(SETUP) dev
+	@$(BIN)/python scripts/contracts_tools.py
 	$(BIN)/pytest -m "not slow" $(ARGS)
 
 test-slow: ## the slow tests
 	$(SETUP) dev
+	@$(BIN)/python scripts/contracts_tools.py
 	$(BIN)/pytest -m slow $(ARGS)
 
 check: ## format, lint, types, direction of imports
@@ -32,6 +34,10 @@ bench: ## measure, and write benchmarks/out/
 serve: ## a gateway on this machine; ARGS are those of `privacy serve`
 	$(SETUP) demo
 	$(BIN)/privacy serve $(ARGS)
+
+contracts-tools: ## a Solidity compiler and a development chain, from npm
+	$(SETUP) dev
+	@$(BIN)/python scripts/contracts_tools.py
 
 lock: ## write requirements/*.txt anew; UPGRADE=--upgrade takes newer versions
 	$(SETUP) dev

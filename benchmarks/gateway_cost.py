@@ -26,6 +26,7 @@ from privacy.client.drive import SyncDriver
 from privacy.client.sessions import Context, Prepared, session_for
 from privacy.encoding import Json, sha256_hex
 from privacy.modes import Mode
+from privacy.publisher import signer_of
 
 TIMES = {Mode.FHE: 100, Mode.ZKML: 10, Mode.TEE: 200}
 
@@ -129,6 +130,7 @@ def _bare(
             "mode": str(mode),
             "bundle": str(bundle.root),
             "model_sha256": bundle.sha256,
+            "publisher": signer_of(bundle),
             "input": str(folder / "input"),
             "keys": None,
             "output": str(folder / "output"),

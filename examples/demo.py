@@ -94,6 +94,7 @@ def published(model: Any, table: Any) -> Bundle:
             name=NAME,
             version="1",
             store=VAR / "models",
+            home=VAR / "publisher",
             progress=notify,
         )
     for mode, part in bundle.manifest.modes.items():
@@ -142,7 +143,7 @@ def gateway() -> Iterator[tuple[str, str]]:
     log = (VAR / "gateway.log").open("wb")
     command = [sys.executable, "-m", "privacy", "serve", "--json"]
     command += ["--data", str(VAR / "gateway"), "--store", str(VAR / "models")]
-    command += ["--port", str(port)]
+    command += ["--port", str(port), "--home", str(VAR / "publisher")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
     try:
         assert process.stdout is not None

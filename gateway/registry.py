@@ -3,14 +3,16 @@
 import contextlib
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from privacy.bundle import MANIFEST, Bundle, open_bundle
+from privacy.bundle import MANIFEST, SIGNATURE, Bundle
 from privacy.errors import FormatError, NotFoundError, PrivacyError
 from privacy.modes import Mode
+from privacy.publisher import Trust, open_trusted
 from privacy.tee.measure import measure
 from privacy.tee.wire import MODEL
 
@@ -27,15 +29,29 @@ class _Seen:
 
 
 class ModelRegistry:
-    """Bundles found on disk.
+    """Bundles found on disk that trusted publishers signed.
 
-    A folder is read again only when its manifest changes; one that was not usable, when
-    any file of it does, for it may have been half copied.
+    A folder is read again only when its manifest or signature changes; one that was not
+    usable, when any file of it does, for it may have been half copied; every one, when
+    other publishers are trusted than before.
     """
 
-    def __init__(self, models_dir: Path, *, fresh_s: float = 2.0) -> None:
-        """Read `models_dir`, and again when what was read is older than `fresh_s`."""
+    def __init__(
+        self, models_dir: Path, trust: Callable[[], Trust], *, fresh_s: float = 2.0
+    ) -> None:
+        """Read `models_dir`, and again when what was read is older than `fresh_s`.
+
+        Args:
+            models_dir: Where bundles lie.
+            trust: Says, at every reading, whose bundles may be loaded.
+            fresh_s: How old a reading may be, in seconds.
+
+        Raises:
+            PrivacyError: `trust` cannot say.
+        """
         self._models_dir = models_dir
+        self._ask_trust = trust
+        self._trust = trust()
         self._fresh_s = fresh_s
         self._lock = threading.Lock()
         self._seen: dict[Path, _Seen] = {}
@@ -91,9 +107,20 @@ class ModelRegistry:
         ]
 
     def _read(self) -> None:
+        self._renew_trust()
         roots = sorted(p.parent for p in self._models_dir.glob(f"*/*/{MANIFEST}"))
         self._seen = {root: self._look(root) for root in roots}
         self._read_at = time.monotonic()
+
+    def _renew_trust(self) -> None:
+        """Forget what was read if other publishers are trusted than before."""
+        try:
+            trust = self._ask_trust()
+        except (PrivacyError, OSError) as exc:
+            _log.error("trust-unreadable", why=str(exc), todo="mend the file")
+            return
+        if trust != self._trust:
+            self._trust, self._seen = trust, {}
 
     def _look(self, root: Path) -> _Seen:
         seen = self._seen.get(root)
@@ -101,7 +128,7 @@ class ModelRegistry:
             return seen
         before, whole = (_stamp(root, whole=w) for w in (False, True))
         try:
-            return _Seen(before, _open(root))
+            return _Seen(before, _open(root, self._trust))
         except (PrivacyError, OSError) as exc:
             code = exc.code if isinstance(exc, PrivacyError) else type(exc).__name__
             _log.error(
@@ -114,17 +141,18 @@ class ModelRegistry:
 
 
 def _stamp(root: Path, *, whole: bool) -> _Stamp:
-    """Return what shows that a bundle's manifest, or any of its files, changed."""
+    """Return what shows that a bundle's head, or any of its files, changed."""
     files = []
-    for path in sorted(root.rglob("*")) if whole else [root / MANIFEST]:
+    head = [root / MANIFEST, root / SIGNATURE]
+    for path in sorted(root.rglob("*")) if whole else head:
         with contextlib.suppress(OSError):  # it vanished meanwhile
             stat = path.stat()
             files.append((path.name, stat.st_mtime_ns, stat.st_size))
     return tuple(files)
 
 
-def _open(root: Path) -> Bundle:
-    bundle = open_bundle(root)
+def _open(root: Path, trust: Trust) -> Bundle:
+    bundle = open_trusted(root, trust)
     named = (bundle.manifest.name, bundle.manifest.version)
     if named != (root.parent.name, root.name):
         msg = f"the folder is named {root.parent.name}/{root.name}, the bundle {named}"

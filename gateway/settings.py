@@ -5,6 +5,7 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from privacy.files import default_home
 from privacy.modes import Mode
 
 
@@ -21,6 +22,14 @@ class Settings(BaseSettings):
         default=Path("var/gateway/models"),
         description="Published bundles, NAME/VERSION/manifest.json.",
     )
+    home: Path = Field(
+        default_factory=default_home,
+        description="Its publishers.json names whose bundles are loaded.",
+    )
+    trusted_publishers: tuple[Path, ...] = Field(
+        default=(), description="Files with public keys of more publishers."
+    )
+    allow_unsigned_bundles: bool = False
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
     node_name: str = Field(default="local", min_length=1, max_length=63)
@@ -36,6 +45,18 @@ class Settings(BaseSettings):
     zkml_time_limit_s: float = Field(default=3600.0, gt=0)
     tee_time_limit_s: float = Field(default=60.0, gt=0)
     max_upload_bytes: int = Field(default=2 << 30, ge=1)
+    max_bytes_by_tenant: int = Field(
+        default=16 << 30, ge=1, description="Of all uploads a tenant keeps here."
+    )
+    keys_ttl_s: float = Field(
+        default=30 * 86400.0, gt=0, description="Evaluation keys, after their last use."
+    )
+    inputs_ttl_s: float = Field(
+        default=86400.0, gt=0, description="Inputs, after their last use."
+    )
+    sweep_every_s: float = Field(
+        default=600.0, gt=0, description="How often what has expired is removed."
+    )
     max_queued_jobs: int = Field(
         default=256, ge=1, description="Waiting jobs of one mode."
     )

@@ -1,6 +1,7 @@
 """A published model: one directory with a manifest and one part per privacy mode.
 
     manifest.json      canonical JSON; its SHA-256 is the model digest
+    manifest.jws       the publisher's signature; see `privacy.publisher`
     fhe/ zkml/ tee/    what each mode needs, each file pinned by the manifest
 
 A bundle holds compiled code: install only bundles that you or your publisher made.
@@ -28,6 +29,7 @@ from privacy.modes import Mode
 
 FORMAT = "privacy-compute/bundle/1"
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.jws"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -225,11 +227,17 @@ def _check(m: Manifest) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk."""
+    """A bundle on disk.
+
+    Attributes:
+        sha256: The model digest.
+        publisher: Key id of the publisher whose signature was checked, else empty.
+    """
 
     root: Path
     manifest: Manifest
     sha256: str
+    publisher: str = ""
 
     def path(self, name: str) -> Path:
         """Return where a file of the manifest lies.
@@ -284,7 +292,8 @@ def list_files(root: Path, public: frozenset[str]) -> dict[str, FileEntry]:
     return {
         name: FileEntry(sha256_file(p), p.stat().st_size, name in public)
         for p in sorted(root.rglob("*"))
-        if p.is_file() and (name := p.relative_to(root).as_posix()) != MANIFEST
+        if p.is_file()
+        and (name := p.relative_to(root).as_posix()) not in {MANIFEST, SIGNATURE}
     }
 
 

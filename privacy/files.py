@@ -37,3 +37,8 @@ def make_folder(path: Path, *, private: bool) -> None:
         folder.mkdir(exist_ok=True, mode=0o700 if private else 0o755)
     if not path.is_dir():  # an existing file is in the way
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def default_home() -> Path:
+    """Return `$PRIVACY_HOME`, or `~/.privacy`: keys and pins of whoever runs this."""
+    return Path(os.environ.get("PRIVACY_HOME") or Path.home() / ".privacy")

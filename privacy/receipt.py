@@ -7,21 +7,14 @@ encoding of `receipt`. Changing any byte of the file breaks it.
 
 from dataclasses import asdict, dataclass, fields
 
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
 
-from privacy.encoding import (
-    Json,
-    b64url,
-    b64url_decode,
-    canonical_json,
-    parse_canonical,
-    sha256_hex,
-)
+from privacy.encoding import Json, b64url, canonical_json, parse_canonical
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
+from privacy.jws import key_id, matches, signed_bytes, split_detached
 
 FORMAT = "privacy-compute/receipt/1"
 _MAX_BYTES = 1 << 16
@@ -65,45 +58,11 @@ class Receipt:
     finished_at: str
 
 
-def key_id(public_key: Ed25519PublicKey) -> str:
-    """Return the RFC 7638 thumbprint of a receipt key."""
-    jwk = {"crv": "Ed25519", "kty": "OKP", "x": b64url(public_key.public_bytes_raw())}
-    return b64url(bytes.fromhex(sha256_hex(canonical_json(jwk))))
-
-
-def public_jwk(public_key: Ed25519PublicKey) -> Json:
-    """Return a receipt key as a JSON Web Key."""
-    return {
-        "kty": "OKP",
-        "crv": "Ed25519",
-        "alg": "EdDSA",
-        "use": "sig",
-        "x": b64url(public_key.public_bytes_raw()),
-        "kid": key_id(public_key),
-    }
-
-
-def key_from_jwk(jwk: Json) -> Ed25519PublicKey:
-    """Return the receipt key in a JSON Web Key.
-
-    Raises:
-        FormatError: It is not an Ed25519 key.
-    """
-    if jwk.get("kty") != "OKP" or jwk.get("crv") != "Ed25519":
-        raise FormatError("the receipt key is not an Ed25519 JSON Web Key")
-    try:
-        return Ed25519PublicKey.from_public_bytes(
-            b64url_decode(str(jwk.get("x")), what="receipt key")
-        )
-    except ValueError as exc:
-        raise FormatError("the receipt key is not 32 bytes") from exc
-
-
 def sign_receipt(receipt: Receipt, signing_key: Ed25519PrivateKey) -> bytes:
     """Return the receipt file."""
     header = _header(key_id(signing_key.public_key()))
     body = asdict(receipt)
-    signature = signing_key.sign(_signed_bytes(header, canonical_json(body)))
+    signature = signing_key.sign(signed_bytes(header, canonical_json(body)))
     return canonical_json({"jws": f"{header}..{b64url(signature)}", "receipt": body})
 
 
@@ -162,16 +121,8 @@ def _header(kid: str) -> str:
 
 
 def _matches(public_key: Ed25519PublicKey, body: Json, signature: bytes) -> bool:
-    signed = _signed_bytes(_header(key_id(public_key)), canonical_json(body))
-    try:
-        public_key.verify(signature, signed)
-    except InvalidSignature:
-        return False
-    return True
-
-
-def _signed_bytes(header: str, payload: bytes) -> bytes:
-    return f"{header}.{b64url(payload)}".encode()
+    header = _header(key_id(public_key))
+    return matches(public_key, signature, signed_bytes(header, canonical_json(body)))
 
 
 def _split(raw: bytes) -> tuple[Json, Json, bytes]:
@@ -179,13 +130,8 @@ def _split(raw: bytes) -> tuple[Json, Json, bytes]:
     body, jws = value.get("receipt"), value.get("jws")
     if set(value) != {"jws", "receipt"} or not isinstance(body, dict):
         raise FormatError("a receipt has exactly the members jws and receipt")
-    parts = jws.split(".") if isinstance(jws, str) else []
-    if len(parts) != 3 or parts[1]:  # noqa: PLR2004 - header, empty payload, signature
-        raise FormatError("the receipt's jws is not a detached JWS")
-    header = parse_canonical(
-        b64url_decode(parts[0], what="JWS header"), what="JWS header"
-    )
-    return body, header, b64url_decode(parts[2], what="JWS signature")
+    header, signature = split_detached(jws, what="the receipt's jws")
+    return body, header, signature
 
 
 def _receipt(body: Json) -> Receipt:

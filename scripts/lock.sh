@@ -26,5 +26,6 @@ engines=(--extra fhe --extra zkml --extra tee --extra gateway)
 compile all pyproject.toml requirements/build.in --all-extras --group dev
 narrow client
 narrow demo "${engines[@]}"
-narrow dev "${engines[@]}" --group dev
+narrow dev "${engines[@]}" --extra chain --group dev
 compile uv requirements/uv.in --no-annotate
+compile node requirements/node.in --no-annotate

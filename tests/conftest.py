@@ -8,6 +8,15 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def home_of_this_run(tmp_path_factory):
+    """A home of its own: no test touches that of whoever runs it."""
+    home = tmp_path_factory.mktemp("privacy-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRIVACY_HOME", str(home))
+        yield home
+
+
 @pytest.fixture
 def repository_on_path():
     """Environment for child processes that import `tests.support`."""

@@ -6,8 +6,8 @@ from gateway.api.auth import GatewayDep
 from gateway.api.schemas import HealthOut, JwksOut
 from privacy.encoding import Json
 from privacy.errors import UnavailableError
+from privacy.jws import public_jwk
 from privacy.modes import modes_table
-from privacy.receipt import public_jwk
 
 router = APIRouter(tags=["open"])
 

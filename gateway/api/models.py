@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse, Response
 
 from gateway.api.auth import GatewayDep, ModelReader
 from gateway.api.schemas import ModelsOut, Name
-from privacy.bundle import MANIFEST, Bundle
+from privacy.bundle import MANIFEST, SIGNATURE, Bundle
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import NotFoundError, UnavailableError
 
@@ -36,7 +36,10 @@ def get_manifest(
     version: Annotated[Name | None, Query()] = None,
     if_none_match: Annotated[str | None, Header(max_length=200)] = None,
 ) -> Response:
-    """Return the exact bytes of a manifest; their SHA-256 is the model digest."""
+    """Return the exact bytes of a manifest; their SHA-256 is the model digest.
+
+    The header `X-Model-Signature` holds the publisher's detached JWS over them.
+    """
     bundle = gateway.registry.get(name, version)
     headers = {
         "ETag": f'"{bundle.sha256}"',
@@ -49,6 +52,8 @@ def get_manifest(
     if sha256_hex(raw) != bundle.sha256:
         msg = f"model {name} is being replaced: ask again"
         raise UnavailableError(msg, code="model-changing")
+    if bundle.publisher:
+        headers["X-Model-Signature"] = (bundle.root / SIGNATURE).read_text("ascii")
     return Response(raw, media_type="application/json", headers=headers)
 
 
@@ -79,6 +84,7 @@ def _entry(bundle: Bundle) -> Json:
         "name": manifest.name,
         "version": manifest.version,
         "model_sha256": bundle.sha256,
+        "publisher": bundle.publisher,
         "task": manifest.task,
         "published_at": manifest.published_at,
         "modes": {m: p.available or p.reason for m, p in manifest.modes.items()},

@@ -74,6 +74,7 @@ class ModelOut(BaseModel):
     name: str
     version: str
     model_sha256: str
+    publisher: str = Field(description="Key id of who signed it; empty if nobody did.")
     task: str
     published_at: Time
     modes: dict[str, bool | str] = Field(
@@ -93,6 +94,25 @@ class BlobOut(BaseModel):
 
     sha256: str
     bytes: int
+
+
+class UploadOut(BaseModel):
+    """An upload of the tenant's."""
+
+    sha256: str
+    bytes: int
+    keyset_sha256: str
+    created_at: Time
+    used_at: Time
+    expires_at: Time = Field(description="Unless a job uses it before.")
+
+
+class UploadsOut(BaseModel):
+    """A tenant's uploads of one kind, the newest first, and its quota for all."""
+
+    uploads: list[UploadOut]
+    used_bytes: int
+    quota_bytes: int
 
 
 class JobOut(BaseModel):

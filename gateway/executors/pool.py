@@ -146,6 +146,7 @@ class Pool:
             "mode": work.mode,
             "bundle": str(work.bundle.root),
             "model_sha256": work.bundle.sha256,
+            "publisher": work.bundle.publisher,
             "input": str(work.input),
             "keys": str(work.keys) if work.keys else None,
             "output": str(output),

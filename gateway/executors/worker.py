@@ -10,6 +10,7 @@ from privacy.child import Handler, Progress
 from privacy.encoding import Json
 from privacy.errors import BackendError, ConflictError
 from privacy.modes import Mode, parse_mode
+from privacy.publisher import signer_of
 from privacy.runs import RunResult
 
 _KEPT_RUNNERS = 4
@@ -33,7 +34,9 @@ def handler() -> Handler:
         key = (mode, request["model_sha256"])
         if key not in runners:
             progress({"stage": "load"})
-            runners[key] = _load(mode, Path(request["bundle"]), request["model_sha256"])
+            bundle = open_bundle(Path(request["bundle"]), check_files=False)
+            _check(bundle, mode, request["model_sha256"], request["publisher"])
+            runners[key] = _load(mode, bundle)
             while len(runners) > _KEPT_RUNNERS:
                 runners.popitem(last=False)
         runners.move_to_end(key)
@@ -46,13 +49,16 @@ def handler() -> Handler:
     return run
 
 
-def _load(mode: Mode, root: Path, model_sha256: str) -> Runner:
-    bundle: Bundle = open_bundle(root, check_files=False)
-    if bundle.sha256 != model_sha256:
+def _check(bundle: Bundle, mode: Mode, model_sha256: str, publisher: str) -> None:
+    """Refuse a bundle that is not the one the gateway trusted, before it is loaded."""
+    if bundle.sha256 != model_sha256 or signer_of(bundle) != publisher:
         msg = f"the bundle of {bundle.manifest.name} was replaced: submit the job again"
         raise ConflictError(msg, code="model-changed")
     files = [n for n in bundle.manifest.files if n.startswith(f"{mode}/")]
     bundle.check_files(files)
+
+
+def _load(mode: Mode, bundle: Bundle) -> Runner:
     name = f"privacy.{mode}.runner"
     try:
         module = importlib.import_module(name)

@@ -20,10 +20,12 @@ from privacy.cli.output import (
     table,
 )
 from privacy.client import Answer, Client, Verdict, verify_saved
-from privacy.client.home import Home, default_home, trusted_keys
+from privacy.client.home import Home
 from privacy.client.rows import read_rows
 from privacy.encoding import Json, parse_object
 from privacy.errors import AuthError, FormatError
+from privacy.files import default_home
+from privacy.jws import keys_from_jwks
 from privacy.modes import modes_table
 
 AllowSimulated = Annotated[
@@ -31,6 +33,17 @@ AllowSimulated = Annotated[
     typer.Option(
         "--allow-simulated",
         help="Accept a simulated enclave, which hides nothing from its operator.",
+    ),
+]
+AllowUnsigned = Annotated[
+    bool,
+    typer.Option("--allow-unsigned", help="Accept a model that no publisher signed."),
+]
+AllowOutOfRange = Annotated[
+    bool,
+    typer.Option(
+        "--allow-out-of-range",
+        help="Ask about values that the model was not calibrated on.",
     ),
 ]
 Input = Annotated[
@@ -76,6 +89,7 @@ def models(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="Keep its public files, for `verify`.")
     ] = False,
+    allow_unsigned: AllowUnsigned = False,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
@@ -84,7 +98,13 @@ def models(
     """List the gateway's models, or show one: schema, modes, accuracy, cost."""
     with (
         progress(quiet=as_json or not fetch) as notify,
-        Client(gateway, api_key=api_key, home=home, notify=notify) as client,
+        Client(
+            gateway,
+            api_key=api_key,
+            home=home,
+            allow_unsigned=allow_unsigned,
+            notify=notify,
+        ) as client,
     ):
         if name is None:
             if fetch:
@@ -99,7 +119,8 @@ def models(
     if as_json:
         raw = (bundle.root / "manifest.json").read_bytes()
         manifest = parse_object(raw, what="manifest")
-        print_json({"model_sha256": bundle.sha256, "manifest": manifest})
+        head = {"model_sha256": bundle.sha256, "publisher": bundle.publisher}
+        print_json({**head, "manifest": manifest})
     else:
         _print_model(bundle)
 
@@ -112,16 +133,18 @@ def _print_models(found: list[Json]) -> None:
             str(m["columns"]),
             ", ".join(k for k, v in m["modes"].items() if v is True) or "none",
             m["model_sha256"][:16],
+            str(m.get("publisher") or "unsigned")[:16],
         ]
         for m in found
     ]
-    table("", ["model", "task", "features", "modes", "digest"], rows)
+    table("", ["model", "task", "features", "modes", "digest", "publisher"], rows)
 
 
 def _print_model(bundle: Bundle) -> None:
     m = bundle.manifest
     head = f"[bold]{m.name}/{m.version}[/]  sha256 {bundle.sha256}"
     out.print(head, soft_wrap=True)
+    out.print(f"publisher {bundle.publisher or 'unknown: not signed'}", soft_wrap=True)
     classes = f", classes: {safe(', '.join(m.classes))}" if m.classes else ""
     out.print(f"{safe(m.task)}, {len(m.columns)} features{classes}", soft_wrap=True)
     rows = []
@@ -153,6 +176,8 @@ def infer(
     mode: Annotated[str, typer.Option(help="fhe, zkml or tee.")],
     input_: Input,
     allow_simulated: AllowSimulated = False,
+    allow_unsigned: AllowUnsigned = False,
+    allow_out_of_range: AllowOutOfRange = False,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
@@ -166,6 +191,8 @@ def infer(
             api_key=api_key,
             home=home,
             allow_simulated=allow_simulated,
+            allow_unsigned=allow_unsigned,
+            allow_out_of_range=allow_out_of_range,
             notify=notify,
         ) as client,
     ):
@@ -276,7 +303,7 @@ def verify(
     if keys is not None:
         if not keys.is_file():
             raise FormatError(f"there is no file {keys}", code="no-such-file")
-        trusted = trusted_keys(parse_object(keys.read_bytes(), what=str(keys)))
+        trusted = keys_from_jwks(parse_object(keys.read_bytes(), what=str(keys)))
     if input_ is not None and not input_.is_file():
         raise FormatError(f"there is no file {input_}", code="no-such-file")
     with progress(quiet=as_json) as notify:

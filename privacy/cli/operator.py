@@ -50,6 +50,7 @@ def publish(
     options: Annotated[
         str, typer.Option(help='JSON by mode, such as \'{"zkml": {"srs": "FILE"}}\'.')
     ] = "{}",
+    home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile a trained model once, for every privacy mode that can serve it."""
@@ -68,6 +69,7 @@ def publish(
             task=_one_of(task, ("classification", "regression"), "--task"),
             activation=_one_of(activation, ACTIVATIONS, "--activation"),
             options=_options(options),
+            home=home,
             progress=notify,
         )
     m = bundle.manifest
@@ -77,6 +79,7 @@ def publish(
                 "name": m.name,
                 "version": m.version,
                 "model_sha256": bundle.sha256,
+                "publisher": bundle.publisher,
                 "path": str(bundle.root),
                 "clear_accuracy": m.clear_accuracy,
                 "modes": {
@@ -107,7 +110,8 @@ def publish(
         )
     total = sum(f.bytes for f in m.files.values())
     table("", ["mode", "served", "labels agree", "max error", "a row"], rows)
-    out.print(f"[dim]{size(total)} in {safe(bundle.root)}[/]", soft_wrap=True)
+    signed = f"signed by publisher {bundle.publisher}"
+    out.print(f"[dim]{size(total)} in {safe(bundle.root)}, {signed}[/]", soft_wrap=True)
 
 
 def _one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
@@ -135,6 +139,17 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8400,
+    trust_publisher: Annotated[
+        list[Path] | None,
+        typer.Option(help="Load this publisher's bundles too: a public key file."),
+    ] = None,
+    allow_unsigned_bundles: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unsigned-bundles", help="Load bundles that nobody signed."
+        ),
+    ] = False,
+    home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a gateway. Its first start prints an admin API key, once."""
@@ -145,8 +160,17 @@ def serve(
         msg = "the gateway is not installed: pip install 'privacy-compute[gateway]'"
         raise UnavailableError(msg, code="engine-missing") from exc
     try:
+        chosen: Json = {"home": home} if home else {}
+        if trust_publisher:
+            chosen["trusted_publishers"] = tuple(trust_publisher)
+        if allow_unsigned_bundles:
+            chosen["allow_unsigned_bundles"] = True
         settings = Settings(
-            data_dir=data, models_dir=store or data / "models", host=host, port=port
+            data_dir=data,
+            models_dir=store or data / "models",
+            host=host,
+            port=port,
+            **chosen,
         )
     except ValueError as exc:
         raise FormatError(f"a setting of the gateway is not valid: {exc}") from exc

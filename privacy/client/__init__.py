@@ -20,7 +20,7 @@ import httpx
 from privacy.bundle import Bundle
 from privacy.client.answer import Answer, Check, Row
 from privacy.client.drive import AsyncDriver, SyncDriver
-from privacy.client.home import Home, default_home
+from privacy.client.home import Home
 from privacy.client.infer import Meter, infer
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.offline import Verdict, verify_saved
@@ -28,6 +28,7 @@ from privacy.client.sessions import Context
 from privacy.client.wire import Call, Flow
 from privacy.encoding import Json
 from privacy.errors import AuthError
+from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
 
 __all__ = [
@@ -53,7 +54,7 @@ def _silent(_: Json) -> None:
 class _Common:
     """What both clients share: configuration, and flows that need no mode."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
         gateway: str | None,
         api_key: str | None,
@@ -61,7 +62,9 @@ class _Common:
         notify: Callable[[Json], None],
         *,
         allow_simulated: bool,
+        allow_out_of_range: bool,
         allow_plain_http: bool,
+        allow_unsigned: bool,
     ) -> None:
         self.home = Home(home or default_home())
         config = self.home.config()
@@ -80,7 +83,9 @@ class _Common:
             gateway=self.gateway,
             notify=notify,
             allow_simulated=allow_simulated,
+            allow_out_of_range=allow_out_of_range,
         )
+        self._allow_unsigned = allow_unsigned
         self._models: dict[str, Bundle] = {}
 
     def _infer(self, model: str, rows: Any, mode: str, meter: Meter) -> Flow[Answer]:
@@ -95,7 +100,10 @@ class _Common:
     def _model(self, reference: str) -> Flow[Bundle]:
         if reference not in self._models:
             self._models[reference] = yield from fetch_model(
-                self.home, self.gateway, reference
+                self.home,
+                self.gateway,
+                reference,
+                allow_unsigned=self._allow_unsigned,
             )
         return self._models[reference]
 
@@ -138,14 +146,16 @@ def _plain(value: Any) -> Any:
 class Client(_Common):
     """The data owner's synchronous client."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
         gateway: str | None = None,
         *,
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
+        allow_unsigned: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -158,8 +168,11 @@ class Client(_Common):
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
                 nothing from the operator: for development only.
+            allow_out_of_range: Ask about values that the model was not calibrated on;
+                the answer's caveats name them. Refused by default.
             allow_plain_http: Send the API key unencrypted to another machine; also
                 `$PRIVACY_ALLOW_PLAIN_HTTP`. For networks that encrypt by themselves.
+            allow_unsigned: Use models that no publisher signed; the answer says so.
             notify: Called with `{"stage": …}` as long work goes on.
             transport: For tests and proxies.
         """
@@ -169,7 +182,9 @@ class Client(_Common):
             home,
             notify,
             allow_simulated=allow_simulated,
+            allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
+            allow_unsigned=allow_unsigned,
         )
         self._driver = SyncDriver(self.gateway, self.api_key, transport)
 
@@ -232,14 +247,16 @@ class Client(_Common):
 class AsyncClient(_Common):
     """The data owner's asynchronous client; see `Client` for the arguments."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
         gateway: str | None = None,
         *,
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
+        allow_unsigned: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -250,7 +267,9 @@ class AsyncClient(_Common):
             home,
             notify,
             allow_simulated=allow_simulated,
+            allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
+            allow_unsigned=allow_unsigned,
         )
         self._driver = AsyncDriver(self.gateway, self.api_key, transport)
 

@@ -1,7 +1,8 @@
 """The data owner's own folder: configuration, keys, pins, cached artifacts, receipts.
 
     config.json        gateway address and API key, 0600
-    gateways/ID.json   a gateway's receipt keys and model digests as first seen
+    gateways/ID.json   a gateway's receipt keys, models and publishers as first seen
+    publishers.json    publishers to trust, and publisher.key: see `privacy.publisher`
     fhe/DIGEST/        FHE secret keys of a key set, 0600
     models/SHA256/     a model's manifest and public files, by model digest
     receipts/JOB/      receipt.json with what is needed to check it offline
@@ -11,7 +12,6 @@
 
 import fcntl
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,27 +23,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from privacy.encoding import Json, check_sha256, parse_object, sha256_hex
 from privacy.errors import FormatError, VerificationError
 from privacy.files import make_folder, write_atomic
-from privacy.receipt import key_from_jwk, key_id
+from privacy.jws import keys_from_jwks
+from privacy.publisher import TRUST_FILE, trusted_publishers
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
-
-
-def default_home() -> Path:
-    """Return `$PRIVACY_HOME`, or `~/.privacy`."""
-    return Path(os.environ.get("PRIVACY_HOME") or Path.home() / ".privacy")
-
-
-def trusted_keys(jwks: Json) -> dict[str, Ed25519PublicKey]:
-    """Return the receipt keys of a JSON Web Key Set by key id.
-
-    Raises:
-        FormatError: Not a key set, or a key of another kind.
-    """
-    keys = jwks.get("keys")
-    if not isinstance(keys, list) or not keys:
-        raise FormatError("the key set has no keys")
-    found = [key_from_jwk(k) for k in keys if isinstance(k, dict)]
-    return {key_id(k): k for k in found}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +49,7 @@ class Home:
 
     def pin_keys(self, gateway: str, jwks: Json) -> None:
         """Remember a gateway's receipt keys."""
-        trusted_keys(jwks)
+        keys_from_jwks(jwks)
         with self.locked("gateways"):
             pins = {"models": {}, **self.pins(gateway)}
             self._write(
@@ -94,13 +77,39 @@ class Home:
             )
             raise VerificationError(msg, code="model-changed")
 
+    def pin_publisher(self, gateway: str, name: str, publisher: str) -> None:
+        """Remember who signs a model, or refuse another than the remembered.
+
+        Args:
+            gateway: Its address.
+            name: The model's name; all its versions have one publisher.
+            publisher: Key id, "" if nobody signed.
+
+        Raises:
+            VerificationError: Somebody else signed, whom `publishers.json` does not
+                name, or nobody.
+        """
+        with self.locked("gateways"):
+            pins = {"publishers": {}, **self.pins(gateway)}
+            known = pins["publishers"].get(name)
+            trusted = trusted_publishers(self.root / TRUST_FILE)
+            if publisher and (known is None or publisher in trusted):
+                pins["publishers"][name] = known = publisher
+                self._write(self.pins_path(gateway), {**pins, "url": gateway})
+        if known not in {None, publisher}:
+            msg = (
+                f"model {name} is signed by {publisher or 'nobody'}, before it was by "
+                f"{known}: ask the publisher, then `privacy publisher --trust FILE`"
+            )
+            raise VerificationError(msg, code="publisher-changed")
+
     def all_trusted_keys(self) -> dict[str, Ed25519PublicKey]:
         """Return every receipt key of every gateway met so far."""
         keys: dict[str, Ed25519PublicKey] = {}
         for path in sorted((self.root / "gateways").glob("*.json")):
             pins = self._read(path)
             if pins.get("keys"):
-                keys |= trusted_keys(pins)
+                keys |= keys_from_jwks(pins)
         return keys
 
     def model(self, sha256: str) -> Path:

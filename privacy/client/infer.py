@@ -10,7 +10,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from privacy.bundle import Bundle, Column, standardise
+from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
-from privacy.client.home import JOB_ID, Home, trusted_keys
+from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
 from privacy.client.offline import check_sound
+from privacy.client.rows import range_caveats
 from privacy.client.sessions import Context, Prepared, Session, session_for
+from privacy.client.upload import upload
 from privacy.client.wire import (
     Call,
     Flow,
@@ -44,6 +46,7 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.files import write_atomic
+from privacy.jws import keys_from_jwks
 from privacy.modes import Mode, who_sees_what
 from privacy.receipt import Receipt, verify_receipt
 from privacy.runs import MAX_ROWS
@@ -83,6 +86,9 @@ def infer(
     manifest = bundle.manifest
     manifest.mode(mode)
     rows = finite_rows(rows, columns=len(manifest.columns), max_rows=MAX_ROWS)
+    caveats = range_caveats(
+        rows, manifest.columns, mode, allow_out_of_range=context.allow_out_of_range
+    )
     meter.start()
     yield from fetch_files(bundle, mode, context.notify)
     meter.stage("model")
@@ -111,8 +117,12 @@ def infer(
         model_sha256=bundle.sha256,
         mode=mode,
         rows=answer_rows(manifest, opened.raw),
-        checks=(*_RECEIPT_CHECKS, *opened.checks),
-        caveats=(*_range_caveats(rows, manifest.columns, mode), *opened.caveats),
+        checks=(*_publisher_checks(bundle), *_RECEIPT_CHECKS, *opened.checks),
+        caveats=(
+            *caveats,
+            *(() if bundle.publisher else (_UNSIGNED,)),
+            *opened.caveats,
+        ),
         who_sees_what=who_sees_what(mode, simulated=opened.simulated),
         simulated=opened.simulated,
         seconds={k: round(v, 6) for k, v in meter.seconds.items()},
@@ -122,22 +132,14 @@ def infer(
     )
 
 
-def _range_caveats(
-    rows: list[list[float]], columns: Sequence[Column], mode: Mode
-) -> tuple[str, ...]:
-    """Return what to say of values that the model was not calibrated on."""
-    names = [
-        column.name
-        for row in rows
-        for value, column in zip(row, columns, strict=True)
-        if not column.minimum <= value <= column.maximum
-    ]
-    if not names:
+_UNSIGNED = "no publisher signed this model: it is whatever the gateway serves"
+
+
+def _publisher_checks(bundle: Bundle) -> tuple[Check, ...]:
+    if not bundle.publisher:
         return ()
-    does = "clips them" if mode is Mode.FHE else "extrapolates"
-    odd = ", ".join(sorted(set(names))[:5])
-    outside = f"{len(names)} values lie outside the range the model was calibrated on"
-    return (f"{outside} ({odd}): mode {mode} {does}",)
+    detail = f"the manifest is signed by the pinned publisher {bundle.publisher}"
+    return (Check("publisher", detail),)
 
 
 _RECEIPT_CHECKS = (
@@ -186,7 +188,9 @@ def _submit(
         session = session_for(mode, context, bundle)
         prepared = yield from session.prepare(rows)
         path = f"/v1/blobs/{sha256_hex(prepared.blob)}"
-        yield Call("PUT", path, body=prepared.blob)
+        yield from upload(
+            path, prepared.blob, notify=context.notify, stage="upload the input"
+        )
         meter.stage("prepare")
         try:
             job = yield from _run(context, bundle, mode, prepared)
@@ -308,7 +312,7 @@ def gateway_keys(home: Home, gateway: str) -> Flow[dict[str, Any]]:
         reply: Reply = yield Call("GET", "/.well-known/jwks.json")
         home.pin_keys(gateway, reply.object("key set"))
         pinned = home.pins(gateway)
-    return trusted_keys(pinned)
+    return keys_from_jwks(pinned)
 
 
 def _compare(name: str, found: object, expected: object) -> None:

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from urllib.parse import quote
 
-from privacy.bundle import MANIFEST, Bundle, check_name, parse_manifest
+from privacy.bundle import MANIFEST, SIGNATURE, Bundle, check_name, parse_manifest
 from privacy.client.home import Home
 from privacy.client.wire import Call, Flow, Reply
 from privacy.encoding import Json, check_sha256, sha256_file, sha256_hex
 from privacy.errors import LimitError, VerificationError
 from privacy.files import write_atomic
+from privacy.jws import key_id
 from privacy.modes import Mode
+from privacy.publisher import verify_manifest
 
 _MAX_FILES_BYTES = 1 << 31
 Notify = Callable[[Json], None]
@@ -36,33 +38,58 @@ def label(bundle: Bundle) -> str:
     return f"{bundle.manifest.name}/{bundle.manifest.version}"
 
 
-def fetch_model(home: Home, gateway: str, reference: str) -> Flow[Bundle]:
+def fetch_model(
+    home: Home, gateway: str, reference: str, *, allow_unsigned: bool
+) -> Flow[Bundle]:
     """Fetch a manifest; its digest must be the one named, or the one first seen.
+
+    Its signature must be the publisher's, who must be the one first seen.
 
     Returns:
         A bundle in the data owner's folder that holds no other file yet.
 
     Raises:
         NotFoundError: No such model.
-        VerificationError: The digest is not the expected one.
+        VerificationError: The digest or the publisher is not the expected one.
     """
     name, version, digest = parse_reference(reference)
     params = {"version": version} if version else {}
     reply: Reply = yield Call("GET", f"/v1/models/{name}", params=params)
+    signature = reply.headers.get("x-model-signature", "").encode()
+    publisher = _publisher(reply.body, signature, allow_unsigned=allow_unsigned)
     manifest, found = parse_manifest(reply.body), sha256_hex(reply.body)
-    bundle = Bundle(root=home.model(found), manifest=manifest, sha256=found)
+    bundle = Bundle(home.model(found), manifest, found, publisher)
     if manifest.name != name or (version and manifest.version != version):
         msg = f"asked for {reference}, got {label(bundle)}"
         raise VerificationError(msg, code="wrong-model")
     if digest and digest != found:
         msg = f"model {label(bundle)} is {found[:12]}…, expected {digest[:12]}…"
         raise VerificationError(msg, code="model-changed")
+    home.pin_publisher(gateway, name, bundle.publisher)
     if not digest:
         home.pin_model(gateway, label(bundle), found)
     kept = bundle.root / MANIFEST
     if not kept.is_file() or sha256_file(kept) != found:
         write_atomic(kept, reply.body, private=True)
+        write_atomic(bundle.root / SIGNATURE, signature, private=True)
     return bundle
+
+
+def _publisher(manifest: bytes, signature: bytes, *, allow_unsigned: bool) -> str:
+    """Return the key id of who signed a manifest, "" if nobody did and that is allowed.
+
+    Raises:
+        VerificationError: Nobody did, or the signature does not match.
+    """
+    if signature:
+        return key_id(verify_manifest(manifest, signature))
+    if not allow_unsigned:
+        msg = (
+            "the model is not signed by a publisher: ask the operator, or allow "
+            "unsigned bundles if you accept whatever the gateway serves"
+        )
+        raise VerificationError(msg, code="bundle-unsigned")
+    return ""
 
 
 def fetch_files(bundle: Bundle, mode: Mode, notify: Notify) -> Flow[None]:

@@ -1,14 +1,17 @@
-"""Read the data owner's rows from a file, without any engine."""
+"""The data owner's rows: read from a file, held against the model's range."""
 
 import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from privacy.bundle import Column
 from privacy.encoding import parse_json
 from privacy.errors import FormatError
+from privacy.modes import Mode
 
 MAX_BYTES = 1 << 26
+_NAMED = 5
 
 
 def read_rows(path: Path, names: Sequence[str] | None) -> list[list[Any]]:
@@ -115,3 +118,45 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def range_caveats(
+    rows: Sequence[Sequence[float]],
+    columns: Sequence[Column],
+    mode: Mode,
+    *,
+    allow_out_of_range: bool,
+) -> tuple[str, ...]:
+    """Return what to say of values that the model was not calibrated on.
+
+    Args:
+        rows: Raw features, shape (rows, columns).
+        columns: The model's, with their published ranges.
+        mode: What the job will be run in.
+        allow_out_of_range: Say it and go on, instead of refusing.
+
+    Raises:
+        FormatError: There are such values, and they are not allowed.
+    """
+    odd = [
+        (number, column.name)
+        for number, row in enumerate(rows, start=1)
+        for value, column in zip(row, columns, strict=True)
+        if not column.minimum <= value <= column.maximum
+    ]
+    if not odd:
+        return ()
+    names = sorted({name for _, name in odd})
+    more = ", …" if len(names) > _NAMED else ""
+    outside = (
+        f"{len(odd)} values lie outside the range the model was calibrated on "
+        f"({', '.join(names[:_NAMED])}{more}; first in row {odd[0][0]})"
+    )
+    if not allow_out_of_range:
+        msg = (
+            f"{outside}: correct them, or accept a less certain answer with "
+            "--allow-out-of-range (allow_out_of_range=True)"
+        )
+        raise FormatError(msg, code="out-of-range")
+    does = "clips them" if mode is Mode.FHE else "extrapolates"
+    return (f"{outside}: mode {mode} {does}",)

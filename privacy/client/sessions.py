@@ -14,6 +14,7 @@ from privacy.bundle import Bundle
 from privacy.client.answer import Check
 from privacy.client.home import Home
 from privacy.client.model import Notify
+from privacy.client.upload import upload, uploaded
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical, sha256_hex
 from privacy.errors import FormatError, NotFoundError, VerificationError
@@ -37,6 +38,7 @@ class Context:
     gateway: str
     notify: Notify
     allow_simulated: bool = False
+    allow_out_of_range: bool = False
     memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -130,23 +132,22 @@ class _Fhe:
 
     def _upload(self, keys: "_FheKeys") -> Flow[str]:
         """Upload the evaluation keys unless the gateway has them from us."""
-        raw, uploaded = b"", keys.uploaded
-        if not uploaded.sha256:
+        raw, known = b"", keys.uploaded
+        if not known.sha256:
             raw = yield Work(keys.client.evaluation_keys)
-            uploaded.sha256 = sha256_hex(raw)
-        path = f"/v1/keys/{uploaded.sha256}"
-        head: Reply = yield Call("HEAD", path, accept=(200, 404))
-        if head.status != 200:  # noqa: PLR2004 - HTTP
+            known.sha256 = sha256_hex(raw)
+        path = f"/v1/keys/{known.sha256}"
+        is_here, offset = yield from uploaded(path)
+        if not is_here:
             raw = raw or (yield Work(keys.client.evaluation_keys))
-            event = {"stage": "upload keys", "bytes": len(raw), "total": 10}
-            self.context.notify(event)
-            yield Call(
-                "PUT",
+            yield from upload(
                 path,
-                body=raw,
-                sent=lambda tenths: self.context.notify({**event, "done": tenths}),
+                raw,
+                notify=self.context.notify,
+                stage="upload keys",
+                offset=offset,
             )
-        return uploaded.sha256
+        return known.sha256
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes

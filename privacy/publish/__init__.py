@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy import __version__
 from privacy.bundle import (
@@ -32,8 +33,10 @@ from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
 from privacy.errors import BackendError, ConflictError, FormatError, PrivacyError
 from privacy.fhe.spec import parse_spec
+from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
+from privacy.publisher import publisher_key, sign_bundle, signer_of
 from privacy.publishing import PartRequest, PartResult
 from privacy.tee.measure import measure
 
@@ -57,6 +60,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     task: str = "",
     activation: str = "",
     options: Mapping[Mode, Json] | None = None,
+    home: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> Bundle:
     """Compile a model into a bundle under `store/name/version` and return it.
@@ -76,6 +80,8 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         task: For networks: `classification` or `regression`; raw outputs by default.
         activation: For networks: one of `privacy.activations`.
         options: Choices for one mode; see the mode's `publish` module.
+        home: Holds the publisher's key, made at the first publish; by default
+            `$PRIVACY_HOME` or `~/.privacy`.
         progress: Called with `{"mode", "stage", …}` as work goes on.
 
     Raises:
@@ -86,6 +92,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     check_name(name)
     if version is not None and (store / name / check_name(version)).exists():
         raise _taken(name, version)
+    private_key = publisher_key(home or default_home())  # before the long work
     (store / name).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
         dir=store / name, prefix=".publishing-"
@@ -126,11 +133,19 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             published_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             tool=f"privacy-compute {__version__}",
         )
-        final = _put(root, manifest, store, fixed=version is not None)
-    return open_bundle(final)
+        final = _put(root, manifest, store, private_key, fixed=version is not None)
+    bundle = open_bundle(final)
+    return replace(bundle, publisher=signer_of(bundle))
 
 
-def _put(root: Path, manifest: Manifest, store: Path, *, fixed: bool) -> Path:
+def _put(
+    root: Path,
+    manifest: Manifest,
+    store: Path,
+    private_key: Ed25519PrivateKey,
+    *,
+    fixed: bool,
+) -> Path:
     """Move a bundle to its place; if another publish took it, to the next version.
 
     Raises:
@@ -139,6 +154,7 @@ def _put(root: Path, manifest: Manifest, store: Path, *, fixed: bool) -> Path:
     while True:
         final = store / manifest.name / manifest.version
         write_manifest(root, manifest)
+        sign_bundle(root, private_key)
         try:
             root.rename(final)
         except OSError as exc:
@@ -157,12 +173,15 @@ def _taken(name: str, version: str) -> ConflictError:
 
 
 def is_current(bundle: Bundle) -> bool:
-    """Return whether this installation can serve the bundle as it was published.
+    """Return whether this installation can serve a bundle as it was published.
 
-    After an upgrade it may have to be published again: for mode `fhe` if the format of
-    client.json changed; for `tee` always, since an enclave's measurement covers our
-    code, the interpreter and its libraries.
+    It has to be signed, its FHE part of this format, and this installation's enclave
+    the one it expects. The enclave's measurement covers our code, the interpreter and
+    its libraries: after an upgrade a bundle has to be published again to be served in
+    mode `tee`.
     """
+    if not signer_of(bundle):
+        return False
     part = bundle.manifest.modes.get(Mode.FHE)
     if part is not None and part.available:
         try:

@@ -28,6 +28,8 @@ class Core:
             engine compiles it better than the graph; a linear model of any kind is a
             `LinearRegression` whose predictions are the raw outputs. Or None.
         qonnx: A network trained with quantization, as QONNX, or empty.
+        ties: The graph may decide a few rows otherwise, where several answers are as
+            right as the library's.
     """
 
     onnx: bytes
@@ -39,6 +41,7 @@ class Core:
     classes: tuple[str, ...] = ()
     estimator: Any = None
     qonnx: bytes = b""
+    ties: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Expressed:
     activation: str
     estimator: Any = None
     qonnx: bytes = b""
+    ties: bool = False
 
 
 def columns_of(raw: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -7,12 +7,18 @@ import numpy as np
 
 from privacy.errors import FormatError
 from privacy.publish.core import Core, Expressed, to_onnx, unsupported
+from privacy.publish.kernels import express_kernel_machine
 from privacy.publish.linear import express_linear
+from privacy.publish.neighbours import express_neighbours
+from privacy.publish.perceptrons import express_perceptron
 from privacy.publish.trees import express_trees
 
 _WAYS: Sequence[Callable[[Any], Expressed | None]] = (
     express_trees,
     express_linear,
+    express_kernel_machine,
+    express_perceptron,
+    express_neighbours,
 )
 """Each returns None for an estimator of another family."""
 
@@ -44,6 +50,7 @@ def from_estimator(model: Any, features: int) -> Core:
         classes=tuple(str(c) for c in core.classes_) if is_classifier else (),
         estimator=found.estimator,
         qonnx=found.qonnx,
+        ties=found.ties,
     )
 
 

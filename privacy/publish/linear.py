@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from privacy.publish.core import Expressed, columns_of, unsupported
+from privacy.publish.kernels import pairwise
 
 _MARGINS = frozenset(
     {
@@ -57,7 +58,7 @@ def _classifier(core: Any, rows: int) -> tuple[Callable[[Any], Any], str]:
     if getattr(core, "multilabel_", False) or np.ndim(core.predict(_one(core))) != 1:
         raise unsupported(f"{name} with several labels a row")
     if name in {"SVC", "NuSVC"}:
-        return _pairwise(core), "margin" if rows == 1 else "votes"
+        return pairwise(core), "margin" if rows == 1 else "votes"
     if name in _MARGINS:
         return raw, "margin"
     if name == "SGDClassifier":
@@ -93,16 +94,6 @@ def _is_ovr(core: Any) -> bool:
 def _are_sigmoids(core: Any) -> bool:
     """Return whether every part's probability is the sigmoid of its margin."""
     return all(_classifier(part, 1)[1] == "sigmoid" for part in core.estimators_)
-
-
-def _pairwise(core: Any) -> Callable[[Any], Any]:
-    """Return a support vector machine's margins, one a pair of classes."""
-    import copy
-
-    pairs = copy.copy(core)
-    pairs.decision_function_shape = "ovo"
-    raw: Callable[[Any], Any] = pairs.decision_function
-    return raw
 
 
 def _regressor(core: Any) -> tuple[Callable[[Any], Any], str]:

@@ -14,6 +14,8 @@ from privacy.publish.data import hold_back, read_table, rounded_range
 from privacy.publish.export import load_core
 
 _TOLERANCE = 1e-3
+_MOST = 0.9
+"""Share of the rows on which a model with ties must agree with its graph."""
 
 
 def handler() -> Handler:
@@ -84,9 +86,9 @@ def _check_export(core: Core, rows: Any, clear: Any) -> None:
     except Exception as exc:
         msg = f"the ONNX export does not run on a batch: {type(exc).__name__}"
         raise FormatError(msg, code="unsupported-model") from exc
-    error = float(np.abs(ours - clear).max() / max(1.0, float(np.abs(clear).max())))
-    if not error <= _TOLERANCE:
-        msg = f"the ONNX export differs from the model by {error:.2g} (relative)"
+    error = np.abs(ours - clear).max(axis=1) / max(1.0, float(np.abs(clear).max()))
+    if not (error <= _TOLERANCE).mean() >= (_MOST if core.ties else 1.0):
+        msg = f"the ONNX export differs from the model by {error.max():.2g} (relative)"
         raise FormatError(msg, code="unsupported-model")
 
 

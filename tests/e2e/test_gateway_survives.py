@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from privacy.receipt import key_from_jwk, key_id, verify_receipt
+from privacy.jws import key_from_jwk, key_id
+from privacy.receipt import verify_receipt
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ProcessGateway, wait_until
 

@@ -141,12 +141,23 @@ def test_bad_rows_never_leave_the_client(owner, diagnosis, mode, row, code):
     assert caught.value.code == code
 
 
-def test_values_outside_the_calibrated_range_are_named(owner, diagnosis, answers):
+def test_values_outside_the_calibrated_range_are_refused_or_named(
+    owner, gateway, diagnosis, answers
+):
     assert not any("outside the range" in c for c in answers["fhe"].caveats)
     row = diagnosis.rows[0].tolist()
     row[3] = 1e6
-    answer = owner.infer(diagnosis.name, [row], mode="fhe")
     column = diagnosis.bundle.manifest.columns[3].name
+    with pytest.raises(FormatError, match=column) as caught:
+        owner.infer(diagnosis.name, [row], mode="fhe")
+    assert caught.value.code == "out-of-range"
+    with Client(
+        gateway.base_url,
+        api_key=gateway.admin_key,
+        home=owner.home.root,
+        allow_out_of_range=True,
+    ) as lenient:
+        answer = lenient.infer(diagnosis.name, [row], mode="fhe")
     assert any(column in c and "clips" in c for c in answer.caveats)
 
 

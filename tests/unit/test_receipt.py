@@ -6,12 +6,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.encoding import canonical_json, parse_object
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
+from privacy.jws import key_from_jwk, key_id, public_jwk
 from privacy.receipt import (
     Receipt,
-    key_from_jwk,
-    key_id,
     parse_receipt,
-    public_jwk,
     sign_receipt,
     verify_receipt,
 )

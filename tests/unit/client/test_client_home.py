@@ -8,7 +8,8 @@ from privacy.client.home import Home
 from privacy.client.model import parse_reference
 from privacy.errors import FormatError, VerificationError
 from privacy.files import write_atomic
-from privacy.receipt import key_id, public_jwk
+from privacy.jws import key_id, public_jwk
+from privacy.publisher import trust_publisher
 
 URL = "http://127.0.0.1:1"
 
@@ -33,6 +34,27 @@ def test_a_model_is_pinned_at_first_sight(home):
         home.pin_model(URL, "m/1", "b" * 64)
     assert caught.value.code == "model-changed"
     home.pin_model("http://other", "m/1", "b" * 64)
+
+
+def test_a_publisher_is_pinned_at_first_sight(home):
+    """Until the data owner says that another one may sign the model."""
+    other = Ed25519PrivateKey.generate().public_key()
+    home.pin_publisher(URL, "m", "first")
+    home.pin_publisher(URL, "m", "first")
+    for changed in (key_id(other), ""):
+        with pytest.raises(VerificationError) as caught:
+            home.pin_publisher(URL, "m", changed)
+        assert caught.value.code == "publisher-changed"
+    home.pin_publisher(URL, "other", key_id(other))
+    trust_publisher(home.root, other)
+    home.pin_publisher(URL, "m", key_id(other))
+    with pytest.raises(VerificationError):
+        home.pin_publisher(URL, "m", "first")
+
+
+def test_a_model_that_nobody_signed_may_be_signed_later(home):
+    home.pin_publisher(URL, "m", "")
+    home.pin_publisher(URL, "m", "first")
 
 
 def test_gateway_keys_and_models_are_pinned_side_by_side(home):

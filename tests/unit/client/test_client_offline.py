@@ -10,7 +10,8 @@ from privacy.client import offline, verify_saved
 from privacy.client.home import Home
 from privacy.encoding import sha256_hex
 from privacy.errors import BackendError, UnavailableError, VerificationError
-from privacy.receipt import Receipt, public_jwk, sign_receipt
+from privacy.jws import public_jwk
+from privacy.receipt import Receipt, sign_receipt
 from tests.support.hand_made_bundle import write_bundle
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
-from privacy.client.rows import read_rows
+from privacy.bundle import Column
+from privacy.client.rows import range_caveats, read_rows
 from privacy.errors import FormatError
+from privacy.modes import Mode
 
 NAMES = ["a", "b"]
 
@@ -65,3 +67,31 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(FormatError) as caught:
         read_rows(tmp_path / "r.csv", NAMES)
     assert caught.value.code == "no-such-file"
+
+
+RANGES = (Column("a", 0.0, 1.0), Column("b", -1.0, 1.0))
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_values_at_the_ends_of_the_range_need_no_words(mode):
+    rows = [[0.0, -1.0], [1.0, 1.0]]
+    for allowed in (True, False):
+        assert range_caveats(rows, RANGES, mode, allow_out_of_range=allowed) == ()
+
+
+def test_values_out_of_range_are_refused_without_being_quoted():
+    rows = [[0.5, 0.0], [0.5, 1.625], [7.25, 0.0]]
+    with pytest.raises(FormatError) as caught:
+        range_caveats(rows, RANGES, Mode.FHE, allow_out_of_range=False)
+    assert caught.value.code == "out-of-range"
+    assert "2 values" in caught.value.message
+    assert "(a, b; first in row 2)" in caught.value.message
+    assert "1.625" not in caught.value.message
+
+
+@pytest.mark.parametrize(("mode", "does"), [("fhe", "clips"), ("tee", "extrapolates")])
+def test_values_out_of_range_are_named_where_they_are_allowed(mode, does):
+    rows = [[0.5, 2.0]]
+    (words,) = range_caveats(rows, RANGES, Mode(mode), allow_out_of_range=True)
+    assert "(b; first in row 1)" in words
+    assert does in words

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from privacy.encoding import sha256_hex
+from privacy.jws import key_from_jwk, key_id
 from privacy.modes import Mode, who_sees_what
-from privacy.receipt import key_from_jwk, key_id, verify_receipt
+from privacy.receipt import verify_receipt
 from tests.support.live_gateway import Api, ThreadGateway, wait_until
 
 ECHO = {"do": "echo"}

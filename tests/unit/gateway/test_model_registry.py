@@ -5,27 +5,43 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from structlog.testing import capture_logs
 
 from gateway import registry as registry_module
 from gateway.registry import ModelRegistry
-from privacy.bundle import Bundle, ModePart, write_manifest
-from privacy.errors import NotFoundError
+from privacy.bundle import SIGNATURE, Bundle, ModePart, write_manifest
+from privacy.errors import FormatError, NotFoundError
+from privacy.files import default_home
+from privacy.jws import key_id
+from privacy.publisher import (
+    TRUST_FILE,
+    Trust,
+    distrust_publisher,
+    load_trust,
+    publisher_key,
+    sign_bundle,
+    trust_publisher,
+)
 from privacy.tee.measure import measure
 from tests.support.hand_made_bundle import write_bundle
+
+
+def make_registry(models_dir: Path, **more: Any) -> ModelRegistry:
+    return ModelRegistry(models_dir, lambda: load_trust(default_home()), **more)
 
 
 def test_the_newest_version_is_the_one_published_last(tmp_path: Path):
     write_bundle(tmp_path, version="10", published_at="2026-01-01T00:00:00.000Z")
     write_bundle(tmp_path, version="9", published_at="2026-02-01T00:00:00.000Z")
-    registry = ModelRegistry(tmp_path)
+    registry = make_registry(tmp_path)
     assert registry.get("demo").manifest.version == "9"
     assert registry.get("demo", "10").manifest.version == "10"
     assert [b.manifest.version for b in registry.all()] == ["9", "10"]
 
 
 def test_a_model_published_later_is_found_when_it_is_asked_for(tmp_path: Path):
-    registry = ModelRegistry(tmp_path, fresh_s=1e9)
+    registry = make_registry(tmp_path, fresh_s=1e9)
     with pytest.raises(NotFoundError) as refusal:
         registry.get("demo")
     assert refusal.value.code == "unknown-model"
@@ -35,14 +51,14 @@ def test_a_model_published_later_is_found_when_it_is_asked_for(tmp_path: Path):
 
 def test_a_model_that_is_gone_is_forgotten(tmp_path: Path):
     write_bundle(tmp_path)
-    registry = ModelRegistry(tmp_path, fresh_s=0)
+    registry = make_registry(tmp_path, fresh_s=0)
     shutil.rmtree(tmp_path / "demo")
     assert registry.all() == []
 
 
 def test_a_replaced_bundle_is_read_again(tmp_path: Path):
     before = write_bundle(tmp_path)
-    registry = ModelRegistry(tmp_path, fresh_s=0)
+    registry = make_registry(tmp_path, fresh_s=0)
     after = write_bundle(tmp_path, published_at="2026-03-01T00:00:00.000Z")
     assert registry.get("demo").sha256 == after.sha256 != before.sha256
 
@@ -50,18 +66,55 @@ def test_a_replaced_bundle_is_read_again(tmp_path: Path):
 def test_a_changed_bundle_is_skipped_and_the_others_stay(tmp_path: Path):
     write_bundle(tmp_path, name="good")
     (write_bundle(tmp_path, name="bad").root / "zkml" / "vk.key").write_bytes(b"x")
-    registry = ModelRegistry(tmp_path)
+    registry = make_registry(tmp_path)
     assert [b.manifest.name for b in registry.all()] == ["good"]
+
+
+def test_a_bundle_of_a_stranger_is_skipped_until_they_are_trusted(tmp_path: Path):
+    stranger, home = Ed25519PrivateKey.generate(), tmp_path / "home"
+    sign_bundle(write_bundle(tmp_path / "models").root, stranger)
+    with capture_logs() as logs:
+        registry = ModelRegistry(
+            tmp_path / "models", lambda: load_trust(home), fresh_s=0
+        )
+    assert [line["code"] for line in logs] == ["publisher-untrusted"]
+    assert registry.all() == []
+    trust_publisher(home, stranger.public_key())
+    (found,) = registry.all()
+    assert found.publisher == key_id(stranger.public_key())
+    distrust_publisher(home, found.publisher)
+    assert registry.all() == []
+
+
+def test_a_bundle_whose_signature_is_gone_is_skipped(tmp_path: Path):
+    bundle = write_bundle(tmp_path)
+    registry = make_registry(tmp_path, fresh_s=0)
+    assert len(registry.all()) == 1
+    (bundle.root / SIGNATURE).unlink()
+    assert registry.all() == []
+
+
+def test_a_trust_file_that_breaks_changes_nothing_until_it_is_mended(tmp_path: Path):
+    home, private_key = tmp_path / "home", Ed25519PrivateKey.generate()
+    sign_bundle(write_bundle(tmp_path / "models").root, private_key)
+    trust_publisher(home, private_key.public_key())
+    registry = ModelRegistry(tmp_path / "models", lambda: load_trust(home), fresh_s=0)
+    (home / TRUST_FILE).write_text("{")
+    with capture_logs() as logs:
+        assert len(registry.all()) == 1
+    assert [line["event"] for line in logs] == ["trust-unreadable"]
+    with pytest.raises(FormatError):
+        ModelRegistry(tmp_path / "models", lambda: load_trust(home))
 
 
 def test_a_bundle_under_another_name_is_skipped(tmp_path: Path):
     write_bundle(tmp_path, name="true-name")
     (tmp_path / "true-name").rename(tmp_path / "other")
-    assert ModelRegistry(tmp_path).all() == []
+    assert make_registry(tmp_path).all() == []
 
 
 def test_a_folder_that_does_not_exist_yet_has_no_models(tmp_path: Path):
-    assert ModelRegistry(tmp_path / "none").all() == []
+    assert make_registry(tmp_path / "none").all() == []
 
 
 def test_a_bundle_that_was_found_half_copied_is_read_again_when_it_is_whole(
@@ -70,7 +123,7 @@ def test_a_bundle_that_was_found_half_copied_is_read_again_when_it_is_whole(
     late = write_bundle(tmp_path).root / "zkml" / "vk.key"
     content = late.read_bytes()
     late.unlink()
-    registry = ModelRegistry(tmp_path, fresh_s=0)
+    registry = make_registry(tmp_path, fresh_s=0)
     assert registry.all() == []
     late.write_bytes(content)
     assert [b.manifest.name for b in registry.all()] == ["demo"]
@@ -80,15 +133,15 @@ def test_a_slow_reading_of_a_new_bundle_makes_nobody_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     write_bundle(tmp_path)
-    registry = ModelRegistry(tmp_path, fresh_s=0)
+    registry = make_registry(tmp_path, fresh_s=0)
     write_bundle(tmp_path, name="large")
     reading, go_on = threading.Event(), threading.Event()
     real = registry_module._open
 
-    def slow(root: Path) -> Bundle:
+    def slow(root: Path, trust: Trust) -> Bundle:
         reading.set()
         assert go_on.wait(30)
-        return real(root)
+        return real(root, trust)
 
     monkeypatch.setattr(registry_module, "_open", slow)
     reader = threading.Thread(target=registry.all)
@@ -102,7 +155,7 @@ def test_a_slow_reading_of_a_new_bundle_makes_nobody_wait(
 
 def _warnings(models_dir: Path) -> list[dict[str, Any]]:
     with capture_logs() as logs:
-        registry = ModelRegistry(models_dir, fresh_s=0)
+        registry = make_registry(models_dir, fresh_s=0)
         for _ in range(3):
             registry.all()
     return [line for line in logs if line["event"] == "enclave-measurements-differ"]
@@ -124,3 +177,4 @@ def _publish(bundle: Bundle, measurements: dict[str, str]) -> None:
     part = ModePart(available=True, params={"measurements": measurements})
     modes = {**bundle.manifest.modes, "tee": part}
     write_manifest(bundle.root, replace(bundle.manifest, modes=modes))
+    sign_bundle(bundle.root, publisher_key(default_home()))

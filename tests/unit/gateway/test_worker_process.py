@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gateway.executors.worker import handler
-from privacy.bundle import Bundle
+from privacy.bundle import SIGNATURE, Bundle
 from privacy.errors import BackendError, ConflictError, VerificationError
 from privacy.runs import RunResult
 from tests.support.hand_made_bundle import write_bundle
@@ -40,6 +40,7 @@ def _request(folder: Path, bundle: Bundle, **changes: Any) -> dict[str, Any]:
         "mode": "zkml",
         "bundle": str(bundle.root),
         "model_sha256": bundle.sha256,
+        "publisher": bundle.publisher,
         "keys": None,
         **paths,
         **changes,
@@ -72,6 +73,15 @@ def test_a_changed_file_of_the_mode_is_refused_before_it_is_loaded(
         handler()(_request(tmp_path, bundle), lambda _: None)
     assert refusal.value.code == "bundle-changed"
     assert runner.made == []
+
+
+def test_a_bundle_whose_signature_was_taken_away_is_refused(tmp_path: Path, runner):
+    bundle = write_bundle(tmp_path)
+    request = _request(tmp_path, bundle)
+    (bundle.root / SIGNATURE).unlink()
+    with pytest.raises(ConflictError):
+        handler()(request, lambda _: None)
+    assert not runner.made
 
 
 def test_a_replaced_bundle_is_refused(tmp_path: Path, runner):

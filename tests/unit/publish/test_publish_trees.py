@@ -12,7 +12,7 @@ from sklearn.ensemble import (
     RandomForestRegressor,
 )
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.neighbors import KNeighborsClassifier
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import (
     MaxAbsScaler,
@@ -93,7 +93,7 @@ def test_the_export_computes_what_the_model_computes(export, name):
     ("model", "code"),
     [
         (make_pipeline(PolynomialFeatures(), LinearRegression()), "unsupported-step"),
-        (KNeighborsClassifier(), "unsupported-model"),
+        (GaussianNB(), "unsupported-model"),
     ],
 )
 def test_what_cannot_be_expressed_is_refused(export, model, code):
