@@ -15,7 +15,7 @@ from privacy.child import Progress
 from privacy.encoding import pack, sha256_file, unpack
 from privacy.errors import BackendError, FormatError, UnavailableError
 from privacy.fhe.backend import Circuit, load_backend
-from privacy.fhe.spec import CircuitSpec, parse_spec
+from privacy.fhe.spec import Batch, CircuitSpec, parse_spec
 from privacy.modes import Mode
 from privacy.runs import MAX_ROWS, RunResult
 
@@ -57,34 +57,47 @@ class Runner:
     ) -> RunResult:
         """Return the packed results, one for each ciphertext of the input.
 
+        A ciphertext holds one row, or as many as a batch of the model takes.
+
         Args:
             input_blob: What `ClientKeys.encrypt` made.
             keys: File of the evaluation keys; may be None for a linear model.
-            progress: Called after every row.
+            progress: Called after every ciphertext, with rows.
 
         Raises:
             FormatError: Keys or ciphertexts are not of this model's circuit.
             BackendError: The engine failed.
         """
         ciphertexts = unpack(input_blob, what="the FHE input", max_frames=MAX_ROWS)
-        hint = f"encrypt for {self._model}, with its client.json"
-        for ciphertext in ciphertexts:
-            self._spec.ciphertext.check(
-                ciphertext,
-                what="ciphertexts",
-                code="fhe-ciphertext-mismatch",
-                hint=hint,
-            )
+        batches = [self._batch(ciphertext) for ciphertext in ciphertexts]
+        total, done = sum(batch.rows for batch in batches), 0
+        if total > MAX_ROWS:
+            msg = f"the FHE input has room for {total} rows, at most {MAX_ROWS} a job"
+            raise FormatError(msg, code="too-many-rows")
         evaluation_keys = self._keys(keys)
         results = []
-        for done, ciphertext in enumerate(ciphertexts, start=1):
+        for batch, ciphertext in zip(batches, ciphertexts, strict=True):
             try:
-                results.append(self._circuit.run(ciphertext, evaluation_keys))
+                results.append(
+                    self._circuit.run(batch.function, ciphertext, evaluation_keys)
+                )
             except RuntimeError as exc:
                 msg = "the FHE engine could not compute on this ciphertext"
                 raise BackendError(msg, code="fhe-run-failed") from exc
-            progress({"stage": "run", "done": done, "total": len(ciphertexts)})
+            done += batch.rows
+            progress({"stage": "run", "done": done, "total": total})
         return RunResult(output=pack(results))
+
+    def _batch(self, ciphertext: bytes) -> Batch:
+        """Return the circuit that a ciphertext is for, having checked it."""
+        batch = self._spec.batch_of(ciphertext)
+        batch.ciphertext.check(
+            ciphertext,
+            what="ciphertexts",
+            code="fhe-ciphertext-mismatch",
+            hint=f"encrypt for {self._model}, with its client.json",
+        )
+        return batch
 
     def _keys(self, path: Path | None) -> Any:
         """Return deserialised evaluation keys, from the cache or the file."""
