@@ -19,6 +19,11 @@ from privacy.cli.output import (
     size,
     table,
 )
+from privacy.cli.passphrase import (
+    AllowPlaintextKeys,
+    PassphraseFile,
+    passphrase_from,
+)
 from privacy.client import Answer, Client, Verdict, verify_saved
 from privacy.client.home import Home
 from privacy.client.rows import read_rows
@@ -65,16 +70,33 @@ def login(
         str | None,
         typer.Option(envvar="PRIVACY_API_KEY", help="Asked for if it is not given."),
     ] = None,
+    name: Annotated[
+        str, typer.Option(help="Call this gateway so, beside the default one.")
+    ] = "",
+    keyring: Annotated[
+        bool,
+        typer.Option(
+            "--keyring",
+            help="Keep the API key, and the passphrase of FHE keys to come, in the "
+            "system's keyring.",
+        ),
+    ] = False,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Save a gateway's address and your API key (file mode 0600)."""
+    """Save a gateway's address and your API key (file mode 0600, or the keyring)."""
     api_key = api_key or _asked_key()
     with Client(gateway, api_key=api_key, home=home) as client:
         models = client.models()
-        client.home.save_config(gateway=client.gateway, api_key=client.api_key)
+        client.home.save_login(
+            gateway=client.gateway,
+            api_key=client.api_key,
+            name=name,
+            keyring=keyring,
+        )
     if as_json:
-        print_json({"gateway": client.gateway, "models": len(models)})
+        told = {"gateway": client.gateway, "name": name, "models": len(models)}
+        print_json(told)
     else:
         out.print(f"logged in to {safe(client.gateway)}: {len(models)} models")
 
@@ -186,6 +208,8 @@ def infer(
     allow_insecure_srs: AllowInsecureSrs = False,
     allow_unsigned: AllowUnsigned = False,
     allow_out_of_range: AllowOutOfRange = False,
+    passphrase_file: PassphraseFile = None,
+    allow_plaintext_keys: AllowPlaintextKeys = False,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
@@ -202,6 +226,8 @@ def infer(
             allow_insecure_srs=allow_insecure_srs,
             allow_unsigned=allow_unsigned,
             allow_out_of_range=allow_out_of_range,
+            passphrase=passphrase_from(passphrase_file),
+            allow_plaintext_keys=allow_plaintext_keys,
             notify=notify,
         ) as client,
     ):

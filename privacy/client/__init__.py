@@ -20,14 +20,17 @@ import httpx
 from privacy.bundle import Bundle
 from privacy.client.answer import Answer, Check, Row
 from privacy.client.drive import AsyncDriver, SyncDriver
+from privacy.client.fhe_keys import rotate
 from privacy.client.home import Home
 from privacy.client.infer import Meter, infer
+from privacy.client.keystore import KeyInfo, KeyStore
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.offline import Verdict, verify_saved
+from privacy.client.passphrase import Given, Unlock
 from privacy.client.sessions import Context
 from privacy.client.wire import Call, Flow
-from privacy.encoding import Json
-from privacy.errors import AuthError
+from privacy.encoding import Json, check_sha256
+from privacy.errors import AuthError, NotFoundError
 from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
 
@@ -43,6 +46,8 @@ __all__ = [
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8400"
 _PLAIN_HTTP = "PRIVACY_ALLOW_PLAIN_HTTP"
+_UPLOADS = {"/v1/keys": "evaluation keys", "/v1/blobs": "input"}
+_DELETED = 204
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 Rows = Sequence[Sequence[float]]
 
@@ -66,17 +71,22 @@ class _Common:
         allow_out_of_range: bool,
         allow_plain_http: bool,
         allow_unsigned: bool,
+        passphrase: Given,
+        allow_plaintext_keys: bool,
     ) -> None:
         self.home = Home(home or default_home())
         config = self.home.config()
-        self.gateway = (
+        self.gateway = self.home.address(
             gateway
             or os.environ.get("PRIVACY_GATEWAY")
             or config.get("gateway")
             or DEFAULT_GATEWAY
         ).rstrip("/")
-        saved = config.get("api_key") if config.get("gateway") == self.gateway else None
-        self.api_key = api_key or os.environ.get("PRIVACY_API_KEY") or saved or ""
+        self.api_key = (
+            api_key
+            or os.environ.get("PRIVACY_API_KEY")
+            or self.home.api_key(self.gateway)
+        )
         if self.api_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
             _refuse_plain_http(self.gateway)
         self._context = Context(
@@ -86,6 +96,13 @@ class _Common:
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             allow_out_of_range=allow_out_of_range,
+            unlock=Unlock(
+                passphrase,
+                keyring_name=f"fhe-keys {self.home.root.resolve()}"
+                if config.get("keyring")
+                else "",
+                allow_plaintext=allow_plaintext_keys,
+            ),
         )
         self._allow_unsigned = allow_unsigned
         self._models: dict[str, Bundle] = {}
@@ -114,6 +131,46 @@ class _Common:
         for mode in Mode:
             yield from fetch_files(bundle, mode, self._context.notify)
         return bundle
+
+    @property
+    def keys(self) -> KeyStore:
+        """Your FHE keys: list, load, export, import, remove."""
+        return self._context.store
+
+    def rotate_keys(self, key_id: str) -> KeyInfo:
+        """Return new FHE keys in place of these, which are retired but kept.
+
+        Raises:
+            NotFoundError: No such key, or no model that uses it is in the home folder.
+        """
+        return rotate(self._context, key_id)
+
+    def _uploads(self) -> Flow[Json]:
+        found: Json = {}
+        uploads: list[Json] = []
+        for path, kind in _UPLOADS.items():
+            reply = yield Call("GET", path)
+            found = reply.object("uploads")
+            uploads += [{"kind": kind, **u} for u in reply.objects("uploads")]
+        return {**found, "uploads": uploads}
+
+    @staticmethod
+    def _delete_upload(sha256: str) -> Flow[None]:
+        """Delete an upload, whether it is an input or evaluation keys."""
+        found = False
+        for path in _UPLOADS:
+            call = Call("DELETE", f"{path}/{check_sha256(sha256)}", accept=(204, 404))
+            found |= (yield call).status == _DELETED
+        if not found:
+            msg = f"the gateway has no upload {sha256[:12]}… of yours"
+            raise NotFoundError(msg, code="unknown-upload")
+
+    def _delete_uploaded_keys(self, key_id: str) -> Flow[None]:
+        info = self.keys.info(key_id)
+        if info.evaluation_sha256:
+            path = f"/v1/keys/{info.evaluation_sha256}"
+            yield Call("DELETE", path, accept=(204, 404))
+        self.keys.note(key_id, not_uploaded=self.gateway)
 
     @staticmethod
     def _list(name: str, **params: str) -> Flow[list[Json]]:
@@ -159,13 +216,15 @@ class Client(_Common):
         allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
         allow_unsigned: bool = False,
+        passphrase: Given = None,
+        allow_plaintext_keys: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         """Prepare a client; nothing is sent yet.
 
         Args:
-            gateway: Its address; else `$PRIVACY_GATEWAY`, else as saved by
+            gateway: Its address, or its name at `privacy login`; else `$PRIVACY_GATEWAY`, else as saved by
                 `privacy login`, else loopback.
             api_key: Else `$PRIVACY_API_KEY`, else as saved for that gateway.
             home: Folder for keys, pins and receipts.
@@ -178,6 +237,10 @@ class Client(_Common):
             allow_plain_http: Send the API key unencrypted to another machine; also
                 `$PRIVACY_ALLOW_PLAIN_HTTP`. For networks that encrypt by themselves.
             allow_unsigned: Use models that no publisher signed; the answer says so.
+            passphrase: Of the FHE keys, or a function that asks for it, told whether a
+                new one is chosen; it is asked once, and only if neither
+                `$PRIVACY_PASSPHRASE` nor the system's keyring gives one.
+            allow_plaintext_keys: Without a passphrase, keep FHE keys unprotected.
             notify: Called with `{"stage": …}` as long work goes on.
             transport: For tests and proxies.
         """
@@ -191,6 +254,8 @@ class Client(_Common):
             allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
             allow_unsigned=allow_unsigned,
+            passphrase=passphrase,
+            allow_plaintext_keys=allow_plaintext_keys,
         )
         self._driver = SyncDriver(self.gateway, self.api_key, transport)
 
@@ -233,6 +298,18 @@ class Client(_Common):
         """Cancel a job and return it."""
         return self._driver.run(self._job("DELETE", job_id))
 
+    def uploads(self) -> Json:
+        """Return what the gateway keeps of yours, and how much it allows."""
+        return self._driver.run(self._uploads())
+
+    def delete_upload(self, sha256: str) -> None:
+        """Have the gateway delete an upload of yours."""
+        self._driver.run(self._delete_upload(sha256))
+
+    def delete_uploaded_keys(self, key_id: str) -> None:
+        """Have the gateway delete the evaluation keys of a key."""
+        self._driver.run(self._delete_uploaded_keys(key_id))
+
     def run(self, flow: Flow[Any]) -> Any:
         """Run a flow of your own, such as one from `privacy.client.wire`."""
         return self._driver.run(flow)
@@ -264,6 +341,8 @@ class AsyncClient(_Common):
         allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
         allow_unsigned: bool = False,
+        passphrase: Given = None,
+        allow_plaintext_keys: bool = False,
         notify: Callable[[Json], None] = _silent,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -278,6 +357,8 @@ class AsyncClient(_Common):
             allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
             allow_unsigned=allow_unsigned,
+            passphrase=passphrase,
+            allow_plaintext_keys=allow_plaintext_keys,
         )
         self._driver = AsyncDriver(self.gateway, self.api_key, transport)
 
@@ -309,6 +390,18 @@ class AsyncClient(_Common):
     async def cancel(self, job_id: str) -> Json:
         """Cancel a job and return it."""
         return await self._driver.run(self._job("DELETE", job_id))
+
+    async def uploads(self) -> Json:
+        """Return what the gateway keeps of yours, and how much it allows."""
+        return await self._driver.run(self._uploads())
+
+    async def delete_upload(self, sha256: str) -> None:
+        """Have the gateway delete an upload of yours."""
+        await self._driver.run(self._delete_upload(sha256))
+
+    async def delete_uploaded_keys(self, key_id: str) -> None:
+        """Have the gateway delete the evaluation keys of a key."""
+        await self._driver.run(self._delete_uploaded_keys(key_id))
 
     async def run(self, flow: Flow[Any]) -> Any:
         """Run a flow of your own, such as one from `privacy.client.wire`."""

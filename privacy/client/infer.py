@@ -54,7 +54,12 @@ from privacy.runs import MAX_ROWS
 _POLL_S = 2
 _SOON_S = 0.05
 _MAX_OUTPUT_BYTES = 1 << 29
-_ENCLAVE_TRIES = 3
+_TRIES = 3
+_AGAIN = {
+    "enclave-gone": "the enclave was replaced: attest the new one",
+    "unknown-keys": "the evaluation keys have expired: upload them again",
+    "unknown-blob": "the input has expired: upload it again",
+}
 _TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -183,8 +188,8 @@ def _keep(
 def _submit(
     context: Context, bundle: Bundle, mode: Mode, rows: Any, meter: Meter
 ) -> Flow[tuple[Session, Prepared, Json]]:
-    """Run the job; an enclave that was replaced meanwhile is attested anew."""
-    for left in reversed(range(_ENCLAVE_TRIES)):
+    """Run the job; what was lost at the gateway meanwhile is made or sent anew."""
+    for left in reversed(range(_TRIES)):
         session = session_for(mode, context, bundle)
         prepared = yield from session.prepare(rows)
         path = f"/v1/blobs/{sha256_hex(prepared.blob)}"
@@ -195,9 +200,9 @@ def _submit(
         try:
             job = yield from _run(context, bundle, mode, prepared)
         except PrivacyError as exc:
-            if exc.code != "enclave-gone" or not left:
+            if exc.code not in _AGAIN or not left:
                 raise
-            context.notify({"stage": "the enclave was replaced: attest the new one"})
+            context.notify({"stage": _AGAIN[exc.code]})
         else:
             return session, prepared, job
     raise UnavailableError("no enclave stayed up", code="enclave-gone")
