@@ -28,7 +28,7 @@ from privacy.client.model import fetch_files, fetch_model
 from privacy.client.offline import Verdict, verify_saved
 from privacy.client.passphrase import Given, Unlock
 from privacy.client.sessions import Context
-from privacy.client.wire import Call, Flow
+from privacy.client.wire import Call, Flow, Work
 from privacy.encoding import Json, check_sha256
 from privacy.errors import AuthError, NotFoundError
 from privacy.files import default_home
@@ -137,13 +137,9 @@ class _Common:
         """Your FHE keys: list, load, export, import, remove."""
         return self._context.store
 
-    def rotate_keys(self, key_id: str) -> KeyInfo:
-        """Return new FHE keys in place of these, which are retired but kept.
-
-        Raises:
-            NotFoundError: No such key, or no model that uses it is in the home folder.
-        """
-        return rotate(self._context, key_id)
+    def _rotate_keys(self, key_id: str) -> Flow[KeyInfo]:
+        made: KeyInfo = yield Work(lambda: rotate(self._context, key_id))
+        return made
 
     def _uploads(self) -> Flow[Json]:
         found: Json = {}
@@ -224,8 +220,8 @@ class Client(_Common):
         """Prepare a client; nothing is sent yet.
 
         Args:
-            gateway: Its address, or its name at `privacy login`; else `$PRIVACY_GATEWAY`, else as saved by
-                `privacy login`, else loopback.
+            gateway: Its address, or its name at `privacy login`; else
+                `$PRIVACY_GATEWAY`, else as saved by `privacy login`, else loopback.
             api_key: Else `$PRIVACY_API_KEY`, else as saved for that gateway.
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
@@ -297,6 +293,14 @@ class Client(_Common):
     def cancel(self, job_id: str) -> Json:
         """Cancel a job and return it."""
         return self._driver.run(self._job("DELETE", job_id))
+
+    def rotate_keys(self, key_id: str) -> KeyInfo:
+        """Return new FHE keys in place of these, which are retired but kept.
+
+        Raises:
+            NotFoundError: No such key, or no model that uses it is in the home folder.
+        """
+        return self._driver.run(self._rotate_keys(key_id))
 
     def uploads(self) -> Json:
         """Return what the gateway keeps of yours, and how much it allows."""
@@ -390,6 +394,10 @@ class AsyncClient(_Common):
     async def cancel(self, job_id: str) -> Json:
         """Cancel a job and return it."""
         return await self._driver.run(self._job("DELETE", job_id))
+
+    async def rotate_keys(self, key_id: str) -> KeyInfo:
+        """Return new FHE keys in place of these; see `Client.rotate_keys`."""
+        return await self._driver.run(self._rotate_keys(key_id))
 
     async def uploads(self) -> Json:
         """Return what the gateway keeps of yours, and how much it allows."""

@@ -36,6 +36,7 @@ from privacy.fhe.spec import parse_spec
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
+from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
 from privacy.publisher import publisher_key, sign_bundle, signer_of
 from privacy.publishing import PartRequest, PartResult
 from privacy.tee.measure import measure
@@ -71,7 +72,8 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
 
     Args:
         model: A model file (see `privacy.publish.export.load_core`), a fitted
-            scikit-learn or XGBoost estimator, or a PyTorch module.
+            scikit-learn, XGBoost or Concrete-ML estimator, or a PyTorch or Brevitas
+            module. docs/models.md lists what each mode can serve.
         data: Calibration rows, raw as users have them: a `.csv` or `.npy` file, or an
             array of shape (rows, features).
         name: The model's name.
@@ -284,6 +286,10 @@ def _model_file(model: Any, data: Any, work: Path) -> Path:
         if isinstance(data, str | Path):
             msg = "give the calibration data of a torch module as an array"
             raise FormatError(msg)
+        if has_quantized_layers(model):
+            path = work / "model.onnx"
+            path.write_bytes(qonnx_of(model, table_from_array(data).rows[:20]))
+            return path
         path = work / "model.pt"
         rows = torch.tensor(table_from_array(data).rows[:2], dtype=torch.float32)
         try:
@@ -296,7 +302,7 @@ def _model_file(model: Any, data: Any, work: Path) -> Path:
 
     path = work / "model.joblib"
     try:
-        joblib.dump(model, path)
+        joblib.dump(portable(model), path)
     except Exception as exc:
         msg = f"the model cannot be saved with joblib: {type(exc).__name__}"
         raise FormatError(msg, code="unsupported-model") from exc
