@@ -38,6 +38,7 @@ class Context:
     gateway: str
     notify: Notify
     allow_simulated: bool = False
+    allow_insecure_srs: bool = False
     allow_out_of_range: bool = False
     memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -217,7 +218,14 @@ class _Zkml:
         self, prepared: Prepared, output: bytes, evidence: bytes
     ) -> Flow[Opened]:
         self.context.notify({"stage": "verify proofs"})
-        raw = yield Work(lambda: verified_outputs(self.bundle, evidence, prepared.rows))
+        raw = yield Work(
+            lambda: verified_outputs(
+                self.bundle,
+                evidence,
+                prepared.rows,
+                allow_insecure_srs=self.context.allow_insecure_srs,
+            )
+        )
         compare_outputs(output, raw)
         checks = (
             Check("proof", f"{len(raw)} proofs verify under the pinned verifying key"),
@@ -232,27 +240,33 @@ def srs_caveats(bundle: Bundle) -> tuple[str, ...]:
 
     Whoever made an SRS can forge proofs under it.
     """
-    kind = param(bundle, Mode.ZKML, "srs", dict).get("kind")
-    if kind == "public":
+    if not param(bundle, Mode.ZKML, "insecure_srs", bool):
         return ()
-    return (f"the SRS is of kind {kind!r}: whoever made it can forge these proofs",)
+    kind = param(bundle, Mode.ZKML, "srs", dict).get("kind")
+    return (f"INSECURE SRS ({kind}): whoever made it can forge these proofs",)
 
 
-def verified_outputs(bundle: Bundle, evidence: bytes, rows: Any | None) -> Any:
+def verified_outputs(
+    bundle: Bundle, evidence: bytes, rows: Any | None, *, allow_insecure_srs: bool
+) -> Any:
     """Return the raw outputs that a job's proofs prove, shape (rows, outputs).
 
     Args:
         bundle: Where the verifying key, settings and SRS are; checked by digest.
         evidence: The proofs.
         rows: The standardised input, to check that the proofs are about it; or None.
+        allow_insecure_srs: Accept proofs that the maker of the SRS can forge.
 
     Raises:
-        VerificationError: A proof is false, or about another input.
+        VerificationError: A proof is false, about another input, or under an SRS that
+            is not allowed.
         CannotVerifyError: The proof system is not installed.
     """
     from privacy.zkml.verify import verify_proofs
 
-    return verify_proofs(bundle, evidence, rows=rows)
+    return verify_proofs(
+        bundle, evidence, rows=rows, allow_insecure_srs=allow_insecure_srs
+    )
 
 
 def compare_outputs(output: bytes, raw: Any) -> None:

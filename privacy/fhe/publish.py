@@ -102,6 +102,8 @@ Compiler = Callable[[PartRequest, Any, Floats, Options, Progress], Compiled]
 
 def _compilers(estimator: Any, options: Options) -> tuple[Compiler, ...]:
     """Return the ways to compile, the preferred first."""
+    if type(estimator).__name__ in _ONE_WAY:
+        return (_ONE_WAY[type(estimator).__name__],)
     if options.circuit == "fhe-native":
         return (_native,)
     trees = estimator is not None and not hasattr(estimator, "coef_")
@@ -134,6 +136,36 @@ def _native(
     except Exception as exc:
         msg = f"it cannot be compiled as an fhe-native circuit ({_plain(exc)})"
         raise BackendError(msg, code="fhe-compile-failed") from exc
+
+
+def _quantized(
+    request: PartRequest,
+    estimator: Any,
+    calibration: Floats,
+    options: Options,
+    progress: Progress,
+) -> Compiled:
+    """Return a network trained with quantization, compiled as it was trained."""
+    progress({"stage": "compile", "attempt": "quantized network"})
+    from privacy.fhe.backends.quantized import compile_quantized
+
+    try:
+        return compile_quantized(
+            estimator,
+            calibration,
+            p_error=options.p_error,
+            activation=request.activation,
+            task=request.task,
+        )
+    except PrivacyError:
+        raise
+    except Exception as exc:
+        msg = f"it cannot be compiled as a quantized network ({_plain(exc)})"
+        raise BackendError(msg, code="fhe-compile-failed") from exc
+
+
+_ONE_WAY: dict[str, Compiler] = {"QuantizedNetwork": _quantized}
+"""Models that only one of our compilers knows."""
 
 
 def _concrete_ml(

@@ -9,7 +9,7 @@ The engines run in child processes; this one stays light and reports progress.
 import errno
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,6 +36,7 @@ from privacy.fhe.spec import parse_spec
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
+from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
 from privacy.publisher import publisher_key, sign_bundle, signer_of
 from privacy.publishing import PartRequest, PartResult
 from privacy.tee.measure import measure
@@ -44,6 +45,9 @@ PREPARE_TIMEOUT_S = 600.0
 PART_TIMEOUT_S = 3600.0
 
 __all__ = ["is_current", "publish"]
+
+Run = Callable[..., Json]
+"""How a handler is asked in a child process; see `privacy.child.run_in_child`."""
 
 
 def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
@@ -62,12 +66,14 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     options: Mapping[Mode, Json] | None = None,
     home: Path | None = None,
     progress: Progress = lambda _: None,
+    run: Run = run_in_child,
 ) -> Bundle:
     """Compile a model into a bundle under `store/name/version` and return it.
 
     Args:
         model: A model file (see `privacy.publish.export.load_core`), a fitted
-            scikit-learn or XGBoost estimator, or a PyTorch module.
+            scikit-learn, XGBoost or Concrete-ML estimator, or a PyTorch or Brevitas
+            module. docs/models.md lists what each mode can serve.
         data: Calibration rows, raw as users have them: a `.csv` or `.npy` file, or an
             array of shape (rows, features).
         name: The model's name.
@@ -83,6 +89,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         home: Holds the publisher's key, made at the first publish; by default
             `$PRIVACY_HOME` or `~/.privacy`.
         progress: Called with `{"mode", "stage", …}` as work goes on.
+        run: `privacy.child.Children.run` keeps engines loaded between publishes.
 
     Raises:
         FormatError: The model or the data cannot be used.
@@ -99,7 +106,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     ) as scratch:
         work, root = Path(scratch) / "work", Path(scratch) / "bundle"
         work.mkdir()
-        schema = run_in_child(
+        schema = run(
             "privacy.publish.prepare:handler",
             {
                 "model": str(_model_file(model, data, work)),
@@ -114,7 +121,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             timeout_s=PREPARE_TIMEOUT_S,
             progress=lambda p: progress({"mode": "", **p}),
         )
-        parts, public = _parts(work, root, schema, modes, options or {}, progress)
+        parts, public = _parts(work, root, schema, modes, options or {}, progress, run)
         if not any(part.available for part in parts.values()):
             reasons = "; ".join(f"{m}: {part.reason}" for m, part in parts.items())
             msg = f"no mode can serve this model ({reasons})"
@@ -202,6 +209,7 @@ def _parts(
     modes: Sequence[Mode],
     options: Mapping[Mode, Json],
     progress: Progress,
+    run: Run,
 ) -> tuple[dict[str, ModePart], list[str]]:
     parts: dict[str, ModePart] = {}
     public: list[str] = []
@@ -223,7 +231,7 @@ def _parts(
             task=schema["task"],
             options=options.get(mode, {}),
         )
-        result = _part(mode, request, progress)
+        result = _part(mode, request, progress, run)
         if not result.available:
             shutil.rmtree(out)
         public += [f"{mode}/{file}" for file in result.public]
@@ -237,10 +245,10 @@ def _parts(
     return parts, public
 
 
-def _part(mode: Mode, request: PartRequest, progress: Progress) -> PartResult:
+def _part(mode: Mode, request: PartRequest, progress: Progress, run: Run) -> PartResult:
     """Return a mode's part; a mode that fails says why and fails nothing else."""
     try:
-        answer = run_in_child(
+        answer = run(
             f"privacy.{mode}.publish:handler",
             request.to_json(),
             timeout_s=PART_TIMEOUT_S,
@@ -278,6 +286,10 @@ def _model_file(model: Any, data: Any, work: Path) -> Path:
         if isinstance(data, str | Path):
             msg = "give the calibration data of a torch module as an array"
             raise FormatError(msg)
+        if has_quantized_layers(model):
+            path = work / "model.onnx"
+            path.write_bytes(qonnx_of(model, table_from_array(data).rows[:20]))
+            return path
         path = work / "model.pt"
         rows = torch.tensor(table_from_array(data).rows[:2], dtype=torch.float32)
         try:
@@ -290,7 +302,7 @@ def _model_file(model: Any, data: Any, work: Path) -> Path:
 
     path = work / "model.joblib"
     try:
-        joblib.dump(model, path)
+        joblib.dump(portable(model), path)
     except Exception as exc:
         msg = f"the model cannot be saved with joblib: {type(exc).__name__}"
         raise FormatError(msg, code="unsupported-model") from exc
