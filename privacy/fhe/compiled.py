@@ -31,6 +31,10 @@ class Compiled:
         uncompressed_keys_bytes: What the node holds after unpacking.
         details: More about the circuit, for the manifest.
         unrounded: Raw outputs that only the inputs' quantization changed.
+        between: If not exact: the least and the greatest integers that quantized rows
+            may decrypt to.
+        complexity: What Concrete reckons a row costs, in its own unit; 0 if nobody
+            asked.
     """
 
     circuit: str
@@ -49,6 +53,8 @@ class Compiled:
     uncompressed_keys_bytes: int
     details: Mapping[str, Any] = field(default_factory=dict)
     unrounded: Callable[[Floats], Floats] | None = None
+    between: Callable[[Ints], tuple[Ints, Ints]] | None = None
+    complexity: float = 0.0
 
 
 Attempt = tuple[str, Callable[[], Compiled]]
@@ -70,4 +76,5 @@ def circuit_members(circuit: Any, *, rows: Sequence[int] = (1,)) -> Json:
         "program": json.dumps(specs, sort_keys=True),
         "functions": tuple(zip(names, rows, strict=True)),
         "uncompressed_keys_bytes": int(keys),
+        "complexity": float(circuit.complexity),
     }

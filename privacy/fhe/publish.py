@@ -25,15 +25,18 @@ import numpy as np
 from privacy.child import Handler, Progress
 from privacy.encoding import Json
 from privacy.errors import BackendError, PrivacyError
-from privacy.fhe.backend import Floats
+from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.backends.concrete_ml import attempts
 from privacy.fhe.client import FheClient
 from privacy.fhe.compiled import Compiled
+from privacy.fhe.dense import forward, read_dense
+from privacy.fhe.dense_choice import choose_dense
 from privacy.fhe.measure import Measured, measure, refuse_keys
 from privacy.fhe.options import Options, parse_options
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import CIRCUIT, CLIENT_JSON
 from privacy.fhe.spec import CircuitSpec
+from privacy.fhe.yardstick import Yardstick
 from privacy.publishing import PartRequest, PartResult, accuracy
 
 CIRCUIT_FILES = ("sharedlib.so", "program_info.concrete.params.json")
@@ -104,15 +107,39 @@ def _compilers(estimator: Any, options: Options) -> tuple[Compiler, ...]:
     """Return the ways to compile, the preferred first."""
     if type(estimator).__name__ in _ONE_WAY:
         return (_ONE_WAY[type(estimator).__name__],)
+    native = _native_dense if estimator is None else _native_trees
     if options.circuit == "fhe-native":
-        return (_native,)
-    trees = estimator is not None and not hasattr(estimator, "coef_")
-    if options.circuit == "auto" and trees:
-        return (_native, _concrete_ml)
+        return (native,)
+    if options.circuit == "auto" and not hasattr(estimator, "coef_"):
+        return (native, _concrete_ml)
     return (_concrete_ml,)
 
 
-def _native(
+def _native_dense(
+    request: PartRequest,
+    _: Any,
+    calibration: Floats,
+    options: Options,
+    progress: Progress,
+) -> Compiled:
+    """Return a dense network as a circuit of our own."""
+    progress({"stage": "compile", "attempt": "fhe-native"})
+    from privacy.fhe.backends.native_networks import compile_dense
+
+    layers = read_dense(request.onnx, calibration.shape[1])
+    yardstick = Yardstick(
+        rows=calibration,
+        clear=forward(layers, calibration),
+        truth=None,
+        activation=request.activation,
+        task=request.task,
+    )
+    with _readable("as an fhe-native circuit"):
+        plan = choose_dense(layers, yardstick)
+        return compile_dense(plan, p_error=options.p_error)
+
+
+def _native_trees(
     request: PartRequest,
     estimator: Any,
     calibration: Floats,
@@ -123,7 +150,7 @@ def _native(
     progress({"stage": "compile", "attempt": "fhe-native"})
     from privacy.fhe.backends.native_trees import compile_trees
 
-    try:
+    with _readable("as an fhe-native circuit"):
         return compile_trees(
             estimator,
             calibration,
@@ -131,10 +158,17 @@ def _native(
             splits=options.splits,
             task=request.task,
         )
+
+
+@contextmanager
+def _readable(kind: str) -> Iterator[None]:
+    """Raise whatever an engine raises as an error that a publisher understands."""
+    try:
+        yield
     except PrivacyError:
         raise
     except Exception as exc:
-        msg = f"it cannot be compiled as an fhe-native circuit ({_plain(exc)})"
+        msg = f"it cannot be compiled {kind} ({_plain(exc)})"
         raise BackendError(msg, code="fhe-compile-failed") from exc
 
 
@@ -149,7 +183,7 @@ def _quantized(
     progress({"stage": "compile", "attempt": "quantized network"})
     from privacy.fhe.backends.quantized import compile_quantized
 
-    try:
+    with _readable("as a quantized network"):
         return compile_quantized(
             estimator,
             calibration,
@@ -157,11 +191,6 @@ def _quantized(
             activation=request.activation,
             task=request.task,
         )
-    except PrivacyError:
-        raise
-    except Exception as exc:
-        msg = f"it cannot be compiled as a quantized network ({_plain(exc)})"
-        raise BackendError(msg, code="fhe-compile-failed") from exc
 
 
 _ONE_WAY: dict[str, Compiler] = {"QuantizedNetwork": _quantized}
@@ -260,7 +289,7 @@ def _checked_outputs(compiled: Compiled, measured: Measured, held: Floats) -> Fl
         raise _differs("quantized inputs")
     integers = np.asarray(compiled.theirs_integers(ours), dtype=np.int64)
     encrypted = measured.integers
-    if compiled.exact and not np.array_equal(encrypted, integers[: len(encrypted)]):
+    if not _near(compiled, ours[: len(encrypted)], encrypted):
         raise _differs("decrypted integers")
     if not np.array_equal(
         raw_outputs(integers, compiled.output), compiled.theirs_outputs(integers)
@@ -268,6 +297,16 @@ def _checked_outputs(compiled: Compiled, measured: Measured, held: Floats) -> Fl
         raise _differs("raw outputs")
     integers[: len(encrypted)] = encrypted
     return raw_outputs(integers, compiled.output)
+
+
+def _near(compiled: Compiled, values: Ints, encrypted: Ints) -> bool:
+    """Return whether decrypted integers are what the circuit may give."""
+    if compiled.exact:
+        return np.array_equal(encrypted, compiled.theirs_integers(values))
+    if compiled.between is None:
+        return True
+    least, most = compiled.between(values)
+    return bool(((least <= encrypted) & (encrypted <= most)).all())
 
 
 def _differs(what: str) -> BackendError:
