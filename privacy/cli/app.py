@@ -38,7 +38,11 @@ HomeDir = Annotated[
 ]
 
 
-_GROUPS = {"zk": "Circuits and proofs.", "chain": "Smart contracts."}
+_GROUPS = {
+    "zk": "Circuits and proofs.",
+    "chain": "Smart contracts.",
+    "keys": "Your FHE keys.",
+}
 _groups: dict[str, typer.Typer] = {}
 
 

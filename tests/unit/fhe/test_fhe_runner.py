@@ -142,7 +142,7 @@ class DyingCircuit(CountingCircuit):
         super().__init__()
         self.ran = 0
 
-    def run(self, ciphertext, evaluation_keys):
+    def run(self, function, ciphertext, evaluation_keys):
         self.ran += 1
         if self.ran == 3:
             raise KeyboardInterrupt
