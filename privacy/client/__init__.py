@@ -27,6 +27,7 @@ from privacy.client.keystore import KeyInfo, KeyStore
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.offline import Verdict, verify_saved
 from privacy.client.passphrase import Given, Unlock
+from privacy.client.second_run import SecondRuns, infer_compared
 from privacy.client.sessions import Context
 from privacy.client.wire import Call, Flow, Work
 from privacy.encoding import Json, check_sha256
@@ -58,6 +59,8 @@ def _silent(_: Json) -> None:
 
 class _Common:
     """What both clients share: configuration, and flows that need no mode."""
+
+    driver: Any
 
     def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
@@ -107,14 +110,42 @@ class _Common:
         self._allow_unsigned = allow_unsigned
         self._models: dict[str, Bundle] = {}
 
-    def _infer(self, model: str, rows: Any, mode: str, meter: Meter) -> Flow[Answer]:
+    def asked(
+        self, model: str, rows: Any, mode: str, meter: Meter, *, keep_input: bool
+    ) -> Flow[Answer]:
+        """Return a flow that asks once; see `Client.infer`."""
         if not self.api_key:
-            msg = "no API key: give one, set PRIVACY_API_KEY, or run `privacy login`"
+            msg = (
+                f"no API key for {self.gateway}: give one, set PRIVACY_API_KEY, or run "
+                "`privacy login`"
+            )
             raise AuthError(msg)
         chosen = parse_mode(mode)
         bundle = yield from self._model(model)
         plain = [[_plain(x) for x in row] for row in rows]
-        return (yield from infer(self._context, bundle, chosen, plain, meter))
+        return (
+            yield from infer(
+                self._context, bundle, chosen, plain, meter, keep_input=keep_input
+            )
+        )
+
+    def _infer(
+        self,
+        model: str,
+        rows: Any,
+        mode: str,
+        meter: Meter,
+        again: tuple[int, float, float, Sequence["_Common"]],
+    ) -> Flow[Answer]:
+        runs, share, tolerance, others = again
+        runs = runs or len(others)
+        if not runs:
+            return (yield from self.asked(model, rows, mode, meter, keep_input=False))
+        wanted = SecondRuns(
+            runs=runs, share=share, tolerance=tolerance, askers=others or (self,)
+        )
+        wanted.check(parse_mode(mode))
+        return (yield from infer_compared(self, model, rows, mode, meter, wanted))
 
     def _model(self, reference: str) -> Flow[Bundle]:
         if reference not in self._models:
@@ -253,22 +284,42 @@ class Client(_Common):
             passphrase=passphrase,
             allow_plaintext_keys=allow_plaintext_keys,
         )
-        self._driver = SyncDriver(self.gateway, self.api_key, transport)
+        self.driver = self._driver = SyncDriver(self.gateway, self.api_key, transport)
 
-    def infer(self, model: str, rows: Rows, *, mode: str | Mode) -> Answer:
+    def infer(
+        self,
+        model: str,
+        rows: Rows,
+        *,
+        mode: str | Mode,
+        verify_runs: int = 0,
+        verify_share: float = 1.0,
+        verify_tolerance: float = 0.0,
+        verify_with: Sequence["Client"] = (),
+    ) -> Answer:
         """Return the verified answer for rows of raw features.
+
+        In mode `fhe` nothing shows that the node ran the model. `verify_runs` has
+        sampled rows encrypted anew and answered again, and compares.
 
         Args:
             model: `name`, `name/version` or either with `@sha256` to pin it.
             rows: Shape (rows, features), finite, in the manifest's column order.
             mode: `fhe`, `zkml` or `tee`.
+            verify_runs: Second runs; one for each of `verify_with` if not given.
+            verify_share: The chance of each row to be asked again, above 0 to 1.
+            verify_tolerance: How far outputs of two runs may differ.
+            verify_with: Clients of other gateways that serve the same model, best
+                of other operators, to ask in turn; without any, this one's.
 
         Raises:
+            VerificationError: Among others, if two runs answered differently.
             PrivacyError: See `privacy.errors` for the family; nothing is returned
                 that was not verified.
         """
         meter = Meter()
-        return self._driver.run(self._infer(model, rows, mode, meter), meter)
+        again = (verify_runs, verify_share, verify_tolerance, verify_with)
+        return self._driver.run(self._infer(model, rows, mode, meter, again), meter)
 
     def models(self) -> list[Json]:
         """Return what the gateway offers."""
@@ -364,12 +415,24 @@ class AsyncClient(_Common):
             passphrase=passphrase,
             allow_plaintext_keys=allow_plaintext_keys,
         )
-        self._driver = AsyncDriver(self.gateway, self.api_key, transport)
+        self.driver = self._driver = AsyncDriver(self.gateway, self.api_key, transport)
 
-    async def infer(self, model: str, rows: Rows, *, mode: str | Mode) -> Answer:
+    async def infer(
+        self,
+        model: str,
+        rows: Rows,
+        *,
+        mode: str | Mode,
+        verify_runs: int = 0,
+        verify_share: float = 1.0,
+        verify_tolerance: float = 0.0,
+        verify_with: Sequence["AsyncClient"] = (),
+    ) -> Answer:
         """Return the verified answer for rows of raw features; see `Client.infer`."""
         meter = Meter()
-        return await self._driver.run(self._infer(model, rows, mode, meter), meter)
+        again = (verify_runs, verify_share, verify_tolerance, verify_with)
+        flow = self._infer(model, rows, mode, meter, again)
+        return await self._driver.run(flow, meter)
 
     async def models(self) -> list[Json]:
         """Return what the gateway offers."""
