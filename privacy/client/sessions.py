@@ -180,7 +180,9 @@ class _FheKeys:
 def _load_fhe(context: Context, bundle: Bundle) -> _FheKeys:
     """Return the keys of a model's key set, shared with other models of the set."""
     from privacy.fhe.client import FheClient
+    from privacy.fhe.machine import check_engine
 
+    check_engine(bundle.manifest.mode(Mode.FHE).params)
     client = FheClient(bundle.path("fhe/client.json").read_bytes())
     shared = context.memory.get(client.keyset_sha256)
     if shared is None:
