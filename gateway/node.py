@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -13,6 +14,7 @@ from gateway.jobs.hub import Hub
 from gateway.jobs.service import JobService
 from gateway.jobs.workflow import Workflows, start_workflow
 from gateway.lock import FolderLock
+from gateway.logs import error_id_of
 from gateway.registry import ModelRegistry
 from gateway.settings import Settings
 from gateway.signing import load_signing_key
@@ -20,6 +22,8 @@ from gateway.store.api_keys import ApiKeys
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs
+from gateway.store.parts import Parts
+from gateway.store.uploads import Allowance, Uploads
 from privacy.modes import Mode
 from privacy.publisher import Trust, load_trust
 
@@ -32,6 +36,7 @@ class Gateway:
     database: Database
     api_keys: ApiKeys
     blobs: Blobs
+    uploads: Uploads
     jobs: Jobs
     registry: ModelRegistry
     signing_key: Ed25519PrivateKey
@@ -59,7 +64,11 @@ class Gateway:
         self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir)
         self.api_keys = ApiKeys(self.database)
-        self.blobs = Blobs(self.database, data_dir / "blobs")
+        self.blobs = Blobs(data_dir / "blobs")
+        parts = Parts(data_dir / "blobs" / "uploads")
+        self.uploads = Uploads(
+            self.database, self.blobs, parts, _allowance(self.settings)
+        )
         self.jobs = Jobs(self.database)
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
 
@@ -72,6 +81,7 @@ class Gateway:
         self.service = JobService(
             jobs=self.jobs,
             blobs=self.blobs,
+            uploads=self.uploads,
             registry=self.registry,
             executor=self.node,
             hub=Hub(),
@@ -85,12 +95,14 @@ class Gateway:
         await asyncio.to_thread(self._attach_enclaves)
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
+        self._sweeping = asyncio.create_task(self._sweep())
         self.ready = True
         _log.info("started", node=settings.node_name, models=len(self.registry.all()))
 
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
+        self._sweeping.cancel()
         await self.node.close()
         self._workflows.close()
         _log.info("stopped", node=self.settings.node_name)
@@ -102,6 +114,12 @@ class Gateway:
             self._lock.release()
             self._lock = None
 
+    async def _sweep(self) -> None:
+        await _remove(self.uploads.remove_lost_files)
+        while True:
+            await _remove(self.uploads.sweep)
+            await asyncio.sleep(self.settings.sweep_every_s)
+
     def _trust(self) -> Trust:
         return load_trust(
             self.settings.home,
@@ -112,6 +130,22 @@ class Gateway:
     def _attach_enclaves(self) -> None:
         parts = [(b, b.manifest.modes.get(Mode.TEE)) for b in self.registry.all()]
         self.node.enclaves.attach([b for b, part in parts if part and part.available])
+
+
+async def _remove(sweep: Callable[[], int]) -> None:
+    try:
+        if files := await asyncio.to_thread(sweep):
+            _log.info("swept", files=files)
+    except Exception as exc:  # noqa: BLE001 - the next time may go better
+        error_id_of(exc, task="sweep")
+
+
+def _allowance(settings: Settings) -> Allowance:
+    return Allowance(
+        max_bytes=settings.max_upload_bytes,
+        quota_bytes=settings.max_bytes_by_tenant,
+        ttl_s={"keys": settings.keys_ttl_s, "blob": settings.inputs_ttl_s},
+    )
 
 
 def open_database(data_dir: Path) -> Database:

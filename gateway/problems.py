@@ -45,6 +45,7 @@ STATUS_BY_CODE: dict[str, int] = {
     "upload-too-slow": 408,
     "cancelled": 409,
     "too-large": 413,
+    "quota-exceeded": 413,
     "input-crashes-engine": 422,
     "time-limit": 504,
 }

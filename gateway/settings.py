@@ -45,6 +45,18 @@ class Settings(BaseSettings):
     zkml_time_limit_s: float = Field(default=3600.0, gt=0)
     tee_time_limit_s: float = Field(default=60.0, gt=0)
     max_upload_bytes: int = Field(default=2 << 30, ge=1)
+    max_bytes_by_tenant: int = Field(
+        default=16 << 30, ge=1, description="Of all uploads a tenant keeps here."
+    )
+    keys_ttl_s: float = Field(
+        default=30 * 86400.0, gt=0, description="Evaluation keys, after their last use."
+    )
+    inputs_ttl_s: float = Field(
+        default=86400.0, gt=0, description="Inputs, after their last use."
+    )
+    sweep_every_s: float = Field(
+        default=600.0, gt=0, description="How often what has expired is removed."
+    )
     max_queued_jobs: int = Field(
         default=256, ge=1, description="Waiting jobs of one mode."
     )

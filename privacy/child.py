@@ -209,6 +209,42 @@ def run_in_child(
         return child.call(request, timeout_s=timeout_s, progress=progress)
 
 
+class Children:
+    """Child processes kept for the next request, one for each handler.
+
+    For many requests in a row: engines take seconds to load.
+    """
+
+    def __init__(self) -> None:
+        """Start none yet."""
+        self._kept: dict[str, Child] = {}
+
+    def run(
+        self,
+        target: str,
+        request: Json,
+        *,
+        timeout_s: float,
+        progress: Progress | None = None,
+    ) -> Json:
+        """Return one answer of a handler; see `run_in_child`."""
+        child = self._kept.get(target)
+        if child is None or not child.alive:
+            if child:
+                child.close()
+            child = self._kept[target] = Child(target)
+        return child.call(request, timeout_s=timeout_s, progress=progress)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the processes."""
+        for child in self._kept.values():
+            child.close()
+
+
 def _serve(target: str, fd: int, memory_bytes: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold inputs
     if memory_bytes:

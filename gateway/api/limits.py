@@ -5,10 +5,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_JSON_BYTES = 1 << 16
 _TOO_LARGE = 413
+_UPLOADS = {"PUT", "PATCH"}
 
 
 class JsonBodyLimit:
-    """ASGI middleware: every body but an upload (PUT) has at most `MAX_JSON_BYTES`."""
+    """ASGI middleware: every body but an upload's has at most `MAX_JSON_BYTES`."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap `app`."""
@@ -16,7 +17,7 @@ class JsonBodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; reading too much of it is a 413."""
-        if scope["type"] != "http" or scope["method"] == "PUT":
+        if scope["type"] != "http" or scope["method"] in _UPLOADS:
             await self._app(scope, receive, send)
             return
         size = 0

@@ -96,6 +96,25 @@ class BlobOut(BaseModel):
     bytes: int
 
 
+class UploadOut(BaseModel):
+    """An upload of the tenant's."""
+
+    sha256: str
+    bytes: int
+    keyset_sha256: str
+    created_at: Time
+    used_at: Time
+    expires_at: Time = Field(description="Unless a job uses it before.")
+
+
+class UploadsOut(BaseModel):
+    """A tenant's uploads of one kind, the newest first, and its quota for all."""
+
+    uploads: list[UploadOut]
+    used_bytes: int
+    quota_bytes: int
+
+
 class JobOut(BaseModel):
     """A job."""
 

@@ -28,6 +28,8 @@ from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
 from gateway.store.blobs import Blobs
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
+from gateway.store.parts import Owner
+from gateway.store.uploads import Uploads
 from privacy.bundle import Bundle, ModePart
 from privacy.encoding import Json, canonical_json, sha256_hex
 from privacy.errors import (
@@ -74,6 +76,7 @@ class JobService:
 
     jobs: Jobs
     blobs: Blobs
+    uploads: Uploads
     registry: ModelRegistry
     executor: Executor
     hub: Hub
@@ -176,9 +179,10 @@ class JobService:
         bundle = self.registry.get(request.model, request.version)
         part = bundle.manifest.mode(mode)
         _check(request, mode, bundle, part)
-        self.blobs.size(tenant=tenant, kind="blob", sha256=request.input_sha256)
+        self.uploads.use(Owner(tenant, "blob", request.input_sha256))
         if request.keys_sha256:
-            self.blobs.size(tenant=tenant, kind="keys", sha256=request.keys_sha256)
+            keys = self.uploads.use(Owner(tenant, "keys", request.keys_sha256))
+            _check_keyset(keys.keyset_sha256, part)
         new = NewJob(
             id=f"job_{secrets.token_hex(16)}",
             tenant=tenant,
@@ -191,7 +195,7 @@ class JobService:
             simulated=mode is Mode.TEE and bool(part.params.get("simulated")),
             input_sha256=request.input_sha256,
             keys_sha256=request.keys_sha256 or "",
-            options=request.options,
+            options=_marked(request.options, part),
         )
         return self.jobs.accept(
             new,
@@ -270,6 +274,12 @@ class JobService:
         return sign_receipt(receipt, self.signing_key)
 
 
+def _marked(options: Json, part: ModePart) -> Json:
+    """Return a job's options, with what its model's publisher relaxed for it."""
+    relaxed = {"insecure_srs": True} if part.params.get("insecure_srs") else {}
+    return {**options, **relaxed}
+
+
 async def _latest(job: Job, inbox: Inbox, wait_s: float) -> Job:
     """Return the job as it is once it has finished or `wait_s` have passed."""
     if job.finished or not wait_s:
@@ -299,6 +309,17 @@ def _check(request: JobRequest, mode: Mode, bundle: Bundle, part: ModePart) -> N
     if len(canonical_json(request.options)) > _MAX_OPTIONS_BYTES:
         msg = f"options have more than {_MAX_OPTIONS_BYTES} bytes: leave some out"
         raise FormatError(msg, code="options-too-long")
+
+
+def _check_keyset(found: str, part: ModePart) -> None:
+    """Refuse keys that were uploaded for another key set than the model's."""
+    expected = part.params.get("keyset_sha256", "")
+    if found and expected and found != expected:
+        msg = (
+            f"these evaluation keys were uploaded for key set {found[:12]}…, the model "
+            f"has {expected[:12]}…: name the keys of that one"
+        )
+        raise FormatError(msg, code="fhe-keys-mismatch")
 
 
 def _failure(exc: PrivacyError, job_id: str) -> Outcome:

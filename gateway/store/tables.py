@@ -17,14 +17,17 @@ api_keys = sa.Table(
     sa.Column("revoked_at", sa.String),
 )
 
-blobs = sa.Table(
-    "blobs",
+uploads = sa.Table(
+    "uploads",
     metadata,
     sa.Column("tenant", sa.String, primary_key=True),
     sa.Column("kind", sa.String, primary_key=True),
     sa.Column("sha256", sa.String, primary_key=True),
     sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("keyset_sha256", sa.String, nullable=False),
     sa.Column("created_at", sa.String, nullable=False),
+    sa.Column("used_at", sa.String, nullable=False),
+    sa.Index("uploads_by_digest", "sha256"),
 )
 
 jobs = sa.Table(
@@ -56,4 +59,6 @@ jobs = sa.Table(
     sa.UniqueConstraint("tenant", "idempotency_key"),
     sa.Index("jobs_by_tenant", "tenant", "seq"),
     sa.Index("jobs_by_status", "status"),
+    sa.Index("jobs_by_output", "output_sha256"),
+    sa.Index("jobs_by_evidence", "evidence_sha256"),
 )

@@ -35,6 +35,13 @@ AllowSimulated = Annotated[
         help="Accept a simulated enclave, which hides nothing from its operator.",
     ),
 ]
+AllowInsecureSrs = Annotated[
+    bool,
+    typer.Option(
+        "--allow-insecure-srs",
+        help="Accept proofs under an SRS that its maker can forge with.",
+    ),
+]
 AllowUnsigned = Annotated[
     bool,
     typer.Option("--allow-unsigned", help="Accept a model that no publisher signed."),
@@ -176,6 +183,7 @@ def infer(
     mode: Annotated[str, typer.Option(help="fhe, zkml or tee.")],
     input_: Input,
     allow_simulated: AllowSimulated = False,
+    allow_insecure_srs: AllowInsecureSrs = False,
     allow_unsigned: AllowUnsigned = False,
     allow_out_of_range: AllowOutOfRange = False,
     gateway: Gateway = None,
@@ -191,6 +199,7 @@ def infer(
             api_key=api_key,
             home=home,
             allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
             allow_unsigned=allow_unsigned,
             allow_out_of_range=allow_out_of_range,
             notify=notify,
@@ -293,6 +302,7 @@ def verify(
         typer.Option("--input", help="The raw rows, to check that proofs are on them."),
     ] = None,
     allow_simulated: AllowSimulated = False,
+    allow_insecure_srs: AllowInsecureSrs = False,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -315,6 +325,7 @@ def verify(
             bundle=bundle,
             rows=input_,
             allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
         )
     if as_json:
         print_json(_verdict(verdict))

@@ -74,7 +74,7 @@ def calldata(
         evidence.read_bytes(),
         instances=len(params.instances),
         proof_bytes=params.proof_bytes,
-    )
+    ).proofs
     if row > len(proofs):
         raise FormatError(f"there is no row {row}: the evidence has {len(proofs)}")
     facts = read_facts(verifier)

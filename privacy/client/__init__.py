@@ -62,6 +62,7 @@ class _Common:
         notify: Callable[[Json], None],
         *,
         allow_simulated: bool,
+        allow_insecure_srs: bool,
         allow_out_of_range: bool,
         allow_plain_http: bool,
         allow_unsigned: bool,
@@ -83,6 +84,7 @@ class _Common:
             gateway=self.gateway,
             notify=notify,
             allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
             allow_out_of_range=allow_out_of_range,
         )
         self._allow_unsigned = allow_unsigned
@@ -153,6 +155,7 @@ class Client(_Common):
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_insecure_srs: bool = False,
         allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
         allow_unsigned: bool = False,
@@ -168,6 +171,8 @@ class Client(_Common):
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
                 nothing from the operator: for development only.
+            allow_insecure_srs: In mode `zkml` accept proofs under an SRS that its maker
+                can forge with: for development, or where you trust the publisher.
             allow_out_of_range: Ask about values that the model was not calibrated on;
                 the answer's caveats name them. Refused by default.
             allow_plain_http: Send the API key unencrypted to another machine; also
@@ -182,6 +187,7 @@ class Client(_Common):
             home,
             notify,
             allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
             allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
             allow_unsigned=allow_unsigned,
@@ -254,6 +260,7 @@ class AsyncClient(_Common):
         api_key: str | None = None,
         home: Path | None = None,
         allow_simulated: bool = False,
+        allow_insecure_srs: bool = False,
         allow_out_of_range: bool = False,
         allow_plain_http: bool = False,
         allow_unsigned: bool = False,
@@ -267,6 +274,7 @@ class AsyncClient(_Common):
             home,
             notify,
             allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
             allow_out_of_range=allow_out_of_range,
             allow_plain_http=allow_plain_http,
             allow_unsigned=allow_unsigned,

@@ -26,6 +26,7 @@ from privacy.client.model import Notify, fetch_files, label
 from privacy.client.offline import check_sound
 from privacy.client.rows import range_caveats
 from privacy.client.sessions import Context, Prepared, Session, session_for
+from privacy.client.upload import upload
 from privacy.client.wire import (
     Call,
     Flow,
@@ -187,7 +188,9 @@ def _submit(
         session = session_for(mode, context, bundle)
         prepared = yield from session.prepare(rows)
         path = f"/v1/blobs/{sha256_hex(prepared.blob)}"
-        yield Call("PUT", path, body=prepared.blob)
+        yield from upload(
+            path, prepared.blob, notify=context.notify, stage="upload the input"
+        )
         meter.stage("prepare")
         try:
             job = yield from _run(context, bundle, mode, prepared)

@@ -76,6 +76,7 @@ def verify_saved(
     bundle: Path | None = None,
     rows: Sequence[Sequence[float]] | Path | None = None,
     allow_simulated: bool = False,
+    allow_insecure_srs: bool = False,
 ) -> Verdict:
     """Return what can be said about a receipt file, without any network.
 
@@ -87,6 +88,7 @@ def verify_saved(
         rows: The raw input, or a file of it as `read_rows` takes, to check that
             proofs are about it. Other modes cannot show it: that is exit code 7.
         allow_simulated: Accept the evidence of a simulated enclave.
+        allow_insecure_srs: Accept proofs that the maker of the SRS can forge.
     """
     steps: list[Step] = []
     receipt: Receipt | None = None
@@ -110,7 +112,16 @@ def verify_saved(
     take("signature", signature)
     caveats: list[str] = []
     if receipt is not None and receipt.status == "succeeded":
-        job = _Saved(path.parent, receipt, home, bundle, rows, allow_simulated, caveats)
+        job = _Saved(
+            folder=path.parent,
+            receipt=receipt,
+            home=home,
+            bundle_root=bundle,
+            rows=rows,
+            allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
+            caveats=caveats,
+        )
         if receipt.simulated:
             caveats.append(SIMULATED)
         for name, check in job.checks().items():
@@ -164,6 +175,7 @@ class _Saved:
     bundle_root: Path | None
     rows: Sequence[Sequence[float]] | Path | None
     allow_simulated: bool
+    allow_insecure_srs: bool
     caveats: list[str]
 
     def checks(self) -> dict[str, Callable[[], str]]:
@@ -192,7 +204,9 @@ class _Saved:
 
     def _proofs(self, bundle: Bundle, evidence: bytes) -> str:
         rows = self._standard_rows(bundle)
-        raw = verified_outputs(bundle, evidence, rows)
+        raw = verified_outputs(
+            bundle, evidence, rows, allow_insecure_srs=self.allow_insecure_srs
+        )
         compare_outputs(self._beside("output.bin"), raw)
         self.caveats.extend(srs_caveats(bundle))
         if rows is None:

@@ -14,6 +14,7 @@ from privacy.bundle import Bundle
 from privacy.client.answer import Check
 from privacy.client.home import Home
 from privacy.client.model import Notify
+from privacy.client.upload import upload, uploaded
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical, sha256_hex
 from privacy.errors import FormatError, NotFoundError, VerificationError
@@ -36,6 +37,7 @@ class Context:
     gateway: str
     notify: Notify
     allow_simulated: bool = False
+    allow_insecure_srs: bool = False
     allow_out_of_range: bool = False
     memory: dict[tuple[str, Mode], Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -135,16 +137,15 @@ class _Fhe:
             raw = yield Work(keys.client.evaluation_keys)
             keys.sha256 = sha256_hex(raw)
         path = f"/v1/keys/{keys.sha256}"
-        head: Reply = yield Call("HEAD", path, accept=(200, 404))
-        if head.status != 200:  # noqa: PLR2004 - HTTP
+        is_here, offset = yield from uploaded(path)
+        if not is_here:
             raw = raw or (yield Work(keys.client.evaluation_keys))
-            event = {"stage": "upload keys", "bytes": len(raw), "total": 10}
-            self.context.notify(event)
-            yield Call(
-                "PUT",
+            yield from upload(
                 path,
-                body=raw,
-                sent=lambda tenths: self.context.notify({**event, "done": tenths}),
+                raw,
+                notify=self.context.notify,
+                stage="upload keys",
+                offset=offset,
             )
         return keys.sha256
 
@@ -200,7 +201,14 @@ class _Zkml:
         self, prepared: Prepared, output: bytes, evidence: bytes
     ) -> Flow[Opened]:
         self.context.notify({"stage": "verify proofs"})
-        raw = yield Work(lambda: verified_outputs(self.bundle, evidence, prepared.rows))
+        raw = yield Work(
+            lambda: verified_outputs(
+                self.bundle,
+                evidence,
+                prepared.rows,
+                allow_insecure_srs=self.context.allow_insecure_srs,
+            )
+        )
         compare_outputs(output, raw)
         checks = (
             Check("proof", f"{len(raw)} proofs verify under the pinned verifying key"),
@@ -215,27 +223,33 @@ def srs_caveats(bundle: Bundle) -> tuple[str, ...]:
 
     Whoever made an SRS can forge proofs under it.
     """
-    kind = param(bundle, Mode.ZKML, "srs", dict).get("kind")
-    if kind == "public":
+    if not param(bundle, Mode.ZKML, "insecure_srs", bool):
         return ()
-    return (f"the SRS is of kind {kind!r}: whoever made it can forge these proofs",)
+    kind = param(bundle, Mode.ZKML, "srs", dict).get("kind")
+    return (f"INSECURE SRS ({kind}): whoever made it can forge these proofs",)
 
 
-def verified_outputs(bundle: Bundle, evidence: bytes, rows: Any | None) -> Any:
+def verified_outputs(
+    bundle: Bundle, evidence: bytes, rows: Any | None, *, allow_insecure_srs: bool
+) -> Any:
     """Return the raw outputs that a job's proofs prove, shape (rows, outputs).
 
     Args:
         bundle: Where the verifying key, settings and SRS are; checked by digest.
         evidence: The proofs.
         rows: The standardised input, to check that the proofs are about it; or None.
+        allow_insecure_srs: Accept proofs that the maker of the SRS can forge.
 
     Raises:
-        VerificationError: A proof is false, or about another input.
+        VerificationError: A proof is false, about another input, or under an SRS that
+            is not allowed.
         CannotVerifyError: The proof system is not installed.
     """
     from privacy.zkml.verify import verify_proofs
 
-    return verify_proofs(bundle, evidence, rows=rows)
+    return verify_proofs(
+        bundle, evidence, rows=rows, allow_insecure_srs=allow_insecure_srs
+    )
 
 
 def compare_outputs(output: bytes, raw: Any) -> None:

@@ -31,6 +31,7 @@ class Call:
         accept: Status codes the flow handles itself; any other is raised.
         limit: Bytes of answer that are read at most.
         sent: Told how many tenths of a long body have been sent.
+        is_resumable: The flow itself goes on where a broken request stopped.
     """
 
     method: str
@@ -41,10 +42,13 @@ class Call:
     accept: tuple[int, ...] = (200, 201, 202, 204)
     limit: int = 1 << 24
     sent: Callable[[int], None] | None = None
+    is_resumable: bool = False
 
     @property
     def repeatable(self) -> bool:
-        """Whether sending it twice does what sending it once does."""
+        """Whether to send it again, whole, after the connection broke."""
+        if self.is_resumable:
+            return False
         return self.method != "POST" or "Idempotency-Key" in self.headers
 
     def chunks(self) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ The engines run in child processes; this one stays light and reports progress.
 import errno
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,6 +44,9 @@ PART_TIMEOUT_S = 3600.0
 
 __all__ = ["is_current", "publish"]
 
+Run = Callable[..., Json]
+"""How a handler is asked in a child process; see `privacy.child.run_in_child`."""
+
 
 def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     model: Any,
@@ -61,6 +64,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     options: Mapping[Mode, Json] | None = None,
     home: Path | None = None,
     progress: Progress = lambda _: None,
+    run: Run = run_in_child,
 ) -> Bundle:
     """Compile a model into a bundle under `store/name/version` and return it.
 
@@ -82,6 +86,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         home: Holds the publisher's key, made at the first publish; by default
             `$PRIVACY_HOME` or `~/.privacy`.
         progress: Called with `{"mode", "stage", …}` as work goes on.
+        run: `privacy.child.Children.run` keeps engines loaded between publishes.
 
     Raises:
         FormatError: The model or the data cannot be used.
@@ -98,7 +103,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     ) as scratch:
         work, root = Path(scratch) / "work", Path(scratch) / "bundle"
         work.mkdir()
-        schema = run_in_child(
+        schema = run(
             "privacy.publish.prepare:handler",
             {
                 "model": str(_model_file(model, data, work)),
@@ -113,7 +118,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             timeout_s=PREPARE_TIMEOUT_S,
             progress=lambda p: progress({"mode": "", **p}),
         )
-        parts, public = _parts(work, root, schema, modes, options or {}, progress)
+        parts, public = _parts(work, root, schema, modes, options or {}, progress, run)
         if not any(part.available for part in parts.values()):
             reasons = "; ".join(f"{m}: {part.reason}" for m, part in parts.items())
             msg = f"no mode can serve this model ({reasons})"
@@ -194,6 +199,7 @@ def _parts(
     modes: Sequence[Mode],
     options: Mapping[Mode, Json],
     progress: Progress,
+    run: Run,
 ) -> tuple[dict[str, ModePart], list[str]]:
     parts: dict[str, ModePart] = {}
     public: list[str] = []
@@ -215,7 +221,7 @@ def _parts(
             task=schema["task"],
             options=options.get(mode, {}),
         )
-        result = _part(mode, request, progress)
+        result = _part(mode, request, progress, run)
         if not result.available:
             shutil.rmtree(out)
         public += [f"{mode}/{file}" for file in result.public]
@@ -229,10 +235,10 @@ def _parts(
     return parts, public
 
 
-def _part(mode: Mode, request: PartRequest, progress: Progress) -> PartResult:
+def _part(mode: Mode, request: PartRequest, progress: Progress, run: Run) -> PartResult:
     """Return a mode's part; a mode that fails says why and fails nothing else."""
     try:
-        answer = run_in_child(
+        answer = run(
             f"privacy.{mode}.publish:handler",
             request.to_json(),
             timeout_s=PART_TIMEOUT_S,

@@ -2,7 +2,8 @@
 
     input     {"rows": [[number, ...], ...], "salt": base64url of 32 random bytes}
     outputs   {"outputs": [[number, ...], ...]}
-    evidence  {"proofs": [{"instances": [felt, ...], "proof": hex}, ...]}
+    evidence  {"insecure_srs": bool, "model_sha256": hex,
+               "proofs": [{"instances": [felt, ...], "proof": hex}, ...]}
 
 Rows are standardised features. The salt makes the blob's SHA-256 unguessable and has no
 other use. A felt is 64 hex digits, big-endian; the instances of one proof are the
@@ -20,6 +21,7 @@ from privacy.encoding import (
     b64url,
     b64url_decode,
     canonical_json,
+    check_sha256,
     finite_rows,
     parse_canonical,
 )
@@ -28,6 +30,7 @@ from privacy.runs import MAX_ROWS
 from privacy.zkml.field import from_hex, to_hex
 
 _SALT_BYTES = 32
+_EVIDENCE = {"insecure_srs", "model_sha256", "proofs"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +101,44 @@ def parse_outputs(raw: bytes, *, outputs: int) -> Any:
     )
 
 
-def make_evidence(proofs: Sequence[Proof]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Proofs, and what they claim to be of; nothing in here is verified.
+
+    Attributes:
+        model_sha256: The bundle whose circuit they are of.
+        insecure_srs: See `ZkmlParams`.
+    """
+
+    model_sha256: str
+    insecure_srs: bool
+    proofs: tuple[Proof, ...]
+
+
+def make_evidence(evidence: Evidence) -> bytes:
     """Return the evidence blob."""
-    return canonical_json({"proofs": [p.to_json() for p in proofs]})
+    return canonical_json(
+        {
+            "insecure_srs": evidence.insecure_srs,
+            "model_sha256": evidence.model_sha256,
+            "proofs": [p.to_json() for p in evidence.proofs],
+        }
+    )
 
 
-def parse_evidence(raw: bytes, *, instances: int, proof_bytes: int) -> list[Proof]:
-    """Return the proofs in an evidence blob.
+def claimed_model(raw: bytes) -> str:
+    """Return the digest of the model that an evidence blob says it is of.
+
+    Raises:
+        FormatError: It says none.
+    """
+    value = parse_canonical(raw, what="evidence")
+    _expect(value, _EVIDENCE, what="evidence")
+    return _model(value)
+
+
+def parse_evidence(raw: bytes, *, instances: int, proof_bytes: int) -> Evidence:
+    """Return what is in an evidence blob.
 
     Args:
         raw: The blob.
@@ -116,12 +150,23 @@ def parse_evidence(raw: bytes, *, instances: int, proof_bytes: int) -> list[Proo
         FormatError: Not such a blob, to the byte.
     """
     value = parse_canonical(raw, what="evidence")
-    _expect(value, {"proofs"}, what="evidence")
+    _expect(value, _EVIDENCE, what="evidence")
+    insecure = value["insecure_srs"]
+    if not isinstance(insecure, bool):
+        raise FormatError("the evidence's insecure_srs is not true or false")
     items = value["proofs"]
     if not isinstance(items, list) or not 0 < len(items) <= MAX_ROWS:
         msg = f"the evidence is not a list of 1 to {MAX_ROWS} proofs"
         raise FormatError(msg)
-    return [_parse_proof(item, instances, proof_bytes) for item in items]
+    return Evidence(
+        model_sha256=_model(value),
+        insecure_srs=insecure,
+        proofs=tuple(_parse_proof(item, instances, proof_bytes) for item in items),
+    )
+
+
+def _model(value: Json) -> str:
+    return check_sha256(str(value["model_sha256"]), what="the evidence's model digest")
 
 
 def _parse_proof(item: object, instances: int, proof_bytes: int) -> Proof:

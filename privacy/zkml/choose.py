@@ -84,7 +84,7 @@ def prepare(request: PartRequest, scratch: Path) -> Model:
         corners=corners,
         held=(held[:_CHECKED_ROWS] - offset) / scale,
         clear=np.load(request.clear)[:_CHECKED_ROWS],
-        corners_clear=_run_onnx(onnx, corners),
+        corners_clear=run_onnx(onnx, corners),
         low=low,
         high=high,
         offset=offset,
@@ -94,9 +94,13 @@ def prepare(request: PartRequest, scratch: Path) -> Model:
     )
 
 
-def _run_onnx(onnx: Path, rows: Any) -> Any:
+def run_onnx(onnx: Path, rows: Any) -> Any:
+    """Return the raw outputs of ONNX Runtime, float64, shape (rows, outputs)."""
     session, name = open_session(onnx.read_bytes())
-    made = [session.run(None, {name: row[None]})[0].ravel() for row in rows]
+    made = [
+        session.run(None, {name: np.asarray(row, dtype=np.float32)[None]})[0].ravel()
+        for row in rows
+    ]
     return np.array(made, dtype=np.float64)
 
 

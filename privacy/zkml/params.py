@@ -55,6 +55,8 @@ class ZkmlParams:
         num_inner_cols: Columns the circuit's products are spread over.
         scale_rebase_multiplier: How far scales grow before they are cut back.
         srs: See `SrsFacts`.
+        insecure_srs: The SRS is not of a public ceremony: its maker can forge proofs.
+        onnx_sha256: The model in ONNX as it was published, `zkml/model.onnx`.
     """
 
     system: str
@@ -76,6 +78,8 @@ class ZkmlParams:
     num_inner_cols: int
     scale_rebase_multiplier: int
     srs: SrsFacts
+    insecure_srs: bool
+    onnx_sha256: str
 
     def to_json(self) -> Json:
         """Return the params as the manifest holds them."""
@@ -155,6 +159,7 @@ def parse_params(value: Json) -> ZkmlParams:
 
 def _check(p: ZkmlParams) -> None:
     check_sha256(p.srs.sha256, what="digest of the SRS")
+    check_sha256(p.onnx_sha256, what="digest of the ONNX model")
     widths = {p.features, *(len(getattr(p, name)) for name in _PER_FEATURE)}
     scales_ok = all(
         type(bits) is int and 0 <= bits <= _MAX_SCALE_BITS
@@ -165,6 +170,7 @@ def _check(p: ZkmlParams) -> None:
         or not all(0 < s < np.inf for s in p.input_scale)
         or not scales_ok
         or p.srs.kind not in SRS_KINDS
+        or p.insecure_srs is not (p.srs.kind != "public")
         or p.instances != instance_names(p.outputs)
         or type(p.proof_bytes) is not int
         or p.system != "ezkl"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.child import Handler, Progress
-from privacy.encoding import Json
+from privacy.encoding import Json, sha256_file
 from privacy.errors import FormatError, PrivacyError
 from privacy.publishing import PartRequest, PartResult
 from privacy.zkml.candidates import CANDIDATES
@@ -60,6 +60,7 @@ def _publish(request: PartRequest, progress: Progress) -> PartResult:
             return PartResult(available=False, reason=reason)
         shutil.copyfile(circuit.files.network, files.network)
         shutil.copyfile(circuit.files.settings, files.settings)
+        shutil.copyfile(request.onnx, files.onnx)
         progress({"stage": "setup"})
         srs = obtain_srs(srs_choice, circuit.facts.logrows, files.srs, backend=backend)
         files.verifier_srs.write_bytes(verifier_srs(files.srs))
@@ -140,4 +141,6 @@ def _params(
         num_inner_cols=choice.num_inner_cols,
         scale_rebase_multiplier=choice.scale_rebase_multiplier,
         srs=srs,
+        insecure_srs=srs.kind != "public",
+        onnx_sha256=sha256_file(circuit.files.onnx),
     )

@@ -8,7 +8,13 @@ from privacy.child import Progress
 from privacy.errors import BackendError, FormatError
 from privacy.modes import Mode
 from privacy.runs import RunResult
-from privacy.zkml.blobs import Proof, make_evidence, make_outputs, parse_input
+from privacy.zkml.blobs import (
+    Evidence,
+    Proof,
+    make_evidence,
+    make_outputs,
+    parse_input,
+)
 from privacy.zkml.field import dequantize
 from privacy.zkml.params import parse_params
 from privacy.zkml.prove import prove_row
@@ -39,6 +45,7 @@ class Runner:
         names = [n for n in bundle.manifest.files if n.startswith("zkml/")]
         bundle.check_files(names)
         self._files = CircuitFiles(bundle.root / "zkml")
+        self._model_sha256 = bundle.sha256
 
     def run(
         self, input_blob: bytes, keys: Path | None, progress: Progress
@@ -62,7 +69,9 @@ class Runner:
                 progress({"stage": "prove", "done": len(proofs), "total": len(rows)})
         bits = params.output_scale_bits
         outputs = [dequantize(list(p.instances[1:]), scale_bits=bits) for p in proofs]
-        return RunResult(make_outputs(outputs), make_evidence(proofs), "proof")
+        insecure = params.insecure_srs
+        evidence = Evidence(self._model_sha256, insecure, tuple(proofs))
+        return RunResult(make_outputs(outputs), make_evidence(evidence), "proof")
 
     def _prove(self, row: list[int], scratch: Path) -> Proof:
         bits = self._params.input_scale_bits

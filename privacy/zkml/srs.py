@@ -15,10 +15,10 @@ import struct
 import tempfile
 from pathlib import Path
 
-from privacy.encoding import sha256_file
-from privacy.errors import FormatError, NotFoundError
+from privacy.encoding import sha256_file, sha256_hex
+from privacy.errors import FormatError, NotFoundError, VerificationError
 from privacy.zkml.params import SrsFacts
-from privacy.zkml.srs_digests import PUBLIC_SHA256
+from privacy.zkml.srs_digests import PUBLIC_SHA256, PUBLIC_VERIFIER_SHA256
 from privacy.zkml.system import ProofSystem
 
 _G1_BYTES = 64
@@ -41,6 +41,7 @@ def obtain_srs(
         NotFoundError: There is no such file.
         FormatError: The file is not an SRS, or is too small.
         UnavailableError: It could not be fetched.
+        VerificationError: What was fetched is not the ceremony's file.
     """
     source = _source(choice, logrows, backend)
     found = _check_layout(source)
@@ -51,11 +52,37 @@ def obtain_srs(
         )
         raise FormatError(msg, code="srs-too-small")
     shutil.copyfile(source, out)
-    sha256 = sha256_file(out)
-    kind = "public" if PUBLIC_SHA256.get(found) == sha256 else "unlisted"
-    if choice == "development":
-        kind = "development"
-    return SrsFacts(kind=kind, logrows=found, sha256=sha256)
+    facts = srs_facts(out, development=choice == "development")
+    if choice == "download" and facts.kind != "public":
+        out.unlink()
+        source.unlink()
+        msg = (
+            f"the SRS that was fetched is {facts.sha256[:12]}, not the ceremony's file "
+            f"of 2**{found} points: it was removed; try again, or give a file"
+        )
+        raise VerificationError(msg, code="srs-not-listed")
+    return facts
+
+
+def srs_facts(path: Path, *, development: bool) -> SrsFacts:
+    """Return what an SRS file is; `public` only by its digest.
+
+    Raises:
+        FormatError: The file is not an SRS.
+    """
+    logrows, sha256 = _check_layout(path), sha256_file(path)
+    kind = "development" if development else "unlisted"
+    if PUBLIC_SHA256.get(logrows) == sha256 and is_public(verifier_srs(path)):
+        kind = "public"
+    return SrsFacts(kind=kind, logrows=logrows, sha256=sha256)
+
+
+def is_public(verifier_part: bytes) -> bool:
+    """Return whether a verifier's part of an SRS is that of the public ceremony.
+
+    Nobody has to be believed for this: it is a comparison with a pinned digest.
+    """
+    return sha256_hex(verifier_part) == PUBLIC_VERIFIER_SHA256
 
 
 def verifier_srs(srs: Path) -> bytes:

@@ -1,7 +1,16 @@
-"""Digests of the public powers-of-tau files that EZKL serves, by logrows.
+"""The public powers-of-tau ceremony that EZKL serves: its files, by their digests.
 
 The same digests are compiled into EZKL 23, which refuses a download that differs; a
 test looks for them there.
+"""
+
+PUBLIC_VERIFIER_SHA256 = (
+    "3df049caa4e7f3be59bf84c8eb52d8c18fbc9a72e7db0f569c9c0dc675989b5e"
+)
+"""What verifiers need of that ceremony is the same for every size: see `verifier_srs`.
+
+G1's generator twice, G2's, and the ceremony's secret times G2's. The last one, negated,
+stands in every Solidity verifier that EZKL made under this ceremony; `tests` spell it.
 """
 
 PUBLIC_SHA256: dict[int, str] = {

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from privacy.encoding import Json
 from privacy.errors import UnavailableError
 from privacy.zkml.blobs import Proof
 
@@ -24,6 +25,11 @@ class CircuitFiles:
     def network(self) -> Path:
         """The compiled circuit."""
         return self.root / "network.ezkl"
+
+    @property
+    def onnx(self) -> Path:
+        """The model as it was published, for audits."""
+        return self.root / "model.onnx"
 
     @property
     def settings(self) -> Path:
@@ -118,6 +124,18 @@ class ProofSystem(Protocol):
 
         Raises:
             BackendError: The engine cannot express the model with this choice.
+        """
+        ...
+
+    def describe(self, settings: Path) -> Json:
+        """Return what a circuit's settings say of members of `ZkmlParams`."""
+        ...
+
+    def recompile(self, onnx: Path, files: CircuitFiles) -> None:
+        """Write the circuit that settings already there make of a model.
+
+        Raises:
+            BackendError: The engine cannot.
         """
         ...
 

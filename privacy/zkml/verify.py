@@ -11,6 +11,7 @@ from privacy.bundle import Bundle
 from privacy.child import ChildDied, Handler, Progress, run_in_child
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import (
+    AppraisalError,
     BackendError,
     CannotVerifyError,
     FormatError,
@@ -19,9 +20,10 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.modes import Mode
-from privacy.zkml.blobs import Proof, parse_evidence
+from privacy.zkml.blobs import Evidence, Proof, parse_evidence
 from privacy.zkml.field import dequantize, from_hex, to_hex
 from privacy.zkml.params import ZkmlParams, parse_params
+from privacy.zkml.srs import is_public
 from privacy.zkml.system import CircuitFiles, load_backend
 
 PUBLIC_FILES = ("settings.json", "vk.key", "verifier.srs")
@@ -31,30 +33,37 @@ _MEMORY_BYTES = 8 << 30
 
 
 def verify_proofs(
-    bundle: Bundle, evidence: bytes, *, rows: Any | None, timeout_s: float = 120.0
+    bundle: Bundle,
+    evidence: bytes,
+    *,
+    rows: Any | None,
+    allow_insecure_srs: bool = False,
+    timeout_s: float = 120.0,
 ) -> Any:
     """Return the raw outputs that a job's proofs prove.
 
-    After this a verifier knows, as far as the SRS can be trusted (`params["srs"]`):
-    somebody holds inputs whose Poseidon hashes are the first instances, and the circuit
-    behind this verifying key maps them to these outputs. With `rows` given, those
-    inputs are these rows, in this order. The verifier does not know that the circuit is
-    the model it was told about (the publisher made both), nor when or by whom the
-    proof was made; a proof of an earlier job about the same row is as good. Without
-    `rows`, nothing ties the proofs to any input: hashes of guessable rows can be
-    searched, and rows of another job would pass.
+    After this a verifier knows, if the SRS comes from the public ceremony: somebody
+    holds inputs whose Poseidon hashes are the first instances, and the circuit behind
+    this verifying key maps them to these outputs. With `rows` given, those inputs are
+    these rows, in this order. The verifier does not know that the circuit is the model
+    it was told about (the publisher made both), nor when or by whom the proof was made;
+    a proof of an earlier job about the same row is as good. Without `rows`, nothing
+    ties the proofs to any input: hashes of guessable rows can be searched, and rows of
+    another job would pass.
 
     Plan:
-        1. Parse the evidence, exact to the byte.
+        1. Parse the evidence, exact to the byte; it must name this model.
         2. Read the verifying files and compare them with the manifest's digests.
         3. In a child process under a wall limit: verify each proof, hash my rows.
         4. Compare the hashes with the proofs' first instances.
-        5. Decode the outputs from the other instances.
+        5. See from its own bytes whether the SRS is the public ceremony's.
+        6. Decode the outputs from the other instances.
 
     Args:
         bundle: The model as pinned by its digest; only the public files are read.
         evidence: The evidence blob; see `privacy.zkml.blobs`.
         rows: The standardised input, shape (rows, features), or None.
+        allow_insecure_srs: Accept proofs under an SRS that its maker can forge with.
         timeout_s: Wall limit for all proofs together.
 
     Returns:
@@ -62,20 +71,29 @@ def verify_proofs(
 
     Raises:
         VerificationError: Something was checked and is false; the code says what:
-            `evidence-malformed`, `wrong-proof-count`, `bundle-changed`,
-            `proof-invalid` or `proof-not-about-input`.
+            `evidence-malformed`, `wrong-model`, `wrong-proof-count`, `bundle-changed`,
+            `proof-invalid`, `proof-not-about-input` or `srs-mislabelled`.
+        AppraisalError: All is true, but the SRS is `insecure-srs`.
         CannotVerifyError: The engine is missing or failed, or ran out of time.
         FormatError: `rows` could not have been an input of this circuit.
     """
     params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
     ours = None if rows is None else params.quantize(rows)
-    proofs = _parse(evidence, params, None if ours is None else len(ours))  # 1
+    claim = _parse(evidence, params, None if ours is None else len(ours))  # 1
+    if claim.model_sha256 != bundle.sha256:
+        msg = (
+            f"the proofs are of model {claim.model_sha256[:12]}, expected "
+            f"{bundle.sha256[:12]}: ask for proofs of this model"
+        )
+        raise VerificationError(msg, code="wrong-model")
+    proofs = claim.proofs
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         _pinned_files(bundle, root)  # 2
         job = {"proofs": [p.to_json() for p in proofs], "rows": ours}
         (root / "job.json").write_text(json.dumps(job))
         hashes = _in_child(root, timeout_s)  # 3
+        insecure = not is_public((root / "verifier.srs").read_bytes())
     for i, (proof, own) in enumerate(zip(proofs, hashes, strict=False)):  # 4
         if proof.instances[0] != own:
             msg = (
@@ -83,16 +101,40 @@ def verify_proofs(
                 "the node answered a different question"
             )
             raise VerificationError(msg, code="proof-not-about-input")
+    _appraise_srs(  # 5
+        insecure,
+        told={params.insecure_srs, claim.insecure_srs},
+        allow_insecure_srs=allow_insecure_srs,
+    )
     bits = params.output_scale_bits
-    return np.array(  # 5
+    return np.array(  # 6
         [dequantize(list(p.instances[1:]), scale_bits=bits) for p in proofs],
         dtype=np.float64,
     )
 
 
-def _parse(evidence: bytes, params: ZkmlParams, count: int | None) -> list[Proof]:
+def _appraise_srs(
+    insecure: bool,  # noqa: FBT001 - what was found
+    *,
+    told: set[bool],
+    allow_insecure_srs: bool,
+) -> None:
+    if told != {insecure}:
+        truth = "not the public ceremony's" if insecure else "the public ceremony's"
+        msg = f"the SRS is {truth}, but the manifest or the proofs say otherwise"
+        raise VerificationError(msg, code="srs-mislabelled")
+    if insecure and not allow_insecure_srs:
+        msg = (
+            "the proofs hold, but under an SRS that its maker can forge with: have the "
+            "model published under the public ceremony's, or accept that you trust the "
+            "publisher with allow_insecure_srs (--allow-insecure-srs)"
+        )
+        raise AppraisalError(msg, code="insecure-srs")
+
+
+def _parse(evidence: bytes, params: ZkmlParams, count: int | None) -> Evidence:
     try:
-        proofs = parse_evidence(
+        claim = parse_evidence(
             evidence,
             instances=len(params.instances),
             proof_bytes=params.proof_bytes,
@@ -100,10 +142,10 @@ def _parse(evidence: bytes, params: ZkmlParams, count: int | None) -> list[Proof
     except FormatError as exc:
         msg = f"the proofs are not as this circuit makes them: {exc.message}"
         raise VerificationError(msg, code="evidence-malformed") from exc
-    if count is not None and len(proofs) != count:
-        msg = f"there are {len(proofs)} proofs for {count} rows"
+    if count is not None and len(claim.proofs) != count:
+        msg = f"there are {len(claim.proofs)} proofs for {count} rows"
         raise VerificationError(msg, code="wrong-proof-count")
-    return proofs
+    return claim
 
 
 def _pinned_files(bundle: Bundle, root: Path) -> None:

@@ -99,5 +99,6 @@ def owner(gateway, tmp_path_factory):
         api_key=gateway.new_key("models:read", "jobs:read", "jobs:write"),
         home=tmp_path_factory.mktemp("home"),
         allow_simulated=True,
+        allow_insecure_srs=True,
     ) as client:
         yield client

@@ -30,7 +30,13 @@ def fragile(tmp_path, models_dir, diagnosis):
 
 def prepare(client, home, gateway, model, mode):
     """Return the client side of a job and its request body, everything uploaded."""
-    context = Context(home, gateway.base_url, lambda _: None, allow_simulated=True)
+    context = Context(
+        home,
+        gateway.base_url,
+        lambda _: None,
+        allow_simulated=True,
+        allow_insecure_srs=True,
+    )
     session = session_for(Mode(mode), context, model.bundle)
     rows = standardise(model.rows[:3].tolist(), model.bundle.manifest.columns)
     flow, answer = session.prepare(rows), None
@@ -166,6 +172,7 @@ def test_an_enclave_that_died_is_attested_anew(fragile, diagnosis, tmp_path):
         api_key=fragile.admin_key,
         home=tmp_path / "home",
         allow_simulated=True,
+        allow_insecure_srs=True,
     ) as client:
         rows = diagnosis.rows[:1].tolist()
         first = client.infer(diagnosis.name, rows, mode="tee")

@@ -54,6 +54,7 @@ def lied_to(gateway, diagnosis, tmp_path):
                 api_key=gateway.admin_key,
                 home=tmp_path,
                 allow_simulated=True,
+                allow_insecure_srs=True,
                 transport=Between(path, change, method),
             ) as client,
             pytest.raises(PrivacyError) as caught,
@@ -157,7 +158,12 @@ def test_a_malformed_attestation_is_a_failed_verification(lied_to):
 
 def test_a_reused_job_id_does_not_overwrite_a_receipt(gateway, diagnosis, tmp_path):
     rows = diagnosis.rows[:1].tolist()
-    with Client(gateway.base_url, api_key=gateway.admin_key, home=tmp_path) as client:
+    with Client(
+        gateway.base_url,
+        api_key=gateway.admin_key,
+        home=tmp_path,
+        allow_insecure_srs=True,
+    ) as client:
         first = client.infer(diagnosis.name, rows, mode="zkml")
         kept = first.receipt.read_bytes()
         folder = first.receipt.parent
@@ -165,6 +171,7 @@ def test_a_reused_job_id_does_not_overwrite_a_receipt(gateway, diagnosis, tmp_pa
         gateway.base_url,
         api_key=gateway.admin_key,
         home=tmp_path,
+        allow_insecure_srs=True,
         # Every job folder is taken, as if each id had been used before.
         transport=Between(
             "/v1/jobs", lambda raw: (_taken(folder, raw), raw)[1], "POST"

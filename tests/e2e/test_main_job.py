@@ -13,6 +13,7 @@ import pytest
 from privacy.client import AsyncClient, Client, verify_saved
 from privacy.client.home import Home
 from privacy.errors import (
+    AppraisalError,
     AuthError,
     FormatError,
     NotFoundError,
@@ -56,13 +57,17 @@ def test_each_answer_says_what_was_checked_and_who_saw_what(answers):
 @pytest.mark.parametrize("mode", MODES)
 def test_each_receipt_verifies_offline_and_no_byte_may_change(answers, owner, mode):
     path = answers[mode].receipt
-    verdict = verify_saved(path, home=owner.home, allow_simulated=True)
+    verdict = verify_saved(
+        path, home=owner.home, allow_simulated=True, allow_insecure_srs=True
+    )
     assert verdict.exit_code == 0, verdict.steps
     raw = path.read_bytes()
     for at in range(0, len(raw), 37):
         changed = path.with_name("changed.json")
         changed.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
-        verdict = verify_saved(changed, home=owner.home, allow_simulated=True)
+        verdict = verify_saved(
+            changed, home=owner.home, allow_simulated=True, allow_insecure_srs=True
+        )
         assert verdict.exit_code == 6
 
 
@@ -77,10 +82,14 @@ def test_changed_output_or_evidence_is_found_offline(answers, owner, tmp_path, m
         good = path.read_bytes()
         path.write_bytes(good[:-2] + bytes([good[-2] ^ 1]) + good[-1:])
         receipt = tmp_path / "receipt.json"
-        verdict = verify_saved(receipt, home=owner.home, allow_simulated=True)
+        verdict = verify_saved(
+            receipt, home=owner.home, allow_simulated=True, allow_insecure_srs=True
+        )
         assert verdict.exit_code == 6
         path.unlink()
-        verdict = verify_saved(receipt, home=owner.home, allow_simulated=True)
+        verdict = verify_saved(
+            receipt, home=owner.home, allow_simulated=True, allow_insecure_srs=True
+        )
         assert verdict.exit_code == 7
         path.write_bytes(good)
 
@@ -93,8 +102,12 @@ def test_a_stranger_with_no_keys_cannot_say(answers, tmp_path):
 def test_proofs_are_about_the_input_that_was_given(answers, owner, diagnosis):
     path = answers["zkml"].receipt
     mine, other = diagnosis.rows[:5].tolist(), diagnosis.rows[5:10].tolist()
-    assert verify_saved(path, home=owner.home, rows=mine).exit_code == 0
-    assert verify_saved(path, home=owner.home, rows=other).exit_code == 6
+    for rows, code in ((mine, 0), (other, 6)):
+        verdict = verify_saved(
+            path, home=owner.home, rows=rows, allow_insecure_srs=True
+        )
+        assert verdict.exit_code == code, verdict.steps
+    assert verify_saved(path, home=owner.home, rows=mine).exit_code == 6
 
 
 def test_simulated_evidence_is_refused_unless_allowed(gateway, diagnosis, tmp_path):
@@ -113,6 +126,7 @@ def test_the_asynchronous_client_answers_alike(gateway, diagnosis, answers, tmp_
             api_key=gateway.admin_key,
             home=tmp_path,
             allow_simulated=True,
+            allow_insecure_srs=True,
         ) as client:
             rows = diagnosis.rows[:5].tolist()
             return await asyncio.gather(
@@ -216,12 +230,18 @@ def test_the_command_line_infers_and_verifies(gateway, diagnosis, tmp_path, mode
     lines += [",".join(map(str, row)) for row in diagnosis.rows[:2]]
     rows.write_text("\n".join(lines))
     args = ["infer", diagnosis.name, "--mode", mode, "--input", rows, "--json"]
-    done = run_cli(*args, "--allow-simulated", home=tmp_path, gateway=gateway)
+    done = run_cli(
+        *args,
+        "--allow-simulated",
+        "--allow-insecure-srs",
+        home=tmp_path,
+        gateway=gateway,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     answer = json.loads(done.stdout)
     assert len(answer["rows"]) == 2
     assert answer["who_sees_what"]
-    verify = ["verify", answer["receipt"], "--allow-simulated"]
+    verify = ["verify", answer["receipt"], "--allow-simulated", "--allow-insecure-srs"]
     assert run_cli(*verify, home=tmp_path).returncode == 0
     receipt = Path(answer["receipt"])
     raw = bytearray(receipt.read_bytes())
@@ -230,6 +250,40 @@ def test_the_command_line_infers_and_verifies(gateway, diagnosis, tmp_path, mode
     flipped = run_cli(*verify, "--json", home=tmp_path)
     assert flipped.returncode == 6
     assert json.loads(flipped.stdout)["exit_code"] == 6
+
+
+def test_proofs_are_checked_alone_and_the_circuit_is_rebuilt(
+    answers, owner, diagnosis, tmp_path
+):
+    rows = tmp_path / "rows.npy"
+    np.save(rows, diagnosis.rows[: len(answers["zkml"].rows)])
+    proof = answers["zkml"].receipt.with_name("evidence.json")
+    args = ("zk", "verify", proof, "--input", rows, "--home", owner.home.root, "--json")
+    refused = run_cli(*args, home=tmp_path)
+    assert refused.returncode == 6
+    assert json.loads(refused.stdout)["error"]["code"] == "insecure-srs"
+    done = run_cli(*args, "--allow-insecure-srs", home=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    proven = json.loads(done.stdout)
+    assert proven["model_sha256"] == diagnosis.bundle.sha256
+    assert [r["label"] for r in proven["rows"]] == [
+        r.label for r in answers["zkml"].rows
+    ]
+    audited = run_cli("zk", "audit", diagnosis.bundle.root, "--json", home=tmp_path)
+    assert audited.returncode == 0, audited.stdout + audited.stderr
+    assert len(json.loads(audited.stdout)["checks"]) == 6
+
+
+def test_a_zkml_answer_under_an_insecure_srs_is_refused_unless_allowed(
+    gateway, diagnosis, tmp_path
+):
+    key = gateway.new_key("models:read", "jobs:read", "jobs:write")
+    with (
+        Client(gateway.base_url, api_key=key, home=tmp_path) as strict,
+        pytest.raises(AppraisalError) as caught,
+    ):
+        strict.infer(diagnosis.name, diagnosis.rows[:1], mode="zkml")
+    assert caught.value.code == "insecure-srs"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from privacy.bundle import (
     list_files,
     write_manifest,
 )
+from privacy.encoding import Json
 from privacy.files import default_home
 from privacy.publisher import load_trust, open_trusted, publisher_key, sign_bundle
 
@@ -22,6 +23,7 @@ def write_bundle(
     needs_keys: bool = True,
     published_at: str = "2026-01-01T00:00:00.000Z",
     fhe_reason: str = "",
+    fhe_params: Json | None = None,
 ) -> Bundle:
     root = models_dir / name / version
     files = {
@@ -46,7 +48,7 @@ def write_bundle(
             "fhe": ModePart(
                 available=not fhe_reason,
                 reason=fhe_reason,
-                params={"needs_keys": needs_keys},
+                params={"needs_keys": needs_keys, **(fhe_params or {})},
             ),
             "zkml": ModePart(available=True),
             "tee": ModePart(available=True, params={"simulated": True}),

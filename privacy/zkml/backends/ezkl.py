@@ -34,6 +34,18 @@ _MIN_LOGROWS = 11
 _MAX_BLOCKS = 8
 """Column blocks we let EZKL trade rows for: more no longer pay, and lengthen proofs."""
 _LOOKUP_MARGIN = 2.0
+_STATED = (
+    "decomp_base",
+    "decomp_legs",
+    "num_inner_cols",
+    "scale_rebase_multiplier",
+)
+_WORDS = {
+    "Public": "public",
+    "Private": "private",
+    "Fixed": "fixed",
+    "KZGCommit": "committed",
+}
 
 
 class Backend:
@@ -79,14 +91,35 @@ class Backend:
                 [choice.scale_rebase_multiplier],
                 _logrows_cap(settings["num_rows"]),
             )
+        self.recompile(onnx, out)
+        return _facts(json.loads(out.settings.read_text()))
+
+    def describe(self, settings: Path) -> Json:
+        """Return what a circuit's settings say of members of `ZkmlParams`."""
+        read = json.loads(settings.read_text())
+        args, facts = read["run_args"], _facts(read)
+        return {
+            "system_version": read["version"],
+            "input_scale_bits": facts.input_scale_bits,
+            "output_scale_bits": facts.output_scale_bits,
+            "visibility": {
+                "input": _word(args["input_visibility"]),
+                "output": _word(args["output_visibility"]),
+                "params": _word(args["param_visibility"]),
+            },
+            "logrows": facts.logrows,
+            **{name: args[name] for name in _STATED},
+        }
+
+    def recompile(self, onnx: Path, files: CircuitFiles) -> None:
+        """Write the circuit that settings already there make of a model."""
         _call(
             "compile the circuit",
             ezkl.compile_circuit,
             str(onnx),
-            str(out.network),
-            str(out.settings),
+            str(files.network),
+            str(files.settings),
         )
-        return _facts(json.loads(out.settings.read_text()))
 
     def setup(self, files: CircuitFiles) -> None:
         """Write the proving and the verifying key."""
@@ -251,6 +284,13 @@ def _facts(settings: Json) -> CircuitFacts:
         input_scale_bits=inputs[0],
         output_scale_bits=outputs[0],
     )
+
+
+def _word(visibility: object) -> str:
+    """Return our word for a visibility as settings spell it."""
+    if visibility == {"Hashed": {"hash_is_public": True, "outlets": []}}:
+        return "hashed"
+    return _WORDS.get(str(visibility), str(visibility))
 
 
 def _check_lookups(witness: Json, settings: Json) -> None:

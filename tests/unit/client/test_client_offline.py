@@ -106,7 +106,7 @@ def test_a_model_that_is_not_here_cannot_be_verified(saved):
 
 @pytest.mark.parametrize("error", [BackendError, UnavailableError, VerificationError])
 def test_an_engine_that_fails_proves_nothing_false(saved, tmp_path, monkeypatch, error):
-    def fail(*_args):
+    def fail(*_args, **_options):
         raise error("it failed")
 
     monkeypatch.setattr(offline, "verified_outputs", fail)
@@ -124,7 +124,7 @@ def test_a_file_of_rows_is_read_as_infer_reads_it(
 ):
     given = []
 
-    def verified(_bundle, _evidence, rows):
+    def verified(_bundle, _evidence, rows, **_options):
         given.append(rows.tolist())
         raise VerificationError("enough")
 

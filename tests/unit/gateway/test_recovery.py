@@ -27,7 +27,7 @@ def _leave(
 ) -> None:
     """Write what a gateway that died right after accepting a job leaves behind."""
     database = open_database(folder / "data")
-    blobs = Blobs(database, folder / "data" / "blobs")
+    blobs = Blobs(folder / "data" / "blobs")
     path = blobs.path(sha256_hex(ORDER))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(ORDER)

@@ -83,6 +83,7 @@ class Node:
                 "mode": "zkml",
                 "bundle": str(used.root),
                 "model_sha256": used.sha256,
+                "publisher": "",
                 "keys": None,
                 **{n: str(p) for n, p in paths.items()},
             },

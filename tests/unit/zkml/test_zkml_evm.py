@@ -52,9 +52,10 @@ class Built:
 
 def _proofs(bundle: Bundle, evidence: bytes) -> list[Proof]:
     params = parse_params(bundle.manifest.modes["zkml"].params)
-    return parse_evidence(
+    claim = parse_evidence(
         evidence, instances=len(params.instances), proof_bytes=params.proof_bytes
     )
+    return list(claim.proofs)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from privacy.encoding import canonical_json
 from privacy.errors import FormatError
 from privacy.zkml.blobs import (
+    Evidence,
     Proof,
+    claimed_model,
     make_evidence,
     make_input,
     make_outputs,
@@ -73,16 +75,20 @@ def test_blobs_are_read_back() -> None:
     rows = [[1.5, -2.0], [0.0, 3.25]]
     assert parse_input(make_input(rows, salt=bytes(32)), columns=2) == rows
     assert parse_outputs(make_outputs(rows), outputs=2).tolist() == rows
-    proofs = [Proof((1, 2), b"abc"), Proof((3, MODULUS - 1), b"def")]
-    evidence = make_evidence(proofs)
-    assert parse_evidence(evidence, instances=2, proof_bytes=3) == proofs
+    proofs = (Proof((1, 2), b"abc"), Proof((3, MODULUS - 1), b"def"))
+    claim = Evidence("5" * 64, insecure_srs=True, proofs=proofs)
+    evidence = make_evidence(claim)
+    assert claimed_model(evidence) == "5" * 64
+    assert parse_evidence(evidence, instances=2, proof_bytes=3) == claim
 
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=4),
     lambda v: (
         st.lists(v, max_size=3)
-        | st.dictionaries(st.sampled_from(["proofs", "proof", "instances"]), v)
+        | st.dictionaries(
+            st.sampled_from(["proofs", "insecure_srs", "model_sha256"]), v
+        )
     ),
     max_leaves=8,
 )
@@ -92,6 +98,7 @@ json_values = st.recursive(
 def test_any_bytes_give_a_value_or_a_format_error(raw: bytes) -> None:
     for parse in (
         lambda: parse_evidence(raw, instances=2, proof_bytes=1),
+        lambda: claimed_model(raw),
         lambda: parse_input(raw, columns=2),
         lambda: parse_outputs(raw, outputs=2),
     ):

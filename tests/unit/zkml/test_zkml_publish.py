@@ -38,6 +38,8 @@ def test_a_published_part_says_what_it_is(bundle: Bundle) -> None:
         "params": "fixed",
     }
     assert params.srs.kind == "development"
+    assert params.insecure_srs
+    assert params.onnx_sha256 == sha256_file(bundle.root / "zkml/model.onnx")
     assert params.srs.sha256 == sha256_file(bundle.root / "zkml/kzg.srs")
     assert part.accuracy["label_agreement"] == 1.0
     assert part.accuracy["max_error"] < 0.01
@@ -176,6 +178,10 @@ def test_params_refuse_contradictions(bundle: Bundle) -> None:
         {"srs": {"kind": "trusted", "logrows": 11, "sha256": "0" * 64}},
         {"srs": {**good["srs"], "sha256": "0"}},
         {"srs": None},
+        {"insecure_srs": False},
+        {"insecure_srs": 1},
+        {"srs": {**good["srs"], "kind": "public"}},
+        {"onnx_sha256": "0"},
         {"unknown": 1},
     ):
         with pytest.raises(FormatError):

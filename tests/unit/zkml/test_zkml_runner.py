@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from privacy.bundle import Bundle, write_manifest
 from privacy.encoding import b64url, canonical_json
 from privacy.errors import BackendError, FormatError, PrivacyError
-from privacy.zkml import make_input, parse_outputs, verify_proofs
+from privacy.zkml import make_input, parse_outputs
+from privacy.zkml import verify_proofs as verify_strictly
 
+verify_proofs = partial(verify_strictly, allow_insecure_srs=True)
 _SALT = b64url(bytes(32))
 
 
@@ -29,8 +32,10 @@ def test_each_row_is_proven_and_reported(
     assert np.array_equal(verify_proofs(bundle, job.evidence, rows=job.rows), outputs)
 
 
-def test_evidence_holds_nothing_but_instances_and_proofs(job: Any) -> None:
-    assert list(json.loads(job.evidence)) == ["proofs"]
+def test_evidence_holds_proofs_and_what_they_are_of(job: Any) -> None:
+    told = json.loads(job.evidence)
+    assert list(told) == ["insecure_srs", "model_sha256", "proofs"]
+    assert told["insecure_srs"] is True
     for proof in job.proofs():
         assert set(proof) == {"instances", "proof"}
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,28 @@ import pytest
 
 from privacy.bundle import Bundle, list_files
 from privacy.encoding import canonical_json
-from privacy.errors import CannotVerifyError, FormatError, VerificationError
-from privacy.zkml import parse_outputs, verify_proofs
+from privacy.errors import (
+    AppraisalError,
+    CannotVerifyError,
+    FormatError,
+    VerificationError,
+)
+from privacy.zkml import parse_outputs
+from privacy.zkml import verify_proofs as verify_strictly
 from privacy.zkml.field import MODULUS, from_hex, to_hex
 
 Change = Callable[[list[dict[str, Any]]], object]
+verify_proofs = partial(verify_strictly, allow_insecure_srs=True)
 
 
 def changed(job: Any, change: Change) -> bytes:
     proofs = job.proofs()
     change(proofs)
-    return canonical_json({"proofs": proofs})
+    return relabelled(job, proofs=proofs)
+
+
+def relabelled(job: Any, **members: Any) -> bytes:
+    return canonical_json({**json.loads(job.evidence), **members})
 
 
 def add_to_instance(index: int, amount: int) -> Change:
@@ -145,8 +157,11 @@ def test_verify_refuses_unknown_members_and_loose_json(
 ) -> None:
     proofs = job.proofs()
     for raw in (
-        canonical_json({"proofs": proofs, "outputs": [[1.0]]}),
-        json.dumps({"proofs": proofs}).encode(),
+        relabelled(job, outputs=[[1.0]]),
+        relabelled(job, insecure_srs=1),
+        relabelled(job, model_sha256="0"),
+        canonical_json({"proofs": proofs}),
+        json.dumps(json.loads(job.evidence)).encode(),
         b" " + job.evidence,
         job.evidence[:-1],
         b"",
@@ -193,10 +208,46 @@ def test_verify_refuses_a_proof_of_another_model(
 ) -> None:
     other = node.run(job.rows, bundle=other_bundle)
     assert len(verify_proofs(other_bundle, other.evidence, rows=job.rows)) == 2
-    for pair in ((bundle, other), (other_bundle, job)):
+    for mine, theirs in ((bundle, other), (other_bundle, job)):
         with pytest.raises(VerificationError) as caught:
-            verify_proofs(pair[0], pair[1].evidence, rows=job.rows)
+            verify_proofs(mine, theirs.evidence, rows=job.rows)
+        assert caught.value.code == "wrong-model"
+        disguised = relabelled(theirs, model_sha256=mine.sha256)
+        with pytest.raises(VerificationError) as caught:
+            verify_proofs(mine, disguised, rows=job.rows)
         assert caught.value.code == "proof-invalid"
+
+
+def test_an_insecure_srs_is_refused_unless_allowed(bundle: Bundle, job: Any) -> None:
+    with pytest.raises(AppraisalError) as caught:
+        verify_strictly(bundle, job.evidence, rows=job.rows)
+    assert caught.value.code == "insecure-srs"
+    assert "--allow-insecure-srs" in caught.value.message
+
+
+def test_a_false_proof_is_called_false_before_its_srs_is(
+    bundle: Bundle, job: Any
+) -> None:
+    with pytest.raises(VerificationError) as caught:
+        verify_strictly(bundle, changed(job, flip_byte(9)), rows=job.rows)
+    assert caught.value.code == "proof-invalid"
+
+
+def test_no_label_makes_an_srs_public(bundle: Bundle, job: Any) -> None:
+    """Whether it is the ceremony's is seen from its bytes, whatever anyone says."""
+    part = bundle.manifest.modes["zkml"]
+    srs = {**part.params["srs"], "kind": "public"}
+    params = {**part.params, "srs": srs, "insecure_srs": False}
+    manifest = replace(bundle.manifest, modes={"zkml": replace(part, params=params)})
+    lying = replace(bundle, manifest=manifest)
+    for model, evidence in (
+        (lying, job.evidence),
+        (lying, relabelled(job, insecure_srs=False)),
+        (bundle, relabelled(job, insecure_srs=False)),
+    ):
+        with pytest.raises(VerificationError) as caught:
+            verify_proofs(model, evidence, rows=job.rows)
+        assert caught.value.code == "srs-mislabelled"
 
 
 @pytest.mark.parametrize("name", ["settings.json", "vk.key", "verifier.srs"])

@@ -1,0 +1,296 @@
+"""Whose uploads are here, how many bytes each tenant may keep, and for how long.
+
+Two tenants that upload the same bytes share one file but never learn of each other. An
+upload expires some time after its last use. A file that no upload and no job names any
+more is removed; every such decision is taken inside a write transaction, so that it
+cannot cross one that needs the file.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+
+from gateway.clock import later, now
+from gateway.store.arrival import Room
+from gateway.store.blobs import Blobs
+from gateway.store.database import Database
+from gateway.store.jobs import OPEN
+from gateway.store.parts import Owner, Parts
+from gateway.store.tables import jobs, uploads
+from privacy.errors import ConflictError, LimitError, NotFoundError
+
+_TOUCH_SHARE = 0.02
+_AT_ONCE = 500
+_NEW_FILE_S = 3600.0  # a job that ends now may not have named its output yet
+_KEY = ("tenant", "kind", "sha256")
+_THIS = sa.and_(*(uploads.c[name] == sa.bindparam(f"this_{name}") for name in _KEY))
+_ONE = sa.select(uploads).where(_THIS)
+_TOUCH = sa.update(uploads).where(_THIS).values(used_at=sa.bindparam("at"))
+_FORGET = sa.delete(uploads).where(_THIS)
+_OF_TENANT = uploads.c.tenant == sa.bindparam("this_tenant")
+_BYTES = sa.select(sa.func.coalesce(sa.func.sum(uploads.c.bytes), 0)).where(_OF_TENANT)
+_ADD = insert(uploads)
+_OWN = _ADD.on_conflict_do_update(
+    index_elements=list(_KEY),
+    set_={n: _ADD.excluded[n] for n in ("used_at", "keyset_sha256")},
+)
+_IS_OPEN = jobs.c.status.in_(OPEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """What a tenant uploaded.
+
+    Attributes:
+        keyset_sha256: Which key set evaluation keys are of, as the tenant said; or "".
+        used_at: When it was uploaded last, or a job used it.
+    """
+
+    tenant: str
+    kind: str
+    sha256: str
+    bytes: int
+    keyset_sha256: str
+    created_at: str
+    used_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """What tenants may keep here, and how long.
+
+    Attributes:
+        max_bytes: Of one upload.
+        quota_bytes: Of all uploads of a tenant together.
+        ttl_s: By kind: how long an upload is kept after its last use.
+    """
+
+    max_bytes: int
+    quota_bytes: int
+    ttl_s: dict[str, float]
+
+
+class Uploads:
+    """The uploads of this gateway."""
+
+    def __init__(
+        self, database: Database, blobs: Blobs, parts: Parts, allowance: Allowance
+    ) -> None:
+        """Know what is whole from `database` and `blobs`, what grows from `parts`."""
+        self._database = database
+        self._blobs = blobs
+        self.parts = parts
+        self.allowance = allowance
+        self._kept: dict[str, int] = {}  # bytes by tenant, so as not to sum every time
+
+    def room(self, owner: Owner) -> Room:
+        """Return how large this upload may be, by the gateway's and tenant's limits."""
+        with self._database.read() as c:
+            kept = self._kept_bytes(c, owner.tenant) - self._known_bytes(c, owner)
+        arriving = self.parts.bytes_of(owner.tenant) - self.parts.offset(owner)
+        left = max(0, self.allowance.quota_bytes - kept - arriving)
+        most = self.allowance.max_bytes
+        if left < most:
+            return Room(left, self._over_quota())
+        msg = f"the upload has more than {most} bytes, the most this gateway takes"
+        return Room(most, LimitError(msg, code="too-large"))
+
+    def own(self, part: Path, owner: Owner, *, keyset_sha256: str = "") -> bool:
+        """Keep a received file for its owner; tell whether it is new to the tenant.
+
+        Raises:
+            LimitError: The tenant's quota was used up meanwhile.
+        """
+        at, size = now(), part.stat().st_size
+        row = Upload(
+            **asdict(owner),
+            bytes=size,
+            keyset_sha256=keyset_sha256,
+            created_at=at,
+            used_at=at,
+        )
+        with self._database.write() as c:
+            known = self._known_bytes(c, owner)
+            kept = self._kept_bytes(c, owner.tenant) - known + size
+            if kept > self.allowance.quota_bytes:
+                part.unlink()
+                raise self._over_quota()
+            self._blobs.keep(part, owner.sha256)
+            c.execute(_OWN, asdict(row))
+            self._kept[owner.tenant] = kept
+        self.parts.discard(owner)
+        return not known
+
+    def get(self, owner: Owner) -> Upload:
+        """Return a tenant's upload.
+
+        Raises:
+            NotFoundError: The tenant uploaded no such blob, whoever else did, or it
+                has expired.
+        """
+        with self._database.read() as c:
+            row = c.execute(_ONE, _this(owner)).one_or_none()
+        found = Upload(**row._mapping) if row else None  # noqa: SLF001
+        if (
+            found
+            and not self._expired(found)
+            and self._blobs.has(owner.sha256, found.bytes)
+        ):
+            return found
+        what, where = "input", "blobs"
+        if owner.kind == "keys":
+            what, where = "evaluation keys", "keys"
+        msg = f"{what} {owner.sha256[:12]}… not found: upload to /v1/{where}/ first"
+        raise NotFoundError(msg, code=f"unknown-{owner.kind}")
+
+    def use(self, owner: Owner) -> Upload:
+        """Return a tenant's upload, whose time begins anew.
+
+        Raises:
+            NotFoundError: As for `get`.
+        """
+        found = self.get(owner)
+        fresh_s = _TOUCH_SHARE * self.allowance.ttl_s[owner.kind]
+        if found.used_at < now(plus_s=-fresh_s):  # not at every job: a write costs
+            with self._database.write() as c:
+                c.execute(_TOUCH, {**_this(owner), "at": now()})
+        return found
+
+    def of(self, tenant: str, kind: str) -> list[Upload]:
+        """Return a tenant's uploads of a kind, the newest first."""
+        query = (
+            sa.select(uploads)
+            .where(_OF_TENANT, uploads.c.kind == kind)
+            .order_by(uploads.c.created_at.desc(), uploads.c.sha256)
+        )
+        with self._database.read() as c:
+            rows = c.execute(query, {"this_tenant": tenant}).all()
+        found = [Upload(**row._mapping) for row in rows]  # noqa: SLF001
+        return [u for u in found if not self._expired(u)]
+
+    def used_bytes(self, tenant: str) -> int:
+        """Return how much of its quota a tenant has used."""
+        with self._database.read() as c:
+            return self._kept_bytes(c, tenant) + self.parts.bytes_of(tenant)
+
+    def expires_at(self, upload: Upload) -> str:
+        """Return when an upload expires unless a job uses it before."""
+        return later(upload.used_at, self.allowance.ttl_s[upload.kind])
+
+    def delete(self, owner: Owner) -> None:
+        """Forget a tenant's upload; the file goes unless someone else needs it.
+
+        Raises:
+            NotFoundError: The tenant has no such upload.
+            ConflictError: A job that has not finished needs it.
+        """
+        mine = (jobs.c.input_sha256, jobs.c.keys_sha256)
+        needing = sa.select(sa.func.count()).where(
+            _IS_OPEN,
+            jobs.c.tenant == owner.tenant,
+            sa.or_(*(column == owner.sha256 for column in mine)),
+        )
+        with self._database.write() as c:
+            if count := c.execute(needing).scalar_one():
+                msg = f"{count} unfinished jobs need this upload: cancel them or wait"
+                raise ConflictError(msg, code="upload-in-use")
+            known = self._forget(c, owner)
+            self._remove_unneeded(c, {owner.sha256})
+        broken = self.parts.offset(owner)
+        self.parts.discard(owner)
+        if not known and not broken:
+            msg = f"there is no upload {owner.sha256[:12]}… to delete"
+            raise NotFoundError(msg, code=f"unknown-{owner.kind}")
+
+    def sweep(self) -> int:
+        """Remove uploads that have expired; return how many files went."""
+        self.parts.sweep()
+        with self._database.write() as c:
+            needed = {
+                (tenant, sha256)
+                for column in (jobs.c.input_sha256, jobs.c.keys_sha256)
+                for tenant, sha256 in c.execute(
+                    sa.select(jobs.c.tenant, column).where(_IS_OPEN)
+                )
+            }
+            gone = {
+                owner.sha256
+                for owner in self._expired_owners(c)
+                if (owner.tenant, owner.sha256) not in needed and self._forget(c, owner)
+            }
+            return self._remove_unneeded(c, gone)
+
+    def remove_lost_files(self, *, older_than_s: float = _NEW_FILE_S) -> int:
+        """Remove files that a crash left without anyone who names them.
+
+        Args:
+            older_than_s: Younger files stay: a job may be about to name them.
+        """
+        found, removed = sorted(self._blobs.older_than(older_than_s)), 0
+        for at in range(0, len(found), _AT_ONCE):
+            with self._database.write() as c:
+                removed += self._remove_unneeded(c, set(found[at : at + _AT_ONCE]))
+        return removed
+
+    def _expired(self, upload: Upload) -> bool:
+        return self.expires_at(upload) <= now()
+
+    def _expired_owners(self, c: sa.Connection) -> list[Owner]:
+        return [
+            Owner(tenant, kind, sha256)
+            for kind, ttl_s in self.allowance.ttl_s.items()
+            for tenant, sha256 in c.execute(
+                sa.select(uploads.c.tenant, uploads.c.sha256).where(
+                    uploads.c.kind == kind, uploads.c.used_at <= now(plus_s=-ttl_s)
+                )
+            ).all()
+        ]
+
+    def _forget(self, c: sa.Connection, owner: Owner) -> bool:
+        """Delete the row of an upload; tell whether there was one."""
+        size, kept = self._known_bytes(c, owner), self._kept_bytes(c, owner.tenant)
+        c.execute(_FORGET, _this(owner))
+        self._kept[owner.tenant] = kept - size
+        return bool(size)
+
+    def _known_bytes(self, c: sa.Connection, owner: Owner) -> int:
+        row = c.execute(_ONE, _this(owner)).one_or_none()
+        return int(row.bytes) if row else 0
+
+    def _kept_bytes(self, c: sa.Connection, tenant: str) -> int:
+        if tenant not in self._kept:
+            bytes_of = c.execute(_BYTES, {"this_tenant": tenant})
+            self._kept.setdefault(tenant, int(bytes_of.scalar_one()))
+        return self._kept[tenant]
+
+    def _remove_unneeded(self, c: sa.Connection, candidates: set[str]) -> int:
+        """Remove those of these files that nothing names."""
+        if not candidates:
+            return 0
+        named = [
+            sa.select(uploads.c.sha256).where(uploads.c.sha256.in_(candidates)),
+            *(
+                sa.select(column).where(column.in_(candidates))
+                for column in (jobs.c.output_sha256, jobs.c.evidence_sha256)
+            ),
+            *(
+                sa.select(column).where(_IS_OPEN)
+                for column in (jobs.c.input_sha256, jobs.c.keys_sha256)
+            ),
+        ]
+        needed = set(c.execute(sa.union(*named)).scalars())
+        return sum(self._blobs.remove(sha256) for sha256 in candidates - needed)
+
+    def _over_quota(self) -> LimitError:
+        msg = (
+            f"with this upload the tenant would keep more than its quota of "
+            f"{self.allowance.quota_bytes} bytes: delete uploads it no longer needs "
+            "(`privacy keys uploads`), or ask the operator for more"
+        )
+        return LimitError(msg, code="quota-exceeded")
+
+
+def _this(owner: Owner) -> dict[str, str]:
+    return {f"this_{name}": getattr(owner, name) for name in _KEY}

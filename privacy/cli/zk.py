@@ -1,0 +1,99 @@
+"""Commands about proofs: zk verify, zk audit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from privacy.cli.app import AsJson, HomeDir, command
+from privacy.cli.data_owner import AllowInsecureSrs
+from privacy.cli.output import out, print_json, progress, safe, table
+from privacy.client.home import Home
+from privacy.client.proofs import ProvenAnswer, verify_proof_file
+from privacy.encoding import check_sha256
+from privacy.errors import FormatError
+from privacy.files import default_home
+
+
+@command("zk verify")
+def verify(
+    proof: Annotated[Path, typer.Argument(help="A job's evidence.json, or the like.")],
+    bundle: Annotated[
+        Path | None, typer.Option(help="The model's folder, if it is not fetched.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="SHA-256 of the model it must be of.")
+    ] = None,
+    input_: Annotated[
+        Path | None,
+        typer.Option("--input", help="The raw rows that the proofs must be about."),
+    ] = None,
+    allow_insecure_srs: AllowInsecureSrs = False,
+    home: HomeDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check proofs offline and print what they prove: exit 6 false, 7 cannot say."""
+    _need_file(proof)
+    if input_ is not None:
+        _need_file(input_)
+    with progress(quiet=as_json) as notify:
+        notify({"stage": "verify proofs"})
+        answer = verify_proof_file(
+            proof,
+            home=Home(home or default_home()),
+            bundle=bundle,
+            model_sha256=None if model is None else check_sha256(model),
+            rows=input_,
+            allow_insecure_srs=allow_insecure_srs,
+        )
+    if as_json:
+        print_json(answer.as_dict())
+    else:
+        _print_proven(answer)
+
+
+def _print_proven(answer: ProvenAnswer) -> None:
+    width = len(answer.rows[0].outputs)
+    columns = ["row", "answer", *(f"output {i + 1}" for i in range(width))]
+    rows = [
+        [str(i), r.label, *(f"{v:.6g}" for v in r.outputs)]
+        for i, r in enumerate(answer.rows, start=1)
+    ]
+    table(f"proven of {answer.model}", columns, rows)
+    for caveat in answer.caveats:
+        out.print(f"[bold yellow]caveat[/] {safe(caveat)}", soft_wrap=True)
+    for check in answer.checks:
+        line = f"[green]verified[/] {check.name}: {safe(check.detail)}"
+        out.print(line, soft_wrap=True)
+
+
+@command("zk audit")
+def audit(
+    bundle: Annotated[Path, typer.Argument(help="A published model's folder.")],
+    onnx: Annotated[
+        Path | None, typer.Option(help="The model, where the bundle lacks it.")
+    ] = None,
+    srs: Annotated[
+        Path | None, typer.Option(help="The prover's SRS, where the bundle lacks it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild a circuit from its ONNX file and compare: is the key this model's?"""
+    from privacy.zkml.audit import audit as rebuild
+
+    for path in (onnx, srs):
+        if path is not None:
+            _need_file(path)
+    with progress(quiet=as_json) as notify:
+        found = rebuild(bundle, onnx=onnx, srs=srs, progress=notify)
+    if as_json:
+        print_json(found)
+        return
+    for check in found["checks"]:
+        line = f"[green]equal[/] {check['name']}: {safe(check['detail'])}"
+        out.print(line, soft_wrap=True)
+
+
+def _need_file(path: Path) -> None:
+    if not path.is_file():
+        raise FormatError(f"there is no file {path}", code="no-such-file")

@@ -1,0 +1,143 @@
+"""Check a file of proofs alone: no receipt, no gateway, no network."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from privacy.bundle import Bundle, open_bundle, standardise
+from privacy.client.answer import Check, Row, answer_rows
+from privacy.client.home import Home
+from privacy.client.model import label
+from privacy.client.rows import read_rows
+from privacy.client.sessions import srs_caveats, verified_outputs
+from privacy.encoding import Json, finite_rows
+from privacy.errors import (
+    CannotVerifyError,
+    FormatError,
+    PrivacyError,
+    VerificationError,
+)
+from privacy.modes import Mode
+from privacy.runs import MAX_ROWS
+
+MAX_PROOF_FILE_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class ProvenAnswer:
+    """What a file of proofs proves; whatever is false raised instead.
+
+    Attributes:
+        rows: The proven outputs, and what they say.
+        checks: What was verified.
+        caveats: What weakens it: an insecure SRS, no input to compare.
+    """
+
+    model: str
+    model_sha256: str
+    rows: tuple[Row, ...]
+    checks: tuple[Check, ...]
+    caveats: tuple[str, ...]
+
+    def as_dict(self) -> Json:
+        """Return everything JSON-ready."""
+        return asdict(self)
+
+
+def verify_proof_file(
+    path: Path,
+    *,
+    home: Home,
+    bundle: Path | None = None,
+    model_sha256: str | None = None,
+    rows: Path | None = None,
+    allow_insecure_srs: bool = False,
+) -> ProvenAnswer:
+    """Return what the proofs in a file prove.
+
+    Args:
+        path: The evidence of a job, or proofs made by `privacy zk prove`.
+        home: Where fetched models are.
+        bundle: The model's folder, instead of one in `home`.
+        model_sha256: The model that the proofs must be of; else the file names it.
+        rows: A file of raw rows that the proofs must be about, or None.
+        allow_insecure_srs: Accept proofs under an SRS that its maker can forge with.
+
+    Raises:
+        VerificationError: Something is false; see `privacy.zkml.verify_proofs`.
+        CannotVerifyError: The model's files, the engine or usable rows are missing.
+    """
+    evidence = _read(path)
+    found = _bundle(evidence, home, bundle, model_sha256)
+    given = None if rows is None else _standard_rows(found, rows)
+    try:
+        raw = verified_outputs(
+            found, evidence, given, allow_insecure_srs=allow_insecure_srs
+        )
+    except FormatError as exc:
+        msg = f"the input cannot be compared: {exc.message}"
+        raise CannotVerifyError(msg, code="unusable-input") from exc
+    checks = [
+        Check("model", f"{label(found)}, sha256 {found.sha256}"),
+        Check("proof", f"{len(raw)} proofs verify under the pinned verifying key"),
+    ]
+    caveats = srs_caveats(found)
+    if given is None:
+        caveats += ("without --input nothing ties the proofs to any input",)
+    else:
+        checks.append(Check("proof-input", "the proofs are about these rows"))
+    return ProvenAnswer(
+        model=label(found),
+        model_sha256=found.sha256,
+        rows=answer_rows(found.manifest, raw),
+        checks=tuple(checks),
+        caveats=caveats,
+    )
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        raw = file.read(MAX_PROOF_FILE_BYTES + 1)
+    if len(raw) > MAX_PROOF_FILE_BYTES:
+        msg = f"{path.name} has more than {MAX_PROOF_FILE_BYTES} bytes: no such proofs"
+        raise VerificationError(msg, code="evidence-malformed")
+    return raw
+
+
+def _bundle(
+    evidence: bytes, home: Home, root: Path | None, model_sha256: str | None
+) -> Bundle:
+    from privacy.zkml.blobs import claimed_model
+
+    try:
+        claimed = claimed_model(evidence)
+    except FormatError as exc:
+        msg = f"this is no file of proofs: {exc.message}"
+        raise VerificationError(msg, code="evidence-malformed") from exc
+    if model_sha256 is not None and claimed != model_sha256:
+        msg = f"the proofs are of model {claimed[:12]}, expected {model_sha256[:12]}"
+        raise VerificationError(msg, code="wrong-model")
+    try:
+        bundle = open_bundle(root or home.model(claimed), check_files=False)
+        bundle.manifest.mode(Mode.ZKML)
+    except (PrivacyError, OSError) as exc:
+        msg = (
+            f"the public files of model {claimed[:12]} are not here: name their folder "
+            "with --bundle, or get them with `privacy models NAME --fetch`"
+        )
+        raise CannotVerifyError(msg, code="missing-model") from exc
+    if root is None and bundle.sha256 != claimed:
+        msg = f"{bundle.root} holds another model than its name says: fetch it again"
+        raise CannotVerifyError(msg, code="missing-model")
+    return bundle
+
+
+def _standard_rows(bundle: Bundle, path: Path) -> Any:
+    columns = bundle.manifest.columns
+    try:
+        plain = read_rows(path, [c.name for c in columns])
+        rows = finite_rows(plain, columns=len(columns), max_rows=MAX_ROWS)
+    except FormatError as exc:
+        msg = f"the input cannot be compared: {exc.message}"
+        raise CannotVerifyError(msg, code="unusable-input") from exc
+    return standardise(rows, columns)

@@ -1,0 +1,223 @@
+"""Rebuild a published circuit from its ONNX file and compare: whose key is it?
+
+A proof says that a circuit gave an answer. That the circuit is the model is the
+publisher's word, until somebody who may see the model has done this.
+
+Plan:
+    1. Every file is the one that the manifest pins.
+    2. The ONNX file is the one that the manifest names.
+    3. The SRS is the one it names, of the kind it names, and the verifier's part is cut
+       from it.
+    4. The settings are those that the manifest states.
+    5. Compile the ONNX file with them and make the keys: the verifying key is equal.
+    6. The circuit's answers are the model's, on rows drawn from the declared range.
+
+The settings are taken as they are: they decide how coarse the circuit is, which step 6
+measures, and what it can hold. The compiled circuit itself differs from one compilation
+to the next in the order of its tables; the verifying key does not.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy.bundle import Bundle, Manifest, open_bundle
+from privacy.child import Handler, Progress, run_in_child
+from privacy.encoding import Json, sha256_file
+from privacy.errors import CannotVerifyError, VerificationError
+from privacy.modes import Mode
+from privacy.publishing import accuracy
+from privacy.zkml.candidates import shortfall
+from privacy.zkml.choose import run_onnx
+from privacy.zkml.field import dequantize
+from privacy.zkml.onnx_prep import fix_batch
+from privacy.zkml.params import ZkmlParams, parse_params
+from privacy.zkml.prescale import prescale
+from privacy.zkml.srs import is_public, srs_facts, verifier_srs
+from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
+
+_ROWS = 32
+_SHARE = 0.9
+"""Rows are drawn from the whole range, far from the data: a few may differ."""
+
+
+def audit(
+    root: Path,
+    *,
+    onnx: Path | None = None,
+    srs: Path | None = None,
+    timeout_s: float = 3600.0,
+    progress: Progress = lambda _: None,
+) -> Json:
+    """Return what was compared, and found equal.
+
+    Args:
+        root: The bundle.
+        onnx: The model, where the bundle does not hold it.
+        srs: The prover's SRS, likewise.
+        timeout_s: Wall limit of it all.
+        progress: Told how far it is.
+
+    Returns:
+        `checks`: a list of `name` and `detail`; `accuracy` as in a manifest.
+
+    Raises:
+        VerificationError: Something differs; the code says what: `bundle-changed`,
+            `wrong-onnx`, `wrong-srs`, `wrong-settings`, `wrong-verifying-key` or
+            `wrong-answers`.
+        CannotVerifyError: The ONNX file or the SRS is not here, or the engine failed.
+    """
+    request = {
+        "root": str(root),
+        "onnx": str(onnx) if onnx else "",
+        "srs": str(srs) if srs else "",
+    }
+    return run_in_child(
+        "privacy.zkml.audit:handler", request, timeout_s=timeout_s, progress=progress
+    )
+
+
+def handler() -> Handler:
+    """Return what serves one audit in a child process."""
+    backend = load_backend()
+
+    def serve(request: Json, progress: Progress) -> Json:
+        bundle = open_bundle(Path(request["root"]), check_files=False)
+        given = {n: Path(request[n]) if request[n] else None for n in ("onnx", "srs")}
+        with tempfile.TemporaryDirectory() as scratch:
+            return _audit(backend, bundle, given, Path(scratch), progress)
+
+    return serve
+
+
+def _audit(
+    backend: ProofSystem,
+    bundle: Bundle,
+    given: dict[str, Path | None],
+    scratch: Path,
+    progress: Progress,
+) -> Json:
+    params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
+    kept = CircuitFiles(bundle.root / "zkml")
+    onnx = _source(given["onnx"], kept.onnx, what="ONNX file", option="--onnx")
+    srs = _source(given["srs"], kept.srs, what="SRS", option="--srs")
+    made = CircuitFiles(scratch)
+    shutil.copyfile(kept.settings, made.settings)
+    progress({"stage": "compare digests"})
+    checks = {
+        "files": _check_files(bundle),  # 1
+        "onnx": _check_onnx(onnx, params),  # 2
+        "srs": _check_srs(srs, kept, params),  # 3
+        "settings": _check_settings(backend, made, params),  # 4
+    }
+    progress({"stage": "rebuild the circuit and its keys"})
+    shutil.copyfile(srs, made.srs)
+    fixed = scratch / "fixed.onnx"
+    fix_batch(onnx, fixed)
+    prescale(fixed, np.array(params.input_minimum), np.array(params.input_maximum))
+    backend.recompile(fixed, made)
+    backend.setup(made)
+    checks["verifying key"] = _check_key(made, kept)  # 5
+    progress({"stage": "compare answers"})
+    found = _compare(backend, made, fixed, params, bundle.manifest)  # 6
+    checks["answers"] = f"as the model's, within {found['max_error']:.3g}"
+    listed = [{"name": k, "detail": v} for k, v in checks.items()]
+    return {"checks": listed, "accuracy": found}
+
+
+def _source(given: Path | None, kept: Path, *, what: str, option: str) -> Path:
+    path = given or kept
+    if not path.is_file():
+        msg = f"the {what} is not in the bundle: ask the publisher, and give {option}"
+        raise CannotVerifyError(msg, code="audit-file-missing")
+    return path
+
+
+def _check_files(bundle: Bundle) -> str:
+    names = [n for n in bundle.manifest.files if n.startswith("zkml/")]
+    here = [n for n in names if bundle.path(n).is_file()]
+    for name in ("zkml/settings.json", "zkml/vk.key", "zkml/verifier.srs"):
+        if name not in here:
+            msg = f"{name} is not here: get the model's public files"
+            raise CannotVerifyError(msg, code="audit-file-missing")
+    bundle.check_files(here)
+    return f"{len(here)} of {len(names)} are here, each as pinned"
+
+
+def _check_onnx(onnx: Path, params: ZkmlParams) -> str:
+    found = sha256_file(onnx)
+    if found != params.onnx_sha256:
+        msg = (
+            f"the ONNX file is {found[:12]}, the bundle is of "
+            f"{params.onnx_sha256[:12]}: it is another model"
+        )
+        raise VerificationError(msg, code="wrong-onnx")
+    return f"sha256 {found}"
+
+
+def _check_srs(srs: Path, kept: CircuitFiles, params: ZkmlParams) -> str:
+    cut = verifier_srs(srs)
+    said = params.srs
+    found = srs_facts(srs, development=said.kind == "development")
+    if found != said or cut != kept.verifier_srs.read_bytes():
+        msg = (
+            f"the SRS is {found.sha256[:12]} ({found.kind}), the manifest says "
+            f"{said.sha256[:12]} ({said.kind}), or the verifier's part is of another"
+        )
+        raise VerificationError(msg, code="wrong-srs")
+    kind = "public ceremony" if is_public(cut) else f"{said.kind}: its maker can forge"
+    return f"sha256 {found.sha256}, {kind}"
+
+
+def _check_settings(
+    backend: ProofSystem, made: CircuitFiles, params: ZkmlParams
+) -> str:
+    try:
+        found = backend.describe(made.settings)
+    except (KeyError, TypeError, ValueError) as exc:
+        msg = "the settings are not those of a circuit"
+        raise VerificationError(msg, code="wrong-settings") from exc
+    wrong = sorted(k for k, v in found.items() if params.to_json()[k] != v)
+    if wrong:
+        msg = f"settings and manifest disagree on {', '.join(wrong)}"
+        raise VerificationError(msg, code="wrong-settings")
+    return f"{len(found)} members as the manifest states them"
+
+
+def _check_key(made: CircuitFiles, kept: CircuitFiles) -> str:
+    ours, theirs = sha256_file(made.verifying_key), sha256_file(kept.verifying_key)
+    if ours != theirs:
+        msg = (
+            f"the ONNX file leads to the verifying key {ours[:12]}, the bundle has "
+            f"{theirs[:12]}: its circuit is another one, do not rely on its proofs"
+        )
+        raise VerificationError(msg, code="wrong-verifying-key")
+    return f"rebuilt, sha256 {ours}"
+
+
+def _compare(
+    backend: ProofSystem,
+    made: CircuitFiles,
+    fixed: Path,
+    params: ZkmlParams,
+    manifest: Manifest,
+) -> Json:
+    low, high = np.array(params.input_minimum), np.array(params.input_maximum)
+    rows = np.random.default_rng(0).uniform(low, high, (_ROWS, len(low)))
+    clear = run_onnx(fixed, (rows - params.input_offset) / params.input_scale)
+    path, bits = made.root / "row.witness", params.input_scale_bits
+    answers = []
+    for row in params.quantize(rows):
+        instances = backend.witness(made, row, path, scale_bits=bits).instances
+        outputs = list(instances[-params.outputs :])
+        answers.append(dequantize(outputs, scale_bits=params.output_scale_bits))
+    raw: Any = np.array(answers)
+    activation, task = manifest.activation, manifest.task
+    reason = shortfall(raw, clear, activation=activation, task=task, share=_SHARE)
+    if reason:
+        msg = f"the circuit does not answer as the model: {reason}"
+        raise VerificationError(msg, code="wrong-answers")
+    return accuracy(raw, clear, activation=activation, task=task)
