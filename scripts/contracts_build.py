@@ -32,12 +32,16 @@ SHIPPED = (
     "ProvenLoan",
     "SubscriptionManager",
 )
-OWN_SETTINGS = {**SETTINGS, "optimizer": {"enabled": True, "runs": 10_000}, "viaIR": True}
+OWN_SETTINGS = {
+    **SETTINGS,
+    "optimizer": {"enabled": True, "runs": 10_000},
+    "viaIR": True,
+}
 _IMPORT = re.compile(r'import[^;]*?"([^"]+)"')
 
 
 def sources(folder: Path) -> dict[str, str]:
-    """Return every Solidity file in a folder of contracts/, and all that they import."""
+    """Return every Solidity file in a folder, and all that they import."""
     todo = sorted(folder.rglob("*.sol"))
     found: dict[str, str] = {}
     while todo:
@@ -48,7 +52,9 @@ def sources(folder: Path) -> dict[str, str]:
         found[name] = path.read_text()
         for target in _IMPORT.findall(found[name]):
             relative = target.startswith(".")
-            todo.append((path.parent / target).resolve() if relative else TOOLS / target)
+            todo.append(
+                (path.parent / target).resolve() if relative else TOOLS / target
+            )
     return dict(sorted(found.items()))
 
 
@@ -67,7 +73,7 @@ def build() -> bytes:
 
 
 def sources_sha256() -> str:
-    """Return one digest of our own sources, the libraries' versions and the settings."""
+    """Return one digest of our sources, the libraries' versions and the settings."""
     files = [*sorted((CONTRACTS / "src").rglob("*.sol")), CONTRACTS / "package.json"]
     parts = {source_name(path): sha256_hex(path.read_bytes()) for path in files}
     return sha256_hex(canonical_json({"files": parts, "settings": OWN_SETTINGS}))

@@ -45,10 +45,10 @@ class Abi:
     def __init__(self, entries: list[Json]) -> None:
         """Keep the entries of an ABI in JSON."""
         self._functions = {e["name"]: e for e in entries if e["type"] == "function"}
-        self._constructor = next((e for e in entries if e["type"] == "constructor"), None)
-        self._errors = {
-            _selector(e): e for e in entries if e["type"] == "error"
-        }
+        self._constructor = next(
+            (e for e in entries if e["type"] == "constructor"), None
+        )
+        self._errors = {_selector(e): e for e in entries if e["type"] == "error"}
         self._events = {
             keccak(_signature(e).encode()): e for e in entries if e["type"] == "event"
         }

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from pyrevm import EVM
+from pyrevm import EVM, BlockEnv
 
 from privacy.chain.abi import Abi, Event, artifact, errors_of_all
 
@@ -13,7 +13,7 @@ ETHER = 10**18
 
 @dataclass
 class Contract:
-    """A deployed contract; `c.call("f", …)` sends a transaction, `c.view("f", …)` asks."""
+    """A deployed contract: `call` sends a transaction, `view` only asks."""
 
     chain: "EvmChain"
     address: str
@@ -44,13 +44,13 @@ class EvmChain:
         self.pass_time(0)
 
     def pass_time(self, seconds: int) -> None:
-        from pyrevm import BlockEnv
-
         self.now += seconds
         block = BlockEnv(number=1 + self.now, timestamp=self.now, prevrandao=b"\0" * 32)
         self.evm.set_block_env(block)
 
-    def deploy(self, name: str, *arguments: Any, sender: str = "", value: int = 0) -> Contract:
+    def deploy(
+        self, name: str, *arguments: Any, sender: str = "", value: int = 0
+    ) -> Contract:
         made = artifact(name)
         code = made.deployment(*arguments)
         return self.deploy_code(code, made.abi, sender=sender, value=value)
@@ -95,7 +95,11 @@ class EvmChain:
 
     def ask(self, to: str, data: bytes) -> bytes:
         try:
-            return bytes(self.evm.message_call(self.accounts[0], to, calldata=data, is_static=True))
+            return bytes(
+                self.evm.message_call(
+                    self.accounts[0], to, calldata=data, is_static=True
+                )
+            )
         except RuntimeError as exc:
             raise _refusal(exc) from exc
 

@@ -32,7 +32,8 @@ FEE = 10**16
 
 def load_script(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -61,7 +62,7 @@ def circuit(bundle: Any, job: Any, tmp_path_factory: Any) -> Circuit:  # noqa: F
     folder = tmp_path_factory.mktemp("verifier")
     facts = build_verifier(bundle, folder, progress=lambda _: None)
     params = parse_params(bundle.manifest.modes["zkml"].params)
-    proofs = parse_evidence(
+    claim = parse_evidence(
         job.evidence, instances=len(params.instances), proof_bytes=params.proof_bytes
     )
     return Circuit(
@@ -69,7 +70,7 @@ def circuit(bundle: Any, job: Any, tmp_path_factory: Any) -> Circuit:  # noqa: F
         plain=(folder / "plain.bin").read_bytes(),
         reusable=(folder / "reusable.bin").read_bytes(),
         vka=parse_vka((folder / "vka.bin").read_bytes()),
-        proofs=proofs,
+        proofs=list(claim.proofs),
     )
 
 
@@ -97,7 +98,7 @@ class World:
     def consumer(self, name: str = "Recorder", *arguments: Any) -> Contract:
         return self.helper(name, self.coordinator.address, *arguments)
 
-    def register(self, verifier: str, **changes: Any) -> bytes:
+    def register(self, verifier: str, /, **changes: Any) -> bytes:
         """Register a model and return its id."""
         code_hash = bytes(32) if verifier == ZERO else self.chain.code_hash(verifier)
         model = {
@@ -120,7 +121,9 @@ class World:
         made: bytes = self.registry.call("register", NAME, tuple(model.values()))
         return made
 
-    def order(self, model_id: bytes, commitment: int, **changes: Any) -> tuple[Any, ...]:
+    def order(
+        self, model_id: bytes, commitment: int, **changes: Any
+    ) -> tuple[Any, ...]:
         order = {
             "modelId": model_id,
             "inputCommitment": commitment.to_bytes(32, "big"),
@@ -164,7 +167,7 @@ class Proven:
     model_id: bytes
     circuit: Circuit
 
-    def answer(self, proof: Proof, **changes: Any) -> tuple[Any, ...]:
+    def answer(self, proof: Proof, /, **changes: Any) -> tuple[Any, ...]:
         answer = {
             "proof": proof.proof,
             "instances": list(proof.instances),
@@ -222,3 +225,28 @@ def refuses() -> Callable[..., Any]:
 def hash_proof(instances: list[int]) -> bytes:
     """What `HashVerifier` takes for a proof."""
     return keccak(b"".join(v.to_bytes(32, "big") for v in instances))
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """A model behind `HashVerifier`, for which tests can make "proofs" of anything."""
+
+    world: World
+    model_id: bytes
+
+    def order(self, commitment: int, **changes: Any) -> tuple[Any, ...]:
+        return self.world.order(self.model_id, commitment, **changes)
+
+    def answer(self, *instances: int, **changes: Any) -> tuple[Any, ...]:
+        proof = changes.get("proof", hash_proof(list(instances)))
+        signature = changes.get("signature", b"")
+        return (proof, list(instances), changes.get("vka", []), signature)
+
+    def deliver(self, request_id: int, answer: tuple[Any, ...], **how: Any) -> None:
+        self.world.coordinator.call("deliver", request_id, answer, **how)
+
+
+@pytest.fixture
+def hashed(world: World) -> Hashed:
+    verifier = world.helper("HashVerifier")
+    return Hashed(world, world.register(verifier.address))
