@@ -145,6 +145,7 @@ def _bare(
             "publisher": signer_of(bundle),
             "input": str(folder / "input"),
             "keys": None,
+            "rows": None,
             "output": str(folder / "output"),
             "evidence": str(folder / "evidence"),
         }

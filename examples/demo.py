@@ -9,27 +9,23 @@ checked here, on the client's side, and compared with the clear model's.
 """
 
 import argparse
-import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import train_breast_cancer
+from local_gateway import gateway
 from rich.console import Console
 from rich.table import Table
 
 from privacy.bundle import Bundle, open_bundle
 from privacy.cli.output import duration, fail, progress, size
 from privacy.client import Answer, Client
-from privacy.errors import PrivacyError, UnavailableError
+from privacy.errors import PrivacyError
 from privacy.publish import is_current, publish
 
 NAME = "breast-cancer"
@@ -53,7 +49,9 @@ def main() -> int:
     bundle = published(model, rows)
     patients = held_out(rows, truth, args.rows)
     clear = clear_answers(bundle, model, patients)
-    with gateway() as (url, api_key):
+    console.rule("3. a gateway on this machine")
+    with gateway(VAR) as (url, api_key):
+        console.print(url)
         answers = ask(url, api_key, patients)
     show(clear, answers)
     receipts = check_receipts(answers)
@@ -129,56 +127,6 @@ def clear_answers(bundle: Bundle, model: Any, patients: Any) -> list[tuple[str, 
         (bundle.manifest.classes[int(p.argmax())], float(p.max()))
         for p in probabilities
     ]
-
-
-@contextmanager
-def gateway() -> Iterator[tuple[str, str]]:
-    """Run `privacy serve` as a process of its own; give its address and a key."""
-    console.rule("3. a gateway on this machine")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shutil.rmtree(VAR / "gateway", ignore_errors=True)  # a new first key every time
-    (VAR / "gateway").mkdir(parents=True)
-    log = (VAR / "gateway.log").open("wb")
-    command = [sys.executable, "-m", "privacy", "serve", "--json"]
-    command += ["--data", str(VAR / "gateway"), "--store", str(VAR / "models")]
-    command += ["--port", str(port), "--home", str(VAR / "publisher")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        if not line:
-            msg = f"the gateway did not start: see {VAR / 'gateway.log'}"
-            raise UnavailableError(msg)
-        ready = json.loads(line)
-        wait_until_ready(ready["gateway"], process)
-        console.print(f"{ready['gateway']}, process {process.pid}")
-        yield ready["gateway"], ready["admin_key"]
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        log.close()
-
-
-def wait_until_ready(
-    url: str, process: "subprocess.Popen[bytes]", *, limit_s: float = 60.0
-) -> None:
-    """Return once the gateway answers that it is ready.
-
-    Raises:
-        UnavailableError: It ended, or is not ready in time.
-    """
-    import httpx
-
-    end = time.monotonic() + limit_s
-    while time.monotonic() < end and process.poll() is None:
-        with suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz").is_success:
-                return
-        time.sleep(0.1)
-    msg = f"the gateway did not become ready: see {VAR / 'gateway.log'}"
-    raise UnavailableError(msg)
 
 
 def ask(url: str, api_key: str, patients: list[list[float]]) -> list[Answer]:

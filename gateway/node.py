@@ -76,7 +76,7 @@ class Gateway:
         """Start running jobs, those of an earlier life first."""
         settings = self.settings
         work = settings.data_dir / "work"
-        await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
+        await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
         self.node = LocalNode(settings, self._engines, settings.data_dir / "enclaves")
         self.service = JobService(
             jobs=self.jobs,
@@ -152,3 +152,11 @@ def open_database(data_dir: Path) -> Database:
     """Return the database of a data folder, made if absent."""
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Database(data_dir / "gateway.sqlite")
+
+
+def _forget_finished(work: Path, unfinished: list[str]) -> None:
+    """Remove what is left of runs, except the rows of jobs that will go on."""
+    open_jobs = set(unfinished)
+    for folder in work.iterdir() if work.is_dir() else ():
+        if folder.name not in open_jobs:
+            shutil.rmtree(folder, ignore_errors=True)

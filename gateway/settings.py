@@ -1,12 +1,15 @@
 """What an operator can set, from arguments or PRIVACY_GATEWAY_* variables."""
 
+import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from privacy.files import default_home
 from privacy.modes import Mode
+from privacy.warm import BUDGET
 
 
 class Settings(BaseSettings):
@@ -33,13 +36,28 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
     node_name: str = Field(default="local", min_length=1, max_length=63)
-    fhe_workers: int = Field(default=1, ge=1, le=64)
+    fhe_execution: Literal["latency", "throughput"] = Field(
+        default="latency",
+        description="latency: one worker on all cores, the soonest answer to one job; "
+        "throughput: a worker on each core, the most jobs.",
+    )
+    fhe_workers: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="0 for what fhe_execution says; they share the cores out.",
+    )
     zkml_workers: int = Field(default=1, ge=1, le=64)
     tee_workers: int = Field(
         default=4, ge=1, le=64, description="Jobs at once over all enclaves."
     )
     worker_memory_bytes: int = Field(
         default=16 << 30, ge=1 << 28, description="Address space of a worker process."
+    )
+    worker_warm_bytes: int = Field(
+        default=2 << 30,
+        ge=0,
+        description="Memory that a worker's keys and engines may keep between jobs.",
     )
     fhe_time_limit_s: float = Field(default=900.0, gt=0)
     zkml_time_limit_s: float = Field(default=3600.0, gt=0)
@@ -72,11 +90,20 @@ class Settings(BaseSettings):
 
     def workers(self, mode: Mode) -> int:
         """Return how many jobs of a mode run at once."""
+        in_turn = 1 if self.fhe_execution == "latency" else _cores()
         return {
-            Mode.FHE: self.fhe_workers,
+            Mode.FHE: self.fhe_workers or in_turn,
             Mode.ZKML: self.zkml_workers,
             Mode.TEE: self.tee_workers,
         }[mode]
+
+    def worker_env(self, mode: Mode) -> dict[str, str]:
+        """Return the environment variables of a mode's worker processes."""
+        env = {BUDGET: str(self.worker_warm_bytes)}
+        if mode is Mode.FHE:
+            threads = max(1, _cores() // self.workers(mode))
+            env |= {"OMP_NUM_THREADS": str(threads)}
+        return env
 
     def time_limit_s(self, mode: Mode) -> float:
         """Return how long one attempt at a job of a mode may take."""
@@ -85,3 +112,8 @@ class Settings(BaseSettings):
             Mode.ZKML: self.zkml_time_limit_s,
             Mode.TEE: self.tee_time_limit_s,
         }[mode]
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0))

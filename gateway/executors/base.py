@@ -18,7 +18,8 @@ class Work:
     """One job for an executor.
 
     Attributes:
-        folder: For the files the run writes; exists, emptied before each attempt.
+        folder: For the files the run writes; exists, and keeps the rows that earlier
+            attempts have done.
         keys: The evaluation keys, None if the mode or the model needs none.
     """
 

@@ -32,6 +32,7 @@ class LocalNode:
                 size=settings.workers(mode),
                 memory_bytes=settings.worker_memory_bytes,
                 time_limit_s=settings.time_limit_s(mode),
+                env=settings.worker_env(mode),
             )
 
     async def run(self, work: Work, watch: Watch) -> Done:

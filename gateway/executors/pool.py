@@ -6,9 +6,9 @@ input that crashes the engine twice is at fault itself.
 """
 
 import asyncio
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from gateway.executors.base import Done, Watch, Work
 from gateway.executors.places import Places
@@ -23,10 +23,17 @@ MAX_CRASHES = 2
 
 @dataclass(slots=True)
 class _Slot:
-    """A place for a worker; it remembers the keys its worker has warm."""
+    """A place for a worker; it remembers what its worker has loaded."""
 
     child: Child | None = None
-    keys: Path | None = None
+    warm: set[str] = field(default_factory=set)
+
+    def discard(self) -> None:
+        """End the worker, if there is one."""
+        if self.child:
+            self.child.close()
+        self.child = None
+        self.warm.clear()
 
 
 @dataclass(slots=True)
@@ -56,6 +63,7 @@ class Pool:
         size: int,
         memory_bytes: int,
         time_limit_s: float,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """Describe the pool; workers start with the first jobs.
 
@@ -65,11 +73,13 @@ class Pool:
             size: How many workers.
             memory_bytes: Address-space limit of each.
             time_limit_s: For one attempt, loading the engine included.
+            env: Environment variables for the workers.
         """
         self._mode = mode
         self._target = target
         self._memory_bytes = memory_bytes
         self._time_limit_s = time_limit_s
+        self._env = dict(env or {})
         self._idle = [_Slot() for _ in range(size)]
         self._places = Places(size)
         self._tickets: dict[str, _Ticket] = {}
@@ -82,7 +92,7 @@ class Pool:
         try:
             async with self._places.take(ticket.over):
                 self._stop_if_ended(ticket)
-                slot = self._take(work.keys)
+                slot = self._take(work)
                 try:
                     return await self._try(slot, ticket, work, watch)
                 finally:
@@ -108,14 +118,26 @@ class Pool:
             ticket.end("closing")
         await asyncio.gather(*(ticket.left.wait() for ticket in tickets))
         for slot in self._idle:
-            _discard(slot)
+            slot.discard()
         self._threads.shutdown(wait=True)
 
-    def _take(self, keys: Path | None) -> _Slot:
-        """Return the idle place whose worker has these keys warm, or any warm one."""
-        best = max(self._idle, key=lambda s: (s.child is not None, s.keys == keys))
+    def _take(self, work: Work) -> _Slot:
+        """Return the idle place whose worker can begin at once, or begins soonest.
+
+        Nobody waits for a busy worker that has the keys: unpacking them elsewhere takes
+        seconds at most, another's job may take minutes.
+        """
+        model, keys = work.bundle.sha256, str(work.keys)
+        best = max(
+            self._idle,
+            key=lambda s: (
+                keys in s.warm,
+                model in s.warm,
+                s.child is not None,
+                -len(s.warm),  # of workers that have neither, the emptiest
+            ),
+        )
         self._idle.remove(best)
-        best.keys = keys
         return best
 
     async def _try(
@@ -127,7 +149,7 @@ class Pool:
             try:
                 return await self._attempt(slot, ticket, work, watch)
             except ChildDied as exc:
-                _discard(slot)
+                slot.discard()
                 self._stop_if_ended(ticket)
                 deaths, crashes = deaths + 1, crashes + exc.by_itself
                 _give_up(deaths, crashes, exc)
@@ -137,10 +159,11 @@ class Pool:
     ) -> Done:
         loop = asyncio.get_running_loop()
         if slot.child is None or not slot.child.alive:
-            _discard(slot)
+            slot.discard()
             slot.child = await loop.run_in_executor(self._threads, self._start)
         self._stop_if_ended(ticket)
         child = ticket.child = slot.child
+        slot.warm |= {work.bundle.sha256, str(work.keys)}
         output, evidence = work.folder / "output", work.folder / "evidence"
         request = {
             "mode": work.mode,
@@ -149,6 +172,7 @@ class Pool:
             "publisher": work.bundle.publisher,
             "input": str(work.input),
             "keys": str(work.keys) if work.keys else None,
+            "rows": str(work.folder / "rows"),
             "output": str(output),
             "evidence": str(evidence),
         }
@@ -171,7 +195,7 @@ class Pool:
         return Done(output, evidence if kind else None, kind)
 
     def _start(self) -> Child:
-        return Child(self._target, memory_bytes=self._memory_bytes)
+        return Child(self._target, memory_bytes=self._memory_bytes, env=self._env)
 
     def _stop_if_ended(self, ticket: _Ticket) -> None:
         if self._closing or ticket.ended == "closing":
@@ -193,9 +217,3 @@ def _give_up(deaths: int, crashes: int, exc: ChildDied) -> None:
     if deaths >= MAX_DEATHS:
         msg = f"{deaths} worker processes were killed at this job: try again later"
         raise BackendError(msg, code="worker-died") from exc
-
-
-def _discard(slot: _Slot) -> None:
-    if slot.child:
-        slot.child.close()
-    slot.child = None

@@ -1,7 +1,6 @@
 """The worker process: the only place of the gateway where engines load."""
 
 import importlib
-from collections import OrderedDict
 from pathlib import Path
 from typing import Protocol
 
@@ -11,42 +10,47 @@ from privacy.encoding import Json
 from privacy.errors import BackendError, ConflictError
 from privacy.modes import Mode, parse_mode
 from privacy.publisher import signer_of
-from privacy.runs import RunResult
+from privacy.runs import RowStore, RunResult
+from privacy.warm import SHARED
 
-_KEPT_RUNNERS = 4
+_RUNNER_GUESS_BYTES = 1 << 27
 
 
 class Runner(Protocol):
     """One mode's engine, loaded for one model."""
 
     def run(
-        self, input_blob: bytes, keys: Path | None, progress: Progress
+        self,
+        input_blob: bytes,
+        keys: Path | None,
+        progress: Progress,
+        rows: RowStore | None,
     ) -> RunResult:
         """Return the output for an input blob."""
 
 
 def handler() -> Handler:
     """Return what a worker process serves; see `Pool` for the request."""
-    runners: OrderedDict[tuple[Mode, str], Runner] = OrderedDict()
+    return _run
 
-    def run(request: Json, progress: Progress) -> Json:
-        mode = parse_mode(request["mode"])
-        key = (mode, request["model_sha256"])
-        if key not in runners:
-            progress({"stage": "load"})
-            bundle = open_bundle(Path(request["bundle"]), check_files=False)
-            _check(bundle, mode, request["model_sha256"], request["publisher"])
-            runners[key] = _load(mode, bundle)
-            while len(runners) > _KEPT_RUNNERS:
-                runners.popitem(last=False)
-        runners.move_to_end(key)
-        keys = Path(request["keys"]) if request["keys"] else None
-        result = runners[key].run(Path(request["input"]).read_bytes(), keys, progress)
-        Path(request["output"]).write_bytes(result.output)
-        Path(request["evidence"]).write_bytes(result.evidence)
-        return {"evidence_kind": result.evidence_kind}
 
-    return run
+def _run(request: Json, progress: Progress) -> Json:
+    mode = parse_mode(request["mode"])
+    runner = SHARED.get(
+        (mode, request["model_sha256"], request["publisher"]),
+        lambda: _load(mode, request, progress),
+        like=mode,
+        guess=_RUNNER_GUESS_BYTES,
+    )
+    keys = Path(request["keys"]) if request["keys"] else None
+    rows = RowStore(Path(request["rows"])) if request["rows"] else None
+    try:
+        result = runner.run(Path(request["input"]).read_bytes(), keys, progress, rows)
+    finally:
+        SHARED.settle()
+    Path(request["output"]).write_bytes(result.output)
+    Path(request["evidence"]).write_bytes(result.evidence)
+    return {"evidence_kind": result.evidence_kind}
 
 
 def _check(bundle: Bundle, mode: Mode, model_sha256: str, publisher: str) -> None:
@@ -58,7 +62,10 @@ def _check(bundle: Bundle, mode: Mode, model_sha256: str, publisher: str) -> Non
     bundle.check_files(files)
 
 
-def _load(mode: Mode, bundle: Bundle) -> Runner:
+def _load(mode: Mode, request: Json, progress: Progress) -> Runner:
+    progress({"stage": "load"})
+    bundle = open_bundle(Path(request["bundle"]), check_files=False)
+    _check(bundle, mode, request["model_sha256"], request["publisher"])
     name = f"privacy.{mode}.runner"
     try:
         module = importlib.import_module(name)

@@ -153,9 +153,9 @@ class JobService:
             outcome = _failure(exc, job_id)
         except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
             outcome = Outcome("failed", internal_problem(error_id_of(exc, job=job_id)))
-        finally:
-            if folder.exists():
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        # Not after a cancellation: the next life goes on with the rows that are there.
+        if folder.exists():
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         return outcome
 
     async def finish(self, job_id: str, outcome: Outcome) -> None:

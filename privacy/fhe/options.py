@@ -19,8 +19,8 @@ class Options:
     Attributes:
         p_error: Chance that one table look-up errs. Larger is faster, and weaker
             against an attacker who sees decrypted results (IND-CPA-D).
-        circuit: `fhe-native` (tree ensembles only), `concrete-ml`, or `auto`: the
-            first where it can express the model, else the second.
+        circuit: `fhe-native` (tree ensembles and dense networks), `concrete-ml`, or
+            `auto`: the first where it can express the model, else the second.
         splits: What clients of an fhe-native circuit learn of the trees: `hidden`,
             nothing but quantiles of the calibration rows; `revealed`, every threshold
             they use, for smaller inputs and no loss to binning.

@@ -11,7 +11,6 @@
 Options: see `privacy.fhe.options.Options`.
 """
 
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -25,18 +24,22 @@ import numpy as np
 from privacy.child import Handler, Progress
 from privacy.encoding import Json
 from privacy.errors import BackendError, PrivacyError
-from privacy.fhe.backend import Floats
+from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.backends.concrete_ml import attempts
 from privacy.fhe.client import FheClient
 from privacy.fhe.compiled import Compiled
+from privacy.fhe.dense import forward, read_dense
+from privacy.fhe.dense_choice import choose_dense
+from privacy.fhe.machine import machine_params
 from privacy.fhe.measure import Measured, measure, refuse_keys
 from privacy.fhe.options import Options, parse_options
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import CIRCUIT, CLIENT_JSON
+from privacy.fhe.source import CIRCUIT_FILES, SOURCE
 from privacy.fhe.spec import CircuitSpec
+from privacy.fhe.yardstick import Yardstick
 from privacy.publishing import PartRequest, PartResult, accuracy
 
-CIRCUIT_FILES = ("sharedlib.so", "program_info.concrete.params.json")
 _UNPACK = 6
 """About how many times larger unpacked keys are than sent ones."""
 
@@ -70,6 +73,7 @@ def publish_part(request: PartRequest, progress: Progress) -> PartResult:
             except PrivacyError as exc:
                 why = "; ".join(w for w in (why, exc.message) if w)
                 shutil.rmtree(request.out / CIRCUIT, ignore_errors=True)
+                shutil.rmtree(request.out / SOURCE, ignore_errors=True)
                 (request.out / CLIENT_JSON).unlink(missing_ok=True)
             else:
                 fallback = {"not_fhe_native": why} if why else {}
@@ -102,15 +106,41 @@ Compiler = Callable[[PartRequest, Any, Floats, Options, Progress], Compiled]
 
 def _compilers(estimator: Any, options: Options) -> tuple[Compiler, ...]:
     """Return the ways to compile, the preferred first."""
+    if type(estimator).__name__ in _ONE_WAY:
+        return (_ONE_WAY[type(estimator).__name__],)
+    native = _native_dense if estimator is None else _native_trees
     if options.circuit == "fhe-native":
-        return (_native,)
-    trees = estimator is not None and not hasattr(estimator, "coef_")
-    if options.circuit == "auto" and trees:
-        return (_native, _concrete_ml)
+        return (native,)
+    if options.circuit == "auto" and not hasattr(estimator, "coef_"):
+        return (native, _concrete_ml)
     return (_concrete_ml,)
 
 
-def _native(
+def _native_dense(
+    request: PartRequest,
+    _: Any,
+    calibration: Floats,
+    options: Options,
+    progress: Progress,
+) -> Compiled:
+    """Return a dense network as a circuit of our own."""
+    progress({"stage": "compile", "attempt": "fhe-native"})
+    from privacy.fhe.backends.native_networks import compile_dense
+
+    layers = read_dense(request.onnx, calibration.shape[1])
+    yardstick = Yardstick(
+        rows=calibration,
+        clear=forward(layers, calibration),
+        truth=None,
+        activation=request.activation,
+        task=request.task,
+    )
+    with _readable("as an fhe-native circuit"):
+        plan = choose_dense(layers, yardstick)
+        return compile_dense(plan, p_error=options.p_error)
+
+
+def _native_trees(
     request: PartRequest,
     estimator: Any,
     calibration: Floats,
@@ -121,7 +151,7 @@ def _native(
     progress({"stage": "compile", "attempt": "fhe-native"})
     from privacy.fhe.backends.native_trees import compile_trees
 
-    try:
+    with _readable("as an fhe-native circuit"):
         return compile_trees(
             estimator,
             calibration,
@@ -129,11 +159,43 @@ def _native(
             splits=options.splits,
             task=request.task,
         )
+
+
+@contextmanager
+def _readable(kind: str) -> Iterator[None]:
+    """Raise whatever an engine raises as an error that a publisher understands."""
+    try:
+        yield
     except PrivacyError:
         raise
     except Exception as exc:
-        msg = f"it cannot be compiled as an fhe-native circuit ({_plain(exc)})"
+        msg = f"it cannot be compiled {kind} ({_plain(exc)})"
         raise BackendError(msg, code="fhe-compile-failed") from exc
+
+
+def _quantized(
+    request: PartRequest,
+    estimator: Any,
+    calibration: Floats,
+    options: Options,
+    progress: Progress,
+) -> Compiled:
+    """Return a network trained with quantization, compiled as it was trained."""
+    progress({"stage": "compile", "attempt": "quantized network"})
+    from privacy.fhe.backends.quantized import compile_quantized
+
+    with _readable("as a quantized network"):
+        return compile_quantized(
+            estimator,
+            calibration,
+            p_error=options.p_error,
+            activation=request.activation,
+            task=request.task,
+        )
+
+
+_ONE_WAY: dict[str, Compiler] = {"QuantizedNetwork": _quantized}
+"""Models that only one of our compilers knows."""
 
 
 def _concrete_ml(
@@ -184,6 +246,7 @@ def _publish(
     folder.mkdir()
     for name in CIRCUIT_FILES:
         shutil.copyfile(compiled.folder / name, folder / name)
+    compiled.source.write(request.out / SOURCE)
     held = np.load(request.held, allow_pickle=False).astype(np.float64)
     clear = np.load(request.clear, allow_pickle=False)
     measured = measure(compiled, folder, held, options, progress)
@@ -228,7 +291,7 @@ def _checked_outputs(compiled: Compiled, measured: Measured, held: Floats) -> Fl
         raise _differs("quantized inputs")
     integers = np.asarray(compiled.theirs_integers(ours), dtype=np.int64)
     encrypted = measured.integers
-    if compiled.exact and not np.array_equal(encrypted, integers[: len(encrypted)]):
+    if not _near(compiled, ours[: len(encrypted)], encrypted):
         raise _differs("decrypted integers")
     if not np.array_equal(
         raw_outputs(integers, compiled.output), compiled.theirs_outputs(integers)
@@ -236,6 +299,16 @@ def _checked_outputs(compiled: Compiled, measured: Measured, held: Floats) -> Fl
         raise _differs("raw outputs")
     integers[: len(encrypted)] = encrypted
     return raw_outputs(integers, compiled.output)
+
+
+def _near(compiled: Compiled, values: Ints, encrypted: Ints) -> bool:
+    """Return whether decrypted integers are what the circuit may give."""
+    if compiled.exact:
+        return np.array_equal(encrypted, compiled.theirs_integers(values))
+    if compiled.between is None:
+        return True
+    least, most = compiled.between(values)
+    return bool(((least <= encrypted) & (encrypted <= most)).all())
 
 
 def _differs(what: str) -> BackendError:
@@ -260,9 +333,9 @@ def _binning(
 
 
 def _params(compiled: Compiled, spec: CircuitSpec, options: Options) -> Json:
-    tools: tuple[str, ...] = ("concrete-python",)
+    machine = machine_params()
     if compiled.circuit == "concrete-ml":
-        tools = ("concrete-ml", *tools)
+        machine["versions"]["concrete-ml"] = version("concrete-ml")
     return {
         "circuit": compiled.circuit,
         "family": compiled.family,
@@ -270,7 +343,6 @@ def _params(compiled: Compiled, spec: CircuitSpec, options: Options) -> Json:
         "n_bits": compiled.n_bits,
         "p_error": options.p_error,
         "needs_keys": spec.needs_keys,
-        "machine": platform.machine(),
-        "versions": {p: version(p) for p in tools},
+        **machine,
         **compiled.details,
     }

@@ -59,11 +59,14 @@ class SumSteps:
         offset: Likewise.
         complement: There is one sum, for the second of two probabilities; the first
             is what it leaves of 1.
+        mirror: There is one sum, half the difference of two outputs, of which nothing
+            else matters; the first output is its negative.
     """
 
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     complement: bool
+    mirror: bool = False
 
 
 def quantize(rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]) -> Ints:
@@ -90,7 +93,10 @@ def raw_outputs(integers: Ints | Floats, steps: OutputSteps | SumSteps) -> Float
     """Return the model's raw outputs, (rows, outputs), from the circuit's integers."""
     if isinstance(steps, SumSteps):
         sums: Floats = np.array(steps.scale) * integers + np.array(steps.offset)
-        return np.concatenate([1.0 - sums, sums], axis=1) if steps.complement else sums
+        if not (steps.complement or steps.mirror):
+            return sums
+        first = 1.0 - sums if steps.complement else -sums
+        return np.concatenate([first, sums], axis=1)
     zero_point = np.array(steps.zero_point, dtype=np.float64)
     values: Floats = steps.scale * (integers - zero_point)
     if steps.sum_last:
@@ -163,8 +169,9 @@ def parse_sums(value: Json) -> SumSteps:
         found = SumSteps(**{**value, "scale": scale, "offset": offset})
     except (KeyError, TypeError, ValueError) as exc:
         raise FormatError("the circuit's output steps are malformed") from exc
-    as_many = len(scale) == len(offset) and (len(scale) == 1 or not found.complement)
-    is_flag = type(value["complement"]) is bool
-    if not (is_flag and scale and as_many and min(scale) > 0):
+    flags = found.complement, found.mirror
+    as_many = len(scale) == len(offset) and (len(scale) == 1 or not any(flags))
+    are_flags = all(type(f) is bool for f in flags) and flags != (True, True)
+    if not (are_flags and scale and as_many and min(scale) > 0):
         raise FormatError("the circuit's output steps are malformed")
     return found

@@ -1,59 +1,60 @@
 """The node's side: run a compiled circuit on ciphertexts it cannot read.
 
 Keys and ciphertexts are compared with the circuit's templates before the engine reads
-them, since it crashes on malformed bytes. Deserialised evaluation keys are kept: a key
-costs up to seconds to unpack, and a data owner sends many jobs with one.
+them, since it crashes on malformed bytes. Deserialised evaluation keys are kept warm
+for all models of the process: a key costs up to seconds to unpack, and a data owner
+sends many jobs with one.
 """
 
-import platform
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 from privacy.bundle import Bundle
 from privacy.child import Progress
-from privacy.encoding import pack, sha256_file, unpack
-from privacy.errors import BackendError, FormatError, UnavailableError
+from privacy.encoding import canonical_json, pack, sha256_hex, unpack
+from privacy.errors import BackendError, FormatError
 from privacy.fhe.backend import Circuit, load_backend
+from privacy.fhe.machine import check_engine, check_machine
 from privacy.fhe.spec import CircuitSpec, parse_spec
 from privacy.modes import Mode
-from privacy.runs import MAX_ROWS, RunResult
+from privacy.runs import MAX_ROWS, RowStore, RunResult
+from privacy.warm import SHARED, Warm
 
 CLIENT_JSON = "client.json"
 CIRCUIT = "circuit"
-_MAX_CACHED = 4
-_MAX_CACHED_BYTES = 1 << 28
-"""Of serialised keys; unpacked they take several times as much."""
+_UNPACK = 8
+"""About how many times larger unpacked keys are than sent ones, before any was seen."""
 
 
 class Runner:
-    """Runs one model's circuit; keeps the last evaluation keys."""
+    """Runs one model's circuit."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        """Load a bundle's circuit.
+    def __init__(self, bundle: Bundle, *, warm: Warm = SHARED) -> None:
+        """Load a bundle's circuit; evaluation keys are kept in `warm`.
 
         Raises:
-            UnavailableError: It was compiled for another kind of machine.
+            UnavailableError: It was compiled for another kind of machine, or by
+                another version of the engine.
             BackendError: It cannot be loaded.
         """
         part = bundle.manifest.mode(Mode.FHE)
-        machine = part.params.get("machine")
-        if machine != platform.machine():
-            msg = (
-                f"the circuit was compiled for {machine}, this node is "
-                f"{platform.machine()}: publish the model on such a machine"
-            )
-            raise UnavailableError(msg, code="fhe-other-machine")
+        check_machine(part.params)
+        check_engine(part.params)
         self._model = f"{bundle.manifest.name} {bundle.manifest.version}"
         self._spec: CircuitSpec = parse_spec(
             bundle.path(f"fhe/{CLIENT_JSON}").read_bytes()
         )
         backend = load_backend(self._spec.backend)
         self._circuit: Circuit = backend.load_circuit(bundle.root / "fhe" / CIRCUIT)
-        self._cache: OrderedDict[str, tuple[Any, int]] = OrderedDict()
+        self._warm = warm
+        self._keys_like = sha256_hex(canonical_json(self._spec.keys.to_json()))
 
     def run(
-        self, input_blob: bytes, keys: Path | None, progress: Progress
+        self,
+        input_blob: bytes,
+        keys: Path | None,
+        progress: Progress,
+        rows: RowStore | None = None,
     ) -> RunResult:
         """Return the packed results, one for each ciphertext of the input.
 
@@ -61,6 +62,7 @@ class Runner:
             input_blob: What `ClientKeys.encrypt` made.
             keys: File of the evaluation keys; may be None for a linear model.
             progress: Called after every row.
+            rows: Results of an earlier attempt at this job, and a place for more.
 
         Raises:
             FormatError: Keys or ciphertexts are not of this model's circuit.
@@ -78,39 +80,52 @@ class Runner:
         evaluation_keys = self._keys(keys)
         results = []
         for done, ciphertext in enumerate(ciphertexts, start=1):
-            try:
-                results.append(self._circuit.run(ciphertext, evaluation_keys))
-            except RuntimeError as exc:
-                msg = "the FHE engine could not compute on this ciphertext"
-                raise BackendError(msg, code="fhe-run-failed") from exc
+            result = rows.find(done - 1) if rows else None
+            if result is None:
+                result = self._compute(ciphertext, evaluation_keys)
+                if rows:
+                    rows.keep(done - 1, result)
+            results.append(result)
             progress({"stage": "run", "done": done, "total": len(ciphertexts)})
         return RunResult(output=pack(results))
 
+    def _compute(self, ciphertext: bytes, evaluation_keys: Any) -> bytes:
+        try:
+            return self._circuit.run(ciphertext, evaluation_keys)
+        except RuntimeError as exc:
+            msg = "the FHE engine could not compute on this ciphertext"
+            raise BackendError(msg, code="fhe-run-failed") from exc
+
     def _keys(self, path: Path | None) -> Any:
-        """Return deserialised evaluation keys, from the cache or the file."""
+        """Return deserialised evaluation keys, warm or from the file."""
         if path is None:
             raw = None if self._spec.needs_keys else self._spec.keys.constant()
             if raw is None:
                 msg = f"the job has no evaluation keys: upload those for {self._model}"
                 raise FormatError(msg, code="keys-missing")
             return self._circuit.load_keys(raw)
-        self._check_size(path.stat().st_size)
-        digest = sha256_file(path)
-        if digest in self._cache:
-            self._cache.move_to_end(digest)
-            return self._cache[digest][0]
+        stat = path.stat()
+        self._check_size(stat.st_size)
+        # The gateway names files by their digest; to hash them again costs more than
+        # some circuits do. Other models share the keys if they check the same template.
+        key = (self._keys_like, str(path), stat.st_ino, stat.st_mtime_ns)
+        return self._warm.get(
+            key,
+            lambda: self._load_keys(path),
+            like=self._keys_like,
+            guess=_UNPACK * stat.st_size,
+        )
+
+    def _load_keys(self, path: Path) -> Any:
         raw = path.read_bytes()
         self._spec.keys.check(
             raw, what="evaluation keys", code="fhe-keys-mismatch", hint=self._hint
         )
-        self._make_room(len(raw))
         try:
-            found = self._circuit.load_keys(raw)
+            return self._circuit.load_keys(raw)
         except RuntimeError as exc:
             msg = f"the FHE engine cannot read the evaluation keys: {self._hint}"
             raise FormatError(msg, code="fhe-keys-mismatch") from exc
-        self._cache[digest] = (found, len(raw))
-        return found
 
     @property
     def _hint(self) -> str:
@@ -123,11 +138,3 @@ class Runner:
                 f"{self._hint}"
             )
             raise FormatError(msg, code="fhe-keys-mismatch")
-
-    def _make_room(self, size: int) -> None:
-        """Drop the least recently used keys until `size` more bytes fit."""
-        while self._cache and (
-            len(self._cache) >= _MAX_CACHED
-            or sum(s for _, s in self._cache.values()) + size > _MAX_CACHED_BYTES
-        ):
-            self._cache.popitem(last=False)

@@ -5,7 +5,9 @@ input quantizers, how to turn its integers into raw outputs, and the templates o
 evaluation keys, ciphertexts and results.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from privacy.encoding import (
     Json,
@@ -30,9 +32,15 @@ from privacy.fhe.thermometer import Edges, parse_edges
 
 FORMAT = "privacy-compute/fhe-client/2"
 _MAX_BYTES = 1 << 24
+
+
+def _parse_edges_or_steps(value: Json) -> Edges | Quantizer:
+    return parse_edges(value) if "edges" in value else parse_quantizer(value)
+
+
 _KINDS = {
     "concrete-ml": (parse_quantizer, parse_steps),
-    "fhe-native": (parse_edges, parse_sums),
+    "fhe-native": (_parse_edges_or_steps, parse_sums),
 }
 """How each kind of circuit describes its input and its output."""
 
@@ -43,7 +51,8 @@ class CircuitSpec:
 
     Attributes:
         backend: The engine's name.
-        circuit: `concrete-ml`, or `fhe-native`: trees on thermometer bits.
+        circuit: `concrete-ml`, or `fhe-native`: trees on thermometer bits,
+            dense networks on steps.
         program: The engine's description of the circuit.
         features: Width of an input row.
         needs_keys: Whether the node needs evaluation keys.
@@ -103,7 +112,7 @@ def parse_spec(raw: bytes) -> CircuitSpec:
         return CircuitSpec(
             **{
                 **value,
-                "quantizers": tuple(parse_input(q) for q in value["quantizers"]),
+                "quantizers": _one_kind(map(parse_input, value["quantizers"])),
                 "output": parse_output(value["output"]),
                 "keys": parse_template(value["keys"], what="keys"),
                 "ciphertext": parse_template(value["ciphertext"], what="ciphertext"),
@@ -113,6 +122,14 @@ def parse_spec(raw: bytes) -> CircuitSpec:
     except (KeyError, TypeError) as exc:
         msg = f"client.json lacks or misnames a member: {exc}"
         raise FormatError(msg, code="fhe-spec-malformed") from exc
+
+
+def _one_kind(quantizers: Iterable[Edges | Quantizer]) -> Any:
+    found = tuple(quantizers)
+    if len({type(q) for q in found}) != 1:
+        msg = "client.json mixes edges and steps"
+        raise FormatError(msg, code="fhe-spec-malformed")
+    return found
 
 
 def parse_program(program: str) -> Json:

@@ -6,7 +6,6 @@
 The engines run in child processes; this one stays light and reports progress.
 """
 
-import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy import __version__
 from privacy.bundle import (
@@ -27,15 +25,16 @@ from privacy.bundle import (
     check_name,
     list_files,
     open_bundle,
-    write_manifest,
 )
 from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
-from privacy.errors import BackendError, ConflictError, FormatError, PrivacyError
+from privacy.errors import BackendError, FormatError, PrivacyError
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
-from privacy.publisher import publisher_key, sign_bundle, signer_of
+from privacy.publish.put import next_version, put_bundle, version_taken
+from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
+from privacy.publisher import publisher_key, signer_of
 from privacy.publishing import PartRequest, PartResult
 from privacy.tee.measure import measure
 
@@ -70,7 +69,8 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
 
     Args:
         model: A model file (see `privacy.publish.export.load_core`), a fitted
-            scikit-learn or XGBoost estimator, or a PyTorch module.
+            scikit-learn, XGBoost or Concrete-ML estimator, or a PyTorch or Brevitas
+            module. docs/models.md lists what each mode can serve.
         data: Calibration rows, raw as users have them: a `.csv` or `.npy` file, or an
             array of shape (rows, features).
         name: The model's name.
@@ -95,7 +95,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     """
     check_name(name)
     if version is not None and (store / name / check_name(version)).exists():
-        raise _taken(name, version)
+        raise version_taken(name, version)
     private_key = publisher_key(home or default_home())  # before the long work
     (store / name).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -125,7 +125,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             raise BackendError(msg, code="no-mode-serves")
         manifest = Manifest(
             name=name,
-            version=version or _next_version(store / name),
+            version=version or next_version(store / name),
             task=schema["task"],
             columns=tuple(Column(**c) for c in schema["columns"]),
             outputs=schema["outputs"],
@@ -137,43 +137,11 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             published_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             tool=f"privacy-compute {__version__}",
         )
-        final = _put(root, manifest, store, private_key, fixed=version is not None)
+        final = put_bundle(
+            root, manifest, store, private_key, fixed=version is not None
+        )
     bundle = open_bundle(final)
     return replace(bundle, publisher=signer_of(bundle))
-
-
-def _put(
-    root: Path,
-    manifest: Manifest,
-    store: Path,
-    private_key: Ed25519PrivateKey,
-    *,
-    fixed: bool,
-) -> Path:
-    """Move a bundle to its place; if another publish took it, to the next version.
-
-    Raises:
-        ConflictError: The version was asked for, and another publish took it.
-    """
-    while True:
-        final = store / manifest.name / manifest.version
-        write_manifest(root, manifest)
-        sign_bundle(root, private_key)
-        try:
-            root.rename(final)
-        except OSError as exc:
-            if exc.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-            if fixed:
-                raise _taken(manifest.name, manifest.version) from exc
-            manifest = replace(manifest, version=_next_version(final.parent))
-        else:
-            return final
-
-
-def _taken(name: str, version: str) -> ConflictError:
-    msg = f"{name} {version} is published already: choose another --version"
-    return ConflictError(msg, code="version-exists")
 
 
 def is_current(bundle: Bundle) -> bool:
@@ -250,11 +218,6 @@ def _part(mode: Mode, request: PartRequest, progress: Progress, run: Run) -> Par
     return result if result.available else replace(result, public=())
 
 
-def _next_version(folder: Path) -> str:
-    found = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()]
-    return str(max(found, default=0) + 1)
-
-
 def _data_file(data: Any, work: Path, columns: Sequence[str]) -> Path:
     if isinstance(data, str | Path):
         return Path(data)
@@ -276,6 +239,10 @@ def _model_file(model: Any, data: Any, work: Path) -> Path:
         if isinstance(data, str | Path):
             msg = "give the calibration data of a torch module as an array"
             raise FormatError(msg)
+        if has_quantized_layers(model):
+            path = work / "model.onnx"
+            path.write_bytes(qonnx_of(model, table_from_array(data).rows[:20]))
+            return path
         path = work / "model.pt"
         rows = torch.tensor(table_from_array(data).rows[:2], dtype=torch.float32)
         try:
@@ -288,7 +255,7 @@ def _model_file(model: Any, data: Any, work: Path) -> Path:
 
     path = work / "model.joblib"
     try:
-        joblib.dump(model, path)
+        joblib.dump(portable(model), path)
     except Exception as exc:
         msg = f"the model cannot be saved with joblib: {type(exc).__name__}"
         raise FormatError(msg, code="unsupported-model") from exc

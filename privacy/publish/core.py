@@ -26,8 +26,8 @@ class Core:
         classes: The estimator's own class labels as text, or empty.
         estimator: The scikit-learn or XGBoost estimator without its scalers, where an
             engine compiles it better than the graph; a linear model of any kind is a
-            `LinearRegression` whose predictions are the raw outputs. Or None.
-        qonnx: A network trained with quantization, as QONNX, or empty.
+            `LinearRegression` whose predictions are the raw outputs, and a network
+            trained with quantization a `QuantizedNetwork`. Or None.
         ties: The graph may decide a few rows otherwise, where several answers are as
             right as the library's.
     """
@@ -40,7 +40,6 @@ class Core:
     task: str
     classes: tuple[str, ...] = ()
     estimator: Any = None
-    qonnx: bytes = b""
     ties: bool = False
 
 
@@ -56,7 +55,6 @@ class Expressed:
     clear: Callable[[Any], Any]
     activation: str
     estimator: Any = None
-    qonnx: bytes = b""
     ties: bool = False
 
 

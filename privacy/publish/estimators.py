@@ -11,6 +11,7 @@ from privacy.publish.kernels import express_kernel_machine
 from privacy.publish.linear import express_linear
 from privacy.publish.neighbours import express_neighbours
 from privacy.publish.perceptrons import express_perceptron
+from privacy.publish.quantized import express_quantized
 from privacy.publish.trees import express_trees
 
 _WAYS: Sequence[Callable[[Any], Expressed | None]] = (
@@ -19,6 +20,7 @@ _WAYS: Sequence[Callable[[Any], Expressed | None]] = (
     express_kernel_machine,
     express_perceptron,
     express_neighbours,
+    express_quantized,
 )
 """Each returns None for an estimator of another family."""
 
@@ -49,7 +51,6 @@ def from_estimator(model: Any, features: int) -> Core:
         task="classification" if is_classifier else "regression",
         classes=tuple(str(c) for c in core.classes_) if is_classifier else (),
         estimator=found.estimator,
-        qonnx=found.qonnx,
         ties=found.ties,
     )
 

@@ -39,6 +39,7 @@ def publish_layers(  # noqa: PLR0913 - every one is a choice of the publisher's
     n_bits: int = N_BITS,
     trainable: bool = False,
     version: str | None = None,
+    home: Path | None = None,
     progress: Progress = lambda _: None,
 ) -> HybridSpec:
     """Publish layers of a module under `store` and return what data owners need.
@@ -52,6 +53,7 @@ def publish_layers(  # noqa: PLR0913 - every one is a choice of the publisher's
         trainable: Publish the transposed weights too, as `NAME.LAYER.backward`, so that
             data owners can train adapters (LoRA) around the layers.
         version: Of every layer's model; by default one more than its newest.
+        home: Holds the publisher's key; see `privacy.publish.publish`.
         progress: Called with `{"layer", "stage", …}` as work goes on.
 
     Raises:
@@ -69,6 +71,7 @@ def publish_layers(  # noqa: PLR0913 - every one is a choice of the publisher's
                 name=f"{name}.{path}".lower(),
                 store=store,
                 version=version,
+                home=home,
                 modes=(Mode.FHE,),
                 options={Mode.FHE: {"n_bits": n_bits}},
                 progress=_tell(progress, path),

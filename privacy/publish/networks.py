@@ -1,5 +1,6 @@
 """Networks given as TorchScript or ONNX."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,12 @@ import numpy as np
 
 from privacy.errors import FormatError
 from privacy.publish.core import Core, to_onnx
+from privacy.quantized import (
+    QuantizedNetwork,
+    brevitas_domain,
+    is_qonnx,
+    standard_onnx,
+)
 
 
 def from_torchscript(path: Path, features: int, task: str, activation: str) -> Core:
@@ -41,7 +48,7 @@ def from_torchscript(path: Path, features: int, task: str, activation: str) -> C
 
 
 def from_onnx(raw: bytes, features: int, task: str, activation: str) -> Core:
-    """Return the core of an ONNX model of one float input, (rows, features).
+    """Return the core of an ONNX or QONNX model of one float input, (rows, features).
 
     Raises:
         FormatError: It is none.
@@ -49,6 +56,8 @@ def from_onnx(raw: bytes, features: int, task: str, activation: str) -> Core:
     import onnx
     import onnxruntime
 
+    estimator = QuantizedNetwork(brevitas_domain(raw)) if is_qonnx(raw) else None
+    raw = standard_onnx(raw) if estimator else raw
     try:
         model = onnx.load_from_string(raw)
         session = onnxruntime.InferenceSession(raw, providers=["CPUExecutionProvider"])
@@ -79,7 +88,8 @@ def from_onnx(raw: bytes, features: int, task: str, activation: str) -> Core:
 
     outputs = clear(np.zeros((1, features))).shape[1]
     renamed = _only_output(model, given, kept, features, outputs)
-    return _network(renamed, clear, features, outputs, task, activation)
+    core = _network(renamed, clear, features, outputs, task, activation)
+    return replace(core, estimator=estimator)
 
 
 def _only_output(

@@ -169,6 +169,16 @@ def _model(value: Json) -> str:
     return check_sha256(str(value["model_sha256"]), what="the evidence's model digest")
 
 
+def proof_to_bytes(proof: Proof) -> bytes:
+    """Return a single proof as the node keeps it until the job is done."""
+    return canonical_json(proof.to_json())
+
+
+def proof_from_bytes(raw: bytes, *, instances: int, proof_bytes: int) -> Proof:
+    """Return the proof that `proof_to_bytes` described; see `parse_evidence`."""
+    return _parse_proof(parse_canonical(raw, what="proof"), instances, proof_bytes)
+
+
 def _parse_proof(item: object, instances: int, proof_bytes: int) -> Proof:
     _expect(item, {"instances", "proof"}, what="proof")
     assert isinstance(item, dict)

@@ -7,13 +7,15 @@ from privacy.bundle import Bundle
 from privacy.child import Progress
 from privacy.errors import BackendError, FormatError
 from privacy.modes import Mode
-from privacy.runs import RunResult
+from privacy.runs import RowStore, RunResult
 from privacy.zkml.blobs import (
     Evidence,
     Proof,
     make_evidence,
     make_outputs,
     parse_input,
+    proof_from_bytes,
+    proof_to_bytes,
 )
 from privacy.zkml.field import dequantize
 from privacy.zkml.params import parse_params
@@ -48,9 +50,15 @@ class Runner:
         self._model_sha256 = bundle.sha256
 
     def run(
-        self, input_blob: bytes, keys: Path | None, progress: Progress
+        self,
+        input_blob: bytes,
+        keys: Path | None,
+        progress: Progress,
+        rows: RowStore | None = None,
     ) -> RunResult:
         """Return the outputs of an input blob, and a verified proof for every row.
+
+        Proofs of an earlier attempt at this job that are in `rows` are not made again.
 
         Raises:
             FormatError: The blob is malformed or a row is out of range.
@@ -59,14 +67,25 @@ class Runner:
         if keys is not None:
             raise FormatError("a zkml job takes no keys", code="unexpected-keys")
         params = self._params
-        rows = parse_input(input_blob, columns=params.features)
-        params.check_range(rows)
-        quantized = params.quantize(rows)
+        values = parse_input(input_blob, columns=params.features)
+        params.check_range(values)
+        quantized = params.quantize(values)
         proofs: list[Proof] = []
         with tempfile.TemporaryDirectory() as scratch:  # 0700: witnesses hold inputs
-            for row in quantized:
-                proofs.append(self._prove(row, Path(scratch)))
-                progress({"stage": "prove", "done": len(proofs), "total": len(rows)})
+            for i, row in enumerate(quantized):
+                raw = rows.find(i) if rows else None
+                if raw is None:
+                    raw = proof_to_bytes(self._prove(row, Path(scratch)))
+                    if rows:
+                        rows.keep(i, raw)
+                proofs.append(
+                    proof_from_bytes(
+                        raw,
+                        instances=len(params.instances),
+                        proof_bytes=params.proof_bytes,
+                    )
+                )
+                progress({"stage": "prove", "done": i + 1, "total": len(quantized)})
         bits = params.output_scale_bits
         outputs = [dequantize(list(p.instances[1:]), scale_bits=bits) for p in proofs]
         insecure = params.insecure_srs

@@ -11,7 +11,6 @@ import pytest
 
 from privacy.bundle import Bundle
 from privacy.client import Client
-from privacy.modes import Mode
 from privacy.publish import publish
 from privacy.publish.data import hold_back
 from tests.support.live_gateway import ProcessGateway
@@ -39,20 +38,11 @@ def models_dir(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def published(models_dir):
-    """Publish an example by name, once a session; the network without `fhe`."""
-    quick = {"wine": (Mode.ZKML, Mode.TEE)}
-    return functools.cache(
-        lambda name: _publish(name, models_dir, quick.get(name, tuple(Mode)))
-    )
+    """Publish an example by name, once a session."""
+    return functools.cache(lambda name: _publish(name, models_dir))
 
 
-@pytest.fixture(scope="session")
-def published_blind(models_dir):
-    """Publish an example for `fhe` alone: the network takes minutes."""
-    return functools.cache(lambda name: _publish(name, models_dir, (Mode.FHE,)))
-
-
-def _publish(name: str, store: Path, modes: tuple[Mode, ...]) -> Published:
+def _publish(name: str, store: Path) -> Published:
     file = {
         "breast-cancer": "train_breast_cancer",
         "credit": "train_credit",
@@ -68,7 +58,6 @@ def _publish(name: str, store: Path, modes: tuple[Mode, ...]) -> Published:
         table.to_numpy(),
         name=name,
         store=store,
-        modes=modes,
         columns=list(table.columns),
         classes=module.CLASSES,
         task="classification" if is_net else "",

@@ -29,14 +29,6 @@ def test_boosted_trees_answer_in_every_mode(owner, published, mode, count):
     agrees(owner, published("credit"), mode, count)
 
 
-@pytest.mark.parametrize(("mode", "count"), [("zkml", 3), ("tee", 17)])
-def test_a_network_answers_with_a_proof_and_in_an_enclave(
-    owner, published, mode, count
-):
+@pytest.mark.parametrize(("mode", "count"), [("fhe", 1), ("zkml", 3), ("tee", 17)])
+def test_a_network_answers_in_every_mode(owner, published, mode, count):
     agrees(owner, published("wine"), mode, count)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_network_answers_blind(owner, published_blind):
-    agrees(owner, published_blind("wine"), "fhe", 1)

@@ -89,13 +89,13 @@ def test_the_written_files_can_be_published(name, tmp_path):
     assert (tmp_path / "out" / "core.onnx").stat().st_size > 0
 
 
-def test_the_demo_does_not_wait_for_a_gateway_that_ended(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    demo = _load_file(EXAMPLES / "demo.py")
+def test_examples_do_not_wait_for_a_gateway_that_ended(tmp_path):
+    local = _load_file(EXAMPLES / "local_gateway.py")
+    log = tmp_path / "gateway.log"
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
         with pytest.raises(UnavailableError, match="did not become ready"):
-            demo.wait_until_ready("http://127.0.0.1:9", ended)
+            local.wait_until_ready("http://127.0.0.1:9", ended, log)
 
 
 @pytest.mark.parametrize(("count", "rank"), [(1, 1), (10, 10), (20, 19), (100, 95)])

@@ -89,7 +89,7 @@ def _linear(estimator: Any, bits: int, calibration: Floats, p_error: float) -> C
     made = _sklearn("LinearRegression").from_sklearn_model(
         core, calibration.astype(np.float32), n_bits=bits
     )
-    quantizers = _quantizers(made.input_quantizers)
+    quantizers = input_quantizers(made.input_quantizers)
     weights = made._q_weights  # noqa: SLF001 - no public way to the integers
     centred = weights - made._weight_quantizer.zero_point  # noqa: SLF001
     worst = np.concatenate(
@@ -105,7 +105,7 @@ def _linear(estimator: Any, bits: int, calibration: Floats, p_error: float) -> C
 
 def _trees(estimator: Any, bits: int, calibration: Floats, p_error: float) -> Compiled:
     made = _sklearn(type(estimator).__name__).from_sklearn_model(estimator, n_bits=bits)
-    quantizers = _quantizers(made.input_quantizers)
+    quantizers = input_quantizers(made.input_quantizers)
     ends = _whole_range(quantizers, calibration.shape[1])
     circuit = made.compile(
         np.concatenate([calibration, *_extremes(quantizers, *ends)]),
@@ -138,7 +138,7 @@ def _compiled(
         **circuit_members(circuit),
         features=calibration.shape[1],
         quantizers=quantizers,
-        output=_steps(made.output_quantizers[0], sum_last=is_sum, add=add),
+        output=output_steps(made.output_quantizers[0], sum_last=is_sum, add=add),
         theirs_quantize=made.quantize_input,
         theirs_integers=made._inference,  # noqa: SLF001 - the clear circuit
         theirs_outputs=theirs_outputs,
@@ -160,7 +160,7 @@ def _network(
         n_bits=dict(parts),
         rounding_threshold_bits={"n_bits": rounding, "method": "approximate"},
     )
-    quantizers = _quantizers(module.input_quantizers)
+    quantizers = input_quantizers(module.input_quantizers)
     seen = quantize(calibration, quantizers)  # all corners at once cost twice the time
     circuit = module.compile(
         np.concatenate(
@@ -180,7 +180,7 @@ def _network(
         **circuit_members(circuit),
         features=calibration.shape[1],
         quantizers=quantizers,
-        output=_steps(module.output_quantizers[0], sum_last=False, add=(0.0,)),
+        output=output_steps(module.output_quantizers[0]),
         theirs_quantize=module.quantize_input,
         theirs_integers=integers,
         theirs_outputs=module.dequantize_output,
@@ -218,7 +218,12 @@ def _whole_range(quantizers: tuple[Quantizer, ...], features: int) -> tuple[Ints
     return np.broadcast_to(low, features), np.broadcast_to(high, features)
 
 
-def _quantizers(found: Any) -> tuple[Quantizer, ...]:
+def input_quantizers(found: Any) -> tuple[Quantizer, ...]:
+    """Return Concrete-ML's input quantizers as plain numbers.
+
+    Raises:
+        BackendError: One has no bounds.
+    """
     out = []
     for q in found:
         if q.no_clipping:
@@ -236,7 +241,10 @@ def _quantizers(found: Any) -> tuple[Quantizer, ...]:
     return tuple(out)
 
 
-def _steps(quantizer: Any, *, sum_last: bool, add: tuple[float, ...]) -> OutputSteps:
+def output_steps(
+    quantizer: Any, *, sum_last: bool = False, add: tuple[float, ...] = (0.0,)
+) -> OutputSteps:
+    """Return Concrete-ML's output quantizer as plain numbers."""
     zero_point = np.atleast_1d(np.asarray(quantizer.zero_point)).ravel()
     return OutputSteps(
         scale=float(quantizer.scale),

@@ -68,7 +68,7 @@ def publisher():
 def publish_onnx(data, publisher, tmp_path_factory):
     """Return a function that publishes an ONNX core model."""
 
-    def publish_it(name, onnx, clear, *, options):
+    def publish_it(name, onnx, clear, *, options, data=data):
         root = tmp_path_factory.mktemp(name)
         (root / "core.onnx").write_bytes(onnx)
         request = make_request(root, data, clear, "softmax", options=options)

@@ -1,6 +1,5 @@
 """Publishing: what is written, what is measured, and what is refused."""
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from privacy.fhe.publish import _checked_outputs
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import Runner
 from privacy.fhe.spec import parse_spec
+from tests.support.dense_nets import trained_net
 
 
 def test_a_linear_model_is_published_with_its_costs(linear):
@@ -68,30 +68,9 @@ def test_measured_sizes_are_those_a_client_sees(tree, tree_keys):
 @pytest.fixture(scope="module")
 def network(data, publish_onnx):
     """A network of 30-4-2, for which Concrete-ML quantizes after training."""
-    import torch
-
-    torch.manual_seed(0)
-    layers = [torch.nn.Linear(30, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)]
-    net = torch.nn.Sequential(*layers)
-    optimizer = torch.optim.Adam(net.parameters(), 0.02)
-    for _ in range(100):
-        optimizer.zero_grad()
-        outputs = net(torch.tensor(data[0]))
-        torch.nn.functional.cross_entropy(outputs, torch.tensor(data[2])).backward()
-        optimizer.step()
-    buffer = io.BytesIO()
-    axes = {"input": {0: "rows"}, "output": {0: "rows"}}
-    torch.onnx.export(
-        net,
-        torch.zeros(1, 30),
-        buffer,
-        input_names=["input"],
-        output_names=["output"],
-        dynamic_axes=axes,
-        opset_version=14,
-    )
-    clear = net(torch.tensor(data[1])).detach().numpy()
-    return publish_onnx("network", buffer.getvalue(), clear, options={"engine_rows": 1})
+    onnx, clear = trained_net(data, 4)
+    options = {"engine_rows": 1, "circuit": "concrete-ml"}
+    return publish_onnx("network", onnx, clear, options=options)
 
 
 @pytest.mark.slow
@@ -156,8 +135,8 @@ def test_an_operator_that_fhe_cannot_compute_is_refused(linear, publisher, tmp_p
     onnx.save(model, str(path))
     request = replace(linear.request, estimator=None, onnx=path)
     reason = refused(publisher, request, tmp_path)
-    assert reason.startswith("it cannot be compiled for FHE")
-    assert "Det" in reason
+    assert "its graph holds Det, not only a chain of linear layers" in reason
+    assert "it cannot be compiled for FHE" in reason
 
 
 @pytest.mark.parametrize(

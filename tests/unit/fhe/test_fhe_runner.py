@@ -12,11 +12,13 @@ from privacy.encoding import pack, unpack
 from privacy.errors import FormatError, NotFoundError, PrivacyError, UnavailableError
 from privacy.fhe import FheClient
 from privacy.fhe.runner import Runner
+from privacy.runs import RowStore
+from privacy.warm import Warm
 
 
 @pytest.fixture
 def runner(tree):
-    return Runner(tree.bundle)
+    return Runner(tree.bundle, warm=Warm(4 << 30))
 
 
 @pytest.fixture(scope="session")
@@ -92,9 +94,9 @@ class CountingCircuit:
         return evaluation_keys
 
 
-def test_unpacked_keys_are_kept_and_the_oldest_dropped(
-    runner, blob, tree_keys, tmp_path
-):
+def test_unpacked_keys_are_kept_and_the_oldest_dropped(tree, blob, tree_keys, tmp_path):
+    resident = [0]
+    runner = Runner(tree.bundle, warm=Warm(4 << 40, resident=lambda: resident[0]))
     circuit = runner._circuit = CountingCircuit()
     raw = tree_keys.evaluation_keys()
     fixed = {i for i, _ in runner._spec.keys.words}
@@ -104,12 +106,62 @@ def test_unpacked_keys_are_kept_and_the_oldest_dropped(
         path.write_bytes(raw[: free * 8] + bytes([i]) * 8 + raw[free * 8 + 8 :])
     for i in (0, 0, 1, 0, 2, 3, 0):
         runner.run(blob, paths[i], silent)
-    kept = len(runner._cache)
     assert len(circuit.loaded) == 4
-    runner.run(blob, paths[4], silent)
-    assert len(runner._cache) == kept <= 4
+    resident[0] = 5 << 40  # more than the budget, however few are left
+    runner._warm.settle()
+    assert len(runner._warm) == 1
     runner.run(blob, paths[0], silent)  # used last before, so still there
-    assert len(circuit.loaded) == 5
+    assert len(circuit.loaded) == 4
+
+
+def test_keys_of_one_key_set_are_unpacked_once_for_all_models(
+    tree, blob, keys_file, tmp_path
+):
+    circuit, warm = CountingCircuit(), Warm(4 << 30)
+    for _ in range(2):
+        runner = Runner(tree.bundle, warm=warm)
+        runner._circuit = circuit
+        runner.run(blob, keys_file, silent)
+    assert len(circuit.loaded) == 1
+
+
+def test_a_key_file_that_was_replaced_is_read_again(runner, blob, tree_keys, tmp_path):
+    circuit = runner._circuit = CountingCircuit()
+    path = tmp_path / "keys"
+    for _ in range(2):
+        path.write_bytes(tree_keys.evaluation_keys())
+        runner.run(blob, path, silent)
+        path.rename(tmp_path / "old")
+    assert len(circuit.loaded) == 2
+
+
+class DyingCircuit(CountingCircuit):
+    """Dies at the third row, once."""
+
+    def __init__(self):
+        super().__init__()
+        self.ran = 0
+
+    def run(self, ciphertext, evaluation_keys):
+        self.ran += 1
+        if self.ran == 3:
+            raise KeyboardInterrupt
+        return b"result %d" % self.ran
+
+
+def test_rows_done_before_a_death_are_not_computed_again(
+    runner, tree, tree_keys, keys_file, tmp_path
+):
+    runner._circuit = DyingCircuit()
+    many, rows = tree_keys.encrypt(tree.held[:5]), RowStore(tmp_path / "rows")
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(many, keys_file, silent, rows)
+    (tmp_path / "rows" / "1").write_bytes(b"torn")  # as a power cut leaves it
+    seen = []
+    output = runner.run(many, keys_file, seen.append, RowStore(tmp_path / "rows"))
+    found = unpack(output.output, what="output")
+    assert found == [b"result %d" % i for i in (1, 4, 5, 6, 7)]
+    assert [report["done"] for report in seen] == [1, 2, 3, 4, 5]
 
 
 # Hostile bytes

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.app import create_app
-from gateway.node import open_database
+from gateway.node import _forget_finished, open_database
 from gateway.settings import Settings
 from gateway.store.blobs import Blobs
 from gateway.store.jobs import Jobs, NewJob
@@ -126,3 +126,33 @@ def test_one_process_runs_one_gateway(tmp_path: Path):
         assert refusal.value.code == "already-running"
     with ThreadGateway.fake(tmp_path / "third"):
         pass
+
+
+def test_rows_of_an_unfinished_job_outlive_the_gateway_and_no_others_do(tmp_path: Path):
+    bundle = write_bundle(tmp_path / "models")
+    _leave(tmp_path, "unfinished", bundle, starts=1)
+    work = tmp_path / "data" / "work"
+    for job_id in ("unfinished", "forgotten"):
+        (work / job_id / "rows").mkdir(parents=True)
+        (work / job_id / "rows" / "0").write_bytes(b"row")
+    _forget_finished(work, ["unfinished"])
+    assert [p.name for p in work.iterdir()] == ["unfinished"]
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        assert api.finished("unfinished")["status"] == "succeeded"
+        wait_until(lambda: not list(work.iterdir()), what="the rows are still there")
+
+
+def test_a_poison_job_is_not_retried_for_ever_however_often_the_gateway_dies(
+    tmp_path: Path,
+):
+    bundle = write_bundle(tmp_path / "models")
+    _leave(tmp_path, "poison", bundle)
+    for _ in range(12):  # lives in which it was begun and nothing was written down
+        database = open_database(tmp_path / "data")
+        job = Jobs(database).start("poison")
+        database.close()
+    assert job.attempts == 12
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        problem = api.finished("poison")["problem"]
+    assert problem["code"] == "worker-died"
+    assert "12 times" in problem["detail"]

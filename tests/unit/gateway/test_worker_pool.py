@@ -28,7 +28,9 @@ class _Lab:
         self.reports: list[Any] = []
         self.bundle = write_bundle(folder / "models")
 
-    async def run(self, order: dict[str, Any], name: str = "job") -> dict[str, Any]:
+    async def run(
+        self, order: dict[str, Any], name: str = "job", keys: str = ""
+    ) -> dict[str, Any]:
         place = self.folder / name
         place.mkdir()
         (place / "input").write_text(json.dumps(order))
@@ -37,13 +39,19 @@ class _Lab:
             mode=Mode.ZKML,
             bundle=self.bundle,
             input=place / "input",
-            keys=None,
+            keys=self._keys(keys),
             folder=place,
         )
         watch = Watch(lambda: self.starts.append(name), self.reports.append)
         done: Done = await self.pool.run(work, watch)
         answer: dict[str, Any] = json.loads(done.output.read_bytes())
         return answer
+
+    def _keys(self, name: str) -> Path | None:
+        if not name:
+            return None
+        (self.folder / name).touch()
+        return self.folder / name
 
 
 def _play(folder: Path, scenario: Scenario, **changes: Any) -> _Lab:
@@ -236,3 +244,47 @@ def test_progress_reaches_the_watcher_in_order(tmp_path: Path):
         await lab.run({"do": "progress", "total": 4, "seconds": 0})
 
     assert [r["done"] for r in _play(tmp_path, scenario).reports] == [1, 2, 3, 4]
+
+
+def test_jobs_go_to_the_worker_that_has_their_keys(tmp_path: Path):
+    """Also when it has served others since; and to a free one rather than wait."""
+
+    async def scenario(lab: _Lab) -> None:
+        pause = {"do": "sleep", "seconds": 0.3}
+        both = await asyncio.gather(lab.run(pause, "0", "a"), lab.run(pause, "1", "b"))
+        homes = {"a": both[0]["pid"], "b": both[1]["pid"]}
+        third = (await lab.run({"do": "echo"}, "2", "c"))["pid"]
+        for i, key in enumerate("abcabcba"):
+            answer = await lab.run({"do": "echo"}, f"t{i}", key)
+            assert answer["pid"] == {**homes, "c": third}[key]
+        same = [lab.run(pause, f"s{i}", "a") for i in range(2)]
+        assert {a["pid"] for a in await asyncio.gather(*same)} == set(homes.values())
+
+    _play(tmp_path, scenario, size=2)
+
+
+def test_a_replaced_worker_is_not_thought_to_have_its_forerunners_keys(tmp_path: Path):
+    async def scenario(lab: _Lab) -> None:
+        pause = {"do": "sleep", "seconds": 0.3}
+        await asyncio.gather(lab.run(pause, "0", "a"), lab.run(pause, "1", "b"))
+        order = {"do": "segfault", "times": 1, "log": str(tmp_path / "log")}
+        await lab.run(order, "2", "a")
+        warm = [slot.warm for slot in lab.pool._idle]
+        assert sum(str(lab.folder / "a") in w for w in warm) == 1
+
+    _play(tmp_path, scenario, size=2)
+
+
+def test_workers_get_the_environment_they_are_promised(tmp_path: Path):
+    async def scenario(lab: _Lab) -> None:
+        await lab.run({"do": "echo"}, "1")
+        (slot,) = lab.pool._idle
+        assert slot.child
+        environ = _read(f"/proc/{slot.child.pid}/environ")
+        assert b"OMP_NUM_THREADS=3" in environ.split(b"\0")
+
+    _play(tmp_path, scenario, env={"OMP_NUM_THREADS": "3"})
+
+
+def _read(path: str) -> bytes:
+    return Path(path).read_bytes()

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from gateway.executors import worker
 from gateway.executors.worker import handler
 from privacy.bundle import SIGNATURE, Bundle
 from privacy.errors import BackendError, ConflictError, VerificationError
-from privacy.runs import RunResult
+from privacy.runs import RowStore, RunResult
+from privacy.warm import Warm
 from tests.support.hand_made_bundle import write_bundle
 
 
@@ -19,7 +21,9 @@ class _CountingRunner:
     def __init__(self, bundle: Bundle) -> None:
         self.made.append(bundle.sha256)
 
-    def run(self, input_blob: bytes, keys: Path | None, progress: Any) -> RunResult:
+    def run(
+        self, input_blob: bytes, keys: Path | None, progress: Any, rows: RowStore
+    ) -> RunResult:
         progress({"stage": "prove", "done": 1, "total": 1})
         return RunResult(input_blob[::-1], str(keys).encode(), "proof")
 
@@ -27,6 +31,7 @@ class _CountingRunner:
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> type[_CountingRunner]:
     _CountingRunner.made = []
+    monkeypatch.setattr(worker, "SHARED", Warm(1 << 40))
     module = ModuleType("privacy.zkml.runner")
     module.Runner = _CountingRunner  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "privacy.zkml.runner", module)
@@ -35,7 +40,7 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> type[_CountingRunner]:
 
 def _request(folder: Path, bundle: Bundle, **changes: Any) -> dict[str, Any]:
     (folder / "input").write_bytes(b"abc")
-    paths = {n: str(folder / n) for n in ("input", "output", "evidence")}
+    paths = {n: str(folder / n) for n in ("input", "output", "evidence", "rows")}
     return {
         "mode": "zkml",
         "bundle": str(bundle.root),
@@ -56,12 +61,19 @@ def test_a_run_leaves_output_and_evidence_in_files(tmp_path: Path, runner):
     assert [r["stage"] for r in reports] == ["load", "prove"]
 
 
-def test_a_model_is_loaded_once_and_few_are_kept(tmp_path: Path, runner):
-    run = handler()
+def test_a_model_is_loaded_once(tmp_path: Path, runner):
     bundles = [write_bundle(tmp_path, name=f"m{i}") for i in range(5)]
     for bundle in [bundles[0], bundles[0], *bundles[1:], bundles[4], bundles[0]]:
-        run(_request(tmp_path, bundle), lambda _: None)
-    assert runner.made == [b.sha256 for b in [*bundles, bundles[0]]]
+        handler()(_request(tmp_path, bundle), lambda _: None)
+    assert runner.made == [b.sha256 for b in bundles]
+
+
+def test_models_go_when_memory_is_short(tmp_path: Path, runner, monkeypatch):
+    monkeypatch.setattr(worker, "SHARED", Warm(0))
+    bundles = [write_bundle(tmp_path, name=f"m{i}") for i in range(2)]
+    for bundle in [bundles[0], bundles[1], bundles[1], bundles[0]]:
+        handler()(_request(tmp_path, bundle), lambda _: None)
+    assert runner.made == [bundles[i].sha256 for i in (0, 1, 0)]
 
 
 def test_a_changed_file_of_the_mode_is_refused_before_it_is_loaded(

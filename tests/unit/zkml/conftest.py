@@ -85,6 +85,7 @@ class Node:
                 "model_sha256": used.sha256,
                 "publisher": "",
                 "keys": None,
+                "rows": None,
                 **{n: str(p) for n, p in paths.items()},
             },
             timeout_s=60,
