@@ -39,6 +39,7 @@ HomeDir = Annotated[
 
 
 _GROUPS = {
+    "fhe": "Circuits for encrypted inputs.",
     "zk": "Circuits and proofs.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",

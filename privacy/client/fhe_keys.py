@@ -11,6 +11,7 @@ from privacy.client.upload import upload, uploaded
 from privacy.client.wire import Flow, Work
 from privacy.encoding import sha256_hex
 from privacy.errors import NotFoundError
+from privacy.modes import Mode
 
 if TYPE_CHECKING:
     from privacy.client.sessions import Context
@@ -41,7 +42,9 @@ def load_fhe(context: "Context", bundle: Bundle) -> FheKeys:
         AuthError: The passphrase is missing or wrong.
     """
     from privacy.fhe.client import FheClient
+    from privacy.fhe.machine import check_engine
 
+    check_engine(bundle.manifest.mode(Mode.FHE).params)
     client = FheClient(bundle.path(CLIENT_JSON).read_bytes())
     shared = context.memory.get(client.keyset_sha256)
     if shared is None:

@@ -79,8 +79,9 @@ def measure(
         "keys_bytes": template.size if spec.needs_keys else 0,
         "input_bytes": spec.batches[0].ciphertext.size,
         "output_bytes": spec.batches[0].result.size,
-        "batches": {str(b.rows): b.latency_s for b in batches},
     }
+    if batches:
+        cost["batches"] = {str(b.rows): b.latency_s for b in batches}
     return Measured(spec=spec, integers=np.concatenate(integers), cost=cost)
 
 
