@@ -176,6 +176,7 @@ def agreed(linear):
         folder=Path(),
         program=spec.program,
         functions=(("main", 1),),
+        engine_program=spec.program,
         features=30,
         quantizers=spec.quantizers,
         output=spec.output,
