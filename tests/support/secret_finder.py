@@ -19,9 +19,10 @@ class Finder:
 
     def __init__(self, everything: bytes, evaluation_keys: bytes, passphrase: str):
         """Take what is in `everything`, and not in the evaluation keys, for secret."""
-        public = _windows(evaluation_keys)
-        zeros = bytes(2 * _WORD)
-        self.windows = {w for w in _windows(everything) if w not in public} - {zeros}
+        pairs = _pairs(everything)
+        private = np.flatnonzero(~np.isin(pairs, _pairs(evaluation_keys)))
+        found = {everything[_WORD * i : _WORD * (i + 2)] for i in private}
+        self.windows = found - {bytes(2 * _WORD)}
         # Counts of 32 bits look like a secret word or two if read from their middle.
         self._shifted = self.windows - set(_held(evaluation_keys, self.windows))
         self._texts = _spellings(passphrase)
@@ -53,9 +54,10 @@ def _held(message: bytes, windows: set[bytes], *, shifts: int = _WORD) -> list[b
     return found
 
 
-def _windows(raw: bytes) -> set[bytes]:
-    """Return every 16 bytes that begin at a multiple of 8."""
-    return {raw[i : i + 2 * _WORD] for i in range(0, len(raw) - _WORD, _WORD)}
+def _pairs(raw: bytes) -> np.ndarray:
+    """Return a number for every 16 bytes that begin at a multiple of 8."""
+    words = np.frombuffer(raw[: len(raw) // _WORD * _WORD], dtype="<u8")
+    return words[:-1] * np.uint64(0x9E3779B97F4A7C15) + words[1:]
 
 
 def _spellings(text: str) -> list[bytes]:
