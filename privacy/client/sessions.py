@@ -18,6 +18,7 @@ from privacy.client.upload import upload, uploaded
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical, sha256_hex
 from privacy.errors import FormatError, NotFoundError, VerificationError
+from privacy.fhe.caveats import p_error_caveats
 from privacy.modes import Mode
 
 T = TypeVar("T")
@@ -158,7 +159,8 @@ class _Fhe:
             raise VerificationError("there is no input whose answer this could be")
         raw = yield Work(lambda: keys.client.decrypt(output, rows=len(prepared.rows)))
         check = Check("decrypted-here", "the key that opens the answer never left here")
-        return Opened(raw, (check,))
+        caveats = p_error_caveats(self.bundle.manifest.mode(Mode.FHE).params)
+        return Opened(raw, (check,), caveats)
 
 
 @dataclass(slots=True)

@@ -19,6 +19,8 @@ from privacy.fhe.template import learn_template
 
 _SAMPLE_ROWS = 3
 _FAST_S = 0.25
+_UNPACK = 6
+"""About how many times larger unpacked keys are than sent ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,16 @@ def _sample(
         if i or rows == 1:
             samples.run_s.append(took)
     return keygen_s
+
+
+def check_keys(compiled: Compiled, options: Options) -> None:
+    """Refuse a circuit whose evaluation keys would be larger than allowed.
+
+    Raises:
+        BackendError: They would.
+    """
+    if compiled.uncompressed_keys_bytes > _UNPACK * options.max_keys_bytes:
+        refuse_keys(compiled.uncompressed_keys_bytes // _UNPACK, options)
 
 
 def refuse_keys(size: int, options: Options) -> NoReturn:

@@ -189,7 +189,7 @@ def agreed(linear):
 
 def test_a_circuit_that_agrees_gives_raw_outputs_on_all_held_rows(agreed):
     compiled, measured, held = agreed
-    outputs = _checked_outputs(compiled, measured, held)
+    outputs = _checked_outputs(compiled, measured, held, 2.0**-40)
     assert outputs.shape == (6, 1)
 
 
@@ -212,7 +212,7 @@ def test_a_path_that_differs_in_one_unit_is_refused(agreed, member, what):
 
     compiled = replace(compiled, **{member: differs})
     with pytest.raises(BackendError, match=what):
-        _checked_outputs(compiled, measured, held)
+        _checked_outputs(compiled, measured, held, 2.0**-40)
 
 
 def test_results_are_plain_json(linear):
