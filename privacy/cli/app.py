@@ -38,7 +38,12 @@ HomeDir = Annotated[
 ]
 
 
-_GROUPS = {"zk": "Circuits and proofs.", "chain": "Smart contracts."}
+_GROUPS = {
+    "fhe": "Circuits for encrypted inputs.",
+    "zk": "Circuits and proofs.",
+    "chain": "Smart contracts.",
+    "keys": "Your FHE keys.",
+}
 _groups: dict[str, typer.Typer] = {}
 
 

@@ -11,7 +11,6 @@
 Options: see `privacy.fhe.options.Options`.
 """
 
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -29,28 +28,19 @@ from privacy.errors import BackendError, PrivacyError
 from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.client import FheClient
 from privacy.fhe.compiled import Compiled
-from privacy.fhe.dense import read_dense
-from privacy.fhe.dense_choice import choose_dense
+from privacy.fhe.defaults import compilers, yardstick_of
+from privacy.fhe.machine import machine_params
 from privacy.fhe.measure import Measured, check_keys, measure
 from privacy.fhe.options import Options, parse_options
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import CIRCUIT, CLIENT_JSON
+from privacy.fhe.source import CIRCUIT_FILES, SOURCE
 from privacy.fhe.spec import CircuitSpec
 from privacy.fhe.tune import tune, with_chosen
-from privacy.fhe.tune.candidates import (
-    Kind,
-    Subject,
-    clear_outputs,
-    dense,
-    kinds,
-    readable,
-    trees,
-)
+from privacy.fhe.tune.candidates import Subject, kinds
 from privacy.fhe.tune.memory import Memory
-from privacy.fhe.yardstick import Yardstick
 from privacy.publishing import PartRequest, PartResult, accuracy
 
-CIRCUIT_FILES = ("sharedlib.so", "program_info.concrete.params.json")
 _RARE = 2.0**-30
 """A look-up that errs less often than this is not seen to err here."""
 _MOST = 0.5
@@ -80,8 +70,8 @@ def publish_part(request: PartRequest, progress: Progress) -> PartResult:
     with _own_temporary_folder():
         if subject.options.tune:
             return _tuned(subject, progress)
-        compilers = (partial(c, subject, progress) for c in _compilers(subject))
-        return _first_that_serves(subject, compilers, progress)
+        choices = (partial(c, subject, progress) for c in compilers(subject))
+        return _first_that_serves(subject, choices, progress)
 
 
 def _first_that_serves(
@@ -95,6 +85,7 @@ def _first_that_serves(
         except PrivacyError as exc:
             why = "; ".join(w for w in (why, exc.message) if w)
             shutil.rmtree(request.out / CIRCUIT, ignore_errors=True)
+            shutil.rmtree(request.out / SOURCE, ignore_errors=True)
             (request.out / CLIENT_JSON).unlink(missing_ok=True)
         else:
             fallback = {"not_fhe_native": why} if why else {}
@@ -109,7 +100,7 @@ def _tuned(subject: Subject, progress: Progress) -> PartResult:
     best: list[tuple[str, Callable[[], Compiled]]] = []
     if report is None:
         try:
-            found = tune(subject, _yardstick(subject), progress)
+            found = tune(subject, yardstick_of(subject), progress)
         except BackendError as exc:
             return PartResult(available=False, reason=exc.message)
         report = found.report
@@ -164,69 +155,6 @@ def _estimator(request: PartRequest) -> Any:
     return joblib.load(request.estimator)
 
 
-Compiler = Callable[[Subject, Progress], Compiled]
-
-
-def _compilers(subject: Subject) -> Iterator[Compiler]:
-    """Yield the ways to compile without a search, the preferred first."""
-    own: dict[Kind, Compiler] = {dense: _dense, trees: _trees}
-    for kind in kinds(subject):
-        yield own.get(kind, partial(_first, kind))
-
-
-def _dense(subject: Subject, progress: Progress) -> Compiled:
-    """Return a dense network as a circuit of our own."""
-    progress({"stage": "compile", "attempt": "fhe-native"})
-    from privacy.fhe.backends.native_networks import compile_dense
-
-    layers = read_dense(subject.request.onnx, subject.calibration.shape[1])
-    with readable("as an fhe-native circuit"):
-        plan = choose_dense(layers, _yardstick(subject))
-        return compile_dense(plan, p_error=subject.options.p_error)
-
-
-def _trees(subject: Subject, progress: Progress) -> Compiled:
-    """Return an ensemble of trees as a circuit of our own."""
-    progress({"stage": "compile", "attempt": "fhe-native"})
-    from privacy.fhe.backends.native_trees import compile_trees
-
-    with readable("as an fhe-native circuit"):
-        return compile_trees(
-            subject.estimator,
-            subject.calibration,
-            p_error=subject.options.p_error,
-            splits=subject.options.splits,
-            task=subject.request.task,
-        )
-
-
-def _first(kind: Kind, subject: Subject, progress: Progress) -> Compiled:
-    """Return the first of a kind's candidates that compiles."""
-    failed = []
-    for candidate in kind(subject):
-        progress({"stage": "compile", "attempt": candidate.name})
-        try:
-            return candidate.compile()
-        except BackendError as exc:
-            failed.append(exc.message)
-    msg = f"it cannot be compiled for FHE ({'; '.join(failed)})"
-    raise BackendError(msg, code="fhe-compile-failed")
-
-
-def _yardstick(subject: Subject) -> Yardstick:
-    """Return what a circuit's loss is measured with: the calibration rows."""
-    path = subject.request.truth
-    truth = np.load(path, allow_pickle=False) if path else None
-    named = truth is not None and (truth >= 0).all()  # else labels are of another kind
-    return Yardstick(
-        rows=subject.calibration,
-        clear=clear_outputs(subject),
-        truth=truth if named else None,
-        activation=subject.request.activation,
-        task=subject.request.task,
-    )
-
-
 def _publish(
     request: PartRequest, compiled: Compiled, options: Options, progress: Progress
 ) -> PartResult:
@@ -235,6 +163,7 @@ def _publish(
     folder.mkdir()
     for name in CIRCUIT_FILES:
         shutil.copyfile(compiled.folder / name, folder / name)
+    compiled.source.write(request.out / SOURCE)
     held = np.load(request.held, allow_pickle=False).astype(np.float64)
     clear = np.load(request.clear, allow_pickle=False)
     measured = measure(compiled, folder, held, options, progress)
@@ -329,17 +258,18 @@ def _binning(
 
 
 def _params(compiled: Compiled, spec: CircuitSpec, options: Options) -> Json:
-    tools: tuple[str, ...] = ("concrete-python",)
+    machine = machine_params()
     if compiled.circuit == "concrete-ml":
-        tools = ("concrete-ml", *tools)
+        machine["versions"]["concrete-ml"] = version("concrete-ml")
     return {
         "circuit": compiled.circuit,
         "family": compiled.family,
         "circuit_sha256": spec.circuit_sha256,
+        "keyset_sha256": spec.keyset_sha256,
+        "batch_rows": [b.rows for b in spec.batches],
         "n_bits": compiled.n_bits,
         "p_error": options.p_error,
         "needs_keys": spec.needs_keys,
-        "machine": platform.machine(),
-        "versions": {p: version(p) for p in tools},
+        **machine,
         **compiled.details,
     }

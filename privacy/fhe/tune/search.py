@@ -225,11 +225,12 @@ def _run(point: Point, subject: Subject) -> Point:
     keyset = backend.generate_keyset(compiled.program)
     raw = keyset.evaluation_keys()
     circuit = backend.load_circuit(compiled.folder)
+    cipher, (function, _) = keyset.cipher(compiled.program), compiled.functions[0]
     keys, took = circuit.load_keys(raw), []
     for row in values:
-        ciphertext = keyset.encrypt(row[None])
+        ciphertext = cipher.encrypt(function, row[None])
         started = time.perf_counter()
-        circuit.run(ciphertext, keys)
+        circuit.run(function, ciphertext, keys)
         took.append(time.perf_counter() - started)
     return Point(
         point.name,

@@ -15,6 +15,7 @@ from privacy.fhe.compiled import Compiled
 from privacy.fhe.options import FAST_P_ERROR, Options, parse_options
 from privacy.fhe.publish import _near
 from privacy.fhe.quantizers import Quantizer, SumSteps
+from privacy.fhe.source import Source
 from privacy.fhe.tune import search, with_chosen
 from privacy.fhe.tune.candidates import Candidate
 from privacy.fhe.yardstick import Yardstick
@@ -33,6 +34,8 @@ def compiled(complexity, **changes):
         n_bits={},
         folder=Path(),
         program="",
+        functions=(("run", 1),),
+        source=Source(mlir="", options={}),
         features=1,
         quantizers=(Quantizer(0.5, 2, 0, 4),),
         output=SumSteps((1.0,), (0.0,), complement=False),
