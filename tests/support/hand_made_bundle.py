@@ -1,5 +1,6 @@
 """A bundle without engines: the right shape, with files that mean nothing."""
 
+from importlib import metadata
 from pathlib import Path
 
 from privacy.bundle import (
@@ -11,6 +12,7 @@ from privacy.bundle import (
     write_manifest,
 )
 from privacy.encoding import Json
+from privacy.fhe.machine import PACKAGE
 from privacy.files import default_home
 from privacy.publisher import load_trust, open_trusted, publisher_key, sign_bundle
 
@@ -48,7 +50,11 @@ def write_bundle(
             "fhe": ModePart(
                 available=not fhe_reason,
                 reason=fhe_reason,
-                params={"needs_keys": needs_keys, **(fhe_params or {})},
+                params={
+                    "needs_keys": needs_keys,
+                    "versions": {PACKAGE: metadata.version(PACKAGE)},
+                    **(fhe_params or {}),
+                },
             ),
             "zkml": ModePart(available=True),
             "tee": ModePart(available=True, params={"simulated": True}),
