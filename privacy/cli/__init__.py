@@ -6,10 +6,19 @@ Exit codes: 0 ok, 2 usage, 3 authentication, 4 not found, 5 job failed,
 
 import sys
 
-from privacy.cli import data_owner, operator, publisher, zk, zk_evm
+from privacy.cli import data_owner, fhe, operator, publisher, zk, zk_evm
 from privacy.cli.app import app, run
 
-__all__ = ["app", "data_owner", "main", "operator", "publisher", "zk", "zk_evm"]
+__all__ = [
+    "app",
+    "data_owner",
+    "fhe",
+    "main",
+    "operator",
+    "publisher",
+    "zk",
+    "zk_evm",
+]
 
 
 def main() -> None:

@@ -38,7 +38,11 @@ HomeDir = Annotated[
 ]
 
 
-_GROUPS = {"zk": "Circuits and proofs.", "chain": "Smart contracts."}
+_GROUPS = {
+    "fhe": "Circuits for encrypted inputs.",
+    "zk": "Circuits and proofs.",
+    "chain": "Smart contracts.",
+}
 _groups: dict[str, typer.Typer] = {}
 
 

@@ -172,7 +172,9 @@ class _FheKeys:
 def _load_fhe(context: Context, bundle: Bundle) -> Any:
     """Return the saved keys for a circuit, or new ones that are then saved."""
     from privacy.fhe.client import FheClient
+    from privacy.fhe.machine import check_engine
 
+    check_engine(bundle.manifest.mode(Mode.FHE).params)
     client = FheClient(bundle.path("fhe/client.json").read_bytes())
     folder = context.home.fhe_keys(client.circuit_sha256)
     context.notify({"stage": "load FHE keys"})

@@ -9,6 +9,7 @@ from typing import Any
 from privacy.encoding import Json
 from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.quantizers import OutputSteps, Quantizer, SumSteps
+from privacy.fhe.source import Source, source_of
 from privacy.fhe.thermometer import Edges
 
 
@@ -28,6 +29,7 @@ class Compiled:
         exact: The encrypted circuit gives exactly `theirs_integers`; approximate
             rounding does not.
         uncompressed_keys_bytes: What the node holds after unpacking.
+        source: What the library can be built from on another machine.
         details: More about the circuit, for the manifest.
         unrounded: Raw outputs that only the inputs' quantization changed.
         between: If not exact: the least and the greatest integers that quantized rows
@@ -49,6 +51,7 @@ class Compiled:
     theirs_outputs: Callable[[Ints], Floats]
     exact: bool
     uncompressed_keys_bytes: int
+    source: Source
     details: Mapping[str, Any] = field(default_factory=dict)
     unrounded: Callable[[Floats], Floats] | None = None
     between: Callable[[Ints], tuple[Ints, Ints]] | None = None
@@ -67,5 +70,6 @@ def circuit_members(circuit: Any) -> Json:
         "folder": Path(circuit.server._library.get_output_dir_path()),  # noqa: SLF001
         "program": json.dumps(specs, sort_keys=True),
         "uncompressed_keys_bytes": int(keys),
+        "source": source_of(circuit),
         "complexity": float(circuit.complexity),
     }

@@ -11,7 +11,6 @@
 Options: see `privacy.fhe.options.Options`.
 """
 
-import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,15 +30,16 @@ from privacy.fhe.client import FheClient
 from privacy.fhe.compiled import Compiled
 from privacy.fhe.dense import forward, read_dense
 from privacy.fhe.dense_choice import choose_dense
+from privacy.fhe.machine import machine_params
 from privacy.fhe.measure import Measured, measure, refuse_keys
 from privacy.fhe.options import Options, parse_options
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import CIRCUIT, CLIENT_JSON
+from privacy.fhe.source import CIRCUIT_FILES, SOURCE
 from privacy.fhe.spec import CircuitSpec
 from privacy.fhe.yardstick import Yardstick
 from privacy.publishing import PartRequest, PartResult, accuracy
 
-CIRCUIT_FILES = ("sharedlib.so", "program_info.concrete.params.json")
 _UNPACK = 6
 """About how many times larger unpacked keys are than sent ones."""
 
@@ -73,6 +73,7 @@ def publish_part(request: PartRequest, progress: Progress) -> PartResult:
             except PrivacyError as exc:
                 why = "; ".join(w for w in (why, exc.message) if w)
                 shutil.rmtree(request.out / CIRCUIT, ignore_errors=True)
+                shutil.rmtree(request.out / SOURCE, ignore_errors=True)
                 (request.out / CLIENT_JSON).unlink(missing_ok=True)
             else:
                 fallback = {"not_fhe_native": why} if why else {}
@@ -245,6 +246,7 @@ def _publish(
     folder.mkdir()
     for name in CIRCUIT_FILES:
         shutil.copyfile(compiled.folder / name, folder / name)
+    compiled.source.write(request.out / SOURCE)
     held = np.load(request.held, allow_pickle=False).astype(np.float64)
     clear = np.load(request.clear, allow_pickle=False)
     measured = measure(compiled, folder, held, options, progress)
@@ -331,9 +333,9 @@ def _binning(
 
 
 def _params(compiled: Compiled, spec: CircuitSpec, options: Options) -> Json:
-    tools: tuple[str, ...] = ("concrete-python",)
+    machine = machine_params()
     if compiled.circuit == "concrete-ml":
-        tools = ("concrete-ml", *tools)
+        machine["versions"]["concrete-ml"] = version("concrete-ml")
     return {
         "circuit": compiled.circuit,
         "family": compiled.family,
@@ -341,7 +343,6 @@ def _params(compiled: Compiled, spec: CircuitSpec, options: Options) -> Json:
         "n_bits": compiled.n_bits,
         "p_error": options.p_error,
         "needs_keys": spec.needs_keys,
-        "machine": platform.machine(),
-        "versions": {p: version(p) for p in tools},
+        **machine,
         **compiled.details,
     }

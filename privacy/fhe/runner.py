@@ -6,15 +6,15 @@ for all models of the process: a key costs up to seconds to unpack, and a data o
 sends many jobs with one.
 """
 
-import platform
 from pathlib import Path
 from typing import Any
 
 from privacy.bundle import Bundle
 from privacy.child import Progress
 from privacy.encoding import canonical_json, pack, sha256_hex, unpack
-from privacy.errors import BackendError, FormatError, UnavailableError
+from privacy.errors import BackendError, FormatError
 from privacy.fhe.backend import Circuit, load_backend
+from privacy.fhe.machine import check_engine, check_machine
 from privacy.fhe.spec import CircuitSpec, parse_spec
 from privacy.modes import Mode
 from privacy.runs import MAX_ROWS, RowStore, RunResult
@@ -33,17 +33,13 @@ class Runner:
         """Load a bundle's circuit; evaluation keys are kept in `warm`.
 
         Raises:
-            UnavailableError: It was compiled for another kind of machine.
+            UnavailableError: It was compiled for another kind of machine, or by
+                another version of the engine.
             BackendError: It cannot be loaded.
         """
         part = bundle.manifest.mode(Mode.FHE)
-        machine = part.params.get("machine")
-        if machine != platform.machine():
-            msg = (
-                f"the circuit was compiled for {machine}, this node is "
-                f"{platform.machine()}: publish the model on such a machine"
-            )
-            raise UnavailableError(msg, code="fhe-other-machine")
+        check_machine(part.params)
+        check_engine(part.params)
         self._model = f"{bundle.manifest.name} {bundle.manifest.version}"
         self._spec: CircuitSpec = parse_spec(
             bundle.path(f"fhe/{CLIENT_JSON}").read_bytes()

@@ -6,7 +6,6 @@
 The engines run in child processes; this one stays light and reports progress.
 """
 
-import errno
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy import __version__
 from privacy.bundle import (
@@ -27,16 +25,16 @@ from privacy.bundle import (
     check_name,
     list_files,
     open_bundle,
-    write_manifest,
 )
 from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
-from privacy.errors import BackendError, ConflictError, FormatError, PrivacyError
+from privacy.errors import BackendError, FormatError, PrivacyError
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
+from privacy.publish.put import next_version, put_bundle, version_taken
 from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
-from privacy.publisher import publisher_key, sign_bundle, signer_of
+from privacy.publisher import publisher_key, signer_of
 from privacy.publishing import PartRequest, PartResult
 from privacy.tee.measure import measure
 
@@ -97,7 +95,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     """
     check_name(name)
     if version is not None and (store / name / check_name(version)).exists():
-        raise _taken(name, version)
+        raise version_taken(name, version)
     private_key = publisher_key(home or default_home())  # before the long work
     (store / name).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
@@ -127,7 +125,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             raise BackendError(msg, code="no-mode-serves")
         manifest = Manifest(
             name=name,
-            version=version or _next_version(store / name),
+            version=version or next_version(store / name),
             task=schema["task"],
             columns=tuple(Column(**c) for c in schema["columns"]),
             outputs=schema["outputs"],
@@ -139,43 +137,11 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             published_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
             tool=f"privacy-compute {__version__}",
         )
-        final = _put(root, manifest, store, private_key, fixed=version is not None)
+        final = put_bundle(
+            root, manifest, store, private_key, fixed=version is not None
+        )
     bundle = open_bundle(final)
     return replace(bundle, publisher=signer_of(bundle))
-
-
-def _put(
-    root: Path,
-    manifest: Manifest,
-    store: Path,
-    private_key: Ed25519PrivateKey,
-    *,
-    fixed: bool,
-) -> Path:
-    """Move a bundle to its place; if another publish took it, to the next version.
-
-    Raises:
-        ConflictError: The version was asked for, and another publish took it.
-    """
-    while True:
-        final = store / manifest.name / manifest.version
-        write_manifest(root, manifest)
-        sign_bundle(root, private_key)
-        try:
-            root.rename(final)
-        except OSError as exc:
-            if exc.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-            if fixed:
-                raise _taken(manifest.name, manifest.version) from exc
-            manifest = replace(manifest, version=_next_version(final.parent))
-        else:
-            return final
-
-
-def _taken(name: str, version: str) -> ConflictError:
-    msg = f"{name} {version} is published already: choose another --version"
-    return ConflictError(msg, code="version-exists")
 
 
 def is_current(bundle: Bundle) -> bool:
@@ -250,11 +216,6 @@ def _part(mode: Mode, request: PartRequest, progress: Progress, run: Run) -> Par
         return PartResult(available=False, reason=exc.message)
     result = PartResult(**{**answer, "public": tuple(answer["public"])})
     return result if result.available else replace(result, public=())
-
-
-def _next_version(folder: Path) -> str:
-    found = [int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()]
-    return str(max(found, default=0) + 1)
 
 
 def _data_file(data: Any, work: Path, columns: Sequence[str]) -> Path:

@@ -11,6 +11,7 @@ from privacy.bundle import (
     write_manifest,
 )
 from privacy.encoding import Json
+from privacy.fhe.machine import PACKAGE
 from privacy.files import default_home
 from privacy.publisher import load_trust, open_trusted, publisher_key, sign_bundle
 
@@ -48,7 +49,11 @@ def write_bundle(
             "fhe": ModePart(
                 available=not fhe_reason,
                 reason=fhe_reason,
-                params={"needs_keys": needs_keys, **(fhe_params or {})},
+                params={
+                    "needs_keys": needs_keys,
+                    "versions": {PACKAGE: version(PACKAGE)},
+                    **(fhe_params or {}),
+                },
             ),
             "zkml": ModePart(available=True),
             "tee": ModePart(available=True, params={"simulated": True}),

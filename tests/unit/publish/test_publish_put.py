@@ -25,7 +25,7 @@ SCHEMA = {
 
 
 @pytest.fixture
-def compile_at_once(tmp_path, monkeypatch):
+def compile_at_once(tmp_path):
     """Publish from two threads that both begin before either is done."""
     meet = threading.Barrier(2)
 
@@ -37,12 +37,12 @@ def compile_at_once(tmp_path, monkeypatch):
             return PartResult(available=True).to_json()
         raise LimitError("too large for this mode")
 
-    monkeypatch.setattr(module, "run_in_child", engine)
-
     def run(version):
         def one(_):
             try:
-                made = publish({}, ROWS, name="m", store=tmp_path, version=version)
+                made = publish(
+                    {}, ROWS, name="m", store=tmp_path, version=version, run=engine
+                )
             except ConflictError as exc:
                 return exc.code
             return made.manifest.version
@@ -72,15 +72,14 @@ def test_a_mode_that_fails_in_any_typed_way_fails_nothing_else(
     assert parts[Mode.TEE].available
 
 
-def test_a_model_that_no_mode_can_serve_is_not_published(monkeypatch, tmp_path):
+def test_a_model_that_no_mode_can_serve_is_not_published(tmp_path):
     def engine(target, _request, **_options):
         if "prepare" in target:
             return SCHEMA
         raise LimitError("too large for this mode")
 
-    monkeypatch.setattr(module, "run_in_child", engine)
     with pytest.raises(BackendError, match="fhe: too large for this mode") as caught:
-        publish({}, ROWS, name="m", store=tmp_path)
+        publish({}, ROWS, name="m", store=tmp_path, run=engine)
     assert caught.value.code == "no-mode-serves"
     assert not list((tmp_path / "m").iterdir())
 

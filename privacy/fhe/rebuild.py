@@ -1,0 +1,60 @@
+"""Build a bundle's native circuit anew for this machine; runs in a child process.
+
+`build` compiles the source: the program must come out the same, word for word. `check`
+loads the library, makes keys, encrypts a row, runs it and decrypts: keys, ciphertext
+and result are compared with the templates that clients and nodes check.
+"""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from privacy.bundle import open_bundle
+from privacy.child import Handler, Progress
+from privacy.encoding import Json
+from privacy.fhe.client import FheClient
+from privacy.fhe.machine import check_engine, machine_params
+from privacy.fhe.runner import CLIENT_JSON, Runner
+from privacy.fhe.source import SOURCE, build, read_source
+from privacy.modes import Mode
+
+
+def build_handler() -> Handler:
+    """Return the handler of `{"bundle", "out"}`: new params of the mode."""
+    return _build
+
+
+def check_handler() -> Handler:
+    """Return the handler of `{"bundle"}`, which answers with nothing if all is well."""
+    return _check
+
+
+def _build(request: Json, progress: Progress) -> Json:
+    bundle = open_bundle(Path(request["bundle"]))
+    params = bundle.manifest.mode(Mode.FHE).params
+    check_engine(params)
+    progress({"stage": "compile"})
+    program = _client(Path(request["bundle"])).spec.program
+    build(read_source(bundle.root / "fhe" / SOURCE), program, Path(request["out"]))
+    machine = machine_params()
+    return {**params, **machine, "versions": params["versions"] | machine["versions"]}
+
+
+def _check(request: Json, progress: Progress) -> Json:
+    root = Path(request["bundle"])
+    progress({"stage": "check"})
+    client = _client(root)
+    keys = client.generate_keys()
+    row = np.zeros((1, client.spec.features))
+    with tempfile.TemporaryDirectory(prefix="privacy-fhe-") as scratch:
+        path = Path(scratch) / "keys"
+        path.write_bytes(keys.evaluation_keys())
+        runner = Runner(open_bundle(root))
+        output = runner.run(keys.encrypt(row), path, lambda _: None).output
+    keys.decrypt(output, rows=1)
+    return {}
+
+
+def _client(root: Path) -> FheClient:
+    return FheClient((root / "fhe" / CLIENT_JSON).read_bytes())
