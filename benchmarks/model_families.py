@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from privacy.bundle import Bundle, ModePart
 from privacy.child import Children
 from privacy.encoding import Json
@@ -124,12 +125,12 @@ def _xgboost() -> Fitted:
     return _fitted("iris", XGBClassifier(n_estimators=5, max_depth=3))
 
 
-def _trained(net: Any, rows: Any, truth: Any) -> Any:
-    """Return a network after a hundred steps of training."""
+def _trained(net: Any, rows: Any, truth: Any, *, steps: int = 100) -> Any:
+    """Return a network after some steps of training."""
     import torch
 
     optimizer = torch.optim.Adam(net.parameters(), 0.02)
-    for _ in range(100):
+    for _ in range(steps):
         optimizer.zero_grad()
         made = net(torch.tensor(rows))
         torch.nn.functional.cross_entropy(made, torch.tensor(truth)).backward()
@@ -160,14 +161,18 @@ def _convolution() -> Fitted:
     torch.manual_seed(0)
     rows, truth = datasets.load_digits(return_X_y=True)
     rows = (rows / 16).astype(np.float32)
-    net = torch.nn.Sequential(
-        torch.nn.Unflatten(1, (1, 8, 8)),
-        torch.nn.Conv2d(1, 4, 3, stride=2),
-        torch.nn.ReLU(),
-        torch.nn.Flatten(),
-        torch.nn.Linear(36, 10),
-    )
-    return _trained(net, rows, truth), rows
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convolution = torch.nn.Conv2d(1, 4, 3, stride=2)
+            self.dense = torch.nn.Linear(36, 10)
+
+        def forward(self, x: Any) -> Any:
+            seen = torch.relu(self.convolution(x.reshape(-1, 1, 8, 8)))
+            return self.dense(seen.reshape(-1, 36))
+
+    return _trained(Net(), rows, truth), rows
 
 
 def _brevitas() -> Fitted:
@@ -182,7 +187,7 @@ def _brevitas() -> Fitted:
         qnn.QuantReLU(bit_width=3, return_quant_tensor=True),
         qnn.QuantLinear(8, 3, bias=True, **kind),
     )
-    return _trained(net, *(data := _iris())), data[0]
+    return _trained(net, *(data := _iris()), steps=300), data[0]
 
 
 def _built_in() -> Fitted:
@@ -213,27 +218,33 @@ FAMILIES = (
         "logistic regression, one-vs-rest",
         _linear("LogisticRegression", solver="liblinear"),
     ),
-    Family("linear discriminant analysis", _discriminant),
+    Family("linear discriminant analysis", _discriminant, slow=True),
     Family(
         "SGD classifier, log loss",
         _linear("SGDClassifier", loss="log_loss", random_state=0),
+        slow=True,
     ),
     Family("SGD classifier, hinge loss", _linear("SGDClassifier", random_state=0)),
-    Family("perceptron", _linear("Perceptron")),
-    Family("ridge classifier", _linear("RidgeClassifier")),
-    Family("linear SVM", _machine("LinearSVC", "iris", dual=False)),
+    Family("perceptron", _linear("Perceptron"), slow=True),
+    Family("ridge classifier", _linear("RidgeClassifier"), slow=True),
+    Family("linear SVM", _machine("LinearSVC", "iris", dual=False), slow=True),
     Family("SVM, linear kernel", _machine("SVC", "iris", kernel="linear")),
-    Family("linear, ridge, lasso, elastic net", _linear("Ridge")),
+    Family("linear, ridge, lasso, elastic net", _linear("Ridge"), slow=True),
     Family("several outputs", _linear("LinearRegression", outputs=2)),
     Family("Poisson, gamma, Tweedie", _linear("PoissonRegressor", max_iter=1000)),
-    Family("SGD regressor", _linear("SGDRegressor", random_state=0)),
-    Family("linear SVR", _machine("LinearSVR", "diabetes", dual=True, C=10.0)),
+    Family("SGD regressor", _linear("SGDRegressor", random_state=0), slow=True),
+    Family(
+        "linear SVR", _machine("LinearSVR", "diabetes", dual=True, C=10.0), slow=True
+    ),
     Family("decision tree", _tree("DecisionTreeClassifier"), slow=True),
     Family("random forest", _forest("RandomForestClassifier"), slow=True),
     Family("gradient boosting", _forest("GradientBoostingClassifier"), slow=True),
     Family("XGBoost", _xgboost, slow=True),
     Family(
-        "nearest neighbours", _neighbours("KNeighborsClassifier", "iris"), slow=True
+        "nearest neighbours",
+        _neighbours("KNeighborsClassifier", "iris"),
+        modes="zkml tee",
+        slow=True,
     ),
     Family(
         "nearest neighbours, regression",

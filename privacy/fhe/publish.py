@@ -194,8 +194,21 @@ def _quantized(
         )
 
 
-_ONE_WAY: dict[str, Compiler] = {"QuantizedNetwork": _quantized}
-"""Models that only one of our compilers knows."""
+def _no_neighbours(*_: object) -> Compiled:
+    """Say why neighbours are not served, without a minute of trying."""
+    msg = (
+        "nearest neighbours are not served: Concrete-ML sorts the encrypted distances, "
+        "and even 20 training rows of 2 bits have no secure parameters; use zkml or tee"
+    )
+    raise BackendError(msg, code="fhe-unsupported-model")
+
+
+_ONE_WAY: dict[str, Compiler] = {
+    "QuantizedNetwork": _quantized,
+    "KNeighborsClassifier": _no_neighbours,
+    "KNeighborsRegressor": _no_neighbours,
+}
+"""Models that only one of our compilers knows, or none."""
 
 
 def _concrete_ml(
