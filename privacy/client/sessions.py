@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
@@ -12,12 +11,15 @@ import numpy as np
 
 from privacy.bundle import Bundle
 from privacy.client.answer import Check
+from privacy.client.fhe_keys import FheKeys, load_fhe, upload_keys
 from privacy.client.home import Home
+from privacy.client.keystore import KeyStore
 from privacy.client.model import Notify
-from privacy.client.upload import upload, uploaded
+from privacy.client.passphrase import Unlock
 from privacy.client.wire import Call, Flow, Reply, Work
-from privacy.encoding import b64url, canonical_json, parse_canonical, sha256_hex
-from privacy.errors import FormatError, NotFoundError, VerificationError
+from privacy.encoding import b64url, canonical_json, parse_canonical
+from privacy.errors import FormatError, VerificationError
+from privacy.fhe.caveats import p_error_caveats
 from privacy.modes import Mode
 
 T = TypeVar("T")
@@ -29,8 +31,10 @@ class Context:
     """What flows share: where things are, what is allowed, whom to tell.
 
     Attributes:
-        memory: Loaded clients by model and mode, kept for the next job.
+        memory: What was loaded, kept for the next job: FHE keys by their key set, and
+            by model as its jobs use them.
         lock: Held while `memory` is read or filled.
+        unlock: Opens the key store.
     """
 
     home: Home
@@ -39,9 +43,15 @@ class Context:
     allow_simulated: bool = False
     allow_insecure_srs: bool = False
     allow_out_of_range: bool = False
-    memory: dict[tuple[str, Mode], Any] = field(default_factory=dict)
+    unlock: Unlock = field(default_factory=Unlock)
+    memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    @property
+    def store(self) -> KeyStore:
+        """The data owner's FHE keys."""
+        return KeyStore(self.home, self.unlock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,43 +121,24 @@ def param(bundle: Bundle, mode: Mode, name: str, kind: type[T]) -> T:
 class _Fhe:
     context: Context
     bundle: Bundle
-    _used: "_FheKeys | None" = None
+    _used: FheKeys | None = None
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
-        keys: _FheKeys = yield Work(self._keys)
+        keys: FheKeys = yield Work(self._keys)
         self._used = keys  # the answer opens with these and no others
         keys_sha256 = ""
         if param(self.bundle, Mode.FHE, "needs_keys", bool):
-            keys_sha256 = yield from self._upload(keys)
+            keys_sha256 = yield from upload_keys(self.context, keys)
         blob: bytes = yield Work(lambda: keys.client.encrypt(rows))
         return Prepared(blob, rows, keys_sha256)
 
-    def _keys(self) -> "_FheKeys":
-        at = (self.bundle.sha256, Mode.FHE)
+    def _keys(self) -> FheKeys:
+        memory, model = self.context.memory, self.bundle.sha256
         with self.context.lock:  # jobs at once must not make keys each
-            if at not in self.context.memory:
-                self.context.memory[at] = _FheKeys(_load_fhe(self.context, self.bundle))
-            found: _FheKeys = self.context.memory[at]
+            if model not in memory:
+                memory[model] = load_fhe(self.context, self.bundle)
+            found: FheKeys = memory[model]
         return found
-
-    def _upload(self, keys: "_FheKeys") -> Flow[str]:
-        """Upload the evaluation keys unless the gateway has them from us."""
-        raw = b""
-        if not keys.sha256:
-            raw = yield Work(keys.client.evaluation_keys)
-            keys.sha256 = sha256_hex(raw)
-        path = f"/v1/keys/{keys.sha256}"
-        is_here, offset = yield from uploaded(path)
-        if not is_here:
-            raw = raw or (yield Work(keys.client.evaluation_keys))
-            yield from upload(
-                path,
-                raw,
-                notify=self.context.notify,
-                stage="upload keys",
-                offset=offset,
-            )
-        return keys.sha256
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
@@ -158,35 +149,8 @@ class _Fhe:
             raise VerificationError("there is no input whose answer this could be")
         raw = yield Work(lambda: keys.client.decrypt(output, rows=len(prepared.rows)))
         check = Check("decrypted-here", "the key that opens the answer never left here")
-        return Opened(raw, (check,))
-
-
-@dataclass(slots=True)
-class _FheKeys:
-    """A data owner's loaded keys, and their evaluation keys' digest once known."""
-
-    client: Any
-    sha256: str = ""
-
-
-def _load_fhe(context: Context, bundle: Bundle) -> Any:
-    """Return the saved keys for a circuit, or new ones that are then saved."""
-    from privacy.fhe.client import FheClient
-    from privacy.fhe.machine import check_engine
-
-    check_engine(bundle.manifest.mode(Mode.FHE).params)
-    client = FheClient(bundle.path("fhe/client.json").read_bytes())
-    folder = context.home.fhe_keys(client.circuit_sha256)
-    context.notify({"stage": "load FHE keys"})
-    with suppress(NotFoundError):
-        return client.load_keys(folder)
-    with context.home.locked(f"fhe-{client.circuit_sha256[:16]}"):
-        with suppress(NotFoundError):  # another process may have made them meanwhile
-            return client.load_keys(folder)
-        context.notify({"stage": "generate FHE keys"})
-        keys = client.generate_keys()
-        keys.save(folder)
-        return keys
+        caveats = p_error_caveats(self.bundle.manifest.mode(Mode.FHE).params)
+        return Opened(raw, (check,), caveats)
 
 
 @dataclass(slots=True)

@@ -29,6 +29,7 @@ from privacy.bundle import (
 from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
 from privacy.errors import BackendError, FormatError, PrivacyError
+from privacy.fhe.spec import parse_spec
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
@@ -118,7 +119,16 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             timeout_s=PREPARE_TIMEOUT_S,
             progress=lambda p: progress({"mode": "", **p}),
         )
-        parts, public = _parts(work, root, schema, modes, options or {}, progress, run)
+        parts, public = _parts(
+            work,
+            root,
+            schema,
+            modes,
+            options or {},
+            progress,
+            run,
+            cache=store / ".tuned",
+        )
         if not any(part.available for part in parts.values()):
             reasons = "; ".join(f"{m}: {part.reason}" for m, part in parts.items())
             msg = f"no mode can serve this model ({reasons})"
@@ -147,12 +157,19 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
 def is_current(bundle: Bundle) -> bool:
     """Return whether this installation can serve a bundle as it was published.
 
-    It has to be signed, and this installation's enclave the one it expects. The
-    enclave's measurement covers our code, the interpreter and its libraries: after an
-    upgrade a bundle has to be published again to be served in mode `tee`.
+    It has to be signed, its FHE part of this format, and this installation's enclave
+    the one it expects. The enclave's measurement covers our code, the interpreter and
+    its libraries: after an upgrade a bundle has to be published again to be served in
+    mode `tee`.
     """
     if not signer_of(bundle):
         return False
+    part = bundle.manifest.modes.get(Mode.FHE)
+    if part is not None and part.available:
+        try:
+            parse_spec(bundle.path("fhe/client.json").read_bytes())
+        except FormatError:
+            return False
     part = bundle.manifest.modes.get(Mode.TEE)
     if part is None or not part.available:
         return True
@@ -160,7 +177,7 @@ def is_current(bundle: Bundle) -> bool:
     return bool(here == part.params["measurements"])
 
 
-def _parts(
+def _parts(  # noqa: PLR0913 - all that a mode is told
     work: Path,
     root: Path,
     schema: Json,
@@ -168,6 +185,8 @@ def _parts(
     options: Mapping[Mode, Json],
     progress: Progress,
     run: Run,
+    *,
+    cache: Path,
 ) -> tuple[dict[str, ModePart], list[str]]:
     parts: dict[str, ModePart] = {}
     public: list[str] = []
@@ -188,6 +207,8 @@ def _parts(
             activation=schema["activation"],
             task=schema["task"],
             options=options.get(mode, {}),
+            truth=work / "truth.npy" if (work / "truth.npy").exists() else None,
+            cache=cache,
         )
         result = _part(mode, request, progress, run)
         if not result.available:

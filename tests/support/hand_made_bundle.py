@@ -1,5 +1,6 @@
 """A bundle without engines: the right shape, with files that mean nothing."""
 
+from importlib import metadata
 from pathlib import Path
 
 from privacy.bundle import (
@@ -51,7 +52,7 @@ def write_bundle(
                 reason=fhe_reason,
                 params={
                     "needs_keys": needs_keys,
-                    "versions": {PACKAGE: version(PACKAGE)},
+                    "versions": {PACKAGE: metadata.version(PACKAGE)},
                     **(fhe_params or {}),
                 },
             ),
