@@ -60,8 +60,11 @@ Kind = Callable[[Subject], Iterator[Candidate]]
 
 def kinds(subject: Subject) -> tuple[Kind, ...]:
     """Return the kinds of circuit that may serve a model, the preferred first."""
-    if type(subject.estimator).__name__ == "QuantizedNetwork":
+    name = type(subject.estimator).__name__
+    if name == "QuantizedNetwork":
         return (quantized,)
+    if name in {"KNeighborsClassifier", "KNeighborsRegressor"}:
+        return (neighbours,)
     native = dense if subject.estimator is None else trees
     if subject.options.circuit == "fhe-native":
         return (native,)
@@ -180,6 +183,19 @@ def _quantized(subject: Subject) -> Compiled:
             activation=subject.request.activation,
             task=subject.request.task,
         )
+
+
+def neighbours(_: Subject) -> Iterator[Candidate]:
+    """Say why neighbours are not served, without a minute of trying.
+
+    Raises:
+        BackendError: Always.
+    """
+    msg = (
+        "nearest neighbours are not served: Concrete-ML sorts the encrypted distances, "
+        "and even 20 training rows of 2 bits have no secure parameters; use zkml or tee"
+    )
+    raise BackendError(msg, code="fhe-unsupported-model")
 
 
 def clear_outputs(subject: Subject) -> Floats:
