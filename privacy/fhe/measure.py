@@ -22,6 +22,8 @@ from privacy.fhe.thermometer import Edges
 
 _SAMPLE_ROWS = 3
 _FAST_S = 0.25
+_UNPACK = 6
+"""About how many times larger unpacked keys are than sent ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,16 @@ def _compute(
         into.run_s.append(took)
     into.results += results
     return results
+
+
+def check_keys(compiled: Compiled, options: Options) -> None:
+    """Refuse a circuit whose evaluation keys would be larger than allowed.
+
+    Raises:
+        BackendError: They would.
+    """
+    if compiled.uncompressed_keys_bytes > _UNPACK * options.max_keys_bytes:
+        refuse_keys(compiled.uncompressed_keys_bytes // _UNPACK, options)
 
 
 def refuse_keys(size: int, options: Options) -> NoReturn:
