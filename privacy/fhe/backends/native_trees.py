@@ -68,6 +68,7 @@ def compile_trees(
     bits, used = sum(len(e.edges) for e in draft.edges), _used(made)
     members = circuit_members(circuit, rows=_batches(made))
     members["program"] = _widened(members["engine_program"], bits)
+    members["complexity"] /= sum(_batches(made))  # of one row, as other circuits' is
     return Compiled(
         circuit="fhe-native",
         family="trees",
