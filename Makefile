@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(or $(PRIVACY_VENV),.venv)/bin
 SETUP := @$(PYTHON) scripts/setup.py
 
-.PHONY: help demo test test-slow check bench serve contracts-tools lock clean
+.PHONY: help demo test test-slow check bench serve contracts contracts-tools lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -34,6 +34,9 @@ bench: ## measure, and write benchmarks/out/
 serve: ## a gateway on this machine; ARGS are those of `privacy serve`
 	$(SETUP) demo
 	$(BIN)/privacy serve $(ARGS)
+
+contracts: contracts-tools ## compile contracts/src into privacy/chain/contracts.json
+	@$(BIN)/python scripts/contracts_build.py
 
 contracts-tools: ## a Solidity compiler and a development chain, from npm
 	$(SETUP) dev

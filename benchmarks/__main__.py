@@ -60,24 +60,24 @@ def _show(cost: Json) -> None:
 
 
 def _show_trees(found: Json) -> None:
-    grid = Table(title="breast cancer, one encrypted row: Concrete-ML / ours")
-    columns = ("model", "seconds", "ratio", "keys", "input", "result", "accuracy")
+    grid = Table(title="breast cancer, one encrypted row")
+    columns = ("model", "side", "seconds", "times", "keys", "input", "result", "right")
     for column in columns:
         grid.add_column(column, justify="right")
     for model, figures in found.items():
-        theirs, ours = figures["concrete_ml"], figures["ours"]
         accuracy = figures["accuracy"]
-        grid.add_row(
-            model,
-            f"{theirs['latency_s']:.2f} / {ours['latency_s']:.3f}",
-            f"{figures['ratio']:.1f}",
-            f"{size(theirs['keys_bytes'])} / {size(ours['keys_bytes'])}",
-            f"{size(theirs['input_bytes'])} / {size(ours['input_bytes'])}",
-            f"{size(theirs['result_bytes'])} / {size(ours['result_bytes'])}",
-            f"{accuracy['concrete_ml']:.3f} / {accuracy['ours']:.3f} "
-            f"(clear {accuracy['clear']:.3f})",
-        )
-    Console().print(grid)
+        for side in ("concrete_ml", "ours", "revealed"):
+            own = figures[side]
+            grid.add_row(
+                model,
+                side,
+                f"{own['latency_s']:.3f}",
+                f"{own.get('ratio', 1.0):.1f}",
+                *(size(own[f"{k}_bytes"]) for k in ("keys", "input", "result")),
+                f"{accuracy[side]:.3f}",
+            )
+        grid.add_row(model, "clear", *[""] * 5, f"{accuracy['clear']:.3f}")
+    Console(width=110).print(grid)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 Both sides are trained on the same rows, at their defaults, and alternate in one run:
 - `concrete_ml`: `FHEModelServer.run(ciphertext, key_bytes)`, as its server does;
-- `ours`: the node's `Runner.run` on the same row, warm, with keys uploaded before.
+- `ours`: the node's `Runner.run` on the same row, warm, with keys uploaded before;
+- `revealed`: the same with the option `splits` so.
 Accuracy is a mean over splits, computed in the clear by circuits that publishing holds
 to their encrypted answers; `clear` is the library's own model.
 """
@@ -57,12 +58,16 @@ def _model(name: str, *, quick: bool) -> Json:
     found: Json = {
         side: {"latency_s": timings[side].p50, **sizes[side]} for side in timings
     }
-    found["ratio"] = timings["concrete_ml"].p50 / timings["ours"].p50
+    for side in ("ours", "revealed"):
+        found[side]["ratio"] = timings["concrete_ml"].p50 / timings[side].p50
     found["splits"] = len(splits)
     labels = {
         "clear": [m.predict(s[1]) for m, s in zip(mine, splits, strict=True)],
         "concrete_ml": [t.predict(s[1]) for t, s in zip(theirs, splits, strict=True)],
-        "ours": [_ours(m, s) for m, s in zip(mine, splits, strict=True)],
+        "ours": [_ours(m, s, "hidden") for m, s in zip(mine, splits, strict=True)],
+        "revealed": [
+            _ours(m, s, "revealed") for m, s in zip(mine, splits, strict=True)
+        ],
     }
     found["accuracy"] = {
         side: float(
@@ -97,16 +102,17 @@ def _both(
 ) -> tuple[dict[str, Callable[[], object]], dict[str, Json]]:
     """Return one call a side on the first test row, checked once, and what is sent."""
     row = split[1][:1].astype(np.float64)
-    ours, ours_sizes = _our_call(mine, split, row, folder)
-    call, sizes = _their_call(theirs, split, row, folder)
-    return (
-        {"concrete_ml": call, "ours": ours},
-        {"concrete_ml": sizes, "ours": ours_sizes},
-    )
+    both = {
+        "concrete_ml": _their_call(theirs, split, row, folder),
+        "ours": _our_call(mine, split, row, folder / "hidden", "hidden"),
+        "revealed": _our_call(mine, split, row, folder / "revealed", "revealed"),
+    }
+    calls = {side: call for side, (call, _) in both.items()}
+    return calls, {side: sizes for side, (_, sizes) in both.items()}
 
 
 def _our_call(
-    model: Any, split: Any, row: Any, folder: Path
+    model: Any, split: Any, row: Any, folder: Path, splits: str
 ) -> tuple[Callable[[], object], Json]:
     bundle = publish(
         model,
@@ -114,7 +120,7 @@ def _our_call(
         name="trees",
         store=folder / "models",
         modes=(Mode.FHE,),
-        options={Mode.FHE: {"circuit": "fhe-native"}},
+        options={Mode.FHE: {"circuit": "fhe-native", "splits": splits}},
     )
     part = bundle.manifest.modes[Mode.FHE]
     if not part.available:
@@ -158,13 +164,13 @@ def _their_call(
     return lambda: server.run(ciphertext, keys), sizes
 
 
-def _ours(model: Any, split: Any) -> Any:
+def _ours(model: Any, split: Any, splits: str) -> Any:
     """Return our circuit's labels on a split's test rows, computed in the clear."""
     ensemble = ensemble_of(model)
     if ensemble is None:
         raise RuntimeError(f"{type(model).__name__} has no trees")
     calibration = split[0].astype(np.float64)
-    draft = choose(ensemble, calibration, splits="hidden", task="classification")[0]
+    draft = choose(ensemble, calibration, splits=splits, task="classification")[0]
     bits = quantize(split[1].astype(np.float64), draft.edges)
     raw = raw_outputs(draft.sums(bits), draft.output)
     return activate(raw, ensemble.activation).argmax(axis=1)

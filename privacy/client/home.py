@@ -3,7 +3,7 @@
     config.json        gateway address and API key, 0600
     gateways/ID.json   a gateway's receipt keys, models and publishers as first seen
     publishers.json    publishers to trust, and publisher.key: see `privacy.publisher`
-    fhe/DIGEST/        FHE secret keys, 0600
+    fhe/DIGEST/        FHE secret keys of a key set, 0600
     models/SHA256/     a model's manifest and public files, by model digest
     receipts/JOB/      receipt.json with what is needed to check it offline
 
@@ -116,9 +116,9 @@ class Home:
         """Return the folder of a model's public files, a partial bundle."""
         return self.root / "models" / check_sha256(sha256, what="model digest")
 
-    def fhe_keys(self, circuit: str) -> Path:
-        """Return the folder of the FHE keys for a circuit's digest."""
-        return self.root / "fhe" / circuit
+    def fhe_keys(self, keyset_sha256: str) -> Path:
+        """Return the folder of the FHE keys of a key set."""
+        return self.root / "fhe" / keyset_sha256
 
     def receipt_folder(self, job_id: str) -> Path:
         """Return the folder where a job's receipt is kept."""

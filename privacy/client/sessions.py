@@ -29,7 +29,8 @@ class Context:
     """What flows share: where things are, what is allowed, whom to tell.
 
     Attributes:
-        memory: Loaded clients by model and mode, kept for the next job.
+        memory: What was loaded, kept for the next job: FHE keys by their key set, and
+            by model as its jobs use them.
         lock: Held while `memory` is read or filled.
     """
 
@@ -39,7 +40,7 @@ class Context:
     allow_simulated: bool = False
     allow_insecure_srs: bool = False
     allow_out_of_range: bool = False
-    memory: dict[tuple[str, Mode], Any] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -123,20 +124,20 @@ class _Fhe:
         return Prepared(blob, rows, keys_sha256)
 
     def _keys(self) -> "_FheKeys":
-        at = (self.bundle.sha256, Mode.FHE)
+        memory, model = self.context.memory, self.bundle.sha256
         with self.context.lock:  # jobs at once must not make keys each
-            if at not in self.context.memory:
-                self.context.memory[at] = _FheKeys(_load_fhe(self.context, self.bundle))
-            found: _FheKeys = self.context.memory[at]
+            if model not in memory:
+                memory[model] = _load_fhe(self.context, self.bundle)
+            found: _FheKeys = memory[model]
         return found
 
     def _upload(self, keys: "_FheKeys") -> Flow[str]:
         """Upload the evaluation keys unless the gateway has them from us."""
-        raw = b""
-        if not keys.sha256:
+        raw, known = b"", keys.uploaded
+        if not known.sha256:
             raw = yield Work(keys.client.evaluation_keys)
-            keys.sha256 = sha256_hex(raw)
-        path = f"/v1/keys/{keys.sha256}"
+            known.sha256 = sha256_hex(raw)
+        path = f"/v1/keys/{known.sha256}"
         is_here, offset = yield from uploaded(path)
         if not is_here:
             raw = raw or (yield Work(keys.client.evaluation_keys))
@@ -147,7 +148,7 @@ class _Fhe:
                 stage="upload keys",
                 offset=offset,
             )
-        return keys.sha256
+        return known.sha256
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
@@ -162,25 +163,41 @@ class _Fhe:
 
 
 @dataclass(slots=True)
-class _FheKeys:
-    """A data owner's loaded keys, and their evaluation keys' digest once known."""
+class _Uploaded:
+    """The digest of a key set's evaluation keys once known, whatever the model."""
 
-    client: Any
     sha256: str = ""
 
 
-def _load_fhe(context: Context, bundle: Bundle) -> Any:
-    """Return the saved keys for a circuit, or new ones that are then saved."""
+@dataclass(frozen=True, slots=True)
+class _FheKeys:
+    """A data owner's loaded keys as one model uses them."""
+
+    client: Any
+    uploaded: _Uploaded = field(default_factory=_Uploaded)
+
+
+def _load_fhe(context: Context, bundle: Bundle) -> _FheKeys:
+    """Return the keys of a model's key set, shared with other models of the set."""
     from privacy.fhe.client import FheClient
     from privacy.fhe.machine import check_engine
 
     check_engine(bundle.manifest.mode(Mode.FHE).params)
     client = FheClient(bundle.path("fhe/client.json").read_bytes())
-    folder = context.home.fhe_keys(client.circuit_sha256)
+    shared = context.memory.get(client.keyset_sha256)
+    if shared is None:
+        shared = _FheKeys(_load_keys(context, client))
+        context.memory[client.keyset_sha256] = shared
+    return _FheKeys(client.share_keys(shared.client), shared.uploaded)
+
+
+def _load_keys(context: Context, client: Any) -> Any:
+    """Return the saved keys of a key set, or new ones that are then saved."""
+    folder = context.home.fhe_keys(client.keyset_sha256)
     context.notify({"stage": "load FHE keys"})
     with suppress(NotFoundError):
         return client.load_keys(folder)
-    with context.home.locked(f"fhe-{client.circuit_sha256[:16]}"):
+    with context.home.locked(f"fhe-{client.keyset_sha256[:16]}"):
         with suppress(NotFoundError):  # another process may have made them meanwhile
             return client.load_keys(folder)
         context.notify({"stage": "generate FHE keys"})

@@ -17,8 +17,18 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
+class Cipher(Protocol):
+    """A data owner's keys at work for one program; a function is a circuit of it."""
+
+    def encrypt(self, function: str, values: Ints) -> bytes:
+        """Return the ciphertext of as many quantized rows as the function takes."""
+
+    def decrypt(self, function: str, ciphertext: bytes) -> Ints:
+        """Return the integers in a function's result, (rows, …)."""
+
+
 class Keyset(Protocol):
-    """A data owner's keys for one circuit: they encrypt, and they decrypt."""
+    """A data owner's keys; they serve every program of their key set."""
 
     def to_bytes(self) -> bytes:
         """Return everything, the secret keys included."""
@@ -26,32 +36,29 @@ class Keyset(Protocol):
     def evaluation_keys(self) -> bytes:
         """Return what the node needs to compute; it decrypts nothing."""
 
-    def encrypt(self, values: Ints) -> bytes:
-        """Return the ciphertext of one row of quantized features, (1, features)."""
-
-    def decrypt(self, ciphertext: bytes) -> Ints:
-        """Return the circuit's integers in a result, (1, …)."""
+    def cipher(self, program: str) -> Cipher:
+        """Return what encrypts for a program of this key set, and decrypts."""
 
 
 class Circuit(Protocol):
-    """A compiled circuit, loaded by a node."""
+    """A compiled program, loaded by a node."""
 
     def load_keys(self, raw: bytes) -> Any:
         """Return evaluation keys in the form `run` takes; malformed bytes may crash."""
 
-    def run(self, ciphertext: bytes, evaluation_keys: Any) -> bytes:
-        """Return the encrypted result for one row; malformed bytes may crash."""
+    def run(self, function: str, ciphertext: bytes, evaluation_keys: Any) -> bytes:
+        """Return a function's encrypted result; malformed bytes may crash."""
 
 
 class FheBackend(Protocol):
-    """One FHE engine. `program` is its own description of a circuit, as text."""
+    """One FHE engine. `program` is its own description of circuits, as text."""
 
     name: str
 
     def generate_keyset(self, program: str) -> Keyset:
         """Return fresh keys from the system's randomness."""
 
-    def load_keyset(self, program: str, raw: bytes) -> Keyset:
+    def load_keyset(self, raw: bytes) -> Keyset:
         """Return the keys that `to_bytes` gave; malformed bytes may crash."""
 
     def load_circuit(self, folder: Path) -> Circuit:

@@ -1,8 +1,9 @@
 """The data owner's side: keys, encryption, decryption. Needs Concrete, not Concrete-ML.
 
-The secret keys stay in this process and, if saved, in one file that only its owner can
-read (mode 0600, not encrypted). The file is bound to the circuit and checked whole
-before the engine reads it.
+Keys belong to a key set, not to a model: circuits with the same `keyset_sha256` share
+them, whoever published them. The secret keys stay in this process and, if saved, in one
+file that only its owner can read (mode 0600, not encrypted). The file is bound to the
+key set and checked whole before the engine reads it.
 """
 
 import threading
@@ -27,7 +28,7 @@ from privacy.files import write_atomic
 from privacy.runs import MAX_ROWS
 
 KEYS_FILE = "fhe-secret.keys"
-_KEYS_FORMAT = "privacy-compute/fhe-keys/1"
+_KEYS_FORMAT = "privacy-compute/fhe-keys/2"
 _AGAIN = "fetch the model's client.json again"
 
 
@@ -44,9 +45,9 @@ class FheClient:
         check_parameters(parse_program(self.spec.program))
 
     @property
-    def circuit_sha256(self) -> str:
-        """Digest of the circuit's parameters; keys serve this circuit only."""
-        return self.spec.circuit_sha256
+    def keyset_sha256(self) -> str:
+        """Digest of what keys depend on; keys serve every circuit with the same."""
+        return self.spec.keyset_sha256
 
     def generate_keys(self) -> "ClientKeys":
         """Return fresh keys; takes seconds for all but linear models.
@@ -67,28 +68,40 @@ class FheClient:
 
         Raises:
             NotFoundError: There are none.
-            FormatError: The file is damaged, or made for another circuit.
+            FormatError: The file is damaged, or made for another key set.
         """
         path = folder / KEYS_FILE
         if not path.is_file():
             msg = f"there are no FHE keys in {folder}: generate them first"
             raise NotFoundError(msg, code="no-fhe-keys")
-        raw = _read_keys(path.read_bytes(), self.circuit_sha256)
+        raw = _read_keys(path.read_bytes(), self.keyset_sha256)
         backend = load_backend(self.spec.backend)
         try:
-            return ClientKeys(self.spec, backend.load_keyset(self.spec.program, raw))
+            return ClientKeys(self.spec, backend.load_keyset(raw))
         except RuntimeError as exc:
             msg = "the FHE engine cannot read the saved keys: generate new ones"
             raise FormatError(msg, code="fhe-keys-unreadable") from exc
 
+    def share_keys(self, keys: "ClientKeys") -> "ClientKeys":
+        """Return the keys that another model's client made or loaded, for this model.
+
+        Raises:
+            FormatError: That model has another key set.
+        """
+        theirs = keys.spec.keyset_sha256
+        if theirs != self.keyset_sha256:
+            raise _other_keyset(theirs, self.keyset_sha256)
+        return ClientKeys(self.spec, keys.keyset)
+
 
 class ClientKeys:
-    """A data owner's keys for one circuit. Safe to call from several threads."""
+    """A data owner's keys, used with one model. Safe to call from several threads."""
 
     def __init__(self, spec: CircuitSpec, keyset: Keyset) -> None:
         """Keep the keys; made by `FheClient`."""
-        self._spec = spec
-        self._keyset = keyset
+        self.spec = spec
+        self.keyset = keyset
+        self._cipher = keyset.cipher(spec.program)
         self._lock = threading.Lock()
 
     def save(self, folder: Path) -> Path:
@@ -97,11 +110,11 @@ class ClientKeys:
         The file is not encrypted; it is as large as the evaluation keys.
         """
         with self._lock:
-            raw = self._keyset.to_bytes()
+            raw = self.keyset.to_bytes()
         head: Json = {
             "format": _KEYS_FORMAT,
-            "circuit_sha256": self._spec.circuit_sha256,
-            "keyset_sha256": sha256_hex(raw),
+            "keyset_sha256": self.spec.keyset_sha256,
+            "content_sha256": sha256_hex(raw),
         }
         path = folder / KEYS_FILE
         write_atomic(path, pack([canonical_json(head), raw]), private=True)
@@ -114,14 +127,14 @@ class ClientKeys:
             FormatError: They do not look as the circuit's publisher says they must.
         """
         with self._lock:
-            raw = self._keyset.evaluation_keys()
-        self._spec.keys.check(
+            raw = self.keyset.evaluation_keys()
+        self.spec.keys.check(
             raw, what="evaluation keys", code="fhe-spec-mismatch", hint=_AGAIN
         )
         return raw
 
     def encrypt(self, rows: Floats) -> bytes:
-        """Return the input blob of a job: one ciphertext a row.
+        """Return the input blob of a job: ciphertexts of one row or of several.
 
         Args:
             rows: Standardised features, (rows, features); values outside the range
@@ -130,15 +143,17 @@ class ClientKeys:
         Raises:
             FormatError: No rows, too many, of another width, or not finite.
         """
-        checked = _checked_rows(rows, self._spec.features)
-        values = quantize(checked, self._spec.quantizers)
-        with self._lock:
-            found = [
-                self._keyset.encrypt(values[i : i + 1]) for i in range(len(values))
-            ]
-        for ciphertext in found:
-            self._spec.ciphertext.check(
-                ciphertext, what="ciphertexts", code="fhe-spec-mismatch", hint=_AGAIN
+        checked = _checked_rows(rows, self.spec.features)
+        values, found = quantize(checked, self.spec.quantizers), []
+        for batch in self.spec.split(len(values)):
+            own, values = values[: batch.rows], values[batch.rows :]
+            room = [own[:1]] * (batch.rows - len(own))  # answered, and thrown away
+            with self._lock:
+                found.append(
+                    self._cipher.encrypt(batch.function, np.concatenate([own, *room]))
+                )
+            batch.ciphertext.check(
+                found[-1], what="ciphertexts", code="fhe-spec-mismatch", hint=_AGAIN
             )
         return pack(found)
 
@@ -155,21 +170,28 @@ class ClientKeys:
             FormatError: Not as many results, or not results of this circuit.
         """
         frames = unpack(output, what="the FHE output", max_frames=MAX_ROWS)
-        if len(frames) != rows:
-            msg = f"the FHE output holds {len(frames)} results, {rows} rows were sent"
+        batches = self.spec.split(rows)
+        if len(frames) != len(batches):
+            msg = (
+                f"the FHE output holds {len(frames)} results, {len(batches)} were "
+                f"expected for {rows} rows"
+            )
             raise FormatError(msg, code="fhe-result-mismatch")
         hint = "the node answered for another model, or the answer was damaged"
-        for frame in frames:
-            self._spec.result.check(
+        for batch, frame in zip(batches, frames, strict=True):
+            batch.result.check(
                 frame, what="results", code="fhe-result-mismatch", hint=hint
             )
         try:
             with self._lock:
-                found = [self._keyset.decrypt(frame) for frame in frames]
+                found = [
+                    self._cipher.decrypt(batch.function, frame)
+                    for batch, frame in zip(batches, frames, strict=True)
+                ]
         except RuntimeError as exc:
             msg = f"the FHE engine cannot read the result: {hint}"
             raise FormatError(msg, code="fhe-result-mismatch") from exc
-        return raw_outputs(np.concatenate(found), self._spec.output)
+        return raw_outputs(np.concatenate(found)[:rows], self.spec.output)
 
 
 def _checked_rows(rows: Floats, features: int) -> Floats:
@@ -187,20 +209,24 @@ def _checked_rows(rows: Floats, features: int) -> Floats:
     return rows
 
 
-def _read_keys(raw: bytes, circuit_sha256: str) -> bytes:
+def _other_keyset(found: object, expected: str) -> FormatError:
+    msg = (
+        f"the FHE keys were made for key set {str(found)[:12]}, this model has "
+        f"{expected[:12]}: generate keys for it"
+    )
+    return FormatError(msg, code="fhe-keys-mismatch")
+
+
+def _read_keys(raw: bytes, keyset_sha256: str) -> bytes:
     head_raw, *rest = unpack(raw, what="the FHE key file", max_frames=2)
     head = parse_canonical(head_raw, what="the FHE key file's header")
     if len(rest) != 1 or head.get("format") != _KEYS_FORMAT:
         raise FormatError(
             "the FHE key file is not one of ours", code="fhe-keys-damaged"
         )
-    if head.get("circuit_sha256") != circuit_sha256:
-        msg = (
-            f"the FHE keys were made for circuit {str(head.get('circuit_sha256'))[:12]}"
-            f", this model has {circuit_sha256[:12]}: generate keys for it"
-        )
-        raise FormatError(msg, code="fhe-keys-mismatch")
-    if head.get("keyset_sha256") != sha256_hex(rest[0]):
+    if head.get("keyset_sha256") != keyset_sha256:
+        raise _other_keyset(head.get("keyset_sha256"), keyset_sha256)
+    if head.get("content_sha256") != sha256_hex(rest[0]):
         msg = "the FHE key file is damaged: restore it or generate new keys"
         raise FormatError(msg, code="fhe-keys-damaged")
     return rest[0]

@@ -1,7 +1,7 @@
 """What a compiler of this mode hands to the publisher."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ class Compiled:
         n_bits: The bits it was quantized to.
         folder: Where Concrete left the native library.
         program: Concrete's description of the circuit.
+        functions: The circuits it holds and how many rows each takes, the first one.
         theirs_quantize: The compiler's own quantization of standardised rows.
         theirs_integers: Its circuit, in the clear, on quantized rows.
         theirs_outputs: Its own dequantization, before any activation.
@@ -43,6 +44,7 @@ class Compiled:
     n_bits: Json
     folder: Path
     program: str
+    functions: tuple[tuple[str, int], ...]
     features: int
     quantizers: tuple[Quantizer, ...] | tuple[Edges, ...]
     output: OutputSteps | SumSteps
@@ -61,14 +63,21 @@ class Compiled:
 Attempt = tuple[str, Callable[[], Compiled]]
 
 
-def circuit_members(circuit: Any) -> Json:
-    """Return what a Concrete circuit is made of, as members of `Compiled`."""
+def circuit_members(circuit: Any, *, rows: Sequence[int] = (1,)) -> Json:
+    """Return what a Concrete circuit or module is made of, as members of `Compiled`.
+
+    Args:
+        circuit: The circuit, or a module of circuits.
+        rows: How many rows each of its circuits takes.
+    """
     specs = json.loads(circuit.client.specs.serialize())
     specs.pop("tfhers_specs", None)
     keys = circuit.size_of_bootstrap_keys + circuit.size_of_keyswitch_keys
+    names = [c["name"] for c in specs["circuits"]]
     return {
         "folder": Path(circuit.server._library.get_output_dir_path()),  # noqa: SLF001
         "program": json.dumps(specs, sort_keys=True),
+        "functions": tuple(zip(names, rows, strict=True)),
         "uncompressed_keys_bytes": int(keys),
         "source": source_of(circuit),
         "complexity": float(circuit.complexity),

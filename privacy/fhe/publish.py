@@ -340,6 +340,8 @@ def _params(compiled: Compiled, spec: CircuitSpec, options: Options) -> Json:
         "circuit": compiled.circuit,
         "family": compiled.family,
         "circuit_sha256": spec.circuit_sha256,
+        "keyset_sha256": spec.keyset_sha256,
+        "batch_rows": [b.rows for b in spec.batches],
         "n_bits": compiled.n_bits,
         "p_error": options.p_error,
         "needs_keys": spec.needs_keys,

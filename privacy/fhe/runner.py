@@ -15,7 +15,7 @@ from privacy.encoding import canonical_json, pack, sha256_hex, unpack
 from privacy.errors import BackendError, FormatError
 from privacy.fhe.backend import Circuit, load_backend
 from privacy.fhe.machine import check_engine, check_machine
-from privacy.fhe.spec import CircuitSpec, parse_spec
+from privacy.fhe.spec import Batch, CircuitSpec, parse_spec
 from privacy.modes import Mode
 from privacy.runs import MAX_ROWS, RowStore, RunResult
 from privacy.warm import SHARED, Warm
@@ -58,10 +58,12 @@ class Runner:
     ) -> RunResult:
         """Return the packed results, one for each ciphertext of the input.
 
+        A ciphertext holds one row, or as many as a batch of the model takes.
+
         Args:
             input_blob: What `ClientKeys.encrypt` made.
             keys: File of the evaluation keys; may be None for a linear model.
-            progress: Called after every row.
+            progress: Called after every ciphertext, with rows.
             rows: Results of an earlier attempt at this job, and a place for more.
 
         Raises:
@@ -69,29 +71,40 @@ class Runner:
             BackendError: The engine failed.
         """
         ciphertexts = unpack(input_blob, what="the FHE input", max_frames=MAX_ROWS)
-        hint = f"encrypt for {self._model}, with its client.json"
-        for ciphertext in ciphertexts:
-            self._spec.ciphertext.check(
-                ciphertext,
-                what="ciphertexts",
-                code="fhe-ciphertext-mismatch",
-                hint=hint,
-            )
+        batches = [self._batch(ciphertext) for ciphertext in ciphertexts]
+        total, done = sum(batch.rows for batch in batches), 0
+        if total > MAX_ROWS:
+            msg = f"the FHE input has room for {total} rows, at most {MAX_ROWS} a job"
+            raise FormatError(msg, code="too-many-rows")
         evaluation_keys = self._keys(keys)
         results = []
-        for done, ciphertext in enumerate(ciphertexts, start=1):
-            result = rows.find(done - 1) if rows else None
+        for at, (batch, ciphertext) in enumerate(
+            zip(batches, ciphertexts, strict=True)
+        ):
+            result = rows.find(at) if rows else None
             if result is None:
-                result = self._compute(ciphertext, evaluation_keys)
+                result = self._compute(batch, ciphertext, evaluation_keys)
                 if rows:
-                    rows.keep(done - 1, result)
+                    rows.keep(at, result)
             results.append(result)
-            progress({"stage": "run", "done": done, "total": len(ciphertexts)})
+            done += batch.rows
+            progress({"stage": "run", "done": done, "total": total})
         return RunResult(output=pack(results))
 
-    def _compute(self, ciphertext: bytes, evaluation_keys: Any) -> bytes:
+    def _batch(self, ciphertext: bytes) -> Batch:
+        """Return the circuit that a ciphertext is for, having checked it."""
+        batch = self._spec.batch_of(ciphertext)
+        batch.ciphertext.check(
+            ciphertext,
+            what="ciphertexts",
+            code="fhe-ciphertext-mismatch",
+            hint=f"encrypt for {self._model}, with its client.json",
+        )
+        return batch
+
+    def _compute(self, batch: Batch, ciphertext: bytes, evaluation_keys: Any) -> bytes:
         try:
-            return self._circuit.run(ciphertext, evaluation_keys)
+            return self._circuit.run(batch.function, ciphertext, evaluation_keys)
         except RuntimeError as exc:
             msg = "the FHE engine could not compute on this ciphertext"
             raise BackendError(msg, code="fhe-run-failed") from exc

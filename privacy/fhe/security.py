@@ -58,8 +58,7 @@ def _encryptions(program: Json) -> list[tuple[Any, Any, Any]]:
         found.append(
             (key["outputId"], p["glweDimension"] * p["polynomialSize"], p["variance"])
         )
-    (circuit,) = program["circuits"]
-    for gate in circuit["inputs"]:
+    for gate in (g for c in program["circuits"] for g in c["inputs"]):
         e = gate["typeInfo"]["lweCiphertext"]["encryption"]
         if e["modulus"] != _NATIVE:
             raise _weak("its input's modulus is not 2**64")

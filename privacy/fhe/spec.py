@@ -2,7 +2,8 @@
 
 Canonical JSON: the engine's own description of the circuit (a text, kept verbatim), the
 input quantizers, how to turn its integers into raw outputs, and the templates of its
-evaluation keys, ciphertexts and results.
+evaluation keys, ciphertexts and results. A program holds a circuit for one row and may
+hold another for several rows at once; both take the same keys.
 """
 
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ from privacy.encoding import (
     sha256_hex,
 )
 from privacy.errors import FormatError
+from privacy.fhe.keysets import keyset_sha256
 from privacy.fhe.quantizers import (
     OutputSteps,
     Quantizer,
@@ -29,8 +31,9 @@ from privacy.fhe.quantizers import (
 )
 from privacy.fhe.template import Template, parse_template
 from privacy.fhe.thermometer import Edges, parse_edges
+from privacy.runs import MAX_ROWS
 
-FORMAT = "privacy-compute/fhe-client/2"
+FORMAT = "privacy-compute/fhe-client/3"
 _MAX_BYTES = 1 << 24
 
 
@@ -46,6 +49,35 @@ _KINDS = {
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """A circuit of the program: its name and its messages.
+
+    Attributes:
+        function: The engine's name for it.
+        rows: How many rows it takes at once.
+        pays_from: So many rows are answered sooner by it, filled up, than one by one.
+        ciphertext: Template of the ciphertext of `rows` rows.
+        result: Template of their result.
+    """
+
+    function: str
+    rows: int
+    pays_from: int
+    ciphertext: Template
+    result: Template
+
+    def to_json(self) -> Json:
+        """Return the circuit as JSON."""
+        return {
+            "function": self.function,
+            "rows": self.rows,
+            "pays_from": self.pays_from,
+            "ciphertext": self.ciphertext.to_json(),
+            "result": self.result.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class CircuitSpec:
     """A circuit as its clients and nodes know it.
 
@@ -53,12 +85,11 @@ class CircuitSpec:
         backend: The engine's name.
         circuit: `concrete-ml`, or `fhe-native`: trees on thermometer bits,
             dense networks on steps.
-        program: The engine's description of the circuit.
+        program: The engine's description of the circuits and their keys.
         features: Width of an input row.
         needs_keys: Whether the node needs evaluation keys.
         keys: Template of the evaluation keys.
-        ciphertext: Template of one row's ciphertext.
-        result: Template of one row's result.
+        batches: The circuits; the first takes one row, the others ever more.
     """
 
     backend: str
@@ -69,13 +100,37 @@ class CircuitSpec:
     output: OutputSteps | SumSteps
     needs_keys: bool
     keys: Template
-    ciphertext: Template
-    result: Template
+    batches: tuple[Batch, ...]
 
     @property
     def circuit_sha256(self) -> str:
-        """Digest of the program; the secret key file is bound to it."""
+        """Digest of the program."""
         return sha256_hex(self.program.encode())
+
+    @property
+    def keyset_sha256(self) -> str:
+        """Digest of what keys depend on: circuits with the same one share keys."""
+        return keyset_sha256(self.backend, parse_program(self.program)["keyset"])
+
+    def split(self, rows: int) -> list[Batch]:
+        """Return the circuits that answer so many rows, in order.
+
+        The last may have room for more rows than are left.
+        """
+        found = []
+        while rows > 0:
+            fits = [b for b in self.batches if b.pays_from <= rows]
+            found.append(max(fits, key=lambda b: b.rows))
+            rows -= found[-1].rows
+        return found
+
+    def batch_of(self, ciphertext: bytes) -> Batch:
+        """Return the circuit that a ciphertext is for, by its length.
+
+        It may be of another length than any: then the first, whose check refuses it.
+        """
+        sizes = {b.ciphertext.size: b for b in self.batches}
+        return sizes.get(len(ciphertext), self.batches[0])
 
     def to_bytes(self) -> bytes:
         """Return the content of client.json."""
@@ -90,8 +145,7 @@ class CircuitSpec:
                 "output": steps_to_json(self.output),
                 "needs_keys": self.needs_keys,
                 "keys": self.keys.to_json(),
-                "ciphertext": self.ciphertext.to_json(),
-                "result": self.result.to_json(),
+                "batches": [b.to_json() for b in self.batches],
             }
         )
 
@@ -115,8 +169,9 @@ def parse_spec(raw: bytes) -> CircuitSpec:
                 "quantizers": _one_kind(map(parse_input, value["quantizers"])),
                 "output": parse_output(value["output"]),
                 "keys": parse_template(value["keys"], what="keys"),
-                "ciphertext": parse_template(value["ciphertext"], what="ciphertext"),
-                "result": parse_template(value["result"], what="result"),
+                "batches": _parse_batches(
+                    value["batches"], parse_program(value["program"])
+                ),
             }
         )
     except (KeyError, TypeError) as exc:
@@ -137,6 +192,33 @@ def parse_program(program: str) -> Json:
     return parse_object(program.encode(), what="the circuit's description")
 
 
+def _parse_batches(value: list[Json], program: Json) -> tuple[Batch, ...]:
+    found = [
+        Batch(
+            **{
+                **b,
+                "ciphertext": parse_template(b["ciphertext"], what="ciphertext"),
+                "result": parse_template(b["result"], what="result"),
+            }
+        )
+        for b in value
+    ]
+    names = {circuit["name"] for circuit in program["circuits"]}
+    rows, sizes = [b.rows for b in found], {b.ciphertext.size for b in found}
+    whole = all(type(n) is int for b in found for n in (b.rows, b.pays_from))
+    usable = (
+        whole
+        and rows[:1] == [1]
+        and rows == sorted(set(rows))
+        and len(sizes) == len(rows)
+        and all(1 <= b.pays_from <= b.rows for b in found)
+        and all(MAX_ROWS % b.rows == 0 and b.function in names for b in found)
+    )
+    if not usable:
+        raise TypeError("batches")
+    return tuple(found)
+
+
 def _check(value: Json) -> None:
     """Refuse members of another type before they become a `CircuitSpec`."""
     shared = value["circuit"] == "concrete-ml" and len(value["quantizers"]) == 1
@@ -144,6 +226,8 @@ def _check(value: Json) -> None:
         value["backend"] == "concrete"
         and value["circuit"] in _KINDS
         and isinstance(value["program"], str)
+        and isinstance(value["batches"], list)
+        and isinstance(parse_program(value["program"]).get("keyset"), dict)
         and type(value["features"]) is int
         and type(value["needs_keys"]) is bool
         and (shared or len(value["quantizers"]) == value["features"] > 0)

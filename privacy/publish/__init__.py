@@ -29,6 +29,7 @@ from privacy.bundle import (
 from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
 from privacy.errors import BackendError, FormatError, PrivacyError
+from privacy.fhe.spec import parse_spec
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.publish.data import table_from_array
@@ -147,12 +148,19 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
 def is_current(bundle: Bundle) -> bool:
     """Return whether this installation can serve a bundle as it was published.
 
-    It has to be signed, and this installation's enclave the one it expects. The
-    enclave's measurement covers our code, the interpreter and its libraries: after an
-    upgrade a bundle has to be published again to be served in mode `tee`.
+    It has to be signed, its FHE part of this format, and this installation's enclave
+    the one it expects. The enclave's measurement covers our code, the interpreter and
+    its libraries: after an upgrade a bundle has to be published again to be served in
+    mode `tee`.
     """
     if not signer_of(bundle):
         return False
+    part = bundle.manifest.modes.get(Mode.FHE)
+    if part is not None and part.available:
+        try:
+            parse_spec(bundle.path("fhe/client.json").read_bytes())
+        except FormatError:
+            return False
     part = bundle.manifest.modes.get(Mode.TEE)
     if part is None or not part.available:
         return True

@@ -27,11 +27,11 @@ class Backend:
     def generate_keyset(self, program: str) -> "ConcreteKeyset":
         """Return fresh keys; seeds of 0 mean the system's own randomness."""
         info = _program_info(program)
-        return ConcreteKeyset(info, native.Keyset(info, None, 0, 0, 0, 0, None))
+        return ConcreteKeyset(native.Keyset(info, None, 0, 0, 0, 0, None))
 
-    def load_keyset(self, program: str, raw: bytes) -> "ConcreteKeyset":
+    def load_keyset(self, raw: bytes) -> "ConcreteKeyset":
         """Return the keys that `to_bytes` gave."""
-        return ConcreteKeyset(_program_info(program), native.Keyset.deserialize(raw))
+        return ConcreteKeyset(native.Keyset.deserialize(raw))
 
     def load_circuit(self, folder: Path) -> "ConcreteCircuit":
         """Return the circuit in a folder of `sharedlib.so` and its program info."""
@@ -41,11 +41,9 @@ class Backend:
 class ConcreteKeyset:
     """See `privacy.fhe.backend.Keyset`."""
 
-    def __init__(self, info: Any, keyset: Any) -> None:
-        """Keep the keys and a circuit that encrypts with them."""
+    def __init__(self, keyset: Any) -> None:
+        """Keep the keys."""
         self._keyset = keyset
-        program = native.ClientProgram.create_encrypted(info, keyset)
-        self._circuit = program.get_client_circuit(info.function_list()[0])
 
     def to_bytes(self) -> bytes:
         """Return everything, the secret keys included."""
@@ -55,14 +53,31 @@ class ConcreteKeyset:
         """Return what the node needs to compute."""
         return bytes(self._keyset.get_server_keys().serialize())
 
-    def encrypt(self, values: Ints) -> bytes:
-        """Return the ciphertext of one row."""
-        return bytes(self._circuit.prepare_input(native.Value(values), 0).serialize())
+    def cipher(self, program: str) -> "ConcreteCipher":
+        """Return what encrypts for a program of this key set."""
+        info = _program_info(program)
+        return ConcreteCipher(
+            native.ClientProgram.create_encrypted(info, self._keyset),
+            info.function_list(),
+        )
 
-    def decrypt(self, ciphertext: bytes) -> Ints:
-        """Return the integers in a result."""
+
+class ConcreteCipher:
+    """See `privacy.fhe.backend.Cipher`."""
+
+    def __init__(self, program: Any, functions: list[str]) -> None:
+        """Keep a client circuit for each function of a program."""
+        self._circuits = {f: program.get_client_circuit(f) for f in functions}
+
+    def encrypt(self, function: str, values: Ints) -> bytes:
+        """Return the ciphertext of as many rows as the function takes."""
+        circuit = self._circuits[function]
+        return bytes(circuit.prepare_input(native.Value(values), 0).serialize())
+
+    def decrypt(self, function: str, ciphertext: bytes) -> Ints:
+        """Return the integers in a function's result."""
         value = native.TransportValue.deserialize(ciphertext)
-        found = self._circuit.process_output(value, 0).to_py_val()
+        found = self._circuits[function].process_output(value, 0).to_py_val()
         return np.asarray(found, dtype=np.int64)
 
 
@@ -73,9 +88,9 @@ class ConcreteCircuit:
         """Load the native library."""
         try:
             self._library = native.Library(str(folder))  # must outlive the program
-            name = self._library.get_program_info().function_list()[0]
+            names = self._library.get_program_info().function_list()
             self._program = native.ServerProgram(self._library, False)  # noqa: FBT003
-            self._circuit = self._program.get_server_circuit(name)
+            self._circuits = {n: self._program.get_server_circuit(n) for n in names}
         except RuntimeError as exc:
             msg = "the compiled circuit cannot be loaded here: publish the model again"
             raise BackendError(msg, code="fhe-circuit-unloadable") from exc
@@ -84,10 +99,10 @@ class ConcreteCircuit:
         """Return evaluation keys in the form `run` takes."""
         return native.ServerKeyset.deserialize(raw)
 
-    def run(self, ciphertext: bytes, evaluation_keys: Any) -> bytes:
-        """Return the encrypted result for one row."""
+    def run(self, function: str, ciphertext: bytes, evaluation_keys: Any) -> bytes:
+        """Return a function's encrypted result."""
         value = native.TransportValue.deserialize(ciphertext)
-        (result,) = self._circuit.call([value], evaluation_keys)
+        (result,) = self._circuits[function].call([value], evaluation_keys)
         return bytes(result.serialize())
 
 

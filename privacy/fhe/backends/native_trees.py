@@ -4,26 +4,35 @@ Runs in the publishing child process only: `concrete.fhe` takes seconds to impor
 client sends thermometer bits; the node picks linearly the bits that each look-up needs,
 looks up, and sums. See `privacy.fhe.plan` for what is looked up.
 
+Circuits are compiled in the key set that ships with the project, if they can be.
+
 Source: docs/adr/0006-fhe-native-trees.md
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from concrete import fhe
+from concrete.compiler import ProgramInfo
+from concrete.fhe.compilation.module_compiler import FunctionDef, ModuleCompiler
 
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.binning import owners
 from privacy.fhe.compiled import Compiled, circuit_members
 from privacy.fhe.draft import Draft, choose, ranks
+from privacy.fhe.keysets import TREES, shipped
 from privacy.fhe.plan import Plan
 from privacy.fhe.thermometer import Edges
 from privacy.trees import ensemble_of
 
 _SAMPLES = 32
 _NO_MORE = 1.05
+_BATCH_ROWS = 8
+_BATCH_LOOK_UPS = 1024
+"""A batch takes no more look-ups than this, or rows would wait for too long."""
 
 
 def compile_trees(
@@ -47,13 +56,13 @@ def compile_trees(
         msg = f"{type(estimator).__name__} is no ensemble of trees that we read"
         raise BackendError(msg, code="fhe-not-trees")
     drafts = choose(ensemble, calibration, splits=splits, task=task)
-    draft, made, circuit = _finest(drafts, p_error)
+    draft, made, circuit, keyset = _finest(drafts, p_error)
     bits = sum(len(e.edges) for e in draft.edges)
     return Compiled(
         circuit="fhe-native",
         family="trees",
         n_bits={"table": made.table_bits, "sum": made.sum_bits},
-        **circuit_members(circuit),
+        **circuit_members(circuit, rows=_batches(made)),
         features=calibration.shape[1],
         quantizers=draft.edges,
         output=draft.output,
@@ -62,6 +71,7 @@ def compile_trees(
         theirs_outputs=lambda integers: _outputs(draft, integers),
         exact=True,
         details={
+            "keyset": keyset,
             "splits": splits,
             "bins": draft.bins,
             "input_bits": bits,
@@ -72,18 +82,42 @@ def compile_trees(
     )
 
 
-def _finest(drafts: Sequence[Draft], p_error: float) -> tuple[Draft, Plan, Any]:
-    """Compile the first draft, or the widest sums that cost no more than its."""
-    found: tuple[Draft, Plan, Any] | None = None
+def _finest(
+    drafts: Sequence[Draft], p_error: float
+) -> tuple[Draft, Plan, fhe.Module, str]:
+    """Compile the first draft, or the widest sums that cost no more than its.
+
+    In the key set that ships, if the first can be; its name, or `own`, comes last.
+    """
+    found: tuple[Draft, Plan, fhe.Module, str] | None = None
     for draft in drafts:
         made = draft.plan()
-        circuit = _circuit(made, draft.edges, p_error)
-        if found and circuit.complexity > _NO_MORE * found[2].complexity:
+        module, keyset = _compiled(made, draft.edges, p_error)
+        if found and keyset != found[3]:
             break
-        found = draft, made, circuit
+        if found and module.complexity > _NO_MORE * found[2].complexity:
+            break
+        found = draft, made, module, keyset
     if found is None:
         raise BackendError("there is no draft to compile", code="fhe-bad-plan")
     return found
+
+
+def _compiled(
+    made: Plan, edges: Sequence[Edges], p_error: float
+) -> tuple[fhe.Module, str]:
+    """Compile a plan, and say in which key set.
+
+    Where no parameters in the key set will do, Concrete chooses others without a word.
+    """
+    spec = shipped(TREES)
+    if p_error == spec.p_error:
+        program = {"keyset": spec.keyset, "circuits": []}
+        info = ProgramInfo.deserialize(json.dumps(program).encode()).get_keyset_info()
+        module = _module(made, edges, p_error, info.get_restriction())
+        if json.loads(module.client.specs.serialize())["keyset"] == spec.keyset:
+            return module, spec.name
+    return _module(made, edges, p_error, None), "own"
 
 
 def _outputs(draft: Draft, integers: Ints) -> Floats:
@@ -102,39 +136,72 @@ def _outputs(draft: Draft, integers: Ints) -> Floats:
     return np.array(rows, dtype=np.float64)
 
 
-def _circuit(made: Plan, edges: Sequence[Edges], p_error: float) -> Any:
-    """Return the compiled circuit: (1, bits) to (1, outputs).
+def _batches(made: Plan) -> tuple[int, ...]:
+    """Return how many rows the circuits of a plan take, one first."""
+    short = len(made.look_ups) * _BATCH_ROWS <= _BATCH_LOOK_UPS
+    return (1, _BATCH_ROWS) if short else (1,)
 
-    Widths are stated, not sampled: an index has the table's bits and a sum the plan's,
-    both of which bound every input. Samples only tell Concrete the rest.
-    """
-    longest = max(len(u.bits) for u in made.look_ups)
-    position = np.array([_padded(u.bits, longest) for u in made.look_ups])
-    weight = np.array([_padded(u.weights, longest) for u in made.look_ups])
-    constant = np.array([u.constant for u in made.look_ups])
-    tables = fhe.LookupTable([fhe.LookupTable(list(u.table)) for u in made.look_ups])
-    into = np.zeros((len(made.look_ups), made.outputs), dtype=np.int64)
-    into[np.arange(len(made.look_ups)), [u.output for u in made.look_ups]] = 1
 
-    def run(x: Any) -> Any:
-        index = np.sum(x[0][position] * weight, axis=1) + constant
-        steps = tables[fhe.hint(index, bit_width=made.table_bits)]
-        sums = fhe.hint(steps @ into, bit_width=made.sum_bits)
-        return sums.reshape((1, made.outputs))
+class _Apart:
+    """Concrete's composition policy: no function's result is another's input."""
 
+    def get_rules_iter(self, funcs: Any) -> tuple[()]:
+        """Return no rules."""
+        _ = funcs
+        return ()
+
+
+def _module(
+    made: Plan, edges: Sequence[Edges], p_error: float, restriction: Any
+) -> fhe.Module:
+    """Return a compiled circuit for each number of rows, all on one key set."""
+    functions = {rows: _function(made, rows) for rows in _batches(made)}
+    samples = _samples(edges)
+    inputs = {
+        f.name: [np.concatenate([s] * rows) for s in samples]
+        for rows, f in functions.items()
+    }
     configuration = fhe.Configuration(
         p_error=p_error,
         compress_evaluation_keys=True,
         compress_input_ciphertexts=True,
         dump_artifacts_on_unexpected_failures=False,
+        keyset_restriction=restriction,
     )
-    compiler = fhe.Compiler(run, {"x": "encrypted"})
-    return compiler.compile(_samples(edges), configuration=configuration)
+    compiler = ModuleCompiler(list(functions.values()), _Apart())
+    return compiler.compile(inputs, configuration)
 
 
-def _padded(values: tuple[int, ...], length: int) -> list[int]:
+def _function(made: Plan, rows: int) -> FunctionDef:
+    """Return the circuit: (rows, bits) to (rows, outputs).
+
+    Widths are stated, not sampled: an index has the table's bits and a sum the plan's,
+    both of which bound every input. Samples only tell Concrete the rest.
+    """
+    longest = max(len(u.bits) for u in made.look_ups)
+    used = np.unique([bit for u in made.look_ups for bit in u.bits])
+    position = np.searchsorted(
+        used, [_padded(u.bits, longest, filler=int(used[0])) for u in made.look_ups]
+    )
+    weight = np.array([_padded(u.weights, longest, filler=0) for u in made.look_ups])
+    constant = np.array([u.constant for u in made.look_ups])
+    row = [fhe.LookupTable(list(u.table)) for u in made.look_ups]
+    tables = fhe.LookupTable([row] * rows)
+    into = np.zeros((len(made.look_ups), made.outputs), dtype=np.int64)
+    into[np.arange(len(made.look_ups)), [u.output for u in made.look_ups]] = 1
+
+    def run(x: Any) -> Any:
+        index = np.sum(x[:, used][:, position] * weight, axis=2) + constant
+        steps = tables[fhe.hint(index, bit_width=made.table_bits)]
+        return fhe.hint(steps @ into, bit_width=made.sum_bits)
+
+    run.__name__ = f"rows_{rows}"
+    return FunctionDef(run, {"x": "encrypted"})
+
+
+def _padded(values: tuple[int, ...], length: int, *, filler: int) -> list[int]:
     """Return as many values as asked for; a bit more with weight 0 changes nothing."""
-    return [*values, *[0] * (length - len(values))]
+    return [*values, *[filler] * (length - len(values))]
 
 
 def _samples(edges: Sequence[Edges]) -> list[Ints]:

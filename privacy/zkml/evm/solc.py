@@ -98,7 +98,10 @@ def compile_sources(
         "settings": settings,
     }
     said = _run([*find_solc(), "--standard-json"], json.dumps(job))
-    answer = json.loads(said[said.find("{") :])  # solcjs begins with a remark
+    try:
+        answer = json.loads(said[said.find("{") :])  # solcjs begins with a remark
+    except ValueError as exc:
+        raise BackendError("solc's answer is not JSON", code="solc-refused") from exc
     errors = [e for e in answer.get("errors", []) if e["severity"] == "error"]
     if errors:
         msg = f"solc refused: {errors[0]['formattedMessage'][:500]}"
@@ -115,14 +118,16 @@ def compile_sources(
 
 
 def _run(command: list[str], text: str) -> str:
-    with tempfile.TemporaryFile("w+") as given:  # solcjs cannot read a pipe's rest
+    """Return what the compiler said; solcjs reads and writes pipes only in part."""
+    with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as said:
         given.write(text)
         given.seek(0)
         try:
             done = subprocess.run(  # noqa: S603 - the compiler just found
                 command,
                 stdin=given,
-                capture_output=True,
+                stdout=said,
+                stderr=subprocess.PIPE,
                 text=True,
                 timeout=_TIMEOUT_S,
                 check=False,
@@ -130,7 +135,9 @@ def _run(command: list[str], text: str) -> str:
         except (OSError, subprocess.TimeoutExpired) as exc:
             msg = f"{command[-2]} did not run ({type(exc).__name__}): set PRIVACY_SOLC"
             raise UnavailableError(msg, code="solc-missing") from exc
-    if done.returncode or "{" not in done.stdout + "{" * ("--version" in command):
+        said.seek(0)
+        answer = said.read()
+    if done.returncode or not answer.strip():
         msg = f"solc ended with status {done.returncode}: {done.stderr[-300:]}"
         raise BackendError(msg, code="solc-refused")
-    return done.stdout
+    return answer

@@ -31,7 +31,7 @@ class Keys:
 class Engine:
     """Stands for `FheClient`: making keys is slow, and is counted."""
 
-    circuit_sha256 = "c" * 64
+    keyset_sha256 = "c" * 64
     saved: "dict[object, Keys]"
     made: int
 
@@ -42,6 +42,9 @@ class Engine:
         if folder not in Engine.saved:
             raise NotFoundError("none")
         return Engine.saved[folder]
+
+    def share_keys(self, keys):
+        return keys
 
     def generate_keys(self):
         Engine.made += 1

@@ -9,12 +9,13 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from sklearn.datasets import load_breast_cancer
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+from sklearn.ensemble import ExtraTreesRegressor, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
+from xgboost import XGBClassifier
 
 from privacy.bundle import (
     Bundle,
@@ -50,11 +51,15 @@ class Published:
         return np.load(self.request.clear)
 
 
+def split(load):
+    rows, truth = load(return_X_y=True)
+    rows = StandardScaler().fit_transform(rows).astype(np.float32)
+    return train_test_split(rows, truth, random_state=0)
+
+
 @pytest.fixture(scope="session")
 def data():
-    rows, labels = load_breast_cancer(return_X_y=True)
-    rows = StandardScaler().fit_transform(rows).astype(np.float32)
-    return train_test_split(rows, labels, random_state=0)
+    return split(load_breast_cancer)
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +127,35 @@ def forest(data, publisher, tmp_path_factory) -> Published:
     options = {"engine_rows": 2}
     request = make_request(root, data, clear, "none", estimator=model, options=options)
     return publish(root, publisher, request)
+
+
+@pytest.fixture(scope="session")
+def margins(publish_trees):
+    """XGBoost with three classes, its splits revealed."""
+    return publish_trees(
+        "margins",
+        split(load_wine),
+        XGBClassifier(n_estimators=2, max_depth=2),
+        lambda m, x: m.predict(x, output_margin=True),
+        activation="softmax",
+        task="classification",
+        splits="revealed",
+        engine_rows=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def regression(publish_trees):
+    return publish_trees(
+        "regression",
+        split(load_diabetes),
+        ExtraTreesRegressor(3, max_depth=3, random_state=0),
+        lambda m, x: m.predict(x),
+        activation="none",
+        task="regression",
+        circuit="fhe-native",
+        engine_rows=1,
+    )
 
 
 @pytest.fixture(scope="session")

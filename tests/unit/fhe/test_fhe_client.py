@@ -180,7 +180,7 @@ def test_decrypt_refuses_an_input_sent_back_as_the_result(linear, keys):
 
 def test_decrypt_refuses_a_flipped_bit_in_every_structural_word(linear, keys, output):
     frame = unpack(output, what="output")[0]
-    at = json.loads(linear.client_json)["result"]["at"]
+    at = json.loads(linear.client_json)["batches"][0]["result"]["at"]
     assert len(at) > 20
     for word in at:
         changed = bytearray(frame)

@@ -9,10 +9,6 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from sklearn.datasets import load_diabetes, load_wine
-from sklearn.ensemble import ExtraTreesRegressor
-from sklearn.model_selection import train_test_split
-from sklearn.preprocessing import StandardScaler
 from xgboost import XGBClassifier
 
 from privacy.child import Child
@@ -20,17 +16,12 @@ from privacy.encoding import pack, unpack
 from privacy.errors import FormatError
 from privacy.fhe import FheClient
 from privacy.fhe.binning import quantile_edges, threshold_edges
+from privacy.fhe.keysets import TREES
 from privacy.fhe.runner import Runner
 from privacy.fhe.spec import parse_spec
 from privacy.trees import ensemble_of
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-
-
-def split(load):
-    rows, truth = load(return_X_y=True)
-    rows = StandardScaler().fit_transform(rows).astype(np.float32)
-    return train_test_split(rows, truth, random_state=0)
 
 
 def answers(published, keys, rows, tmp_path):
@@ -41,35 +32,6 @@ def answers(published, keys, rows, tmp_path):
     return keys.decrypt(output, len(rows))
 
 
-@pytest.fixture(scope="module")
-def margins(publish_trees):
-    """XGBoost with three classes, its splits revealed."""
-    return publish_trees(
-        "margins",
-        split(load_wine),
-        XGBClassifier(n_estimators=2, max_depth=2),
-        lambda m, x: m.predict(x, output_margin=True),
-        activation="softmax",
-        task="classification",
-        splits="revealed",
-        engine_rows=1,
-    )
-
-
-@pytest.fixture(scope="module")
-def regression(publish_trees):
-    return publish_trees(
-        "regression",
-        split(load_diabetes),
-        ExtraTreesRegressor(3, max_depth=3, random_state=0),
-        lambda m, x: m.predict(x),
-        activation="none",
-        task="regression",
-        circuit="fhe-native",
-        engine_rows=1,
-    )
-
-
 def test_a_forest_is_published_as_our_own_circuit_and_says_what_it_lost(forest):
     params = forest.result.params
     assert params["circuit"] == parse_spec(forest.client_json).circuit == "fhe-native"
@@ -77,6 +39,8 @@ def test_a_forest_is_published_as_our_own_circuit_and_says_what_it_lost(forest):
     assert params["trees"] == 4
     assert params["look_ups"] < 20
     assert params["p_error"] == 2.0**-40
+    assert params["keyset"] == TREES
+    assert params["batch_rows"] == [1, 8]
     assert "not_fhe_native" not in params
     assert set(params["versions"]) == {"concrete-python"}
     assert params["binned"]["rows"] == forest.result.accuracy["rows"]
@@ -97,8 +61,8 @@ def test_a_forests_two_probabilities_come_from_one_small_ciphertext(
     assert forest.result.cost["output_bytes"] < 20_000
 
 
-def test_three_classes_give_the_clear_models_margins(margins, tmp_path):
-    keys = FheClient(margins.client_json).generate_keys()
+def test_three_classes_give_the_clear_models_margins(margins, forest_keys, tmp_path):
+    keys = FheClient(margins.client_json).share_keys(forest_keys)
     found = answers(margins, keys, margins.held[:2], tmp_path)
     steps = parse_spec(margins.client_json).output.scale
     error = np.abs(found - margins.clear[:2])
@@ -107,8 +71,8 @@ def test_three_classes_give_the_clear_models_margins(margins, tmp_path):
     assert margins.result.params["binned"]["max_error"] < 1e-6
 
 
-def test_a_regression_gives_the_clear_models_values(regression, tmp_path):
-    keys = FheClient(regression.client_json).generate_keys()
+def test_a_regression_gives_the_clear_models_values(regression, forest_keys, tmp_path):
+    keys = FheClient(regression.client_json).share_keys(forest_keys)
     found = answers(regression, keys, regression.held[:2], tmp_path)
     worst = regression.result.accuracy["max_error"]
     assert np.abs(found - regression.clear[:2]).max() <= worst
@@ -137,6 +101,7 @@ from pathlib import Path
 import numpy as np
 from privacy.bundle import open_bundle
 from privacy.fhe import FheClient
+from privacy.fhe.keysets import TREES
 from privacy.fhe.runner import Runner
 root, scratch = Path(sys.argv[1]), Path(sys.argv[2])
 keys = FheClient((root / "fhe" / "client.json").read_bytes()).generate_keys()
@@ -175,7 +140,9 @@ def test_hostile_bytes_are_refused_or_run_and_never_kill_the_worker(
             return (tmp_path / "output").read_bytes()
 
         hostile = [b"", frame[:-8], frame + bytes(8), bytes(len(frame))]
-        hostile += [_flipped(frame, at * 8) for at, _ in spec.ciphertext.words]
+        hostile += [
+            _flipped(frame, at * 8) for at, _ in spec.batches[0].ciphertext.words
+        ]
         for ciphertext in hostile:
             with pytest.raises(FormatError, match="encrypt for forest 1"):
                 job(ciphertext, whole)
@@ -183,7 +150,7 @@ def test_hostile_bytes_are_refused_or_run_and_never_kill_the_worker(
             with pytest.raises(FormatError, match="make keys for forest 1"):
                 job(frame, keys)
         for seed in range(3):
-            scrambled = _scrambled(frame, spec.ciphertext, seed)
+            scrambled = _scrambled(frame, spec.batches[0].ciphertext, seed)
             output = job(scrambled, whole)
             assert forest_keys.decrypt(output, 1).shape == (1, 2)
         assert worker.alive

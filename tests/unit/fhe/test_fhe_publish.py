@@ -175,6 +175,7 @@ def agreed(linear):
         n_bits={},
         folder=Path(),
         program=spec.program,
+        functions=(("main", 1),),
         features=30,
         quantizers=spec.quantizers,
         output=spec.output,

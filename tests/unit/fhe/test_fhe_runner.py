@@ -90,7 +90,7 @@ class CountingCircuit:
         self.loaded.append(raw[:64])
         return raw[:64]
 
-    def run(self, ciphertext, evaluation_keys):
+    def run(self, function, ciphertext, evaluation_keys):
         return evaluation_keys
 
 
@@ -142,7 +142,7 @@ class DyingCircuit(CountingCircuit):
         super().__init__()
         self.ran = 0
 
-    def run(self, ciphertext, evaluation_keys):
+    def run(self, function, ciphertext, evaluation_keys):
         self.ran += 1
         if self.ran == 3:
             raise KeyboardInterrupt
@@ -254,7 +254,10 @@ def test_malformed_ciphertexts_are_refused_and_the_worker_lives(
         result,
         keys[:4096],
     ]
-    hostile += [flipped(frame, i * 8, i % 8) for i, _ in runner._spec.ciphertext.words]
+    hostile += [
+        flipped(frame, i * 8, i % 8)
+        for i, _ in runner._spec.batches[0].ciphertext.words
+    ]
     for ciphertext in hostile:
         with pytest.raises(FormatError, match="encrypt for tree 1") as caught:
             job(pack([frame, ciphertext]), keys)
@@ -286,7 +289,7 @@ def test_random_words_in_free_places_do_not_crash_the_worker(
     """What the templates let through is garbage to the engine, not poison."""
     keys = _scrambled(tree_keys.evaluation_keys(), runner._spec.keys, seed=4)
     frame = unpack(blob, what="input")[0]
-    scrambled = _scrambled(frame, runner._spec.ciphertext, seed=5)
+    scrambled = _scrambled(frame, runner._spec.batches[0].ciphertext, seed=5)
     for raw, with_keys in (
         (pack([scrambled]), tree_keys.evaluation_keys()),
         (blob, keys),

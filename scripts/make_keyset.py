@@ -1,0 +1,52 @@
+"""Make a key set that ships: `python scripts/make_keyset.py > …/trees-1.json`.
+
+Compiles a reference circuit of what tree ensembles need (look-ups of four bits, summed
+into six) and prints the parameters that Concrete's optimizer finds cheapest for it, the
+same on every machine. The test of the shipped files runs this again.
+"""
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+from concrete import fhe  # noqa: TID253 - it compiles
+
+from privacy.encoding import Json
+from privacy.fhe.keysets import FORMAT, TREES
+
+P_ERROR = 2.0**-40
+TABLE_BITS, SUM_BITS = 4, 6
+LOOK_UPS, TERMS = 64, 4
+
+
+def make() -> Json:
+    """Return the content of `trees-1.json`."""
+    position = np.arange(LOOK_UPS * TERMS).reshape(LOOK_UPS, TERMS)
+    tables = fhe.LookupTable(
+        [fhe.LookupTable([i % 2] * (1 << TABLE_BITS)) for i in range(LOOK_UPS)]
+    )
+
+    def run(x: Any) -> Any:
+        index = fhe.hint(np.sum(x[position], axis=1), bit_width=TABLE_BITS)
+        return fhe.hint(np.sum(tables[index]), bit_width=SUM_BITS)
+
+    configuration = fhe.Configuration(
+        p_error=P_ERROR,
+        compress_evaluation_keys=True,
+        compress_input_ciphertexts=True,
+        dump_artifacts_on_unexpected_failures=False,
+    )
+    compiler = fhe.Compiler(run, {"x": "encrypted"})
+    circuit = compiler.compile([np.zeros(LOOK_UPS * TERMS, int)], configuration)
+    program = json.loads(circuit.client.specs.serialize())
+    return {
+        "format": FORMAT,
+        "name": TREES,
+        "p_error": P_ERROR,
+        "keyset": program["keyset"],
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(make(), indent=1, sort_keys=True) + "\n")
