@@ -59,6 +59,7 @@ def _mode(live: Live, bundle: Bundle, rows: Any, mode: Mode, times: int) -> Json
                 live.url,
                 api_key=live.key,
                 home=home,
+                allow_plaintext_keys=True,
                 allow_simulated=True,
                 allow_insecure_srs=True,
             )

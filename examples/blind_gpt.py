@@ -48,7 +48,12 @@ def main() -> int:
     console.rule("2. the data owner writes, blind")
     with (
         gateway(args.folder) as (url, api_key),
-        Client(url, api_key=api_key, home=args.folder / "owner") as client,
+        Client(
+            url,
+            api_key=api_key,
+            home=args.folder / "owner",
+            passphrase="of the example",  # noqa: S106 - no secret
+        ) as client,
     ):
         blind, usage = received(args.folder, model.characters, client)
         started = time.monotonic()

@@ -2,7 +2,7 @@
 
 PrivacyError
 ├── FormatError            bytes or values are not what the format says    exit 2
-├── AuthError              no key, a wrong key, or a key without the scope  exit 3
+├── AuthError              no key or passphrase, a wrong one, no scope      exit 3
 ├── NotFoundError          no such model, job, blob or mode                exit 4
 ├── ConflictError          the request contradicts an earlier one          exit 2
 ├── LimitError             too large, too many or too slow                 exit 2
@@ -41,7 +41,7 @@ class FormatError(PrivacyError):
 
 
 class AuthError(PrivacyError):
-    """No API key, a wrong one, or one without the scope."""
+    """No API key or passphrase, a wrong one, or a key without the scope."""
 
     default_code = "unauthenticated"
     exit_code = 3

@@ -17,6 +17,14 @@ def home_of_this_run(tmp_path_factory):
         yield home
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _passphrase():
+    """Of the FHE keys that any test or its child processes make."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRIVACY_PASSPHRASE", "passphrase of the tests")
+        yield
+
+
 @pytest.fixture
 def repository_on_path():
     """Environment for child processes that import `tests.support`."""

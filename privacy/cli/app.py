@@ -42,6 +42,7 @@ _GROUPS = {
     "fhe": "Circuits for encrypted inputs.",
     "zk": "Circuits and proofs.",
     "chain": "Smart contracts.",
+    "keys": "Your FHE keys.",
 }
 _groups: dict[str, typer.Typer] = {}
 

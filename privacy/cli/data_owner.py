@@ -1,6 +1,8 @@
 """Commands of the data owner: login, models, infer, jobs, verify, modes."""
 
 import sys
+from contextlib import ExitStack
+from functools import partial
 from getpass import getpass
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +20,11 @@ from privacy.cli.output import (
     safe,
     size,
     table,
+)
+from privacy.cli.passphrase import (
+    AllowPlaintextKeys,
+    PassphraseFile,
+    passphrase_from,
 )
 from privacy.client import Answer, Client, Verdict, verify_saved
 from privacy.client.home import Home
@@ -65,16 +72,33 @@ def login(
         str | None,
         typer.Option(envvar="PRIVACY_API_KEY", help="Asked for if it is not given."),
     ] = None,
+    name: Annotated[
+        str, typer.Option(help="Call this gateway so, beside the default one.")
+    ] = "",
+    keyring: Annotated[
+        bool,
+        typer.Option(
+            "--keyring",
+            help="Keep the API key, and the passphrase of FHE keys to come, in the "
+            "system's keyring.",
+        ),
+    ] = False,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Save a gateway's address and your API key (file mode 0600)."""
+    """Save a gateway's address and your API key (file mode 0600, or the keyring)."""
     api_key = api_key or _asked_key()
     with Client(gateway, api_key=api_key, home=home) as client:
         models = client.models()
-        client.home.save_config(gateway=client.gateway, api_key=client.api_key)
+        client.home.save_login(
+            gateway=client.gateway,
+            api_key=client.api_key,
+            name=name,
+            keyring=keyring,
+        )
     if as_json:
-        print_json({"gateway": client.gateway, "models": len(models)})
+        told = {"gateway": client.gateway, "name": name, "models": len(models)}
+        print_json(told)
     else:
         out.print(f"logged in to {safe(client.gateway)}: {len(models)} models")
 
@@ -186,32 +210,81 @@ def infer(
     allow_insecure_srs: AllowInsecureSrs = False,
     allow_unsigned: AllowUnsigned = False,
     allow_out_of_range: AllowOutOfRange = False,
+    passphrase_file: PassphraseFile = None,
+    allow_plaintext_keys: AllowPlaintextKeys = False,
+    verify_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Mode fhe: have each row answered again with this chance, and compare."
+        ),
+    ] = None,
+    verify_runs: Annotated[
+        int, typer.Option(min=0, help="How often; once by each second gateway.")
+    ] = 0,
+    verify_tolerance: Annotated[
+        float, typer.Option(min=0, help="How far outputs of two runs may differ.")
+    ] = 0.0,
+    second_gateway: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or address of another gateway to ask again, of a login; may be "
+            "repeated. Else this one's own nodes."
+        ),
+    ] = None,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a model on your rows and print the verified answer."""
-    with (
-        progress(quiet=as_json) as notify,
-        Client(
-            gateway,
-            api_key=api_key,
+    with ExitStack() as stack:
+        open_client = partial(
+            Client,
             home=home,
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             allow_unsigned=allow_unsigned,
             allow_out_of_range=allow_out_of_range,
-            notify=notify,
-        ) as client,
-    ):
+            passphrase=passphrase_from(passphrase_file),
+            allow_plaintext_keys=allow_plaintext_keys,
+            notify=stack.enter_context(progress(quiet=as_json)),
+        )
+        client = stack.enter_context(open_client(gateway, api_key=api_key))
+        others = [
+            stack.enter_context(open_client(name, api_key=_saved_key(client, name)))
+            for name in second_gateway or ()
+        ]
         bundle = client.model(model)
         rows = read_rows(input_, [c.name for c in bundle.manifest.columns])
-        answer = client.infer(model, rows, mode=mode)
+        answer = client.infer(
+            model,
+            rows,
+            mode=mode,
+            verify_runs=verify_runs or len(others) or int(verify_share is not None),
+            verify_share=1.0 if verify_share is None else verify_share,
+            verify_tolerance=verify_tolerance,
+            verify_with=others,
+        )
     if as_json:
         print_json(answer.as_dict())
     else:
         print_answer(answer, bundle)
+
+
+def _saved_key(client: Client, gateway: str) -> str:
+    """Return the API key of a second gateway's login.
+
+    The first one's, from an option or the environment, is not for another operator.
+
+    Raises:
+        AuthError: There is no login.
+    """
+    address = client.home.address(gateway).rstrip("/")
+    key = client.api_key if address == client.gateway else client.home.api_key(address)
+    if not key:
+        msg = f"log in to {address} first: privacy login {address} --name NAME"
+        raise AuthError(msg)
+    return key
 
 
 def print_answer(answer: Answer, bundle: Bundle) -> None:

@@ -86,7 +86,7 @@ def progress(*, quiet: bool) -> Iterator[Callable[[Json], None]]:
         yield lambda _: None
     elif err.is_terminal:
         columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-        with Bar(*columns, console=err, transient=True) as bar:
+        with Bar(*columns, console=err, transient=True) as bar, _shown(bar):
             line = bar.add_task("working", total=None)
             yield lambda event: bar.update(line, description=describe(event))
     else:
@@ -99,6 +99,30 @@ def progress(*, quiet: bool) -> Iterator[Callable[[Json], None]]:
                 err.print(f"… {text}", soft_wrap=True)
 
         yield say
+
+
+_bars: list[Bar] = []
+
+
+@contextmanager
+def _shown(bar: Bar) -> Iterator[None]:
+    _bars.append(bar)
+    try:
+        yield
+    finally:
+        _bars.pop()
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Take the progress line away meanwhile, to ask something on the terminal."""
+    for bar in _bars:
+        bar.stop()
+    try:
+        yield
+    finally:
+        for bar in _bars:
+            bar.start()
 
 
 def size(count: float) -> str:

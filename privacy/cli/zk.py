@@ -1,4 +1,4 @@
-"""Commands about proofs: zk verify, zk audit."""
+"""Commands about proofs: zk verify, zk audit, zk tune."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,10 @@ import typer
 
 from privacy.cli.app import AsJson, HomeDir, command
 from privacy.cli.data_owner import AllowInsecureSrs
-from privacy.cli.output import out, print_json, progress, safe, table
+from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.client.home import Home
 from privacy.client.proofs import ProvenAnswer, verify_proof_file
-from privacy.encoding import check_sha256
+from privacy.encoding import Json, check_sha256
 from privacy.errors import FormatError
 from privacy.files import default_home
 
@@ -92,6 +92,71 @@ def audit(
     for check in found["checks"]:
         line = f"[green]equal[/] {check['name']}: {safe(check['detail'])}"
         out.print(line, soft_wrap=True)
+
+
+@command("zk tune")
+def tune(
+    model: Annotated[Path, typer.Argument(help="A model file, as `publish` takes it.")],
+    data: Annotated[Path, typer.Option(help="Calibration rows, raw: .csv or .npy.")],
+    objective: Annotated[
+        str, typer.Option(help="time to prove, size of the key, or gas to verify.")
+    ] = "time",
+    label: Annotated[
+        str | None, typer.Option(help="CSV column that is no feature.")
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="For networks: classification or regression.")
+    ] = "",
+    activation: Annotated[
+        str, typer.Option(help="For networks: none, sigmoid, softmax, …")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Find the circuit that proves a model's answers best; publishing uses it."""
+    from privacy.publish.tuning import tune_circuit
+
+    for path in (model, data):
+        _need_file(path)
+    with progress(quiet=as_json) as notify:
+        found = tune_circuit(
+            model,
+            data,
+            label=label,
+            task=task,
+            activation=activation,
+            options={"objective": objective},
+            progress=notify,
+        )
+    if as_json:
+        print_json(found)
+    else:
+        _print_tuned(found)
+
+
+def _print_tuned(found: Json) -> None:
+    columns = ["bits", "base", "columns", "rows", "proven in", "key", "proof"]
+    rows = []
+    for tried in found["tried"]:
+        c = tried["choice"]
+        mark = "*" if c == found["chosen"] else ""
+        rows.append(
+            [
+                f"{c['scale_bits']}{mark}",
+                f"{c['decomp_base']}^{c['decomp_legs']}",
+                str(tried["expected"]["advice"]),
+                f"2^{c['logrows']}",
+                f"{duration(tried['prove_s'])} ({duration(tried['cpu_s'])} of CPU)",
+                size(tried["proving_key_bytes"]),
+                size(tried["proof_bytes"]),
+            ]
+        )
+    table(f"best for {found['objective']} (*)", columns, rows)
+    accuracy = found["accuracy"]
+    out.print(
+        f"{found['considered']} layouts considered, {found['proofs']} proven, "
+        f"{duration(found['seconds'])}; largest error {accuracy['max_error']:.2g}"
+        + (" (found before)" if found["from_cache"] else "")
+    )
 
 
 def _need_file(path: Path) -> None:

@@ -53,6 +53,8 @@ class Answer:
         seconds: Where the time went, by stage.
         bytes_up: Bytes sent for this job, new evaluation keys included.
         bytes_down: Bytes received.
+        gateway: Its address.
+        node: The machine that ran the job, by the name that its receipt gives.
         receipt: Where the receipt and its evidence are kept.
     """
 
@@ -68,6 +70,8 @@ class Answer:
     seconds: Json
     bytes_up: int
     bytes_down: int
+    gateway: str
+    node: str
     receipt: Path
 
     def as_dict(self) -> Json:

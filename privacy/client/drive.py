@@ -9,7 +9,7 @@ from typing import Any, Self, TypeVar
 import httpx
 
 from privacy.client.infer import Meter
-from privacy.client.wire import Call, Flow, Reply, Work, check_reply
+from privacy.client.wire import Call, Flow, On, Reply, Work, check_reply
 from privacy.errors import AuthError, FormatError, LimitError, UnavailableError
 
 T = TypeVar("T")
@@ -128,9 +128,11 @@ class SyncDriver:
             except Exception as exc:  # noqa: BLE001 - the flow decides
                 error = exc
 
-    def _step(self, step: Call | Work, meter: Meter) -> Any:
+    def _step(self, step: Call | Work | On, meter: Meter) -> Any:
         if isinstance(step, Work):
             return step.run()
+        if isinstance(step, On):
+            return step.driver.run(step.flow, step.meter)
         while True:
             try:
                 return self._ask(step, meter)
@@ -198,9 +200,11 @@ class AsyncDriver:
             except Exception as exc:  # noqa: BLE001 - the flow decides
                 error = exc
 
-    async def _step(self, step: Call | Work, meter: Meter) -> Any:
+    async def _step(self, step: Call | Work | On, meter: Meter) -> Any:
         if isinstance(step, Work):
             return await asyncio.to_thread(step.run)
+        if isinstance(step, On):
+            return await step.driver.run(step.flow, step.meter)
         while True:
             try:
                 return await self._ask(step, meter)

@@ -3,7 +3,7 @@
     config.json        gateway address and API key, 0600
     gateways/ID.json   a gateway's receipt keys, models and publishers as first seen
     publishers.json    publishers to trust, and publisher.key: see `privacy.publisher`
-    fhe/DIGEST/        FHE secret keys of a key set, 0600
+    keys/ID.sealed     FHE secret keys: see `privacy.client.keystore`
     models/SHA256/     a model's manifest and public files, by model digest
     receipts/JOB/      receipt.json with what is needed to check it offline
 
@@ -20,6 +20,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from privacy.bundle import check_name
+from privacy.client.keyring import get_secret, put_secret
 from privacy.encoding import Json, check_sha256, parse_object, sha256_hex
 from privacy.errors import FormatError, VerificationError
 from privacy.files import make_folder, write_atomic
@@ -36,12 +38,50 @@ class Home:
     root: Path
 
     def config(self) -> Json:
-        """Return `gateway` and `api_key` as saved, or nothing."""
+        """Return what `save_login` saved, or nothing."""
         return self._read(self.root / "config.json")
 
-    def save_config(self, *, gateway: str, api_key: str) -> None:
-        """Keep the gateway's address and the API key."""
-        self._write(self.root / "config.json", {"gateway": gateway, "api_key": api_key})
+    def save_login(
+        self, *, gateway: str, api_key: str, name: str = "", keyring: bool = False
+    ) -> None:
+        """Keep a gateway's address and the API key.
+
+        Args:
+            gateway: Its address.
+            api_key: The key for it.
+            name: To call it by; without one it is the gateway used by default.
+            keyring: Keep the API key, and from now on the passphrase of new FHE keys,
+                in the operating system's keyring.
+        """
+        if keyring:
+            put_secret(_keyring_name(gateway), api_key)
+        login = {"gateway": gateway, "api_key": "" if keyring else api_key}
+        with self.locked("config"):
+            config = self.config()
+            if name:
+                check_name(name)
+                named = {**config.get("gateways", {}), name: login}
+                config = {**config, "gateways": named}
+            if not name or "gateway" not in config:
+                config = {**config, **login}
+            if keyring:
+                config["keyring"] = True
+            self._write(self.root / "config.json", config)
+
+    def address(self, gateway: str) -> str:
+        """Return the address of a gateway named at its login, else the text itself."""
+        named = self.config().get("gateways", {})
+        return str(named[gateway]["gateway"] if gateway in named else gateway)
+
+    def api_key(self, gateway: str) -> str:
+        """Return the API key saved for the gateway of an address, "" if none is."""
+        config = self.config()
+        for login in (config, *config.get("gateways", {}).values()):
+            if login.get("gateway") == gateway:
+                in_ring = config.get("keyring") and not login["api_key"]
+                found = get_secret(_keyring_name(gateway)) if in_ring else None
+                return found or str(login["api_key"])
+        return ""
 
     def pins(self, gateway: str) -> Json:
         """Return what was first seen of a gateway: `keys` (JWKs) and `models`."""
@@ -116,10 +156,6 @@ class Home:
         """Return the folder of a model's public files, a partial bundle."""
         return self.root / "models" / check_sha256(sha256, what="model digest")
 
-    def fhe_keys(self, keyset_sha256: str) -> Path:
-        """Return the folder of the FHE keys of a key set."""
-        return self.root / "fhe" / keyset_sha256
-
     def receipt_folder(self, job_id: str) -> Path:
         """Return the folder where a job's receipt is kept."""
         if not JOB_ID.fullmatch(job_id):
@@ -146,3 +182,7 @@ class Home:
 
     def _write(self, path: Path, value: Json) -> None:
         write_atomic(path, json.dumps(value, indent=1).encode(), private=True)
+
+
+def _keyring_name(gateway: str) -> str:
+    return f"api-key {gateway}"

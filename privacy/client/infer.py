@@ -54,7 +54,12 @@ from privacy.runs import MAX_ROWS
 _POLL_S = 2
 _SOON_S = 0.05
 _MAX_OUTPUT_BYTES = 1 << 29
-_ENCLAVE_TRIES = 3
+_TRIES = 3
+_AGAIN = {
+    "enclave-gone": "the enclave was replaced: attest the new one",
+    "unknown-keys": "the evaluation keys have expired: upload them again",
+    "unknown-blob": "the input has expired: upload it again",
+}
 _TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 
 
@@ -80,9 +85,18 @@ class Meter:
 
 
 def infer(
-    context: Context, bundle: Bundle, mode: Mode, rows: list[list[float]], meter: Meter
+    context: Context,
+    bundle: Bundle,
+    mode: Mode,
+    rows: list[list[float]],
+    meter: Meter,
+    *,
+    keep_input: bool = False,
 ) -> Flow[Answer]:
-    """Run one job and return its verified answer; see the module for the steps."""
+    """Run one job and return its verified answer; see the module for the steps.
+
+    With `keep_input` the uploaded input lies beside the receipt afterwards.
+    """
     manifest = bundle.manifest
     manifest.mode(mode)
     rows = finite_rows(rows, columns=len(manifest.columns), max_rows=MAX_ROWS)
@@ -110,7 +124,8 @@ def infer(
         )
         raise VerificationError(msg, code="receipt-mismatch")
     meter.stage("verify")
-    folder = _keep(context.home, receipt, raw_receipt, output, evidence)
+    sent = prepared.blob if keep_input else b""
+    folder = _keep(context.home, receipt, raw_receipt, output, evidence, sent)
     return Answer(
         job_id=receipt.job_id,
         model=label(bundle),
@@ -128,6 +143,8 @@ def infer(
         seconds={k: round(v, 6) for k, v in meter.seconds.items()},
         bytes_up=meter.bytes_up,
         bytes_down=meter.bytes_down,
+        gateway=context.gateway,
+        node=receipt.node,
         receipt=folder / "receipt.json",
     )
 
@@ -162,7 +179,12 @@ def check_outputs(raw: Any, *, rows: int, outputs: int) -> None:
 
 
 def _keep(
-    home: Home, receipt: Receipt, raw_receipt: bytes, output: bytes, evidence: bytes
+    home: Home,
+    receipt: Receipt,
+    raw_receipt: bytes,
+    output: bytes,
+    evidence: bytes,
+    sent: bytes,
 ) -> Path:
     """Keep what a check offline needs, the receipt last, and return the folder.
 
@@ -174,6 +196,8 @@ def _keep(
         msg = f"the gateway gave this job the id of an earlier one, {receipt.job_id}"
         raise VerificationError(msg, code="job-id-reused")
     write_atomic(folder / "output.bin", output, private=True)
+    if sent:
+        write_atomic(folder / "input.bin", sent, private=True)
     if evidence:
         write_atomic(folder / "evidence.json", evidence, private=True)
     write_atomic(folder / "receipt.json", raw_receipt, private=True)
@@ -183,8 +207,8 @@ def _keep(
 def _submit(
     context: Context, bundle: Bundle, mode: Mode, rows: Any, meter: Meter
 ) -> Flow[tuple[Session, Prepared, Json]]:
-    """Run the job; an enclave that was replaced meanwhile is attested anew."""
-    for left in reversed(range(_ENCLAVE_TRIES)):
+    """Run the job; what was lost at the gateway meanwhile is made or sent anew."""
+    for left in reversed(range(_TRIES)):
         session = session_for(mode, context, bundle)
         prepared = yield from session.prepare(rows)
         path = f"/v1/blobs/{sha256_hex(prepared.blob)}"
@@ -195,9 +219,9 @@ def _submit(
         try:
             job = yield from _run(context, bundle, mode, prepared)
         except PrivacyError as exc:
-            if exc.code != "enclave-gone" or not left:
+            if exc.code not in _AGAIN or not left:
                 raise
-            context.notify({"stage": "the enclave was replaced: attest the new one"})
+            context.notify({"stage": _AGAIN[exc.code]})
         else:
             return session, prepared, job
     raise UnavailableError("no enclave stayed up", code="enclave-gone")

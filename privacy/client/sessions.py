@@ -3,7 +3,6 @@
 import os
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
@@ -12,12 +11,14 @@ import numpy as np
 
 from privacy.bundle import Bundle
 from privacy.client.answer import Check
+from privacy.client.fhe_keys import FheKeys, load_fhe, upload_keys
 from privacy.client.home import Home
+from privacy.client.keystore import KeyStore
 from privacy.client.model import Notify
-from privacy.client.upload import upload, uploaded
+from privacy.client.passphrase import Unlock
 from privacy.client.wire import Call, Flow, Reply, Work
-from privacy.encoding import b64url, canonical_json, parse_canonical, sha256_hex
-from privacy.errors import FormatError, NotFoundError, VerificationError
+from privacy.encoding import b64url, canonical_json, parse_canonical
+from privacy.errors import FormatError, VerificationError
 from privacy.modes import Mode
 
 T = TypeVar("T")
@@ -32,6 +33,7 @@ class Context:
         memory: What was loaded, kept for the next job: FHE keys by their key set, and
             by model as its jobs use them.
         lock: Held while `memory` is read or filled.
+        unlock: Opens the key store.
     """
 
     home: Home
@@ -40,9 +42,15 @@ class Context:
     allow_simulated: bool = False
     allow_insecure_srs: bool = False
     allow_out_of_range: bool = False
+    unlock: Unlock = field(default_factory=Unlock)
     memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    @property
+    def store(self) -> KeyStore:
+        """The data owner's FHE keys."""
+        return KeyStore(self.home, self.unlock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,43 +120,24 @@ def param(bundle: Bundle, mode: Mode, name: str, kind: type[T]) -> T:
 class _Fhe:
     context: Context
     bundle: Bundle
-    _used: "_FheKeys | None" = None
+    _used: FheKeys | None = None
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
-        keys: _FheKeys = yield Work(self._keys)
+        keys: FheKeys = yield Work(self._keys)
         self._used = keys  # the answer opens with these and no others
         keys_sha256 = ""
         if param(self.bundle, Mode.FHE, "needs_keys", bool):
-            keys_sha256 = yield from self._upload(keys)
+            keys_sha256 = yield from upload_keys(self.context, keys)
         blob: bytes = yield Work(lambda: keys.client.encrypt(rows))
         return Prepared(blob, rows, keys_sha256)
 
-    def _keys(self) -> "_FheKeys":
+    def _keys(self) -> FheKeys:
         memory, model = self.context.memory, self.bundle.sha256
         with self.context.lock:  # jobs at once must not make keys each
             if model not in memory:
-                memory[model] = _load_fhe(self.context, self.bundle)
-            found: _FheKeys = memory[model]
+                memory[model] = load_fhe(self.context, self.bundle)
+            found: FheKeys = memory[model]
         return found
-
-    def _upload(self, keys: "_FheKeys") -> Flow[str]:
-        """Upload the evaluation keys unless the gateway has them from us."""
-        raw, known = b"", keys.uploaded
-        if not known.sha256:
-            raw = yield Work(keys.client.evaluation_keys)
-            known.sha256 = sha256_hex(raw)
-        path = f"/v1/keys/{known.sha256}"
-        is_here, offset = yield from uploaded(path)
-        if not is_here:
-            raw = raw or (yield Work(keys.client.evaluation_keys))
-            yield from upload(
-                path,
-                raw,
-                notify=self.context.notify,
-                stage="upload keys",
-                offset=offset,
-            )
-        return known.sha256
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
@@ -160,50 +149,6 @@ class _Fhe:
         raw = yield Work(lambda: keys.client.decrypt(output, rows=len(prepared.rows)))
         check = Check("decrypted-here", "the key that opens the answer never left here")
         return Opened(raw, (check,))
-
-
-@dataclass(slots=True)
-class _Uploaded:
-    """The digest of a key set's evaluation keys once known, whatever the model."""
-
-    sha256: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _FheKeys:
-    """A data owner's loaded keys as one model uses them."""
-
-    client: Any
-    uploaded: _Uploaded = field(default_factory=_Uploaded)
-
-
-def _load_fhe(context: Context, bundle: Bundle) -> _FheKeys:
-    """Return the keys of a model's key set, shared with other models of the set."""
-    from privacy.fhe.client import FheClient
-    from privacy.fhe.machine import check_engine
-
-    check_engine(bundle.manifest.mode(Mode.FHE).params)
-    client = FheClient(bundle.path("fhe/client.json").read_bytes())
-    shared = context.memory.get(client.keyset_sha256)
-    if shared is None:
-        shared = _FheKeys(_load_keys(context, client))
-        context.memory[client.keyset_sha256] = shared
-    return _FheKeys(client.share_keys(shared.client), shared.uploaded)
-
-
-def _load_keys(context: Context, client: Any) -> Any:
-    """Return the saved keys of a key set, or new ones that are then saved."""
-    folder = context.home.fhe_keys(client.keyset_sha256)
-    context.notify({"stage": "load FHE keys"})
-    with suppress(NotFoundError):
-        return client.load_keys(folder)
-    with context.home.locked(f"fhe-{client.keyset_sha256[:16]}"):
-        with suppress(NotFoundError):  # another process may have made them meanwhile
-            return client.load_keys(folder)
-        context.notify({"stage": "generate FHE keys"})
-        keys = client.generate_keys()
-        keys.save(folder)
-        return keys
 
 
 @dataclass(slots=True)

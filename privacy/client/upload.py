@@ -1,13 +1,16 @@
 """Uploads that go on where they stopped when the connection breaks."""
 
+import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from privacy.client.model import Notify
-from privacy.client.wire import Call, Flow, Reply
+from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import Json
 from privacy.errors import PrivacyError
 
 _TRIES_WITHOUT_PROGRESS = 5
+_PAUSE_S = 0.3
 _QUICK_BYTES = 1 << 20
 _MAY_GO_ON = {"gateway-unreachable", "upload-too-slow", "upload-offset"}
 _HERE, _PART, _NOTHING = 200, 204, 404
@@ -53,6 +56,7 @@ def upload(
         except PrivacyError as exc:
             if exc.code not in _MAY_GO_ON:
                 raise
+            yield Work(partial(time.sleep, _PAUSE_S))  # the gateway may not know yet
             is_here, found = yield from uploaded(path)
             if is_here:
                 return

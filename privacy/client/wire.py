@@ -108,7 +108,21 @@ class Work:
     run: Callable[[], Any]
 
 
-Flow = Generator[Call | Work, Any, T]
+@dataclass(frozen=True, slots=True)
+class On:
+    """A flow for another gateway's connection; gives what it returns.
+
+    Attributes:
+        driver: Of the other client, of the same kind as the one that runs this.
+        meter: Counts the other's bytes.
+    """
+
+    driver: Any
+    flow: Any
+    meter: Any
+
+
+Flow = Generator[Call | Work | On, Any, T]
 
 
 def post_json(path: str, body: Json, **headers: str) -> Call:

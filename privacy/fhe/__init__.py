@@ -4,7 +4,6 @@
 
     client = FheClient(Path("client.json").read_bytes())
     keys = client.generate_keys()
-    keys.save(Path("keys"))
     upload(keys.evaluation_keys())
     output = run_job(keys.encrypt(rows))
     print(keys.decrypt(output, len(rows)))

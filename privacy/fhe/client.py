@@ -1,13 +1,12 @@
 """The data owner's side: keys, encryption, decryption. Needs Concrete, not Concrete-ML.
 
 Keys belong to a key set, not to a model: circuits with the same `keyset_sha256` share
-them, whoever published them. The secret keys stay in this process and, if saved, in one
-file that only its owner can read (mode 0600, not encrypted). The file is bound to the
-key set and checked whole before the engine reads it.
+them, whoever published them. The secret keys stay in this process. For keeping (see
+`privacy.client.keystore`) `ClientKeys.to_bytes` gives them, bound to the key set; they
+are checked whole before the engine reads them again.
 """
 
 import threading
-from pathlib import Path
 
 import numpy as np
 
@@ -19,15 +18,13 @@ from privacy.encoding import (
     sha256_hex,
     unpack,
 )
-from privacy.errors import BackendError, FormatError, NotFoundError
+from privacy.errors import BackendError, FormatError
 from privacy.fhe.backend import Floats, Keyset, load_backend
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.security import check_parameters
 from privacy.fhe.spec import CircuitSpec, parse_program, parse_spec
-from privacy.files import write_atomic
 from privacy.runs import MAX_ROWS
 
-KEYS_FILE = "fhe-secret.keys"
 _KEYS_FORMAT = "privacy-compute/fhe-keys/2"
 _AGAIN = "fetch the model's client.json again"
 
@@ -63,23 +60,18 @@ class FheClient:
             msg = "the FHE engine could not make keys: is there enough memory?"
             raise BackendError(msg, code="fhe-keygen-failed") from exc
 
-    def load_keys(self, folder: Path) -> "ClientKeys":
-        """Return the keys that `ClientKeys.save` wrote.
+    def load_keys(self, raw: bytes) -> "ClientKeys":
+        """Return the keys that `ClientKeys.to_bytes` gave.
 
         Raises:
-            NotFoundError: There are none.
-            FormatError: The file is damaged, or made for another key set.
+            FormatError: They are damaged, or made for another key set.
         """
-        path = folder / KEYS_FILE
-        if not path.is_file():
-            msg = f"there are no FHE keys in {folder}: generate them first"
-            raise NotFoundError(msg, code="no-fhe-keys")
-        raw = _read_keys(path.read_bytes(), self.keyset_sha256)
+        secret = _read_keys(raw, self.keyset_sha256)
         backend = load_backend(self.spec.backend)
         try:
-            return ClientKeys(self.spec, backend.load_keyset(raw))
+            return ClientKeys(self.spec, backend.load_keyset(secret))
         except RuntimeError as exc:
-            msg = "the FHE engine cannot read the saved keys: generate new ones"
+            msg = "the FHE engine cannot read these keys: generate new ones"
             raise FormatError(msg, code="fhe-keys-unreadable") from exc
 
     def share_keys(self, keys: "ClientKeys") -> "ClientKeys":
@@ -104,10 +96,10 @@ class ClientKeys:
         self._cipher = keyset.cipher(spec.program)
         self._lock = threading.Lock()
 
-    def save(self, folder: Path) -> Path:
-        """Write the secret keys to a folder, readable by their owner only.
+    def to_bytes(self) -> bytes:
+        """Return the secret keys in the clear, for a store that protects them.
 
-        The file is not encrypted; it is as large as the evaluation keys.
+        They are as large as the evaluation keys.
         """
         with self._lock:
             raw = self.keyset.to_bytes()
@@ -116,9 +108,7 @@ class ClientKeys:
             "keyset_sha256": self.spec.keyset_sha256,
             "content_sha256": sha256_hex(raw),
         }
-        path = folder / KEYS_FILE
-        write_atomic(path, pack([canonical_json(head), raw]), private=True)
-        return path
+        return pack([canonical_json(head), raw])
 
     def evaluation_keys(self) -> bytes:
         """Return what the node needs to compute; it decrypts nothing.
@@ -218,15 +208,13 @@ def _other_keyset(found: object, expected: str) -> FormatError:
 
 
 def _read_keys(raw: bytes, keyset_sha256: str) -> bytes:
-    head_raw, *rest = unpack(raw, what="the FHE key file", max_frames=2)
-    head = parse_canonical(head_raw, what="the FHE key file's header")
+    head_raw, *rest = unpack(raw, what="the FHE keys", max_frames=2)
+    head = parse_canonical(head_raw, what="the header of the FHE keys")
     if len(rest) != 1 or head.get("format") != _KEYS_FORMAT:
-        raise FormatError(
-            "the FHE key file is not one of ours", code="fhe-keys-damaged"
-        )
+        raise FormatError("these are no FHE keys of ours", code="fhe-keys-damaged")
     if head.get("keyset_sha256") != keyset_sha256:
         raise _other_keyset(head.get("keyset_sha256"), keyset_sha256)
     if head.get("content_sha256") != sha256_hex(rest[0]):
-        msg = "the FHE key file is damaged: restore it or generate new keys"
+        msg = "the FHE keys are damaged: restore them or generate new ones"
         raise FormatError(msg, code="fhe-keys-damaged")
     return rest[0]

@@ -30,7 +30,7 @@ from privacy.encoding import Json, sha256_file
 from privacy.errors import CannotVerifyError, VerificationError
 from privacy.modes import Mode
 from privacy.publishing import accuracy
-from privacy.zkml.candidates import shortfall
+from privacy.zkml.candidates import Grade, shortfall
 from privacy.zkml.choose import run_onnx
 from privacy.zkml.field import dequantize
 from privacy.zkml.onnx_prep import fix_batch
@@ -40,7 +40,7 @@ from privacy.zkml.srs import is_public, srs_facts, verifier_srs
 from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
 
 _ROWS = 32
-_SHARE = 0.9
+_IN_RANGE = Grade(part=1.0, share=0.9)
 """Rows are drawn from the whole range, far from the data: a few may differ."""
 
 
@@ -211,12 +211,11 @@ def _compare(
     path, bits = made.root / "row.witness", params.input_scale_bits
     answers = []
     for row in params.quantize(rows):
-        instances = backend.witness(made, row, path, scale_bits=bits).instances
-        outputs = list(instances[-params.outputs :])
+        outputs = list(backend.witness(made, row, path, scale_bits=bits).outputs)
         answers.append(dequantize(outputs, scale_bits=params.output_scale_bits))
     raw: Any = np.array(answers)
     activation, task = manifest.activation, manifest.task
-    reason = shortfall(raw, clear, activation=activation, task=task, share=_SHARE)
+    reason = shortfall(raw, clear, activation=activation, task=task, grade=_IN_RANGE)
     if reason:
         msg = f"the circuit does not answer as the model: {reason}"
         raise VerificationError(msg, code="wrong-answers")

@@ -1,33 +1,36 @@
-"""Find the settings that make a small circuit of a model and keep its answers.
+"""A model made ready for circuits, a circuit of it, and the check of its answers.
 
-Every choice is compiled; from the smallest circuit up, the first one that passes the
-gate is taken: on held rows, and on the corners of the input range, beyond every sample.
-Answers come from witnesses, which are cheap and equal to what a proof would say.
+Answers come from witnesses, which are cheap and equal to what a proof would say: on
+held rows, and on the corners of the input range, beyond every sample.
 """
 
 import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from privacy.child import Progress
 from privacy.encoding import Json
 from privacy.errors import BackendError, FormatError
 from privacy.publishing import PartRequest, accuracy
-from privacy.zkml.candidates import shortfall
+from privacy.zkml.candidates import Grade, shortfall
 from privacy.zkml.corners import far_corners, widened_range
 from privacy.zkml.field import dequantize, quantize
 from privacy.zkml.onnx_prep import fix_batch, open_session
 from privacy.zkml.prescale import prescale
-from privacy.zkml.system import CircuitChoice, CircuitFacts, CircuitFiles, ProofSystem
+from privacy.zkml.system import (
+    CircuitChoice,
+    CircuitFacts,
+    CircuitFiles,
+    ProofSystem,
+    Visibility,
+)
 
 _CALIBRATION_ROWS = 40
 _CHECKED_ROWS = 100
 _MARGIN = 0.25
-_CORNER_SHARE = 0.9
+_AT_CORNERS = Grade(part=1.0, share=0.9)
 """Corners are far from the data: a few may differ, but a wrapping circuit fails."""
 
 
@@ -104,83 +107,58 @@ def run_onnx(onnx: Path, rows: Any) -> Any:
     return np.array(made, dtype=np.float64)
 
 
-def choose(
+def compile_circuit(
     backend: ProofSystem,
     model: Model,
-    choices: Sequence[CircuitChoice],
-    scratch: Path,
-    progress: Progress,
-) -> tuple[Circuit | None, str]:
-    """Return the smallest circuit that passes the gate, or None and why none did.
-
-    Args:
-        backend: The proof system.
-        model: See `prepare`.
-        choices: Settings to try.
-        scratch: A folder for the circuits.
-        progress: Told how far it is.
+    choice: CircuitChoice,
+    visibility: Visibility,
+    root: Path,
+) -> Circuit:
+    """Return the circuit of a choice, in a new folder.
 
     Raises:
-        BackendError: The engine panicked.
+        BackendError: The engine cannot express the model with this choice.
+        FormatError: A calibration row or a corner leaves the circuit's range.
     """
-    reasons: dict[str, str] = {}
-
-    def refuse(choice: CircuitChoice, reason: str) -> None:
-        bits, base, legs = choice.scale_bits, choice.decomp_base, choice.decomp_legs
-        reasons.setdefault(reason, f"{bits} bits, base {base}^{legs}: {reason}")
-
-    circuits = []
-    for i, choice in enumerate(choices):
-        progress({"stage": "compile", "done": i, "total": len(choices)})
-        try:
-            circuits.append(_compile(backend, model, choice, scratch / str(i)))
-        except (BackendError, FormatError) as exc:
-            if exc.code == "engine-panicked":  # its state is unknown: go no further
-                raise
-            refuse(choice, exc.message)
-    circuits.sort(key=lambda c: c.facts.assignments)
-    for i, circuit in enumerate(circuits):
-        progress({"stage": "check accuracy", "done": i, "total": len(circuits)})
-        try:
-            return _check(backend, model, circuit), ""
-        except FormatError as exc:
-            refuse(circuit.choice, exc.message)
-    tried = "; ".join(reasons.values())
-    return None, f"no circuit came close enough to the clear model. Tried {tried}"
-
-
-def _compile(
-    backend: ProofSystem, model: Model, choice: CircuitChoice, root: Path
-) -> Circuit:
     root.mkdir()
     files = CircuitFiles(root)
-    rows = np.concatenate([model.calibration, model.corners])
+    rows = np.concatenate([model.corners, model.calibration])
     quantized = quantize(rows, scale_bits=choice.scale_bits)
-    facts = backend.compile(model.onnx, quantized, choice, files)
+    facts = backend.compile(model.onnx, quantized, choice, visibility, files)
     if facts.input_scale_bits != choice.scale_bits:
         raise BackendError("the engine changed the input's scale")
     return Circuit(choice, facts, files)
 
 
-def _check(backend: ProofSystem, model: Model, circuit: Circuit) -> Circuit:
+def check(
+    backend: ProofSystem, model: Model, circuit: Circuit, grade: Grade
+) -> Circuit:
     """Return the circuit with its accuracy.
 
+    Args:
+        backend: The proof system.
+        model: What the answers are compared with.
+        circuit: Compiled.
+        grade: What is asked of the held rows.
+
     Raises:
-        FormatError: It does not pass the gate, or rows leave its range.
+        FormatError: It does not pass the gate (`inaccurate`), has other outputs, or
+            rows leave its range (`out-of-range`).
     """
     activation, task = model.activation, model.task
-    made = _answers(backend, circuit, model.corners)
+    made = answers(backend, circuit, model.corners)
     if made.shape != model.corners_clear.shape or made.shape[1] != model.clear.shape[1]:
         msg = f"the circuit has {made.shape[1]} outputs, not {model.clear.shape[1]}"
         raise FormatError(msg, code="wrong-output-count")
     reason = shortfall(
-        made, model.corners_clear, activation=activation, task=task, share=_CORNER_SHARE
+        made, model.corners_clear, activation=activation, task=task, grade=_AT_CORNERS
     )
     if reason:
         msg = f"at the corners of the input range, {reason}"
         raise FormatError(msg, code="inaccurate")
-    made = _answers(backend, circuit, model.held)
-    reason = shortfall(made, model.clear, activation=activation, task=task)
+    made = answers(backend, circuit, model.held)
+    answers(backend, circuit, model.calibration)  # they must fit, too
+    reason = shortfall(made, model.clear, activation=activation, task=task, grade=grade)
     if reason:
         raise FormatError(reason, code="inaccurate")
     return replace(
@@ -188,14 +166,20 @@ def _check(backend: ProofSystem, model: Model, circuit: Circuit) -> Circuit:
     )
 
 
-def _answers(backend: ProofSystem, circuit: Circuit, rows: Any) -> Any:
-    """Return the circuit's raw outputs, from witnesses, without proofs."""
+def answers(backend: ProofSystem, circuit: Circuit, rows: Any) -> Any:
+    """Return the circuit's raw outputs, from witnesses, without proofs.
+
+    Raises:
+        FormatError: A row leaves the circuit's range.
+    """
     outputs = []
     facts, files = circuit.facts, circuit.files
     bits = facts.input_scale_bits
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "row.witness"
         for row in quantize(rows, scale_bits=bits):
-            made = backend.witness(files, row, path, scale_bits=bits).instances[1:]
-            outputs.append(dequantize(list(made), scale_bits=facts.output_scale_bits))
+            made = backend.witness(files, row, path, scale_bits=bits)
+            outputs.append(
+                dequantize(list(made.outputs), scale_bits=facts.output_scale_bits)
+            )
     return np.array(outputs)

@@ -2,14 +2,14 @@
 
 Plan:
     1. Fix the batch to one row; find the corners of the declared input range.
-    2. Compile every choice of settings; take the smallest circuit that passes the gate.
-    3. Get an SRS, make the keys.
+    2. Tune: find the circuit that costs least and passes the gate.
+    3. Get the SRS that was asked for, make the keys.
     4. Prove held rows for real, verify them, and see that a changed output is refused.
 """
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,24 @@ from privacy.child import Handler, Progress
 from privacy.encoding import Json, sha256_file
 from privacy.errors import FormatError, PrivacyError
 from privacy.publishing import PartRequest, PartResult
-from privacy.zkml.candidates import CANDIDATES
-from privacy.zkml.choose import Circuit, Model, choose, prepare
+from privacy.zkml.choose import Circuit, Model, prepare
 from privacy.zkml.measure import measure
 from privacy.zkml.params import SrsFacts, ZkmlParams, instance_names
 from privacy.zkml.srs import obtain_srs, verifier_srs
-from privacy.zkml.system import CircuitChoice, CircuitFiles, ProofSystem, load_backend
+from privacy.zkml.system import CircuitFiles, ProofSystem, Visibility, load_backend
+from privacy.zkml.tune import TuneOptions, parse_options, tune
 from privacy.zkml.verify import PUBLIC_FILES
 
 _PROVEN_ROWS = 3
+_OPTIONS = frozenset({"srs", "settings", "objective", "memory_bytes"})
 
 
 def handler() -> Handler:
     """Return what serves a `PartRequest` in a child process.
 
-    Options: `srs`, as `obtain_srs` takes it (`development` by default), and `settings`,
-    a list of `CircuitChoice` members to try instead of our own.
+    Options: `srs`, as `obtain_srs` takes it (`development` by default), and what
+    `privacy.zkml.tune.options` takes: `objective`, `memory_bytes`, and `settings`, a
+    list of `CircuitChoice` members to try instead of a search.
     """
 
     def serve(request: Json, progress: Progress) -> Json:
@@ -49,22 +51,25 @@ def handler() -> Handler:
 
 
 def _publish(request: PartRequest, progress: Progress) -> PartResult:
-    srs_choice, choices = _options(request.options)
+    srs_choice, options = tuning_options(request.options)
     backend = load_backend()
     files = CircuitFiles(request.out)
     progress({"stage": "prepare"})
     with tempfile.TemporaryDirectory() as scratch:
         model = prepare(request, Path(scratch))
-        circuit, reason = choose(backend, model, choices, Path(scratch), progress)
-        if circuit is None:
-            return PartResult(available=False, reason=reason)
+        tuned = tune(backend, model, options, Path(scratch), progress)
+        circuit = tuned.circuit
         shutil.copyfile(circuit.files.network, files.network)
         shutil.copyfile(circuit.files.settings, files.settings)
         shutil.copyfile(request.onnx, files.onnx)
         progress({"stage": "setup"})
         srs = obtain_srs(srs_choice, circuit.facts.logrows, files.srs, backend=backend)
         files.verifier_srs.write_bytes(verifier_srs(files.srs))
-        backend.setup(files)
+        if srs.kind == "development":
+            shutil.copyfile(circuit.files.proving_key, files.proving_key)
+            shutil.copyfile(circuit.files.verifying_key, files.verifying_key)
+        else:
+            backend.setup(files)
         circuit = replace(circuit, files=files)
         size, cost = measure(backend, circuit, model.held[:_PROVEN_ROWS], progress)
     return PartResult(
@@ -76,40 +81,19 @@ def _publish(request: PartRequest, progress: Progress) -> PartResult:
     )
 
 
-def _options(options: Mapping[str, Any]) -> tuple[str, Sequence[CircuitChoice]]:
-    unknown = sorted(set(options) - {"srs", "settings"})
+def tuning_options(options: Mapping[str, Any]) -> tuple[str, TuneOptions]:
+    """Return which SRS to use, and what the tuner should look for.
+
+    Raises:
+        FormatError: A member is not one, or is out of its limits.
+    """
+    unknown = sorted(set(options) - _OPTIONS)
     srs = options.get("srs", "development")
-    settings = options.get("settings")
     if unknown or not isinstance(srs, str):
-        msg = f"zkml takes the options srs and settings, not {', '.join(unknown)[:100]}"
+        known, odd = ", ".join(sorted(_OPTIONS)), ", ".join(unknown)[:100]
+        msg = f"zkml takes the options {known}, not {odd or 'such an srs'}"
         raise FormatError(msg, code="bad-option")
-    if settings is None:
-        return srs, CANDIDATES
-    try:
-        choices = [CircuitChoice(**s) for s in settings]
-    except TypeError as exc:
-        names = ", ".join(CircuitChoice.__slots__)
-        msg = f"zkml's option settings is a list of objects with {names}"
-        raise FormatError(msg, code="bad-option") from exc
-    for choice in choices:
-        _check_choice(choice)
-    return srs, choices
-
-
-def _check_choice(choice: CircuitChoice) -> None:
-    """Refuse what EZKL's Python interface takes without a look (a base of 0, say)."""
-    limits = {
-        "scale_bits": (1, 20),
-        "decomp_base": (2, 1 << 16),
-        "decomp_legs": (1, 16),
-        "num_inner_cols": (1, 16),
-        "scale_rebase_multiplier": (1, 16),
-    }
-    for name, (least, most) in limits.items():
-        value = getattr(choice, name)
-        if type(value) is not int or not least <= value <= most:
-            msg = f"zkml's setting {name} is not a whole number from {least} to {most}"
-            raise FormatError(msg, code="bad-option")
+    return srs, parse_options(options, Visibility())
 
 
 def _params(

@@ -103,7 +103,7 @@ def _source(choice: str, logrows: int, backend: ProofSystem) -> Path:
         if not path.is_file():
             raise NotFoundError(f"there is no SRS file {choice[:200]!r}")
         return path
-    path = _cache() / f"{choice}-{logrows}.srs"
+    path = cache_folder() / "srs" / f"{choice}-{logrows}.srs"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -116,9 +116,10 @@ def _source(choice: str, logrows: int, backend: ProofSystem) -> Path:
     return path
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """Return where what can be made again is kept."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "privacy-compute" / "srs"
+    return Path(base) / "privacy-compute"
 
 
 def _check_layout(path: Path) -> int:

@@ -67,6 +67,9 @@ class CircuitChoice:
         decomp_legs: Digits; every value must stay below decomp_base**decomp_legs.
         num_inner_cols: Columns that products are spread over.
         scale_rebase_multiplier: How far scales grow before they are cut back.
+        logrows: 2**logrows rows; what does not fit goes into more columns.
+        disable_freivalds: Multiply matrices cell by cell instead of checking the
+            product at a random point.
     """
 
     scale_bits: int
@@ -74,17 +77,42 @@ class CircuitChoice:
     decomp_legs: int
     num_inner_cols: int
     scale_rebase_multiplier: int
+    logrows: int
+    disable_freivalds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """Who gets to see what, in the engine's words; see `privacy.zkml.visibility`.
+
+    Attributes:
+        input: `hashed`, `private` or `public`.
+        params: `fixed`, `hashed` or `private`.
+    """
+
+    input: str = "hashed"
+    params: str = "fixed"
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitSize:
+    """What a choice comes to, known before the circuit is compiled.
+
+    Attributes:
+        assignments: Cells the model fills.
+        hash_rows: Rows that hashing takes; they are not split into columns.
+        lookups: There are lookup tables, whose range is known only once rows were run.
+    """
+
+    assignments: int
+    hash_rows: int
+    lookups: bool
 
 
 @dataclass(frozen=True, slots=True)
 class CircuitFacts:
-    """What the engine made of a choice.
+    """What the engine made of a choice."""
 
-    Attributes:
-        assignments: Cells the circuit fills, which proving time grows with.
-    """
-
-    assignments: int
     logrows: int
     input_scale_bits: int
     output_scale_bits: int
@@ -96,10 +124,12 @@ class Witness:
 
     Attributes:
         instances: The public inputs that a proof of it will have.
+        outputs: The last of them.
         path: The engine's own file, which holds the input.
     """
 
     instances: tuple[int, ...]
+    outputs: tuple[int, ...]
     path: Path
 
 
@@ -118,9 +148,21 @@ class ProofSystem(Protocol):
         onnx: Path,
         rows: Sequence[Sequence[int]],
         choice: CircuitChoice,
+        visibility: Visibility,
         out: CircuitFiles,
     ) -> CircuitFacts:
-        """Write the circuit and its settings, calibrated on quantised rows.
+        """Write the circuit and its settings; lookup tables hold what `rows` reach.
+
+        Raises:
+            BackendError: The engine cannot express the model with this choice.
+            FormatError: A row leaves the circuit's range; code `out-of-range`.
+        """
+        ...
+
+    def size(
+        self, onnx: Path, choice: CircuitChoice, visibility: Visibility, scratch: Path
+    ) -> CircuitSize:
+        """Return what a choice would come to, whatever its `logrows`.
 
         Raises:
             BackendError: The engine cannot express the model with this choice.

@@ -45,9 +45,10 @@ class CuttingProxy:
             back.start()
             with suppress(OSError):
                 self._pass_up(near, far)
-            for end in (near, far):
-                with suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                near.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):
+                far.shutdown(socket.SHUT_WR)  # no reset: what was passed on arrives
             back.join(10)
 
     def _pass_up(self, near: socket.socket, far: socket.socket) -> None:

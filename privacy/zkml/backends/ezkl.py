@@ -11,7 +11,6 @@ import contextlib
 import importlib.metadata
 import inspect
 import json
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,12 +27,17 @@ from privacy.errors import (
 )
 from privacy.zkml.blobs import Proof
 from privacy.zkml.field import MODULUS
-from privacy.zkml.system import CircuitChoice, CircuitFacts, CircuitFiles, Witness
+from privacy.zkml.system import (
+    CircuitChoice,
+    CircuitFacts,
+    CircuitFiles,
+    CircuitSize,
+    Visibility,
+    Witness,
+)
 
-_MIN_LOGROWS = 11
-_MAX_BLOCKS = 8
-"""Column blocks we let EZKL trade rows for: more no longer pay, and lengthen proofs."""
-_LOOKUP_MARGIN = 2.0
+_LOOKUP_MARGIN = 2
+_WITNESS_REFUSALS = ("synthesis error", "decomposition error")
 _STATED = (
     "decomp_base",
     "decomp_legs",
@@ -63,36 +67,41 @@ class Backend:
         onnx: Path,
         rows: Sequence[Sequence[int]],
         choice: CircuitChoice,
+        visibility: Visibility,
         out: CircuitFiles,
     ) -> CircuitFacts:
-        """Write the circuit and its settings, calibrated on quantised rows."""
-        _call(
-            "read the model",
-            ezkl.gen_settings,
-            str(onnx),
-            str(out.settings),
-            py_run_args=_run_args(choice),
-            quote=True,  # nothing but the model is at hand to be quoted
-        )
-        settings = json.loads(out.settings.read_text())
-        with tempfile.TemporaryDirectory() as scratch:
-            data = Path(scratch) / "calibration.json"
-            flat = [v for row in rows for v in _reals(row, choice.scale_bits)]
-            data.write_text(json.dumps({"input_data": [flat]}))
-            _call(
-                "calibrate the circuit",
-                ezkl.calibrate_settings,
-                str(data),
-                str(onnx),
-                str(out.settings),
-                "resources",
-                _LOOKUP_MARGIN,
-                [choice.scale_bits],
-                [choice.scale_rebase_multiplier],
-                _logrows_cap(settings["num_rows"]),
-            )
+        """Write the circuit and its settings; lookup tables hold what `rows` reach."""
+        args = _run_args(choice, visibility)
+        settings = _settings(onnx, args, out.settings)
         self.recompile(onnx, out)
-        return _facts(json.loads(out.settings.read_text()))
+        if settings["required_lookups"]:
+            args.lookup_range = self._reach(out, rows, choice.scale_bits)
+            settings = _settings(onnx, args, out.settings)
+            self.recompile(onnx, out)
+        return _facts(settings)
+
+    def size(
+        self, onnx: Path, choice: CircuitChoice, visibility: Visibility, scratch: Path
+    ) -> CircuitSize:
+        """Return what a choice would come to, whatever its `logrows`."""
+        path = scratch / "size.json"
+        settings = _settings(onnx, _run_args(choice, visibility), path)
+        return CircuitSize(
+            assignments=settings["total_assignments"],
+            hash_rows=settings["module_sizes"]["poseidon"][0],
+            lookups=bool(settings["required_lookups"]),
+        )
+
+    def _reach(
+        self, files: CircuitFiles, rows: Sequence[Sequence[int]], scale_bits: int
+    ) -> tuple[int, int]:
+        """Return the range of lookups that rows lead to, with a margin."""
+        low, high = 0, 0
+        for row in rows:
+            made = _witness(files, row, files.root / "reach", scale_bits=scale_bits)
+            low = min(low, made["min_lookup_inputs"])
+            high = max(high, made["max_lookup_inputs"])
+        return _LOOKUP_MARGIN * low, _LOOKUP_MARGIN * high
 
     def describe(self, settings: Path) -> Json:
         """Return what a circuit's settings say of members of `ZkmlParams`."""
@@ -138,27 +147,16 @@ class Backend:
         self, files: CircuitFiles, row: Sequence[int], out: Path, *, scale_bits: int
     ) -> Witness:
         """Run one quantised row; refuse what would make the prover hang."""
-        data = out.with_suffix(".input")
-        data.write_text(json.dumps({"input_data": [_reals(row, scale_bits)]}))
-        try:
-            made: Json = _call(
-                "run the row",
-                ezkl.gen_witness,
-                str(data),
-                str(files.network),
-                str(out),
-                None,
-                None,
-                refusal="synthesis error",
-            )
-        except _RefusedError:
-            raise _out_of_range() from None
-        finally:
-            data.unlink()
-        _check_lookups(made, json.loads(files.settings.read_text()))
-        hashes = made["processed_inputs"]["poseidon_hash"]
+        made = _witness(files, row, out, scale_bits=scale_bits)
+        settings = json.loads(files.settings.read_text())
+        _check_lookups(made, settings)
         outputs = [felt for tensor in made["outputs"] for felt in tensor]
-        return Witness(tuple(_from_le(f) for f in [*hashes, *outputs]), out)
+        hashes = [*_hashes(made, "inputs"), *_hashes(made, "params")]
+        is_public = settings["run_args"]["input_visibility"] == "Public"
+        inputs = made["inputs"][0] if is_public else []
+        shown = [*hashes, *inputs, *outputs]
+        felts = tuple(_from_le(f) for f in shown)
+        return Witness(felts, felts[-len(outputs) :], out)
 
     def prove(self, files: CircuitFiles, witness: Witness) -> Proof:
         """Return a proof; it may be invalid, so verify it."""
@@ -191,7 +189,7 @@ class Backend:
                     str(files.verifying_key),
                     str(files.verifier_srs),
                     reduced_srs=True,
-                    refusal="[halo2]",
+                    refusal=["[halo2]"],
                 )
             except _RefusedError:
                 valid = False
@@ -228,7 +226,7 @@ def _call(
     what: str,
     function: Callable[..., Any],
     *args: object,
-    refusal: str = "",
+    refusal: Sequence[str] = (),
     quote: bool = False,
     **options: object,
 ) -> Any:
@@ -245,7 +243,7 @@ def _call(
     try:
         return asyncio.run(go())
     except Exception as exc:
-        if refusal and refusal in str(exc):
+        if any(words in str(exc) for words in refusal):
             raise _RefusedError from None
         msg = f"EZKL could not {what}" + (f": {str(exc)[:300]}" if quote else "")
         raise BackendError(msg) from exc
@@ -256,22 +254,62 @@ def _call(
         raise BackendError(msg, code="engine-panicked") from exc
 
 
-def _run_args(choice: CircuitChoice) -> Any:
+def _settings(onnx: Path, args: Any, out: Path) -> Json:
+    _call(
+        "read the model",
+        ezkl.gen_settings,
+        str(onnx),
+        str(out),
+        py_run_args=args,
+        quote=True,  # nothing but the model is at hand to be quoted
+    )
+    read: Json = json.loads(out.read_text())
+    return read
+
+
+def _run_args(choice: CircuitChoice, visibility: Visibility) -> Any:
     args: Any = ezkl.PyRunArgs()
-    args.input_visibility = "hashed"
+    args.input_visibility = visibility.input
     args.output_visibility = "public"
-    args.param_visibility = "fixed"
+    args.param_visibility = visibility.params
     args.input_scale = args.param_scale = choice.scale_bits
     args.decomp_base = choice.decomp_base
     args.decomp_legs = choice.decomp_legs
     args.num_inner_cols = choice.num_inner_cols
     args.scale_rebase_multiplier = choice.scale_rebase_multiplier
+    args.logrows = choice.logrows
+    args.disable_freivalds = choice.disable_freivalds
     args.rebase_frac_zero_constants = True  # else tree thresholds round to 0 or 1
     return args
 
 
-def _logrows_cap(num_rows: int) -> int:
-    return max(_MIN_LOGROWS, math.ceil(math.log2(max(num_rows, 1) / _MAX_BLOCKS)))
+def _witness(
+    files: CircuitFiles, row: Sequence[int], out: Path, *, scale_bits: int
+) -> Json:
+    data = out.with_suffix(".input")
+    data.write_text(json.dumps({"input_data": [_reals(row, scale_bits)]}))
+    try:
+        made: Json = _call(
+            "run the row",
+            ezkl.gen_witness,
+            str(data),
+            str(files.network),
+            str(out),
+            None,
+            None,
+            refusal=_WITNESS_REFUSALS,
+        )
+    except _RefusedError:
+        raise _out_of_range() from None
+    finally:
+        data.unlink()
+    return made
+
+
+def _hashes(made: Json, what: str) -> list[str]:
+    """Return the Poseidon hashes that a witness has of `inputs` or `params`, if any."""
+    processed = made.get(f"processed_{what}") or {}
+    return [str(felt) for felt in processed.get("poseidon_hash") or []]
 
 
 def _facts(settings: Json) -> CircuitFacts:
@@ -279,7 +317,6 @@ def _facts(settings: Json) -> CircuitFacts:
     if len(inputs) != 1 or len(outputs) != 1:
         raise BackendError("EZKL found more than one input or output in the model")
     return CircuitFacts(
-        assignments=settings["total_assignments"],
         logrows=settings["run_args"]["logrows"],
         input_scale_bits=inputs[0],
         output_scale_bits=outputs[0],

@@ -20,7 +20,7 @@ def home(tmp_path):
 
 
 def test_the_api_key_is_kept_private(home):
-    home.save_config(gateway=URL, api_key="pk_x")
+    home.save_login(gateway=URL, api_key="pk_x")
     path = home.root / "config.json"
     assert home.config() == {"gateway": URL, "api_key": "pk_x"}
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

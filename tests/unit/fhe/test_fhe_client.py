@@ -1,9 +1,7 @@
 """The data owner's side, on the real engine."""
 
 import json
-import os
 import random
-import stat
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +11,8 @@ import pytest
 
 from privacy.activations import activate
 from privacy.encoding import pack, unpack
-from privacy.errors import FormatError, NotFoundError
+from privacy.errors import FormatError
 from privacy.fhe import FheClient
-from privacy.fhe.client import KEYS_FILE
 from privacy.fhe.runner import Runner
 from privacy.runs import MAX_ROWS
 
@@ -110,40 +107,19 @@ def test_encrypt_refuses_no_rows_and_too_many(keys, rows, code):
     assert caught.value.code == code
 
 
-def test_saved_keys_decrypt_what_they_encrypted(client, linear, keys, tmp_path, output):
-    keys.save(tmp_path)
-    found = client.load_keys(tmp_path).decrypt(output, 2)
+def test_kept_keys_decrypt_what_they_encrypted(client, linear, keys, output):
+    found = client.load_keys(keys.to_bytes()).decrypt(output, 2)
     np.testing.assert_allclose(found, linear.clear[:2], atol=2e-3)
 
 
-def test_saved_keys_are_readable_by_their_owner_only(keys, tmp_path):
-    before = os.umask(0)
-    try:
-        path = keys.save(tmp_path / "new" / "keys")
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    assert [p.name for p in path.parent.iterdir()] == [KEYS_FILE]
-
-
-def test_loading_refuses_keys_of_another_model(tree, keys, tmp_path):
-    keys.save(tmp_path)
+def test_loading_refuses_keys_of_another_model(tree, keys):
     with pytest.raises(FormatError, match="generate keys for it") as caught:
-        FheClient(tree.client_json).load_keys(tmp_path)
+        FheClient(tree.client_json).load_keys(keys.to_bytes())
     assert caught.value.code == "fhe-keys-mismatch"
 
 
-def test_loading_refuses_a_folder_without_keys(client, tmp_path):
-    with pytest.raises(NotFoundError, match="generate them first"):
-        client.load_keys(tmp_path)
-
-
-def test_loading_refuses_every_kind_of_damage_before_the_engine_reads(
-    client, keys, tmp_path
-):
-    path = keys.save(tmp_path)
-    whole = path.read_bytes()
+def test_loading_refuses_every_kind_of_damage_before_the_engine_reads(client, keys):
+    whole = keys.to_bytes()
     rng = random.Random(1)
     damaged = [b"", whole[:-1], whole[: len(whole) // 2], whole + b"\0"]
     damaged += [rng.randbytes(len(whole)), pack(unpack(whole, what="keys")[:1])]
@@ -152,9 +128,8 @@ def test_loading_refuses_every_kind_of_damage_before_the_engine_reads(
         changed[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         damaged.append(bytes(changed))
     for raw in damaged:
-        path.write_bytes(raw)
         with pytest.raises(FormatError):
-            client.load_keys(tmp_path)
+            client.load_keys(raw)
 
 
 def test_decrypt_refuses_a_truncated_result(keys, output):

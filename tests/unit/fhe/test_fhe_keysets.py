@@ -73,11 +73,8 @@ def test_a_key_made_for_one_model_answers_for_another(
     assert np.abs(keys.decrypt(output, 1) - regression.clear[:1]).max() <= worst
 
 
-def test_a_saved_key_is_loaded_by_another_model_of_the_key_set(
-    margins, forest_keys, tmp_path
-):
-    forest_keys.save(tmp_path)
-    keys = FheClient(margins.client_json).load_keys(tmp_path)
+def test_a_saved_key_is_loaded_by_another_model_of_the_key_set(margins, forest_keys):
+    keys = FheClient(margins.client_json).load_keys(forest_keys.to_bytes())
     assert keys.evaluation_keys() == forest_keys.evaluation_keys()
 
 

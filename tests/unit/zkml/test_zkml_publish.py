@@ -20,6 +20,7 @@ _COARSE = {
     "decomp_legs": 2,
     "num_inner_cols": 1,
     "scale_rebase_multiplier": 1,
+    "logrows": 11,
 }
 
 
@@ -90,6 +91,11 @@ def test_the_gate_refuses_a_model_that_is_not_the_clear_one(
         {"srs": 7},
         {"settings": [{"scale_bits": 9}]},
         {"settings": [{**_COARSE, "decomp_base": 0}]},
+        {"settings": [{**_COARSE, "logrows": 30}]},
+        {"settings": [{**_COARSE, "disable_freivalds": 1}]},
+        {"settings": 7},
+        {"objective": "fame"},
+        {"memory_bytes": "much"},
         {"srs": "/nowhere/kzg.srs"},
     ],
 )

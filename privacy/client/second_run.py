@@ -1,0 +1,172 @@
+"""Verified FHE: rows of a job are asked again elsewhere, and the client compares.
+
+A node computes blind, and nothing shows that it computed at all. So a sample of the
+rows is encrypted anew and sent as a job of its own to another node, best another
+operator's, after the first has answered. The ciphertexts have nothing in common, and
+nothing in a job says that it is a check; operators who compare notes would see the same
+evaluation keys. Both answers are opened here. If they differ, one of the nodes answered
+falsely, and both receipts name the model they were asked about.
+
+What it proves: a node that falsifies a share f of the rows is found, over n rows of
+which a share s is asked again, with probability 1 - (1 - f s)**n, unless both nodes lie
+alike. Two nodes of one operator can.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from privacy.client.answer import Answer, Check
+from privacy.client.home import Home
+from privacy.client.infer import Meter
+from privacy.client.wire import Flow, On
+from privacy.errors import FormatError, VerificationError
+from privacy.modes import Mode
+
+MAX_RUNS = 10
+_random = secrets.SystemRandom()
+
+
+class Asker(Protocol):
+    """What is needed of a client."""
+
+    home: Home
+    gateway: str
+
+    @property
+    def driver(self) -> Any:
+        """What runs its flows."""
+
+    def asked(
+        self, model: str, rows: Any, mode: str, meter: Meter, *, keep_input: bool
+    ) -> Flow[Answer]:
+        """Return the verified answer of one job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecondRuns:
+    """How an answer is compared.
+
+    Attributes:
+        runs: How often sampled rows are asked again.
+        share: The chance of each row to be sampled, above 0, at most 1.
+        tolerance: How far two outputs may differ. 0 for circuits that are exact.
+        askers: Whom to ask in turn.
+    """
+
+    runs: int
+    share: float
+    tolerance: float
+    askers: Sequence[Asker]
+
+    def check(self, mode: Mode) -> None:
+        """Refuse what makes no sense.
+
+        Raises:
+            FormatError: Another mode than `fhe`, or a number out of range.
+        """
+        if mode is not Mode.FHE:
+            msg = f"mode {mode} shows what it ran by itself: second runs are for fhe"
+            raise FormatError(msg, code="second-run-not-wanted")
+        if not (1 <= self.runs <= MAX_RUNS and 0 < self.share <= 1):
+            msg = (
+                f"{self.runs} second runs of a share of {self.share:g}: expected 1 to "
+                f"{MAX_RUNS}, and a share above 0 up to 1"
+            )
+            raise FormatError(msg, code="usage")
+        if not self.tolerance >= 0:
+            raise FormatError("the tolerance is below 0", code="usage")
+
+
+def infer_compared(
+    client: Asker, model: str, rows: Any, mode: str, meter: Meter, wanted: SecondRuns
+) -> Flow[Answer]:
+    """Return the answer of a job after comparing it with second runs of its rows.
+
+    Raises:
+        VerificationError: Two runs answer differently; both receipts are kept.
+    """
+    rows = [list(row) for row in rows]
+    first = yield from client.asked(model, rows, mode, meter, keep_input=True)
+    for turn in range(wanted.runs):
+        asker = wanted.askers[turn % len(wanted.askers)]
+        picked = [i for i in range(len(rows)) if _random.random() < wanted.share]
+        if not picked:
+            detail = f"none of {len(rows)} rows was drawn (share {wanted.share:g})"
+            first = _with(first, Check("second-run-skipped", detail))
+            continue
+        also = Meter()
+        pinned = f"{first.model}@{first.model_sha256}"
+        flow = asker.asked(
+            pinned, [rows[i] for i in picked], mode, also, keep_input=True
+        )
+        second: Answer = yield On(asker.driver, flow, also)
+        _compare(first, second, picked, wanted.tolerance)
+        who, caveats = _whose(client.home, first, second)
+        part = f"{len(picked)} of {len(rows)} rows"
+        detail = f"{part}, encrypted anew, answered alike by {who}"
+        first = replace(
+            _with(first, Check("second-run", detail), *caveats),
+            bytes_up=first.bytes_up + second.bytes_up,
+            bytes_down=first.bytes_down + second.bytes_down,
+            seconds={**first.seconds, f"second run {turn + 1}": _total(second)},
+        )
+    return first
+
+
+def _compare(
+    first: Answer, second: Answer, picked: list[int], tolerance: float
+) -> None:
+    """Refuse answers that differ, without saying what they are."""
+    odd = [
+        i + 1
+        for i, again in zip(picked, second.rows, strict=True)
+        if not _alike(first.rows[i].outputs, again.outputs, tolerance)
+    ]
+    if odd:
+        more = f" and {len(odd) - 1} more rows" if odd[1:] else ""
+        msg = (
+            f"row {odd[0]}{more} was answered differently by node {first.node} of "
+            f"{first.gateway} (job {first.job_id}) and node {second.node} of "
+            f"{second.gateway} (job {second.job_id}): one of them is wrong, so believe "
+            f"neither. The evidence is kept in {first.receipt.parent} and "
+            f"{second.receipt.parent}. If the model is fast or rounds approximately, "
+            "honest answers differ a little: allow that with a tolerance"
+        )
+        raise VerificationError(msg, code="second-run-differs")
+
+
+def _alike(a: Sequence[float], b: Sequence[float], tolerance: float) -> bool:
+    return all(abs(x - y) <= tolerance for x, y in zip(a, b, strict=True))
+
+
+def _whose(home: Home, first: Answer, second: Answer) -> tuple[str, tuple[str, ...]]:
+    """Return in words who ran it again, and the caveat if that is hardly another."""
+    node = f"node {second.node} of {second.gateway}"
+    if (first.gateway, first.node) == (second.gateway, second.node):
+        caveat = (
+            "the second run was on the same node: it finds faults, not a node that "
+            "lies the same way twice; name another operator's gateway for that"
+        )
+        return f"the same {node}", (caveat,)
+    mine, theirs = (_receipt_keys(home, a.gateway) for a in (first, second))
+    if mine & theirs:
+        caveat = "the second run was on another node of the same operator"
+        return node, (caveat,)
+    return f"{node}, whose receipts another key signs", ()
+
+
+def _receipt_keys(home: Home, gateway: str) -> set[str]:
+    return {str(jwk.get("x")) for jwk in home.pins(gateway).get("keys", [])}
+
+
+def _with(answer: Answer, check: Check, *caveats: str) -> Answer:
+    new = tuple(c for c in caveats if c not in answer.caveats)
+    return replace(
+        answer, checks=(*answer.checks, check), caveats=(*answer.caveats, *new)
+    )
+
+
+def _total(answer: Answer) -> float:
+    return round(sum(answer.seconds.values()), 6)

@@ -1,0 +1,90 @@
+"""Every way to lay a model's circuit out, on paper."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from privacy.zkml.system import CircuitChoice, CircuitSize, ProofSystem, Visibility
+from privacy.zkml.tune.cost import Cost, blocks, estimate, fits
+from privacy.zkml.tune.machine import speed
+from privacy.zkml.tune.numbers import Numbers
+
+_BASES = tuple(1 << bits for bits in range(6, 14))
+_FEW_BASES = (512, 1024, 4096)
+_INNER = (1, 2, 3)
+_LEAST_LOGROWS, _MOST_LOGROWS = 8, 22
+_MOST_BLOCKS = 12
+_MARGIN_BITS = 1
+"""Twice what the corners of the declared range lead to can be held."""
+
+_SIZING_S = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A choice, and what it should cost."""
+
+    choice: CircuitChoice
+    cost: Cost
+
+
+def lay_out(
+    backend: ProofSystem,
+    onnx: Path,
+    visibility: Visibility,
+    numbers: Numbers,
+    scratch: Path,
+) -> list[Candidate]:
+    """Return every layout of a model whose numbers need what they need.
+
+    Of layouts that cost the same, the one with the fewest cells is kept.
+    """
+    measured = partial(backend.size, onnx, visibility=visibility, scratch=scratch)
+    best: dict[Cost, tuple[int, Candidate]] = {}
+    started, bases = time.monotonic(), list(_BASES)
+    while bases:
+        for choice, size in _sizes(measured, numbers, bases.pop()):
+            for logrows in range(_LEAST_LOGROWS, _MOST_LOGROWS + 1):
+                laid = replace(choice, logrows=logrows)
+                if not fits(size, laid) or blocks(size, laid) > _MOST_BLOCKS:
+                    continue
+                cost = estimate(size, laid, speed=speed())
+                if cost not in best or size.assignments < best[cost][0]:
+                    best[cost] = (size.assignments, Candidate(laid, cost))
+                if blocks(size, laid) == 1:
+                    break
+        if time.monotonic() - started > _SIZING_S:
+            bases = [b for b in bases if b in _FEW_BASES]
+    return [candidate for _, candidate in best.values()]
+
+
+def _sizes(
+    measured: Callable[[CircuitChoice], CircuitSize], numbers: Numbers, base: int
+) -> Iterator[tuple[CircuitChoice, CircuitSize]]:
+    """Yield the ways to spread a model's cells over columns."""
+    for inner in _INNER:
+        found: set[CircuitSize] = set()
+        for disable_freivalds in (False, True):
+            choice = _choice(numbers, base, inner, disable_freivalds=disable_freivalds)
+            size = measured(choice)
+            if size not in found:  # else there is no product to check
+                found.add(size)
+                yield choice, size
+
+
+def _choice(
+    numbers: Numbers, base: int, inner: int, *, disable_freivalds: bool
+) -> CircuitChoice:
+    legs = math.ceil((numbers.reach_bits + _MARGIN_BITS) / math.log2(base))
+    return CircuitChoice(
+        scale_bits=numbers.scale_bits,
+        decomp_base=base,
+        decomp_legs=max(2, legs),
+        num_inner_cols=inner,
+        scale_rebase_multiplier=numbers.multiplier,
+        logrows=_MOST_LOGROWS,
+        disable_freivalds=disable_freivalds,
+    )

@@ -1,0 +1,209 @@
+"""The tuner: what it expects, what it finds, and what it refuses, with the engine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from privacy.child import run_in_child
+from privacy.errors import FormatError, LimitError
+from privacy.zkml.srs import cache_folder
+from privacy.zkml.system import CircuitChoice, CircuitSize
+from privacy.zkml.tune import OBJECTIVES, estimate
+from privacy.zkml.tune.cost import blocks, fits
+from privacy.zkml.tune.machine import remember_speed, speed
+from privacy.zkml.tune.options import parse_choices
+
+# Measured with EZKL 23.0.5: base, inner columns, logrows, cells, hash rows; then
+# columns of advice, fixed, selectors, and bytes of proving key and proof.
+MEASURED = [
+    (1024, 1, 10, 503, 0, 3, 4, 11, 5376635, 2272),
+    (1024, 1, 11, 503, 0, 3, 3, 11, 5902243, 1952),
+    (1024, 1, 11, 503, 1232, 6, 7, 14, 16651795, 2912),
+    (512, 2, 11, 539, 1232, 9, 7, 19, 20585763, 3840),
+    (512, 2, 11, 7235, 0, 12, 3, 32, 14167003, 5344),
+    (512, 1, 12, 7106, 0, 6, 3, 22, 18101091, 3136),
+    (512, 2, 11, 7235, 1232, 15, 7, 35, 29110683, 6080),
+    (512, 1, 12, 7106, 1232, 9, 7, 25, 42482811, 3904),
+    (512, 1, 12, 10143, 0, 9, 3, 33, 24398883, 4320),
+    (512, 1, 11, 20307, 0, 30, 3, 110, 34245475, 12608),
+    (128, 2, 10, 8003, 0, 24, 3, 64, 12793299, 9920),
+    (1024, 3, 11, 7308, 0, 18, 3, 42, 19282515, 7552),
+]
+
+
+def choice(base: int = 512, inner: int = 1, logrows: int = 11) -> CircuitChoice:
+    return CircuitChoice(9, base, 3, inner, 1, logrows)
+
+
+@pytest.mark.parametrize("point", MEASURED)
+def test_columns_and_sizes_are_as_the_engine_makes_them(point: Any) -> None:
+    base, inner, logrows, cells, hashed, advice, fixed, selectors, key, proof = point
+    size = CircuitSize(assignments=cells, hash_rows=hashed, lookups=False)
+    cost = estimate(size, choice(base, inner, logrows))
+    assert (cost.advice, cost.fixed, cost.selectors) == (advice, fixed, selectors)
+    assert cost.proving_key_bytes == pytest.approx(key, rel=0.25)
+    assert cost.proof_bytes == pytest.approx(proof, rel=0.2)
+
+
+def test_what_does_not_fit_into_the_rows_is_not_laid_out() -> None:
+    hashed = CircuitSize(assignments=500, hash_rows=1232, lookups=False)
+    assert not fits(hashed, choice(logrows=10))
+    assert fits(hashed, choice(logrows=11))
+    assert not fits(hashed, choice(base=4096, logrows=11))
+    assert blocks(CircuitSize(2043, 0, lookups=False), choice()) == 2
+    assert blocks(CircuitSize(2042, 0, lookups=False), choice()) == 1
+
+
+def test_more_rows_cost_more_time_key_and_memory() -> None:
+    size = CircuitSize(assignments=500, hash_rows=0, lookups=False)
+    small, large = (estimate(size, choice(logrows=n)) for n in (11, 15))
+    assert large.prove_s > small.prove_s
+    assert large.proving_key_bytes > 10 * small.proving_key_bytes
+    assert large.memory_bytes > small.memory_bytes
+
+
+def test_the_machines_speed_is_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert speed() == 1.0
+    for took_s in (2.0, 3.0, 100.0):
+        remember_speed(expected_s=1.0, took_s=took_s)
+    assert speed() == 3.0
+    (kept,) = cache_folder().glob("prove-speed-*.json")
+    kept.write_text("[1, 2")
+    assert speed() == 1.0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [7, [7], [{}], [{"scale_bits": 9}], [{"logrows": 40}], "all"],
+)
+def test_settings_that_are_no_choices_are_refused(settings: Any) -> None:
+    with pytest.raises(FormatError) as caught:
+        parse_choices(settings)
+    assert caught.value.code == "bad-option"
+
+
+def tuned(request: dict[str, Any], **options: Any) -> dict[str, Any]:
+    stages: list[dict[str, Any]] = []
+    found = run_in_child(
+        "privacy.zkml.tune.child:handler",
+        {**request, "options": options},
+        timeout_s=250,
+        progress=stages.append,
+    )
+    assert {"find scales", "prove"} <= {s["stage"] for s in stages} or found[
+        "from_cache"
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def by_time(linear: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("none-yet")))
+        return tuned(linear.request(tmp_path_factory.mktemp("out")))
+
+
+def test_few_proofs_decide_among_many_layouts(by_time: dict[str, Any]) -> None:
+    assert by_time["considered"] > 20
+    assert 1 <= by_time["proofs"] <= 3
+    assert not by_time["from_cache"]
+    assert by_time["chosen"] in [t["choice"] for t in by_time["tried"]]
+    fastest = min(by_time["tried"], key=lambda t: t["cpu_s"])
+    assert by_time["chosen"] == fastest["choice"]
+
+
+def test_the_answers_are_kept(by_time: dict[str, Any]) -> None:
+    assert by_time["accuracy"]["label_agreement"] == 1.0
+    assert by_time["accuracy"]["max_error"] <= 0.005
+
+
+def test_what_was_expected_is_what_was_made(by_time: dict[str, Any]) -> None:
+    for tried in by_time["tried"]:
+        expected = tried["expected"]
+        assert tried["proving_key_bytes"] == pytest.approx(
+            expected["proving_key_bytes"], rel=0.25
+        )
+        assert tried["proof_bytes"] == pytest.approx(expected["proof_bytes"], rel=0.25)
+
+
+def test_what_was_found_is_found_at_once_again(linear: Any, tmp_path: Path) -> None:
+    request = linear.request(tmp_path)
+    first = tuned(request, objective="key")
+    again = tuned(request, objective="key")
+    assert again["from_cache"]
+    assert again["proofs"] == 1
+    assert again["chosen"] == first["chosen"]
+    assert (
+        first["chosen"]
+        == min(first["tried"], key=lambda t: t["proving_key_bytes"])["choice"]
+    )
+    for kept in (cache_folder() / "tuned").glob("*.json"):
+        kept.write_text(json.dumps({**first["chosen"], "decomp_legs": 1}))
+    assert not tuned(request, objective="key")["from_cache"]
+
+
+def test_a_circuit_too_large_is_refused_with_the_estimate(
+    linear: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(LimitError) as caught:
+        run_in_child(
+            "privacy.zkml.tune.child:handler",
+            {**linear.request(tmp_path), "options": {"memory_bytes": 1 << 20}},
+            timeout_s=250,
+        )
+    assert caught.value.code == "circuit-too-large"
+    assert "MiB" in caught.value.message
+
+
+def test_objectives_are_named() -> None:
+    assert OBJECTIVES == ("time", "key", "gas")
+
+
+@pytest.mark.slow
+def test_a_network_is_tuned_to_hold_its_whole_range(tmp_path: Path) -> None:
+    """Values grow from layer to layer; the corners must fit, twice over."""
+    import torch
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Linear(30, 64),
+        torch.nn.ReLU(),
+        torch.nn.Linear(64, 32),
+        torch.nn.ReLU(),
+        torch.nn.Linear(32, 2),
+    )
+    torch.onnx.export(
+        net,
+        (torch.zeros(1, 30),),
+        str(tmp_path / "model.onnx"),
+        input_names=["x"],
+        output_names=["y"],
+        dynamic_axes={"x": {0: "rows"}, "y": {0: "rows"}},
+    )
+    rows = np.random.default_rng(0).normal(size=(200, 30)).astype(np.float32)
+    np.save(tmp_path / "calibration.npy", rows[:100])
+    np.save(tmp_path / "held.npy", rows[100:])
+    with torch.no_grad():
+        clear = net(torch.tensor(rows[100:])).numpy().astype(np.float64)
+    np.save(tmp_path / "clear.npy", clear)
+    paths = {n: str(tmp_path / f"{n}.npy") for n in ("calibration", "held", "clear")}
+    found = tuned(
+        {
+            "out": str(tmp_path),
+            "onnx": str(tmp_path / "model.onnx"),
+            "estimator": None,
+            "outputs": 2,
+            "activation": "softmax",
+            "task": "classification",
+            **paths,
+        }
+    )
+    assert found["proofs"] <= 3
+    assert found["accuracy"]["max_error"] <= 0.005
+    assert found["chosen"]["scale_rebase_multiplier"] == 10
