@@ -160,9 +160,9 @@ def rows_of(gateway, job_id):
 def test_rows_done_before_the_gateway_died_are_not_computed_again(fragile, diagnosis):
     with fragile.client() as api:
         body = {"model": diagnosis.name, "mode": "zkml"}
-        body["input"] = api.upload(many_rows(diagnosis, 30))
+        body["input"] = api.upload(many_rows(diagnosis, 9))
         job_id = busy(api, body)
-        wait_until(lambda: len(rows_of(fragile, job_id)) >= 3, what="three rows")
+        wait_until(lambda: len(rows_of(fragile, job_id)) >= 2, what="two rows")
     fragile.kill()
     before = rows_of(fragile, job_id)
     fragile.start()
@@ -172,7 +172,7 @@ def test_rows_done_before_the_gateway_died_are_not_computed_again(fragile, diagn
         job = api.finished(job_id)
         assert (job["status"], job["attempts"]) == ("succeeded", 2)
         proofs = api.get(f"/v1/jobs/{job_id}/evidence").json()["proofs"]
-    assert len(proofs) == 30
+    assert len(proofs) == 9
     wait_until(lambda: not rows_of(fragile, job_id), what="removed")
 
 
