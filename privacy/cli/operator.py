@@ -10,10 +10,12 @@ import typer
 from privacy.activations import ACTIVATIONS
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
+from privacy.cli.tuning import show_tuning, with_tuning
 from privacy.client import Client
 from privacy.client.wire import Call, Flow, post_json
 from privacy.encoding import Json
 from privacy.errors import FormatError, UnavailableError
+from privacy.fhe.options import GOALS
 from privacy.modes import Mode, parse_mode
 
 DEFAULT_DATA = Path("var/gateway")
@@ -50,6 +52,18 @@ def publish(
     options: Annotated[
         str, typer.Option(help='JSON by mode, such as \'{"zkml": {"srs": "FILE"}}\'.')
     ] = "{}",
+    tune: Annotated[
+        str,
+        typer.Option(help="Search FHE circuits for: speed, balanced or accuracy."),
+    ] = "",
+    max_loss: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Points --tune may lose: else 2, 1 or none."),
+    ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="FHE: let one look-up in 16,384 err, for speed."),
+    ] = False,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -68,7 +82,12 @@ def publish(
             classes=[c.strip() for c in classes.split(",") if c.strip()],
             task=_one_of(task, ("classification", "regression"), "--task"),
             activation=_one_of(activation, ACTIVATIONS, "--activation"),
-            options=_options(options),
+            options=with_tuning(
+                _options(options),
+                tune=_one_of(tune, tuple(GOALS), "--tune"),
+                max_loss=max_loss,
+                fast=fast,
+            ),
             home=home,
             progress=notify,
         )
@@ -88,6 +107,8 @@ def publish(
                         "reason": p.reason,
                         "accuracy": p.accuracy,
                         "cost": p.cost,
+                        "tuned": p.params.get("tuned"),
+                        "p_error": p.params.get("p_error"),
                     }
                     for k, p in m.modes.items()
                 },
@@ -110,6 +131,7 @@ def publish(
         )
     total = sum(f.bytes for f in m.files.values())
     table("", ["mode", "served", "labels agree", "max error", "a row"], rows)
+    show_tuning(m.modes[Mode.FHE].params)
     signed = f"signed by publisher {bundle.publisher}"
     out.print(f"[dim]{size(total)} in {safe(bundle.root)}, {signed}[/]", soft_wrap=True)
 
