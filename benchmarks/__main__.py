@@ -7,14 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fhe_trees, gateway_cost
+from benchmarks import fhe_trees, gateway_cost, zkml
 from privacy.cli.output import size
 from privacy.encoding import Json
 
 OUT = Path(__file__).parent / "out"
 
 
-NAMES = ("gateway-cost", "fhe-trees")
+NAMES = ("gateway-cost", "fhe-trees", "zkml")
 
 
 def main() -> None:
@@ -35,6 +35,9 @@ def main() -> None:
     if "fhe-trees" in names:
         results["fhe_trees"] = fhe_trees.measure(quick=args.quick)
         _show_trees(results["fhe_trees"])
+    if "zkml" in names:
+        results["zkml"] = zkml.measure(quick=args.quick)
+        zkml.show(results["zkml"])
     args.json.write_text(json.dumps(results, indent=1) + "\n")
     Console().print(f"written to {args.json}")
 
