@@ -34,6 +34,9 @@ class PartRequest:
         activation: See `privacy.bundle.Manifest`.
         task: See `privacy.bundle.Manifest`.
         options: The publisher's choices for this mode.
+        truth: `.npy`, int64, the class index of each calibration row (-1 for a label
+            that is no class), if labels were given.
+        cache: Folder where a mode may keep what it found out, for the next publish.
     """
 
     out: Path
@@ -46,6 +49,8 @@ class PartRequest:
     activation: str
     task: str
     options: Mapping[str, Any]
+    truth: Path | None = None
+    cache: Path | None = None
 
     def to_json(self) -> Json:
         """Return the request as a child process takes it."""
@@ -58,9 +63,10 @@ class PartRequest:
     def from_json(cls, value: Json) -> "PartRequest":
         """Return the request that `to_json` described."""
         names = ("out", "onnx", "calibration", "held", "clear")
-        estimator = Path(value["estimator"]) if value["estimator"] else None
+        maybe = ("estimator", "truth", "cache")
         paths = {n: Path(value[n]) for n in names}
-        return cls(**{**value, **paths, "estimator": estimator})
+        perhaps = {n: Path(value[n]) if value.get(n) else None for n in maybe}
+        return cls(**{**value, **paths, **perhaps})
 
 
 @dataclass(frozen=True, slots=True)

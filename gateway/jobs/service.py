@@ -39,6 +39,7 @@ from privacy.errors import (
     JobFailedError,
     PrivacyError,
 )
+from privacy.fhe.options import DEFAULT_P_ERROR
 from privacy.modes import Mode, parse_mode
 from privacy.receipt import Receipt, sign_receipt
 
@@ -276,7 +277,9 @@ class JobService:
 
 def _marked(options: Json, part: ModePart) -> Json:
     """Return a job's options, with what its model's publisher relaxed for it."""
-    relaxed = {"insecure_srs": True} if part.params.get("insecure_srs") else {}
+    relaxed: Json = {"insecure_srs": True} if part.params.get("insecure_srs") else {}
+    if part.params.get("p_error", 0) > DEFAULT_P_ERROR:
+        relaxed["p_error"] = part.params["p_error"]
     return {**options, **relaxed}
 
 

@@ -19,10 +19,12 @@ from privacy.cli.app import (
     command,
 )
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
+from privacy.cli.tuning import show_tuning, with_tuning
 from privacy.client import Client
 from privacy.client.wire import Call, Flow, post_json
 from privacy.encoding import Json
 from privacy.errors import FormatError, UnavailableError
+from privacy.fhe.options import GOALS
 from privacy.modes import Mode, parse_mode
 
 DEFAULT_DATA = Path("var/gateway")
@@ -62,6 +64,18 @@ def publish(
     hide: Hide = None,
     commit: Commit = None,
     show: Show = None,
+    tune: Annotated[
+        str,
+        typer.Option(help="Search FHE circuits for: speed, balanced or accuracy."),
+    ] = "",
+    max_loss: Annotated[
+        float | None,
+        typer.Option(min=0.0, help="Points --tune may lose: else 2, 1 or none."),
+    ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help="FHE: let one look-up in 16,384 err, for speed."),
+    ] = False,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -80,7 +94,12 @@ def publish(
             classes=[c.strip() for c in classes.split(",") if c.strip()],
             task=_one_of(task, ("classification", "regression"), "--task"),
             activation=_one_of(activation, ACTIVATIONS, "--activation"),
-            options=_options(options, hide=hide, commit=commit, show=show),
+            options=with_tuning(
+                _options(options, hide=hide, commit=commit, show=show),
+                tune=_one_of(tune, tuple(GOALS), "--tune"),
+                max_loss=max_loss,
+                fast=fast,
+            ),
             home=home,
             progress=notify,
         )
@@ -100,6 +119,8 @@ def publish(
                         "reason": p.reason,
                         "accuracy": p.accuracy,
                         "cost": p.cost,
+                        "tuned": p.params.get("tuned"),
+                        "p_error": p.params.get("p_error"),
                     }
                     for k, p in m.modes.items()
                 },
@@ -122,6 +143,7 @@ def publish(
         )
     total = sum(f.bytes for f in m.files.values())
     table("", ["mode", "served", "labels agree", "max error", "a row"], rows)
+    show_tuning(m.modes[Mode.FHE].params)
     signed = f"signed by publisher {bundle.publisher}"
     out.print(f"[dim]{size(total)} in {safe(bundle.root)}, {signed}[/]", soft_wrap=True)
 

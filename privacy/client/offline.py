@@ -6,6 +6,7 @@ that fails is exit code 6, a step that could not be taken is 7.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,7 @@ from privacy.errors import (
     UnavailableError,
     VerificationError,
 )
+from privacy.fhe.caveats import p_error_caveats
 from privacy.modes import Mode, WhoSeesWhat, who_sees_what
 from privacy.receipt import Receipt, verify_receipt
 from privacy.runs import MAX_ROWS
@@ -122,8 +124,7 @@ def verify_saved(
             allow_insecure_srs=allow_insecure_srs,
             caveats=caveats,
         )
-        if receipt.simulated:
-            caveats.append(SIMULATED)
+        caveats.extend(job.weaknesses())
         for name, check in job.checks().items():
             take(name, check)
     return Verdict(_code(steps), tuple(steps), receipt, tuple(caveats), _seen(receipt))
@@ -185,6 +186,17 @@ class _Saved:
         if self.rows is not None and self.receipt.mode != Mode.ZKML:
             checks["input"] = self.input_
         return checks
+
+    def weaknesses(self) -> tuple[str, ...]:
+        """Return what weakens the answer by the receipt's own words."""
+        if self.receipt.simulated:
+            return (SIMULATED,)
+        if self.receipt.mode != Mode.FHE:
+            return ()
+        said = dict(self.receipt.options)
+        with suppress(CannotVerifyError):  # the receipt says it, too
+            said |= self._bundle().manifest.mode(Mode.FHE).params
+        return p_error_caveats(said)
 
     def output(self) -> str:
         found = sha256_hex(self._beside("output.bin"))

@@ -141,6 +141,29 @@ def choose(
     return tuple(drafts[-1:])
 
 
+def draft_at(
+    ensemble: Ensemble, calibration: Floats, *, bins: int, sum_bits: int
+) -> Draft:
+    """Return the draft of chosen bins and sums.
+
+    Args:
+        ensemble: The trained trees.
+        calibration: Standardised rows, (rows, features).
+        bins: Most bins of a feature; 0 for the trees' own thresholds.
+        sum_bits: Of a sum.
+
+    Raises:
+        BackendError: No feature has an edge: nothing depends on the input.
+    """
+    alone, complement = _one_of_two(ensemble)
+    edges = (
+        quantile_edges(calibration, bins)
+        if bins
+        else threshold_edges(alone, calibration.shape[1])
+    )
+    return _draft(alone, calibration, edges, bins, sum_bits, complement=complement)
+
+
 def _edges(
     exact: tuple[Edges, ...], calibration: Floats, splits: str
 ) -> Iterator[tuple[tuple[Edges, ...], int]]:

@@ -20,6 +20,8 @@ from privacy.fhe.template import learn_template
 
 _SAMPLE_ROWS = 3
 _FAST_S = 0.25
+_UNPACK = 6
+"""About how many times larger unpacked keys are than sent ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,16 @@ def _run(
         into.run_s.append(took)
         found.append(keys.cipher.decrypt(into.function, result)[: len(some)])
     return np.concatenate(found)
+
+
+def check_keys(compiled: Compiled, options: Options) -> None:
+    """Refuse a circuit whose evaluation keys would be larger than allowed.
+
+    Raises:
+        BackendError: They would.
+    """
+    if compiled.uncompressed_keys_bytes > _UNPACK * options.max_keys_bytes:
+        refuse_keys(compiled.uncompressed_keys_bytes // _UNPACK, options)
 
 
 def refuse_keys(size: int, options: Options) -> NoReturn:

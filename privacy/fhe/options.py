@@ -6,7 +6,14 @@ from typing import Any
 
 from privacy.errors import FormatError
 
+FAST_P_ERROR = 2.0**-14
+"""What `--fast` asks for: keys and look-ups shrink, and one in 16,384 look-ups errs."""
+DEFAULT_P_ERROR = 2.0**-40
+GOALS = {"speed": 2.0, "balanced": 1.0, "accuracy": 0.0}
+"""Percentage points that the fastest circuit may lose; `accuracy` takes the least."""
+
 _CHOICES = {
+    "tune": ("", *GOALS),
     "circuit": ("auto", "fhe-native", "concrete-ml"),
     "splits": ("hidden", "revealed"),
 }
@@ -26,16 +33,22 @@ class Options:
             they use, for smaller inputs and no loss to binning.
         n_bits: Bits for Concrete-ML's linear models and trees, instead of the built-in
             list; 0 for the list.
+        tune: Search for the fastest circuit that loses little: `speed`, `balanced` or
+            `accuracy`; empty takes built-in choices without a search.
+        max_loss: Percentage points the tuned circuit may lose, instead of the goal's
+            own; negative for that.
         engine_rows: Held rows to run encrypted; 0 chooses 10 or 3 by speed.
         max_latency_s: A slower circuit is not published.
         max_keys_bytes: A circuit with larger evaluation keys is not published.
         min_label_agreement: Least share of held rows labelled as by the clear model.
     """
 
-    p_error: float = 2.0**-40
+    p_error: float = DEFAULT_P_ERROR
     circuit: str = "auto"
     splits: str = "hidden"
     n_bits: int = 0
+    tune: str = ""
+    max_loss: float = -1.0
     engine_rows: int = 0
     max_latency_s: float = 120.0
     max_keys_bytes: int = 1 << 29

@@ -119,7 +119,16 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             timeout_s=PREPARE_TIMEOUT_S,
             progress=lambda p: progress({"mode": "", **p}),
         )
-        parts, public = _parts(work, root, schema, modes, options or {}, progress, run)
+        parts, public = _parts(
+            work,
+            root,
+            schema,
+            modes,
+            options or {},
+            progress,
+            run,
+            cache=store / ".tuned",
+        )
         if not any(part.available for part in parts.values()):
             reasons = "; ".join(f"{m}: {part.reason}" for m, part in parts.items())
             msg = f"no mode can serve this model ({reasons})"
@@ -168,7 +177,7 @@ def is_current(bundle: Bundle) -> bool:
     return bool(here == part.params["measurements"])
 
 
-def _parts(
+def _parts(  # noqa: PLR0913 - all that a mode is told
     work: Path,
     root: Path,
     schema: Json,
@@ -176,6 +185,8 @@ def _parts(
     options: Mapping[Mode, Json],
     progress: Progress,
     run: Run,
+    *,
+    cache: Path,
 ) -> tuple[dict[str, ModePart], list[str]]:
     parts: dict[str, ModePart] = {}
     public: list[str] = []
@@ -196,6 +207,8 @@ def _parts(
             activation=schema["activation"],
             task=schema["task"],
             options=options.get(mode, {}),
+            truth=work / "truth.npy" if (work / "truth.npy").exists() else None,
+            cache=cache,
         )
         result = _part(mode, request, progress, run)
         if not result.available:

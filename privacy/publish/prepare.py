@@ -63,6 +63,9 @@ def prepare(request: Json, progress: Progress) -> Json:
 
         joblib.dump(core.estimator, out / "estimator.joblib")
     classes = _classes(core, clear.shape[1], request["classes"])
+    if table.labels is not None and classes:
+        truth = [_index(core, classes, table.labels[i]) for i in calibration]
+        np.save(out / "truth.npy", np.array(truth, dtype=np.int64))
     return {
         "columns": _columns(table.names, table.rows[calibration], core),
         "outputs": clear.shape[1],
@@ -124,9 +127,16 @@ def _clear_accuracy(
     """Return the clear model's own accuracy on held-back rows, if labels are known."""
     if labels is None or core.task != "classification":
         return {}
-    truth = [labels[i] for i in held]
+    truth = [_index(core, classes, labels[i]) for i in held]
     told = activate(clear, core.activation).argmax(axis=1)
-    mine = [core.classes[i] if core.classes else str(i) for i in told]
-    named = [classes[i] for i in told]
-    right = [t in (m, n) for t, m, n in zip(truth, mine, named, strict=True)]
+    right = told == np.array(truth)
     return {"rows": len(held), "accuracy": float(np.mean(right))}
+
+
+def _index(core: Core, classes: Any, label: str) -> int:
+    """Return the class that a label names, by the model's names or ours; -1 if none."""
+    for names in (core.classes, classes):
+        if label in names:
+            return int(names.index(label))
+    numbers = [str(i) for i in range(len(classes))]
+    return numbers.index(label) if not core.classes and label in numbers else -1

@@ -36,7 +36,13 @@ _BATCH_LOOK_UPS = 1024
 
 
 def compile_trees(
-    estimator: Any, calibration: Floats, *, p_error: float, splits: str, task: str
+    estimator: Any,
+    calibration: Floats,
+    *,
+    p_error: float,
+    splits: str,
+    task: str,
+    drafts: Sequence[Draft] = (),
 ) -> Compiled:
     """Compile a trained ensemble.
 
@@ -46,6 +52,7 @@ def compile_trees(
         p_error: Chance that one table look-up errs.
         splits: `hidden` or `revealed`; see `privacy.fhe.options.Options`.
         task: See `privacy.bundle.Manifest`.
+        drafts: Instead of those that `choose` gives.
 
     Raises:
         BackendError: It cannot be expressed.
@@ -55,7 +62,7 @@ def compile_trees(
     if ensemble is None:
         msg = f"{type(estimator).__name__} is no ensemble of trees that we read"
         raise BackendError(msg, code="fhe-not-trees")
-    drafts = choose(ensemble, calibration, splits=splits, task=task)
+    drafts = drafts or choose(ensemble, calibration, splits=splits, task=task)
     draft, made, circuit, keyset = _finest(drafts, p_error)
     bits = sum(len(e.edges) for e in draft.edges)
     return Compiled(

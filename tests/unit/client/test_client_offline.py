@@ -65,6 +65,13 @@ def test_an_honest_receipt_verifies(saved):
     assert [s.name for s in verdict.steps] == ["signature", "output"]
 
 
+def test_a_chance_of_error_that_the_publisher_chose_is_said(saved):
+    verdict = saved(options={"p_error": 2.0**-14})
+    assert verdict.exit_code == 0
+    (caveat,) = verdict.caveats
+    assert "IND-CPA-D" in caveat
+
+
 @pytest.mark.parametrize(
     "changes",
     [

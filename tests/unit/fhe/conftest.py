@@ -73,11 +73,11 @@ def publisher():
 def publish_onnx(data, publisher, tmp_path_factory):
     """Return a function that publishes an ONNX core model."""
 
-    def publish_it(name, onnx, clear, *, options, data=data):
+    def publish_it(name, onnx, clear, *, options, data=data, extra=None):
         root = tmp_path_factory.mktemp(name)
         (root / "core.onnx").write_bytes(onnx)
         request = make_request(root, data, clear, "softmax", options=options)
-        return publish(root, publisher, request)
+        return publish(root, publisher, replace(request, **(extra or {})))
 
     return publish_it
 

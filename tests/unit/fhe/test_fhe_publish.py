@@ -15,6 +15,7 @@ from privacy.fhe.options import parse_options
 from privacy.fhe.publish import _checked_outputs
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import Runner
+from privacy.fhe.source import Source
 from privacy.fhe.spec import parse_spec
 from tests.support.dense_nets import trained_net
 
@@ -55,6 +56,8 @@ def test_clients_may_fetch_the_description_and_nothing_else(tree):
     assert set(tree.bundle.manifest.files) == public | {
         "fhe/circuit/sharedlib.so",
         "fhe/circuit/program_info.concrete.params.json",
+        "fhe/source/circuit.mlir",
+        "fhe/source/options.json",
     }
 
 
@@ -176,6 +179,7 @@ def agreed(linear):
         folder=Path(),
         program=spec.program,
         functions=(("main", 1),),
+        source=Source(mlir="", options={}),
         features=30,
         quantizers=spec.quantizers,
         output=spec.output,
@@ -190,7 +194,7 @@ def agreed(linear):
 
 def test_a_circuit_that_agrees_gives_raw_outputs_on_all_held_rows(agreed):
     compiled, measured, held = agreed
-    outputs = _checked_outputs(compiled, measured, held)
+    outputs = _checked_outputs(compiled, measured, held, 2.0**-40)
     assert outputs.shape == (6, 1)
 
 
@@ -213,7 +217,7 @@ def test_a_path_that_differs_in_one_unit_is_refused(agreed, member, what):
 
     compiled = replace(compiled, **{member: differs})
     with pytest.raises(BackendError, match=what):
-        _checked_outputs(compiled, measured, held)
+        _checked_outputs(compiled, measured, held, 2.0**-40)
 
 
 def test_results_are_plain_json(linear):

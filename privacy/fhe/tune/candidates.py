@@ -1,0 +1,235 @@
+"""The circuits a model can become, listed by kind.
+
+A new kind of circuit, or a new choice within one, is one more candidate here.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from privacy.errors import BackendError, PrivacyError
+from privacy.fhe.backend import Floats
+from privacy.fhe.backends import concrete_ml
+from privacy.fhe.compiled import Compiled
+from privacy.fhe.dense import Layer, read_dense
+from privacy.fhe.dense_choice import fit_dense, mirrors, shapes
+from privacy.fhe.dense_plan import plan_dense
+from privacy.fhe.draft import BINS, SUM_BITS, draft_at
+from privacy.fhe.options import Options
+from privacy.fhe.quantizers import raw_outputs
+from privacy.fhe.thermometer import thermometer
+from privacy.fhe.yardstick import Fit, Outputs
+from privacy.publishing import PartRequest
+from privacy.trees import Ensemble, ensemble_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One circuit that a model could become.
+
+    Attributes:
+        name: Says what is special about it; unique for a model.
+        compile: Compile it, fitted on all calibration rows.
+        fit: What it answers in the clear when fitted on given rows; None if only
+            compiling shows.
+        rank: Among candidates with `fit`, a rough order of cost; equals cost alike.
+    """
+
+    name: str
+    compile: Callable[[], Compiled]
+    fit: Fit | None = None
+    rank: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is to be compiled; `calibration` is standardised, (rows, features)."""
+
+    request: PartRequest
+    estimator: Any
+    calibration: Floats
+    options: Options
+
+
+Kind = Callable[[Subject], Iterator[Candidate]]
+
+
+def kinds(subject: Subject) -> tuple[Kind, ...]:
+    """Return the kinds of circuit that may serve a model, the preferred first."""
+    name = type(subject.estimator).__name__
+    if name == "QuantizedNetwork":
+        return (quantized,)
+    if name in {"KNeighborsClassifier", "KNeighborsRegressor"}:
+        return (neighbours,)
+    native = dense if subject.estimator is None else trees
+    if subject.options.circuit == "fhe-native":
+        return (native,)
+    linear = hasattr(subject.estimator, "coef_")
+    if subject.options.circuit == "auto" and not linear:
+        return (native, by_concrete_ml)
+    return (by_concrete_ml,)
+
+
+def dense(subject: Subject) -> Iterator[Candidate]:
+    """Yield a dense network's circuits of our own.
+
+    Raises:
+        BackendError: It is no chain of linear layers.
+    """
+    layers = read_dense(subject.request.onnx, subject.calibration.shape[1])
+    mirror = mirrors(layers, subject.request.activation)
+    for rank, shape in enumerate(shapes()):
+        cheap = (shape.table_bits, shape.value_bits)
+        yield Candidate(
+            name=f"fhe-native, {cheap[0]}-bit tables of {cheap[1]}-bit values, "
+            f"features clipped at {shape.clip}",
+            fit=fit_dense(layers, shape, mirror=mirror),
+            compile=partial(_compile_dense, subject, layers, shape, mirror=mirror),
+            rank=float(rank),
+        )
+
+
+def _compile_dense(
+    subject: Subject, layers: tuple[Layer, ...], shape: Any, *, mirror: bool
+) -> Compiled:
+    from privacy.fhe.backends.native_networks import compile_dense
+
+    plan = plan_dense(layers, subject.calibration, shape, mirror=mirror)
+    with readable("as an fhe-native circuit"):
+        return compile_dense(plan, p_error=subject.options.p_error)
+
+
+def trees(subject: Subject) -> Iterator[Candidate]:
+    """Yield an ensemble's circuits of our own.
+
+    Raises:
+        BackendError: It is no ensemble of trees.
+    """
+    ensemble = ensemble_of(subject.estimator)
+    if ensemble is None:
+        msg = f"{type(subject.estimator).__name__} is no ensemble of trees that we read"
+        raise BackendError(msg, code="fhe-not-trees")
+    every = BINS if subject.options.splits == "hidden" else (0,)
+    for sum_bits in SUM_BITS:
+        for bins in every:
+            yield Candidate(
+                name=f"fhe-native, {bins or 'exact'} bins, {sum_bits}-bit sums",
+                fit=partial(_fit_trees, ensemble, bins, sum_bits),
+                compile=partial(_compile_trees, subject, ensemble, bins, sum_bits),
+                rank=float(sum_bits * 1000 + bins),
+            )
+
+
+def _fit_trees(ensemble: Ensemble, bins: int, sum_bits: int, rows: Floats) -> Outputs:
+    draft = draft_at(ensemble, rows, bins=bins, sum_bits=sum_bits)
+    return lambda kept: raw_outputs(
+        draft.sums(thermometer(kept, draft.edges)), draft.output
+    )
+
+
+def _compile_trees(
+    subject: Subject, ensemble: Ensemble, bins: int, sum_bits: int
+) -> Compiled:
+    from privacy.fhe.backends.native_trees import compile_trees
+
+    draft = draft_at(ensemble, subject.calibration, bins=bins, sum_bits=sum_bits)
+    with readable("as an fhe-native circuit"):
+        return compile_trees(
+            subject.estimator,
+            subject.calibration,
+            p_error=subject.options.p_error,
+            splits=subject.options.splits,
+            task=subject.request.task,
+            drafts=(draft,),
+        )
+
+
+def by_concrete_ml(subject: Subject) -> Iterator[Candidate]:
+    """Yield what Concrete-ML may compile, precise first."""
+    for name, attempt in concrete_ml.attempts(
+        subject.estimator,
+        subject.request.onnx,
+        subject.calibration,
+        p_error=subject.options.p_error,
+        bits=subject.options.n_bits or None,
+    ):
+        yield Candidate(
+            name=f"concrete-ml, {name}", compile=partial(_attempt, name, attempt)
+        )
+
+
+def _attempt(name: str, attempt: Callable[[], Compiled]) -> Compiled:
+    with readable(f"with Concrete-ML as {name}"):
+        return attempt()
+
+
+def quantized(subject: Subject) -> Iterator[Candidate]:
+    """Yield the one circuit of a network that was trained with quantization."""
+    yield Candidate(name="quantized network", compile=lambda: _quantized(subject))
+
+
+def _quantized(subject: Subject) -> Compiled:
+    from privacy.fhe.backends.quantized import compile_quantized
+
+    with readable("as a quantized network"):
+        return compile_quantized(
+            subject.estimator,
+            subject.calibration,
+            p_error=subject.options.p_error,
+            activation=subject.request.activation,
+            task=subject.request.task,
+        )
+
+
+def neighbours(_: Subject) -> Iterator[Candidate]:
+    """Say why neighbours are not served, without a minute of trying.
+
+    Raises:
+        BackendError: Always.
+    """
+    msg = (
+        "nearest neighbours are not served: Concrete-ML sorts the encrypted distances, "
+        "and even 20 training rows of 2 bits have no secure parameters; use zkml or tee"
+    )
+    raise BackendError(msg, code="fhe-unsupported-model")
+
+
+def clear_outputs(subject: Subject) -> Floats:
+    """Return the clear model's raw outputs on the calibration rows."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(
+        str(subject.request.onnx), providers=["CPUExecutionProvider"]
+    )
+    (found,) = session.run(None, {"input": subject.calibration.astype(np.float32)})
+    return np.asarray(found, dtype=np.float64).reshape(len(subject.calibration), -1)
+
+
+@contextmanager
+def readable(kind: str) -> Iterator[None]:
+    """Raise whatever an engine raises as an error that a publisher understands."""
+    try:
+        yield
+    except PrivacyError:
+        raise
+    except Exception as exc:
+        msg = f"it cannot be compiled {kind} ({plain(exc)})"
+        raise BackendError(msg, code="fhe-compile-failed") from exc
+
+
+def plain(exc: Exception) -> str:
+    """Return an engine's complaint in a line a publisher can act on."""
+    text = " ".join(str(exc).split())
+    known = {
+        "NoParametersFound": "no secure parameters exist for accumulators this wide",
+        "operators are not supported": text,
+        "bit-width": "a table look-up is wider than 16 bits",
+    }
+    for sign, words in known.items():
+        if sign in text:
+            return words[:300]
+    return f"{type(exc).__name__}: {text[:200]}"
