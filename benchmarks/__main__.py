@@ -13,6 +13,7 @@ from benchmarks import (
     fhe_trees,
     gateway_cost,
     model_families,
+    zkml,
 )
 from privacy.cli.output import size
 from privacy.encoding import Json
@@ -26,6 +27,7 @@ NAMES = (
     "fhe-cold-start",
     "fhe-malformed",
     "model-families",
+    "zkml",
 )
 
 
@@ -55,6 +57,9 @@ def main() -> None:
         _show_malformed(results["fhe_malformed"])
     if "model-families" in names:
         results["model_families"] = model_families.measure()
+    if "zkml" in names:
+        results["zkml"] = zkml.measure(quick=args.quick)
+        zkml.show(results["zkml"])
     args.json.write_text(json.dumps(results, indent=1) + "\n")
     Console().print(f"written to {args.json}")
 
