@@ -28,7 +28,9 @@ def decode(raw: bytes, *, what: str) -> Any:
     reader = Reader(raw, what=what)
     value = _item(reader, what, 0)
     if reader.left:
-        raise FormatError(f"{reader.left} bytes follow the {what}", code="not-canonical")
+        raise FormatError(
+            f"{reader.left} bytes follow the {what}", code="not-canonical"
+        )
     return value
 
 
@@ -50,25 +52,23 @@ def _item(reader: Reader, what: str, depth: int) -> Any:
             return _SIMPLE[number]
         raise FormatError(f"the {what} holds an unknown simple value: {number}")
     number = _number(reader, number, what)
-    match major:
-        case 0:
-            return number
-        case 1:
-            return -1 - number
-        case 2:
-            return reader.take(number, "byte string")
-        case 3:
-            return _text(reader.take(number, "text"), what)
-        case 4:
-            _check_count(reader, number, what)
-            return [_item(reader, what, depth + 1) for _ in range(number)]
-        case 5:
-            _check_count(reader, number * 2, what)
-            return _map(reader, number, what, depth)
-        case _:
-            if number != COSE_SIGN1_TAG or depth:
-                raise FormatError(f"the {what} holds an unknown tag: {number}")
-            return _item(reader, what, depth + 1)
+    if major in {_UINT, _NEGATIVE}:
+        return number if major == _UINT else -1 - number
+    if major in {_BYTES, _TEXT}:
+        content = reader.take(number, "string")
+        return content if major == _BYTES else _text(content, what)
+    return _container(reader, what, depth, major, number)
+
+
+def _container(reader: Reader, what: str, depth: int, major: int, number: int) -> Any:
+    if major == _TAG:
+        if number != COSE_SIGN1_TAG or depth:
+            raise FormatError(f"the {what} holds an unknown tag: {number}")
+        return _item(reader, what, depth + 1)
+    _check_count(reader, number * (2 if major == _MAP else 1), what)
+    if major == _ARRAY:
+        return [_item(reader, what, depth + 1) for _ in range(number)]
+    return _map(reader, number, what, depth)
 
 
 def _number(reader: Reader, number: int, what: str) -> int:

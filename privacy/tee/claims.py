@@ -20,12 +20,13 @@ class Claims:
         measurements: Registers by name, in hex.
         report_data: What the workload bound into the evidence, in hex; of Nitro the
             user data, of NVIDIA nothing.
-        nonce: What the verifier asked with, in hex, where the format has a field for it.
+        nonce: What the verifier asked with, in hex, where the format has a field.
         product: Of the vendor, such as `Milan` or `GH100`; empty if not said.
         hardware_id: Chip, platform instance or module, as the vendor names it.
         svns: Security versions by name.
         made_at: When, as the evidence itself says; None if it does not.
         chain: Certificates from the signer to the root.
+        unchecked: What could not be looked up: `tcb status`, `revocation`.
     """
 
     format: str
@@ -40,6 +41,7 @@ class Claims:
     svns: dict[str, int] = field(default_factory=dict)
     made_at: datetime | None = None
     chain: tuple[x509.Certificate, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
     def as_dict(self) -> Json:
         """Return the claims JSON-ready."""
@@ -55,5 +57,6 @@ class Claims:
             "report_data": self.report_data,
             "nonce": self.nonce,
             "svns": self.svns,
+            "unchecked": list(self.unchecked),
             "signer": self.chain[0].subject.rfc4514_string() if self.chain else "",
         }

@@ -229,6 +229,7 @@ def verify_snp_report(
         hardware_id=report.chip_id.hex(),
         svns=svns | {"vmpl": report.vmpl},
         chain=chain,
+        unchecked=("revocation",),
     )
 
 
@@ -293,9 +294,7 @@ def _check_tcb(
     return reported
 
 
-def _check_chip(
-    report: SnpReport, leaf: x509.Certificate, product: AmdProduct
-) -> None:
+def _check_chip(report: SnpReport, leaf: x509.Certificate, product: AmdProduct) -> None:
     found = _extension(leaf, _HARDWARE_ID)
     size = _TURIN_ID_BYTES if product.name.endswith(_TURIN) else len(report.chip_id)
     chip_id, rest = report.chip_id[:size], report.chip_id[size:]
