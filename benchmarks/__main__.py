@@ -7,14 +7,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fhe_trees, gateway_cost
+from benchmarks import fhe_networks, fhe_trees, gateway_cost
 from privacy.cli.output import size
 from privacy.encoding import Json
 
 OUT = Path(__file__).parent / "out"
 
 
-NAMES = ("gateway-cost", "fhe-trees")
+NAMES = ("gateway-cost", "fhe-trees", "fhe-networks")
 
 
 def main() -> None:
@@ -35,6 +35,9 @@ def main() -> None:
     if "fhe-trees" in names:
         results["fhe_trees"] = fhe_trees.measure(quick=args.quick)
         _show_trees(results["fhe_trees"])
+    if "fhe-networks" in names:
+        results["fhe_networks"] = fhe_networks.measure(quick=args.quick)
+        _show_networks(results["fhe_networks"])
     args.json.write_text(json.dumps(results, indent=1) + "\n")
     Console().print(f"written to {args.json}")
 
@@ -78,6 +81,28 @@ def _show_trees(found: Json) -> None:
             )
         grid.add_row(model, "clear", *[""] * 5, f"{accuracy['clear']:.3f}")
     Console(width=110).print(grid)
+
+
+def _show_networks(found: Json) -> None:
+    grid = Table(title="network 30-8-2, breast cancer, one encrypted row")
+    columns = ("side", "seconds", "times", "keys", "input", "result", "right")
+    for column in columns:
+        grid.add_column(column, justify="right")
+    right = {**found["accuracy"], "fast": found["accuracy"]["ours"]}
+    for side in ("concrete_ml", "ours", "fast"):
+        own = found[side]
+        grid.add_row(
+            side,
+            f"{own['latency_s']:.3f}",
+            f"{own['ratio']:.1f}",
+            size(own["keys_bytes"]),
+            size(own["input_bytes"]),
+            size(own["result_bytes"]),
+            f"{right[side]:.3f}",
+        )
+    Console().print(grid)
+    splits, clear = found["splits"], found["accuracy"]["clear"]
+    Console().print(f"accuracy over {splits} splits; clear {clear:.3f}")
 
 
 if __name__ == "__main__":
