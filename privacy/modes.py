@@ -54,7 +54,7 @@ _TABLE: dict[str, WhoSeesWhat] = {
         gateway_sees=f"the input and the output, {_SEEN_BY_GATEWAY}",
         others_see="holders of the proof: output, Poseidon hash of the input",
         answer_is_proven="yes, as far as the SRS can be trusted",
-        checkable_on_chain="not yet: no verifier contract is generated so far",
+        checkable_on_chain="yes: by a verifier contract made from the public files",
     ),
     "tee": WhoSeesWhat(
         operator_sees_input="no: sealed to a key that was born in the enclave",

@@ -141,8 +141,10 @@ def _layer(node: Any, known: Mapping[str, Any]) -> Mapping[str, Any]:
     if bits.size != 1 or not 1 <= width <= _MAX_BITS or not (scale > 0).all():
         raise _unusable("Quant with impossible steps or bits")
     signed, narrow = bool(said.get("signed", 1)), bool(said.get("narrow", 0))
+    if narrow and not signed:  # Brevitas's exporter says so of what is the reverse
+        signed, narrow = True, False
     low = -(2.0 ** (width - 1)) + narrow if signed else 0.0
-    high = 2.0 ** (width - 1) - 1 if signed else 2.0**width - 1 - narrow
+    high = 2.0 ** (width - 1) - 1 if signed else 2.0**width - 1
     return {"scale": scale, "zero_point": zero_point, "low": low, "high": high}
 
 

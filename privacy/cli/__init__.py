@@ -6,11 +6,21 @@ Exit codes: 0 ok, 2 usage, 3 authentication, 4 not found, 5 job failed,
 
 import sys
 
-from privacy.cli import data_owner, fhe, keys, operator, publisher, zk, zk_evm
+from privacy.cli import (
+    chain,
+    data_owner,
+    fhe,
+    keys,
+    operator,
+    publisher,
+    zk,
+    zk_evm,
+)
 from privacy.cli.app import app, run
 
 __all__ = [
     "app",
+    "chain",
     "data_owner",
     "fhe",
     "keys",

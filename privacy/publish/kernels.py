@@ -8,6 +8,8 @@ import numpy as np
 from privacy.publish.core import Expressed, columns_of, unsupported
 
 _KERNELS = ("rbf", "poly", "sigmoid")
+_FAR = 12.0
+"""exp(-12) is 6e-6, as good as nothing: the table of exp() need not go further."""
 
 
 def express_kernel_machine(core: Any) -> Expressed | None:
@@ -81,7 +83,8 @@ def _module(core: Any, dual: Any) -> Any:
         def forward(self, x: Any) -> Any:
             inner = x @ self.cross + self.shift
             if is_rbf:
-                inner = torch.exp(inner + x.pow(2) @ self.square)
+                inner = torch.relu(inner + x.pow(2) @ self.square + _FAR) - _FAR
+                inner = torch.exp(inner)
             elif core.kernel == "poly":
                 inner = inner.pow(core.degree)
             else:

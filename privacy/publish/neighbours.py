@@ -30,7 +30,7 @@ def express_neighbours(core: Any) -> Expressed | None:
         graph=_module(core, values),
         clear=columns_of(raw),
         activation="none",
-        estimator=core if hasattr(core, "classes_") else None,
+        estimator=core,
         ties=True,
     )
 

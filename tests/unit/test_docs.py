@@ -14,7 +14,9 @@ from privacy.cli import app
 from privacy.errors import PrivacyError
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+DOCS = sorted(
+    p for where in ("", "docs/**/", "contracts/") for p in ROOT.glob(f"{where}*.md")
+)
 FOLDERS = (
     "privacy|gateway|tests|examples|scripts|requirements|docs|benchmarks|contracts"
 )

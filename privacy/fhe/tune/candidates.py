@@ -60,8 +60,11 @@ Kind = Callable[[Subject], Iterator[Candidate]]
 
 def kinds(subject: Subject) -> tuple[Kind, ...]:
     """Return the kinds of circuit that may serve a model, the preferred first."""
-    if type(subject.estimator).__name__ == "QuantizedNetwork":
+    name = type(subject.estimator).__name__
+    if name == "QuantizedNetwork":
         return (quantized,)
+    if name in {"KNeighborsClassifier", "KNeighborsRegressor"}:
+        return (neighbours,)
     native = dense if subject.estimator is None else trees
     if subject.options.circuit == "fhe-native":
         return (native,)
@@ -80,10 +83,9 @@ def dense(subject: Subject) -> Iterator[Candidate]:
     layers = read_dense(subject.request.onnx, subject.calibration.shape[1])
     mirror = mirrors(layers, subject.request.activation)
     for rank, shape in enumerate(shapes()):
-        cheap = (shape.table_bits, shape.value_bits)
         yield Candidate(
-            name=f"fhe-native, {cheap[0]}-bit tables of {cheap[1]}-bit values, "
-            f"features clipped at {shape.clip}",
+            name=f"fhe-native, {shape.table_bits}-bit tables of {shape.value_bits}-bit "
+            f"values, {shape.weight_bits:+d} bits of weights, clipped at {shape.clip}",
             fit=fit_dense(layers, shape, mirror=mirror),
             compile=partial(_compile_dense, subject, layers, shape, mirror=mirror),
             rank=float(rank),
@@ -180,6 +182,19 @@ def _quantized(subject: Subject) -> Compiled:
             activation=subject.request.activation,
             task=subject.request.task,
         )
+
+
+def neighbours(_: Subject) -> Iterator[Candidate]:
+    """Say why neighbours are not served, without a minute of trying.
+
+    Raises:
+        BackendError: Always.
+    """
+    msg = (
+        "nearest neighbours are not served: Concrete-ML sorts the encrypted distances, "
+        "and even 20 training rows of 2 bits have no secure parameters; use zkml or tee"
+    )
+    raise BackendError(msg, code="fhe-unsupported-model")
 
 
 def clear_outputs(subject: Subject) -> Floats:

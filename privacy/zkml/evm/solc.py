@@ -48,6 +48,19 @@ def find_node() -> str | None:
     return shutil.which("node") or (str(inside) if inside and inside.exists() else None)
 
 
+def find_anvil() -> Path:
+    """Return the development chain that `make contracts-tools` installed.
+
+    Raises:
+        UnavailableError: It did not.
+    """
+    found = sorted(TOOLS.glob("@foundry-rs/anvil-*/bin/anvil*"))
+    if not found:
+        msg = "anvil was not found: run `make contracts-tools`"
+        raise UnavailableError(msg, code="anvil-missing")
+    return found[0]
+
+
 def find_solc() -> list[str]:
     """Return the command that runs the compiler.
 

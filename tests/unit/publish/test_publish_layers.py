@@ -1,10 +1,11 @@
 """What the publisher of a hybrid model may choose; nothing is compiled here."""
 
+import numpy as np
 import pytest
 import torch
 
 from privacy.errors import FormatError
-from privacy.publish.hybrid import publish_layers
+from privacy.publish.hybrid import _choose, publish_layers
 
 
 def _refused(tmp_path, module, *layers):
@@ -44,3 +45,16 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
     net = torch.nn.Sequential(torch.nn.Linear(3, 2))
     torch.nn.init.constant_(net[0].weight, float("nan"))
     assert _refused(tmp_path, net, "0").code == "not-finite"
+
+
+def test_a_layer_of_gpt_2_is_read_the_other_way_round():
+    class Conv1D(torch.nn.Module):  # as in Transformers: (inputs, outputs)
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.rand(3, 2))
+            self.bias = torch.nn.Parameter(torch.rand(2))
+
+    net = torch.nn.Sequential(Conv1D())
+    ((layer, weight),) = _choose(net, ["*"])
+    assert (layer.path, layer.inputs, layer.outputs) == ("0", 3, 2)
+    assert np.allclose(weight, net[0].weight.detach().numpy().T)

@@ -65,7 +65,8 @@ def test_both_names_for_the_layers_are_read(qonnx, domain, tmp_path):
         (1, 0, 0.0, [-4.0, -1.0, 0.0, 0.5, 1.0, 3.5]),
         (1, 1, 0.0, [-3.5, -1.0, 0.0, 0.5, 1.0, 3.5]),
         (0, 0, 0.0, [0.0, 0.0, 0.0, 0.5, 1.0, 7.5]),
-        (0, 1, 2.0, [-1.0, -1.0, 0.0, 0.5, 1.0, 6.0]),
+        (0, 0, 2.0, [-1.0, -1.0, 0.0, 0.5, 1.0, 6.5]),
+        (0, 1, 0.0, [-4.0, -1.0, 0.0, 0.5, 1.0, 3.5]),  # as Concrete-ML reads it
     ],
 )
 def test_a_layer_is_spelt_out_as_it_is_defined(signed, narrow, zero_point, expected):
@@ -129,3 +130,18 @@ def test_other_models_are_saved_as_they_are():
 
     model = LinearRegression()
     assert portable(model) is model
+
+
+@pytest.mark.slow
+def test_concrete_mls_own_network_says_what_its_probabilities_say():
+    from benchmarks.model_families import FAMILIES
+    from privacy.activations import activate
+    from privacy.publish.estimators import from_estimator
+
+    (family,) = (f for f in FAMILIES if f.name.startswith("NeuralNetClassifier"))
+    model, rows = family.make()
+    core = from_estimator(portable(model), rows.shape[1])
+    found = activate(core.clear((rows - core.offset) / core.scale), core.activation)
+    expected = model.predict_proba(rows)
+    assert np.abs(found - expected).max() < 0.2  # Concrete-ML leaves biases unrounded
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.95

@@ -1,0 +1,383 @@
+"""Commands for smart contracts: chain account, deploy, register, request, …."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from privacy.bundle import Bundle, open_bundle, standardise
+from privacy.chain.account import create_keystore, open_keystore
+from privacy.chain.config import ChainConfig, read_config, write_config
+from privacy.chain.contracts import check_chain, contract, deploy_all
+from privacy.chain.models import (
+    OrderOptions,
+    answer_of,
+    input_path,
+    register_model,
+    request_inference,
+    served_model,
+    verify_on_chain,
+)
+from privacy.chain.rpc import Rpc
+from privacy.chain.sender import GWEI, Prices, Sender
+from privacy.cli.app import AsJson, Gateway, command
+from privacy.cli.output import err, out, print_json, progress, safe
+from privacy.encoding import Json, finite_rows
+from privacy.errors import (
+    AuthError,
+    ConflictError,
+    FormatError,
+    UnavailableError,
+)
+from privacy.files import write_atomic
+from privacy.modes import Mode
+from privacy.runs import MAX_ROWS
+from privacy.zkml.blobs import Proof, make_input, parse_evidence
+from privacy.zkml.params import parse_params
+
+DEFAULT_CHAIN = Path("var/chain/chain.json")
+DEFAULT_KEYSTORE = Path("var/chain/keystore.json")
+DEFAULT_FOLDER = Path("var/chain")
+
+ChainFile = Annotated[Path, typer.Option("--chain", help="The chain's file.")]
+Keystore = Annotated[
+    Path, typer.Option(help="Key of who pays; password: $PRIVACY_CHAIN_PASSWORD.")
+]
+MaxFee = Annotated[
+    float, typer.Option(min=0.001, help="Most that a unit of gas may cost, in gwei.")
+]
+
+
+@command("chain account")
+def account(
+    keystore: Keystore = DEFAULT_KEYSTORE,
+    import_key: Annotated[
+        bool, typer.Option(help="Take the private key in $PRIVACY_CHAIN_KEY.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make an account for transactions; its key is kept encrypted."""
+    key = None
+    if import_key:
+        try:
+            text = os.environ.get("PRIVACY_CHAIN_KEY", "")
+            key = bytes.fromhex(text.removeprefix("0x"))
+        except ValueError:
+            raise FormatError("$PRIVACY_CHAIN_KEY is not hex") from None
+    address = create_keystore(keystore, _password(confirm=True), key=key)
+    if as_json:
+        print_json({"address": address, "keystore": str(keystore)})
+    else:
+        out.print(f"account {address}, its key encrypted in {safe(keystore)}")
+
+
+@command("chain deploy")
+def deploy(
+    rpc: Annotated[str, typer.Option(help="Address of the chain's node.")],
+    chain: ChainFile = DEFAULT_CHAIN,
+    keystore: Keystore = DEFAULT_KEYSTORE,
+    authority: Annotated[
+        str, typer.Option(help="Who vouches for enclaves; else the account.")
+    ] = "",
+    confirmations: Annotated[
+        int, typer.Option(min=0, help="Blocks until a block is believed.")
+    ] = 12,
+    max_fee_gwei: MaxFee = 500.0,
+    as_json: AsJson = False,
+) -> None:
+    """Deploy our contracts on a chain, and write the chain's file."""
+    if chain.exists():
+        msg = f"{chain} exists: the contracts are deployed; choose another --chain"
+        raise ConflictError(msg, code="chain-exists")
+    node = Rpc(rpc)
+    sender = _sender(node, keystore, node.chain_id(), max_fee_gwei)
+    with progress(quiet=as_json) as notify:
+        notify({"stage": "deploy"})
+        config = deploy_all(
+            sender,
+            node,
+            authority=authority or sender.address,
+            confirmations=confirmations,
+            url=rpc,
+        )
+    write_config(chain, config)
+    if as_json:
+        print_json({"chain_id": config.chain_id, "contracts": config.contracts})
+        return
+    for name, address in config.contracts.items():
+        out.print(f"{name}: {safe(address)}")
+    out.print(f"[dim]chain {config.chain_id}, kept in {safe(chain)}[/]")
+
+
+@command("chain register")
+def register(
+    bundle: Annotated[Path, typer.Argument(help="The model's folder.")],
+    verifier: Annotated[Path, typer.Option(help="What `zk solidity` wrote.")],
+    chain: ChainFile = DEFAULT_CHAIN,
+    keystore: Keystore = DEFAULT_KEYSTORE,
+    reusable: Annotated[
+        str, typer.Option(help="Address of a reusable verifier that is there.")
+    ] = "",
+    max_fee_gwei: MaxFee = 500.0,
+    as_json: AsJson = False,
+) -> None:
+    """Deploy a model's verifier and register the model on the chain."""
+    config, node = _chain(chain)
+    sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
+    with progress(quiet=as_json) as notify:
+        notify({"stage": "register"})
+        model_id, changed = register_model(
+            sender, node, config, open_bundle(bundle), verifier, verifier=reusable
+        )
+    write_config(chain, changed)
+    if as_json:
+        address = changed.models[model_id.hex()].verifier
+        print_json({"model_id": model_id.hex(), "verifier": address})
+    else:
+        out.print(f"model {model_id.hex()}")
+
+
+@command("chain request")
+def request(
+    model_id: Annotated[str, typer.Argument(help="As `chain register` printed it.")],
+    bundle: Annotated[Path, typer.Option(help="The model's folder.")],
+    input_: Annotated[Path, typer.Option("--input", help="One row of raw features.")],
+    fee: Annotated[int, typer.Option(min=0, help="In wei.")],
+    folder: Annotated[
+        Path, typer.Option(help="The watcher's folder, where the input is put.")
+    ] = DEFAULT_FOLDER,
+    chain: ChainFile = DEFAULT_CHAIN,
+    keystore: Keystore = DEFAULT_KEYSTORE,
+    callback: Annotated[str, typer.Option(help="Contract to call.")] = "",
+    callback_gas: Annotated[int, typer.Option(min=0)] = 0,
+    valid_s: Annotated[int, typer.Option(min=1, help="Until the refund.")] = 3600,
+    provider: Annotated[str, typer.Option(help="Who alone may answer.")] = "",
+    allow_insecure_srs: Annotated[
+        bool, typer.Option(help="Accept a model whose publisher could forge.")
+    ] = False,
+    max_fee_gwei: MaxFee = 500.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model on chain about one row; only its hash goes there."""
+    config, node = _chain(chain)
+    commitment, blob = _commit(open_bundle(bundle, check_files=False), input_)
+    write_atomic(input_path(folder, commitment.to_bytes(32, "big")), blob, private=True)
+    sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
+    options = OrderOptions(
+        callback=callback,
+        callback_gas=callback_gas,
+        valid_s=valid_s,
+        provider=provider,
+        allow_insecure_srs=allow_insecure_srs,
+    )
+    made = request_inference(
+        sender, node, config, _model_id(model_id), commitment, fee=fee, options=options
+    )
+    if as_json:
+        print_json({"request_id": made, "input_commitment": f"{commitment:064x}"})
+    else:
+        out.print(f"request {made}, input {commitment:064x}")
+
+
+@command("chain deliver")
+def deliver(
+    request_id: Annotated[int, typer.Argument(min=1)],
+    evidence: Annotated[Path, typer.Option(help="The proof, beside a receipt.")],
+    bundle: Annotated[Path, typer.Option(help="The model's folder.")],
+    chain: ChainFile = DEFAULT_CHAIN,
+    keystore: Keystore = DEFAULT_KEYSTORE,
+    max_fee_gwei: MaxFee = 500.0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a request with a proof of your own."""
+    config, node = _chain(chain)
+    proof = _proof(open_bundle(bundle, check_files=False), evidence)
+    coordinator = contract(node, config, "coordinator")
+    asked = coordinator.view("getRequest", request_id)
+    served = served_model(config, asked["modelId"])
+    sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
+    answer = answer_of(proof, served)
+    receipt = coordinator.send(sender, "deliver", request_id, answer)
+    found = {
+        "transaction": receipt["transactionHash"],
+        "gas_used": int(receipt["gasUsed"], 16),
+        "credit_wei": coordinator.view("credit", sender.address),
+    }
+    if as_json:
+        print_json(found)
+    else:
+        out.print(f"delivered in {found['transaction']}, {found['gas_used']:,} gas")
+
+
+@command("chain verify")
+def verify(
+    model_id: Annotated[str, typer.Argument(help="As `chain register` printed it.")],
+    evidence: Annotated[Path, typer.Option(help="The proof, beside a receipt.")],
+    bundle: Annotated[Path, typer.Option(help="The model's folder.")],
+    chain: ChainFile = DEFAULT_CHAIN,
+    as_json: AsJson = False,
+) -> None:
+    """Have the chain check a proof, without a transaction."""
+    config, node = _chain(chain)
+    model = open_bundle(bundle, check_files=False)
+    outputs = verify_on_chain(
+        node, config, _model_id(model_id), _proof(model, evidence)
+    )
+    bits = parse_params(model.manifest.mode(Mode.ZKML).params).output_scale_bits
+    values = [v / 2.0**bits for v in outputs]
+    if as_json:
+        print_json({"outputs": values})
+    else:
+        out.print(f"the chain accepts the proof; outputs {values}")
+
+
+@command("chain watch")
+def watch(
+    chain: Annotated[
+        list[Path] | None, typer.Option(help="A chain's file; repeatable.")
+    ] = None,
+    store: Annotated[Path, typer.Option(help="Folder of published models.")] = Path(
+        "var/gateway/models"
+    ),
+    folder: Annotated[
+        Path, typer.Option(help="Inputs, receipts and state.")
+    ] = DEFAULT_FOLDER,
+    keystore: Keystore = DEFAULT_KEYSTORE,
+    gateway: Gateway = None,
+    least_fee: Annotated[int, typer.Option(min=0, help="In wei.")] = 0,
+    allow_loss: Annotated[
+        bool, typer.Option(help="Answer also where gas costs more than the fee.")
+    ] = False,
+    every_s: Annotated[float, typer.Option(min=0.1)] = 4.0,
+    once: Annotated[
+        bool, typer.Option(help="End when no request is open any more.")
+    ] = False,
+    max_fee_gwei: MaxFee = 500.0,
+    as_json: AsJson = False,
+) -> None:
+    """Answer the requests of contracts, with proofs from a gateway."""
+    from gateway.chain.watcher import Terms, Watcher, bundles_in
+    from gateway.lock import FolderLock
+
+    lock = FolderLock(folder)
+    jobs = _gateway_jobs(gateway)
+    terms = Terms(folder, least_fee=least_fee, allow_loss=allow_loss)
+    watchers = []
+    for file in chain or [DEFAULT_CHAIN]:
+        config, node = _chain(file)
+        sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
+        watchers.append(
+            Watcher(
+                config,
+                rpc=node,
+                sender=sender,
+                jobs=jobs,
+                bundles=bundles_in(store),
+                terms=terms,
+                notify=_news(as_json=as_json),
+            )
+        )
+    try:
+        while _rounds(watchers) or not once:
+            time.sleep(every_s)
+    finally:
+        lock.release()
+    if as_json:
+        print_json({"open": 0})
+
+
+def _rounds(watchers: list[Any]) -> int:
+    """Give each watcher its round; one whose node is away must not stop the others."""
+    still_open = 0
+    for watcher in watchers:
+        try:
+            still_open += watcher.round()
+        except UnavailableError as exc:
+            err.print(f"… {safe(exc.message)}", soft_wrap=True)
+            still_open += 1
+    return still_open
+
+
+def _news(*, as_json: bool) -> Any:
+    def tell(event: Json) -> None:
+        words = [f"request {event['request']} {event['stage']}"]
+        words += [
+            f"{k} {v}" for k, v in event.items() if k in {"reason", "transaction"}
+        ]
+        err.print(json.dumps(event) if as_json else safe(", ".join(words)))
+
+    return tell
+
+
+def _gateway_jobs(gateway: str | None) -> Any:
+    from gateway.chain.jobs import GatewayJobs
+    from privacy.client import Client
+
+    with Client(gateway) as client:
+        if not client.api_key:
+            raise AuthError("no API key: set PRIVACY_API_KEY, or run `privacy login`")
+        return GatewayJobs(client.gateway, client.api_key)
+
+
+def _chain(path: Path) -> tuple[ChainConfig, Rpc]:
+    config = read_config(path)
+    node = Rpc(config.rpc)
+    check_chain(node, config)
+    return config, node
+
+
+def _sender(node: Rpc, keystore: Path, chain_id: int, max_fee_gwei: float) -> Sender:
+    signer = open_keystore(keystore, _password())
+    prices = Prices(max_fee_per_gas=int(max_fee_gwei * GWEI))
+    return Sender(node, signer, chain_id=chain_id, prices=prices)
+
+
+def _password(*, confirm: bool = False) -> str:
+    given = os.environ.get("PRIVACY_CHAIN_PASSWORD")
+    if given is not None:
+        return given
+    asked = "password of the keystore"
+    typed: str = typer.prompt(
+        asked, hide_input=True, confirmation_prompt=confirm, err=True
+    )
+    return typed
+
+
+def _model_id(text: str) -> bytes:
+    try:
+        raw = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        raw = b""
+    if len(raw) != 32:  # noqa: PLR2004 - bytes32
+        raise FormatError("a model id is 64 hex digits, as `chain register` prints it")
+    return raw
+
+
+def _commit(bundle: Bundle, path: Path) -> tuple[int, bytes]:
+    """Return one row's commitment, and the input that a node proves from."""
+    from privacy.client.rows import read_rows
+    from privacy.zkml.evm.commit import input_commitments
+
+    columns = bundle.manifest.columns
+    rows = read_rows(path, [c.name for c in columns])
+    rows = finite_rows(rows, columns=len(columns), max_rows=MAX_ROWS)
+    if len(rows) != 1:
+        raise FormatError(f"{path} has {len(rows)} rows, a request takes exactly one")
+    standardised = standardise(rows, columns)
+    (commitment,) = input_commitments(bundle, standardised)
+    return commitment, make_input(standardised, salt=os.urandom(32))
+
+
+def _proof(bundle: Bundle, evidence: Path) -> Proof:
+    params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
+    proofs = parse_evidence(
+        evidence.read_bytes(),
+        instances=len(params.instances),
+        proof_bytes=params.proof_bytes,
+    ).proofs
+    if len(proofs) != 1:
+        raise FormatError(f"the evidence has {len(proofs)} proofs, expected one")
+    return proofs[0]
