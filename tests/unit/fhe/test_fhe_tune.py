@@ -18,6 +18,7 @@ from privacy.fhe.quantizers import Quantizer, SumSteps
 from privacy.fhe.source import Source
 from privacy.fhe.tune import search, with_chosen
 from privacy.fhe.tune.candidates import Candidate
+from privacy.fhe.tune.memory import Memory
 from privacy.fhe.yardstick import Yardstick
 from privacy.publish.trees import tree_module
 from privacy.trees import ensemble_of
@@ -171,20 +172,23 @@ def test_a_second_publish_remembers_the_search(tuned, publisher, tmp_path):
     request = replace(tuned[0].request, out=tmp_path / "out")
     stages = []
     answer = publisher.call(
-        request.to_json(), timeout_s=120, progress=lambda p: stages.append(p["stage"])
+        request.to_json(), timeout_s=250, progress=lambda p: stages.append(p["stage"])
     )
     assert answer["params"]["tuned"] == tuned[0].result.params["tuned"]
     assert "preview" not in stages
-    (kept,) = tuned[1].glob("*.json")
-    kept.write_bytes(b"torn")
-    other = replace(request, options={**request.options, "tune": "accuracy"})
-    (tmp_path / "other").mkdir()
-    other = replace(other, out=tmp_path / "other")
-    again = publisher.call(
-        other.to_json(), timeout_s=120, progress=lambda p: stages.append(p["stage"])
-    )
-    assert again["params"]["tuned"]["goal"] == "accuracy"
-    assert "preview" in stages
+
+
+def test_only_the_very_same_question_is_remembered(tuned, tmp_path):
+    request, options = tuned[0].request, Options(tune="speed")
+    Memory(request, options).keep({"chosen": "a"})
+    assert Memory(request, options).find() == {"chosen": "a"}
+    assert Memory(request, Options(tune="accuracy")).find() is None
+    assert Memory(replace(request, calibration=request.held), options).find() is None
+    assert Memory(replace(request, activation="margin"), options).find() is None
+    assert Memory(replace(request, cache=None), options).find() is None
+    for path in tuned[1].glob("*.json"):
+        path.write_bytes(b"torn")
+    assert Memory(request, options).find() is None
 
 
 def exported(module, tmp_path):
