@@ -9,6 +9,7 @@ from rich.table import Table
 
 from benchmarks import (
     fhe_cold_start,
+    fhe_execution,
     fhe_malformed,
     fhe_trees,
     gateway_cost,
@@ -24,6 +25,7 @@ NAMES = (
     "gateway-cost",
     "fhe-trees",
     "fhe-cold-start",
+    "fhe-execution",
     "fhe-malformed",
     "model-families",
 )
@@ -50,6 +52,9 @@ def main() -> None:
     if "fhe-cold-start" in names:
         results["fhe_cold_start"] = fhe_cold_start.measure(OUT, quick=args.quick)
         _show_cold(results["fhe_cold_start"])
+    if "fhe-execution" in names:
+        results["fhe_execution"] = fhe_execution.measure(OUT, quick=args.quick)
+        Console().print(results["fhe_execution"])
     if "fhe-malformed" in names:
         results["fhe_malformed"] = fhe_malformed.measure(OUT, quick=args.quick)
         _show_malformed(results["fhe_malformed"])
