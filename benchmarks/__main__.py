@@ -14,6 +14,7 @@ from benchmarks import (
     fhe_trees,
     gateway_cost,
     model_families,
+    zkml,
 )
 from privacy.cli.output import size
 from privacy.encoding import Json
@@ -28,6 +29,7 @@ NAMES = (
     "fhe-execution",
     "fhe-malformed",
     "model-families",
+    "zkml",
 )
 
 
@@ -60,6 +62,9 @@ def main() -> None:
         _show_malformed(results["fhe_malformed"])
     if "model-families" in names:
         results["model_families"] = model_families.measure()
+    if "zkml" in names:
+        results["zkml"] = zkml.measure(quick=args.quick)
+        zkml.show(results["zkml"])
     args.json.write_text(json.dumps(results, indent=1) + "\n")
     Console().print(f"written to {args.json}")
 
@@ -85,24 +90,38 @@ def _show(cost: Json) -> None:
 
 
 def _show_trees(found: Json) -> None:
-    grid = Table(title="breast cancer, one encrypted row")
-    columns = ("model", "side", "seconds", "times", "keys", "input", "result", "right")
-    for column in columns:
-        grid.add_column(column, justify="right")
-    for model, figures in found.items():
-        accuracy = figures["accuracy"]
-        for side in ("concrete_ml", "ours", "revealed"):
-            own = figures[side]
-            grid.add_row(
-                model,
-                side,
-                f"{own['latency_s']:.3f}",
-                f"{own.get('ratio', 1.0):.1f}",
-                *(size(own[f"{k}_bytes"]) for k in ("keys", "input", "result")),
-                f"{accuracy[side]:.3f}",
-            )
-        grid.add_row(model, "clear", *[""] * 5, f"{accuracy['clear']:.3f}")
-    Console(width=110).print(grid)
+    columns = ("model", "side", "s a row", "times", "s of 8", "times")
+    columns += ("look-ups", "input", "result", "times", "score", "lost")
+    for data, models in found["models"].items():
+        grid = Table(title=f"{data}: encrypted rows, {found['splits']} splits")
+        for column in columns:
+            grid.add_column(column, justify="right")
+        for model, figures in models.items():
+            for side in ("concrete_ml", "hidden", "revealed"):
+                if side in figures:
+                    grid.add_row(model, side, *_tree_cells(figures[side]))
+            grid.add_row(model, "clear", *[""] * 8, f"{figures['clear']:.3f}", "")
+        Console(width=130).print(grid)
+    for name, keys_bytes in found["key_sets"].items():
+        Console().print(f"key set {name}: evaluation keys of {size(keys_bytes)}")
+
+
+def _tree_cells(own: Json) -> list[str]:
+    def times(key: str) -> str:
+        return f"{own[key]:.1f}" if key in own else ""
+
+    return [
+        f"{own['latency_s']:.3f}",
+        times("ratio"),
+        f"{own['batch_latency_s']:.3f}" if "batch_latency_s" in own else "",
+        times("batch_ratio"),
+        str(own["circuit"]["look_ups"]) if "circuit" in own else "",
+        size(own["input_bytes"]),
+        size(own["result_bytes"]),
+        times("result_ratio"),
+        f"{own['score']:.3f}",
+        f"{own['lost']:.2f}" if "lost" in own else "",
+    ]
 
 
 def _show_cold(found: Json) -> None:
