@@ -72,7 +72,7 @@ class Live:
                 stdout=stdout,
                 stderr=log,
             )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
                 self._process.kill()
