@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.measure import interleaved
+from privacy.cli.output import size
 from privacy.encoding import Json, unpack
 from privacy.fhe import FheClient
 from privacy.fhe.dense import forward, read_dense
@@ -70,6 +73,29 @@ def measure(*, quick: bool) -> Json:
         "ours": _mean([_ours(s) == s.kept_truth for s in splits]),
     }
     return found
+
+
+def show(found: Json) -> None:
+    """Print the figures."""
+    grid = Table(title="network 30-8-2, breast cancer, one encrypted row")
+    columns = ("side", "seconds", "times", "keys", "input", "result", "right")
+    for column in columns:
+        grid.add_column(column, justify="right")
+    right = {**found["accuracy"], "fast": found["accuracy"]["ours"]}
+    for side in ("concrete_ml", "ours", "fast"):
+        own = found[side]
+        grid.add_row(
+            side,
+            f"{own['latency_s']:.3f}",
+            f"{own['ratio']:.1f}",
+            size(own["keys_bytes"]),
+            size(own["input_bytes"]),
+            size(own["result_bytes"]),
+            f"{right[side]:.3f}",
+        )
+    Console().print(grid)
+    splits, clear = found["splits"], found["accuracy"]["clear"]
+    Console().print(f"accuracy over {splits} splits; clear {clear:.3f}")
 
 
 def _split(seed: int) -> _Split:
