@@ -2,41 +2,48 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fhe_trees, gateway_cost, model_families
+from benchmarks import (
+    fhe_cold_start,
+    fhe_execution,
+    fhe_malformed,
+    fhe_networks,
+    fhe_trees,
+    gateway_cost,
+    model_families,
+    zkml,
+)
 from privacy.cli.output import size
 from privacy.encoding import Json
 
 OUT = Path(__file__).parent / "out"
 
 
-NAMES = ("gateway-cost", "fhe-trees", "model-families")
+Measure = Callable[[bool], Json]
 
 
 def main() -> None:
-    """Run the benchmarks named, or every one."""
+    """Run the benchmarks named, or every one that is not slow."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", nargs="*", help=f"of {', '.join(NAMES)}; or all")
+    listed = ", ".join(BENCHMARKS)
+    parser.add_argument("name", nargs="*", help=f"of {listed}; by default all but zkml")
     parser.add_argument("--quick", action="store_true", help="few repetitions")
     parser.add_argument("--json", type=Path, default=OUT / "results.json")
     args = parser.parse_args()
-    if unknown := set(args.name) - set(NAMES):
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}: {', '.join(NAMES)}")
-    names = args.name or NAMES[:-1]  # the last takes many minutes: by name only
+    if unknown := set(args.name) - set(BENCHMARKS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}: {listed}")
+    names = args.name or [name for name in BENCHMARKS if name != "zkml"]  # minutes
     OUT.mkdir(parents=True, exist_ok=True)
     results: Json = gateway_cost.machine()
-    if "gateway-cost" in names:
-        results["gateway_cost"] = gateway_cost.measure(OUT, quick=args.quick)
-        _show(results["gateway_cost"])
-    if "fhe-trees" in names:
-        results["fhe_trees"] = fhe_trees.measure(quick=args.quick)
-        _show_trees(results["fhe_trees"])
-    if "model-families" in names:
-        results["model_families"] = model_families.measure()
+    for name in names:
+        measure, show = BENCHMARKS[name]
+        found = results[name.replace("-", "_")] = measure(args.quick)
+        show(found)
     args.json.write_text(json.dumps(results, indent=1) + "\n")
     Console().print(f"written to {args.json}")
 
@@ -62,24 +69,85 @@ def _show(cost: Json) -> None:
 
 
 def _show_trees(found: Json) -> None:
-    grid = Table(title="breast cancer, one encrypted row")
-    columns = ("model", "side", "seconds", "times", "keys", "input", "result", "right")
-    for column in columns:
+    columns = ("model", "side", "s a row", "times", "s of 8", "times")
+    columns += ("look-ups", "input", "result", "times", "score", "lost")
+    for data, models in found["models"].items():
+        grid = Table(title=f"{data}: encrypted rows, {found['splits']} splits")
+        for column in columns:
+            grid.add_column(column, justify="right")
+        for model, figures in models.items():
+            for side in ("concrete_ml", "hidden", "revealed"):
+                if side in figures:
+                    grid.add_row(model, side, *_tree_cells(figures[side]))
+            grid.add_row(model, "clear", *[""] * 8, f"{figures['clear']:.3f}", "")
+        Console(width=130).print(grid)
+    for name, keys_bytes in found["key_sets"].items():
+        Console().print(f"key set {name}: evaluation keys of {size(keys_bytes)}")
+
+
+def _tree_cells(own: Json) -> list[str]:
+    def times(key: str) -> str:
+        return f"{own[key]:.1f}" if key in own else ""
+
+    return [
+        f"{own['latency_s']:.3f}",
+        times("ratio"),
+        f"{own['batch_latency_s']:.3f}" if "batch_latency_s" in own else "",
+        times("batch_ratio"),
+        str(own["circuit"]["look_ups"]) if "circuit" in own else "",
+        size(own["input_bytes"]),
+        size(own["result_bytes"]),
+        times("result_ratio"),
+        f"{own['score']:.3f}",
+        f"{own['lost']:.2f}" if "lost" in own else "",
+    ]
+
+
+def _show_cold(found: Json) -> None:
+    grid = Table(title="seconds from process start, medians")
+    for column in ("until", "ours", "through concrete.ml", "ratio"):
         grid.add_column(column, justify="right")
-    for model, figures in found.items():
-        accuracy = figures["accuracy"]
-        for side in ("concrete_ml", "ours", "revealed"):
-            own = figures[side]
-            grid.add_row(
-                model,
-                side,
-                f"{own['latency_s']:.3f}",
-                f"{own.get('ratio', 1.0):.1f}",
-                *(size(own[f"{k}_bytes"]) for k in ("keys", "input", "result")),
-                f"{accuracy[side]:.3f}",
-            )
-        grid.add_row(model, "clear", *[""] * 5, f"{accuracy['clear']:.3f}")
-    Console(width=110).print(grid)
+    for name, one in found["seconds"].items():
+        cells = f"{one['ours']:.2f}", f"{one['concrete_ml']:.2f}", f"{one['ratio']:.1f}"
+        grid.add_row(name, *cells)
+    Console().print(grid)
+
+
+def _show_malformed(found: Json) -> None:
+    inputs, damaged = found["inputs"], found["bundles"]
+    console = Console()
+    console.print(
+        f"{inputs['inputs']} malformed inputs and {damaged['inputs']} bundles: "
+        f"{found['gateway_deaths']} gateway deaths, "
+        f"{len(found['wrong'])} wrong answers, "
+        f"{len(found['untyped'])} untyped refusals, "
+        f"{inputs['worker_deaths'] + damaged['worker_deaths']} worker deaths"
+    )
+    console.print(f"the engine without our checks: {found['bare_engine']['outcomes']}")
+
+
+BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
+    "gateway-cost": (lambda quick: gateway_cost.measure(OUT, quick=quick), _show),
+    "fhe-trees": (lambda quick: fhe_trees.measure(quick=quick), _show_trees),
+    "fhe-networks": (
+        lambda quick: fhe_networks.measure(quick=quick),
+        fhe_networks.show,
+    ),
+    "fhe-cold-start": (
+        lambda quick: fhe_cold_start.measure(OUT, quick=quick),
+        _show_cold,
+    ),
+    "fhe-execution": (
+        lambda quick: fhe_execution.measure(OUT, quick=quick),
+        Console().print,
+    ),
+    "fhe-malformed": (
+        lambda quick: fhe_malformed.measure(OUT, quick=quick),
+        _show_malformed,
+    ),
+    "model-families": (lambda _: model_families.measure(), lambda _: None),
+    "zkml": (lambda quick: zkml.measure(quick=quick), zkml.show),
+}
 
 
 if __name__ == "__main__":

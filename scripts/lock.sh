@@ -25,6 +25,13 @@ narrow() { # NAME, then extras and groups: the same versions, no comments
 engines=(--extra fhe --extra zkml --extra tee --extra gateway)
 compile all pyproject.toml requirements/build.in --all-extras --group dev
 narrow client
+# Concrete's own list of packages names torch, which its run time does not need.
+needed="$(mktemp --suffix .in)"
+trap 'rm -f "$needed"' EXIT
+"$uv" pip compile pyproject.toml --constraint requirements/all.txt --universal \
+  --python-version 3.11.1 --no-annotate --no-header --quiet --output-file "$needed"
+echo concrete-python >> "$needed"
+compile client-fhe "$needed" --no-deps --constraint requirements/all.txt --no-annotate
 narrow demo "${engines[@]}"
 narrow dev "${engines[@]}" --extra chain --group dev
 compile uv requirements/uv.in --no-annotate

@@ -1,8 +1,8 @@
-"""Make a key set that ships: `python scripts/make_keyset.py > …/trees-1.json`.
+"""Make a key set that ships: `python scripts/make_keyset.py trees-1 > …/trees-1.json`.
 
 Compiles a reference circuit of what tree ensembles need (look-ups of four bits, summed
-into six) and prints the parameters that Concrete's optimizer finds cheapest for it, the
-same on every machine. The test of the shipped files runs this again.
+into six or eight) and prints the parameters that Concrete's optimizer finds cheapest
+for it, the same on every machine. The test of the shipped files runs this again.
 """
 
 import json
@@ -16,12 +16,13 @@ from privacy.encoding import Json
 from privacy.fhe.keysets import FORMAT, TREES
 
 P_ERROR = 2.0**-40
-TABLE_BITS, SUM_BITS = 4, 6
+TABLE_BITS = 4
+SUM_BITS = dict(zip(TREES, (6, 8), strict=True))
 LOOK_UPS, TERMS = 64, 4
 
 
-def make() -> Json:
-    """Return the content of `trees-1.json`."""
+def make(name: str) -> Json:
+    """Return the content of a key set's file."""
     position = np.arange(LOOK_UPS * TERMS).reshape(LOOK_UPS, TERMS)
     tables = fhe.LookupTable(
         [fhe.LookupTable([i % 2] * (1 << TABLE_BITS)) for i in range(LOOK_UPS)]
@@ -29,7 +30,7 @@ def make() -> Json:
 
     def run(x: Any) -> Any:
         index = fhe.hint(np.sum(x[position], axis=1), bit_width=TABLE_BITS)
-        return fhe.hint(np.sum(tables[index]), bit_width=SUM_BITS)
+        return fhe.hint(np.sum(tables[index]), bit_width=SUM_BITS[name])
 
     configuration = fhe.Configuration(
         p_error=P_ERROR,
@@ -42,11 +43,11 @@ def make() -> Json:
     program = json.loads(circuit.client.specs.serialize())
     return {
         "format": FORMAT,
-        "name": TREES,
+        "name": name,
         "p_error": P_ERROR,
         "keyset": program["keyset"],
     }
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(make(), indent=1, sort_keys=True) + "\n")
+    sys.stdout.write(json.dumps(make(sys.argv[1]), indent=1, sort_keys=True) + "\n")

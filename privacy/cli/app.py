@@ -48,6 +48,17 @@ _GROUPS = {
 _groups: dict[str, typer.Typer] = {}
 
 
+Hide = Annotated[
+    list[str] | None,
+    typer.Option(help="Proofs show nothing of: input, model. Repeatable."),
+]
+Commit = Annotated[
+    list[str] | None,
+    typer.Option(help="Proofs show a hash of: input (default), model. Repeatable."),
+]
+Show = Annotated[list[str] | None, typer.Option(help="Proofs show: input.")]
+
+
 def _group(name: str) -> typer.Typer:
     """Return the group of commands of that name, such as `privacy zk …`."""
     if name not in _groups:

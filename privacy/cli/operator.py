@@ -8,7 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from privacy.activations import ACTIVATIONS
-from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
+from privacy.cli.app import (
+    ApiKey,
+    AsJson,
+    Commit,
+    Gateway,
+    Hide,
+    HomeDir,
+    Show,
+    command,
+)
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.cli.tuning import show_tuning, with_tuning
 from privacy.client import Client
@@ -52,6 +61,9 @@ def publish(
     options: Annotated[
         str, typer.Option(help='JSON by mode, such as \'{"zkml": {"srs": "FILE"}}\'.')
     ] = "{}",
+    hide: Hide = None,
+    commit: Commit = None,
+    show: Show = None,
     tune: Annotated[
         str,
         typer.Option(help="Search FHE circuits for: speed, balanced or accuracy."),
@@ -83,7 +95,7 @@ def publish(
             task=_one_of(task, ("classification", "regression"), "--task"),
             activation=_one_of(activation, ACTIVATIONS, "--activation"),
             options=with_tuning(
-                _options(options),
+                _options(options, hide=hide, commit=commit, show=show),
                 tune=_one_of(tune, tuple(GOALS), "--tune"),
                 max_loss=max_loss,
                 fast=fast,
@@ -142,13 +154,18 @@ def _one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
     return value
 
 
-def _options(text: str) -> dict[Mode, Json]:
+def _options(text: str, **seen: list[str] | None) -> dict[Mode, Json]:
+    """Return options by mode; what proofs show and hide is the mode zkml's."""
     try:
         value: Any = json.loads(text)
-        return {parse_mode(k): dict(v) for k, v in value.items()}
+        found = {parse_mode(k): dict(v) for k, v in value.items()}
     except (ValueError, TypeError, AttributeError) as exc:
         msg = "--options is not a JSON object of objects by mode"
         raise FormatError(msg) from exc
+    zkml = {word: names for word, names in seen.items() if names}
+    if zkml:
+        found[Mode.ZKML] = {**found.get(Mode.ZKML, {}), **zkml}
+    return found
 
 
 @command("serve")

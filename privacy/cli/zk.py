@@ -1,18 +1,18 @@
-"""Commands about proofs: zk verify, zk audit, zk tune."""
+"""Commands about proofs: zk verify, zk prove, zk audit, zk tune."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from privacy.cli.app import AsJson, HomeDir, command
+from privacy.cli.app import AsJson, Commit, Hide, HomeDir, Show, command
 from privacy.cli.data_owner import AllowInsecureSrs
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.client.home import Home
-from privacy.client.proofs import ProvenAnswer, verify_proof_file
-from privacy.encoding import Json, check_sha256
+from privacy.client.proofs import ProvenAnswer, prove_file, verify_proof_file
+from privacy.encoding import Json, check_sha256, sha256_hex
 from privacy.errors import FormatError
-from privacy.files import default_home
+from privacy.files import default_home, write_atomic
 
 
 @command("zk verify")
@@ -50,6 +50,26 @@ def verify(
         print_json(answer.as_dict())
     else:
         _print_proven(answer)
+
+
+@command("zk prove")
+def prove(
+    bundle: Annotated[Path, typer.Argument(help="The publisher's whole folder.")],
+    input_: Annotated[Path, typer.Option("--input", help="Raw rows to prove about.")],
+    out_: Annotated[Path, typer.Option("--out", help="Where the proofs go.")],
+    as_json: AsJson = False,
+) -> None:
+    """Prove here: the input never leaves, the proofs are for `zk verify` by anyone."""
+    _need_file(input_)
+    with progress(quiet=as_json) as notify:
+        made = prove_file(bundle, input_, progress=notify)
+    write_atomic(out_, made)
+    if as_json:
+        print_json(
+            {"proofs": str(out_), "bytes": len(made), "sha256": sha256_hex(made)}
+        )
+    else:
+        out.print(f"{safe(out_)}: {size(len(made))}; check with `privacy zk verify`")
 
 
 def _print_proven(answer: ProvenAnswer) -> None:
@@ -110,6 +130,9 @@ def tune(
     activation: Annotated[
         str, typer.Option(help="For networks: none, sigmoid, softmax, …")
     ] = "",
+    hide: Hide = None,
+    commit: Commit = None,
+    show: Show = None,
     as_json: AsJson = False,
 ) -> None:
     """Find the circuit that proves a model's answers best; publishing uses it."""
@@ -117,6 +140,7 @@ def tune(
 
     for path in (model, data):
         _need_file(path)
+    seen = {"hide": hide, "commit": commit, "show": show}
     with progress(quiet=as_json) as notify:
         found = tune_circuit(
             model,
@@ -124,7 +148,7 @@ def tune(
             label=label,
             task=task,
             activation=activation,
-            options={"objective": objective},
+            options={"objective": objective, **{k: v for k, v in seen.items() if v}},
             progress=notify,
         )
     if as_json:

@@ -21,7 +21,7 @@ from privacy.client.sessions import (
     SIMULATED,
     compare_outputs,
     param,
-    srs_caveats,
+    proof_caveats,
     verified_outputs,
 )
 from privacy.encoding import finite_rows, sha256_hex
@@ -220,7 +220,7 @@ class _Saved:
             bundle, evidence, rows, allow_insecure_srs=self.allow_insecure_srs
         )
         compare_outputs(self._beside("output.bin"), raw)
-        self.caveats.extend(srs_caveats(bundle))
+        self.caveats.extend(proof_caveats(bundle))
         if rows is None:
             self.caveats.append("without --input nothing ties the proofs to any input")
         about = "this input" if rows is not None else "some input (give --input)"

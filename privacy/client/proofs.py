@@ -7,9 +7,9 @@ from typing import Any
 from privacy.bundle import Bundle, open_bundle, standardise
 from privacy.client.answer import Check, Row, answer_rows
 from privacy.client.home import Home
-from privacy.client.model import label
+from privacy.client.model import Notify, label
 from privacy.client.rows import read_rows
-from privacy.client.sessions import srs_caveats, verified_outputs
+from privacy.client.sessions import proof_caveats, verified_outputs
 from privacy.encoding import Json, finite_rows
 from privacy.errors import (
     CannotVerifyError,
@@ -81,7 +81,7 @@ def verify_proof_file(
         Check("model", f"{label(found)}, sha256 {found.sha256}"),
         Check("proof", f"{len(raw)} proofs verify under the pinned verifying key"),
     ]
-    caveats = srs_caveats(found)
+    caveats = proof_caveats(found)
     if given is None:
         caveats += ("without --input nothing ties the proofs to any input",)
     else:
@@ -93,6 +93,23 @@ def verify_proof_file(
         checks=tuple(checks),
         caveats=caveats,
     )
+
+
+def prove_file(bundle: Path, rows: Path, *, progress: Notify) -> bytes:
+    """Return proofs of a model's answers about a file of raw rows, made here.
+
+    Raises:
+        FormatError: The rows cannot be an input of this model.
+        CannotVerifyError: The bundle lacks the proving key.
+        BackendError: The engine failed.
+    """
+    from privacy.zkml.local import prove_rows
+
+    model = open_bundle(bundle, check_files=False)
+    columns = model.manifest.columns
+    plain = read_rows(rows, [c.name for c in columns])
+    checked = finite_rows(plain, columns=len(columns), max_rows=MAX_ROWS)
+    return prove_rows(model, standardise(checked, columns), progress=progress)
 
 
 def _read(path: Path) -> bytes:

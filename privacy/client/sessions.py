@@ -167,32 +167,48 @@ class _Zkml:
         self, prepared: Prepared, output: bytes, evidence: bytes
     ) -> Flow[Opened]:
         self.context.notify({"stage": "verify proofs"})
+        shows_input = "input-hidden" not in weaknesses(self.bundle)
         raw = yield Work(
             lambda: verified_outputs(
                 self.bundle,
                 evidence,
-                prepared.rows,
+                prepared.rows if shows_input else None,
                 allow_insecure_srs=self.context.allow_insecure_srs,
             )
         )
         compare_outputs(output, raw)
-        checks = (
+        checks = [
             Check("proof", f"{len(raw)} proofs verify under the pinned verifying key"),
             Check("proof-output", "the proofs' public outputs are the answer"),
-            Check("proof-input", "the proofs are about this input (Poseidon hash)"),
-        )
-        return Opened(raw, checks, srs_caveats(self.bundle))
+        ]
+        if shows_input:
+            checks.append(Check("proof-input", "the proofs are about this input"))
+        return Opened(raw, tuple(checks), proof_caveats(self.bundle))
 
 
-def srs_caveats(bundle: Bundle) -> tuple[str, ...]:
-    """Return what to say of a model's SRS; nothing if it comes from a listed ceremony.
+def proof_caveats(bundle: Bundle) -> tuple[str, ...]:
+    """Return what weakens a model's proofs: what they hide, and who made their SRS.
 
-    Whoever made an SRS can forge proofs under it.
+    Whoever made an SRS can forge proofs under it, unless it is of a listed ceremony.
     """
+    found = tuple(weaknesses(bundle).values())
     if not param(bundle, Mode.ZKML, "insecure_srs", bool):
-        return ()
+        return found
     kind = param(bundle, Mode.ZKML, "srs", dict).get("kind")
-    return (f"INSECURE SRS ({kind}): whoever made it can forge these proofs",)
+    return (
+        *found,
+        f"INSECURE SRS ({kind}): whoever made it can forge these proofs",
+    )
+
+
+def weaknesses(bundle: Bundle) -> dict[str, str]:
+    """Return what a model's proofs hide from their verifier, by code, in words."""
+    from privacy.zkml.params import parse_params
+    from privacy.zkml.visibility import weaknesses_of
+
+    return weaknesses_of(
+        parse_params(bundle.manifest.mode(Mode.ZKML).params).visibility
+    )
 
 
 def verified_outputs(

@@ -146,6 +146,18 @@ def _tops(
             yield BitNode(node.bit, left, right), out + more, used + also + 1
 
 
+def leaf_blocks(
+    tree: BitNode, owner: Sequence[int], held: tuple[Condition, ...] = ()
+) -> Iterator[tuple[Block, tuple[float, ...]]]:
+    """Yield, for each leaf, the block that is 1 where it is reached, and its values."""
+    if tree.children is None:
+        yield Block(held, BitNode(value=(1.0,))), tree.value
+        return
+    for i, child in enumerate(tree.children):
+        along = _along(held, ((tree.bit, bool(i)),), owner)
+        yield from leaf_blocks(child, owner, along)
+
+
 def _along(
     held: tuple[Condition, ...], path: Sequence[Condition], owner: Sequence[int]
 ) -> tuple[Condition, ...]:

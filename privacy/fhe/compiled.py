@@ -22,7 +22,9 @@ class Compiled:
         family: `linear`, `trees` or `network`.
         n_bits: The bits it was quantized to.
         folder: Where Concrete left the native library.
-        program: Concrete's description of the circuit.
+        program: Concrete's description of the circuit that clients encrypt for.
+        engine_program: Its description of the library. Another where the circuit reads
+            only some of what clients send.
         functions: The circuits it holds and how many rows each takes, the first one.
         theirs_quantize: The compiler's own quantization of standardised rows.
         theirs_integers: Its circuit, in the clear, on quantized rows.
@@ -32,6 +34,7 @@ class Compiled:
         uncompressed_keys_bytes: What the node holds after unpacking.
         source: What the library can be built from on another machine.
         details: More about the circuit, for the manifest.
+        used: The columns of quantized rows that the circuit reads, if not all.
         unrounded: Raw outputs that only the inputs' quantization changed.
         between: If not exact: the least and the greatest integers that quantized rows
             may decrypt to.
@@ -44,6 +47,7 @@ class Compiled:
     n_bits: Json
     folder: Path
     program: str
+    engine_program: str
     functions: tuple[tuple[str, int], ...]
     features: int
     quantizers: tuple[Quantizer, ...] | tuple[Edges, ...]
@@ -55,6 +59,7 @@ class Compiled:
     uncompressed_keys_bytes: int
     source: Source
     details: Mapping[str, Any] = field(default_factory=dict)
+    used: tuple[int, ...] | None = None
     unrounded: Callable[[Floats], Floats] | None = None
     between: Callable[[Ints], tuple[Ints, Ints]] | None = None
     complexity: float = 0.0
@@ -74,9 +79,11 @@ def circuit_members(circuit: Any, *, rows: Sequence[int] = (1,)) -> Json:
     specs.pop("tfhers_specs", None)
     keys = circuit.size_of_bootstrap_keys + circuit.size_of_keyswitch_keys
     names = [c["name"] for c in specs["circuits"]]
+    program = json.dumps(specs, sort_keys=True)
     return {
         "folder": Path(circuit.server._library.get_output_dir_path()),  # noqa: SLF001
-        "program": json.dumps(specs, sort_keys=True),
+        "program": program,
+        "engine_program": program,
         "functions": tuple(zip(names, rows, strict=True)),
         "uncompressed_keys_bytes": int(keys),
         "source": source_of(circuit),

@@ -27,10 +27,10 @@ from privacy.publishing import accuracy
 from privacy.trees import Ensemble, Node
 
 BINS = (16, 32, 64, 128)
-SUM_BITS = (6, 7, 8)
-"""Narrower are no faster; how many come at what cost depends on the look-ups."""
-TABLE_COST = {4: 1.0, 5: 2.3, 6: 5.0}
-"""What one look-up costs, by the bits of its index, by Concrete's own estimate."""
+SUM_BITS = (4, 5, 6, 7, 8)
+"""How many come at what cost depends on the look-ups."""
+TABLE_BITS = (4, 5, 6)
+"""Each costs more than twice the one before, and saves less."""
 MAX_LOOK_UPS = 8192
 _WANTED_AGREEMENT = 0.99
 _WANTED_ERROR = 0.01
@@ -72,36 +72,33 @@ class Draft:
         return raw_outputs(total, exact)
 
     def plan(self) -> Plan:
-        """Return the cheapest plan among the sizes of tables.
+        """Return the plan with the smallest tables that can count the trees' paths.
 
         Raises:
             BackendError: There is none, or it has too many look-ups.
         """
-        owner, made = owners(self.edges), list[Plan]()
-        for bits in TABLE_COST:
-            try:
-                found = plan(
-                    self.trees,
-                    owner,
-                    self.steps,
-                    table_bits=bits,
-                    sum_bits=self.sum_bits,
-                )
-            except BackendError as exc:
-                if exc.code == "fhe-tree-too-deep" and bits != max(TABLE_COST):
-                    continue
-                if not made:
-                    raise
-            else:
-                made.append(found)
-        best = min(made, key=lambda p: len(p.look_ups) * TABLE_COST[p.table_bits])
-        if len(best.look_ups) > MAX_LOOK_UPS:
+        made = self._plan(TABLE_BITS)
+        if len(made.look_ups) > MAX_LOOK_UPS:
             msg = (
-                f"its trees take {len(best.look_ups)} table look-ups, at most "
+                f"its trees take {len(made.look_ups)} table look-ups, at most "
                 f"{MAX_LOOK_UPS} are compiled: use fewer or shallower trees"
             )
             raise BackendError(msg, code="fhe-too-many-look-ups")
-        return best
+        return made
+
+    def _plan(self, table_bits: tuple[int, ...]) -> Plan:
+        try:
+            return plan(
+                self.trees,
+                owners(self.edges),
+                self.steps,
+                table_bits=table_bits[0],
+                sum_bits=self.sum_bits,
+            )
+        except BackendError as exc:
+            if exc.code != "fhe-tree-too-deep" or len(table_bits) == 1:
+                raise
+        return self._plan(table_bits[1:])
 
 
 def choose(

@@ -14,9 +14,11 @@ from privacy.errors import BackendError
 from privacy.fhe.backend import Circuit, FheBackend, Floats, Ints, load_backend
 from privacy.fhe.compiled import Compiled
 from privacy.fhe.options import Options
+from privacy.fhe.picks import Picks
 from privacy.fhe.quantizers import quantize
 from privacy.fhe.spec import Batch, CircuitSpec
 from privacy.fhe.template import learn_template
+from privacy.fhe.thermometer import Edges
 
 _SAMPLE_ROWS = 3
 _FAST_S = 0.25
@@ -30,11 +32,13 @@ class Measured:
 
     Attributes:
         integers: The circuits' integers for the first held rows, decrypted.
+        picks: Which of the bits sent the circuits read, if not all.
     """
 
     spec: CircuitSpec
     integers: Ints
     cost: Json
+    picks: Picks | None = None
 
 
 def measure(
@@ -44,25 +48,33 @@ def measure(
     backend = load_backend()
     circuit = backend.load_circuit(folder)
     values = quantize(held, compiled.quantizers)
-    alone, *batches = (_Samples(name, rows) for name, rows in compiled.functions)
+    runs = [_Samples(name, rows) for name, rows in compiled.functions]
+    alone, *batches = runs
     progress({"stage": "keys"})
-    keys = [_Keys(backend, circuit, compiled.program, options)]
+    keys = [_Keys(backend, circuit, compiled, options)]
     few = min(options.engine_rows or _SAMPLE_ROWS, _SAMPLE_ROWS)
-    _run(circuit, keys[0], values[:few], alone, options)
-    for batch in batches:
-        _run(circuit, keys[0], values[: batch.rows], batch, options)
+    for run in runs:
+        own = values[: few if run is alone else run.rows]
+        run.messages += keys[0].messages(run, own)
+        _compute(circuit, keys[0], run.messages, run, options)
+        run.ciphertexts += keys[0].ciphertexts(run, values[: run.rows])
     fast = alone.latency_s < _FAST_S
     rows = options.engine_rows or (10 if fast else _SAMPLE_ROWS)
     progress({"stage": "run", "total": min(rows, len(values))})
-    keys.append(_Keys(backend, circuit, compiled.program, options))
-    integers = [_run(circuit, keys[1], values[:rows], alone, options)]
-    for batch in batches:  # rows that did not run alone, while there are any
+    keys.append(_Keys(backend, circuit, compiled, options))
+    for run in runs:
+        run.messages += keys[1].messages(run, values[: run.rows])
+    picks = _picks(compiled, runs)
+    integers: list[Ints] = []
+    for run in runs:  # batches take rows that did not run alone, while there are any
         seen = sum(len(i) for i in integers)
-        rest = values[seen : seen + batch.rows]
-        found = _run(
-            circuit, keys[1], rest if len(rest) else values[:1], batch, options
-        )
-        integers.append(found[: len(rest)])
+        own = values[seen : seen + (rows if run is alone else run.rows)]
+        sent = keys[1].ciphertexts(run, own if len(own) else values[:1])
+        run.ciphertexts += sent
+        messages = [run.picked(picks, c) for c in sent]
+        results = _compute(circuit, keys[1], messages, run, options)
+        found = [keys[1].cipher.decrypt(run.function, r) for r in results]
+        integers.append(np.concatenate(found)[: len(own)])
     template = learn_template([k.raw for k in keys])
     spec = CircuitSpec(
         backend=backend.name,
@@ -73,7 +85,7 @@ def measure(
         output=compiled.output,
         needs_keys=template.constant() is None,
         keys=template,
-        batches=tuple(s.batch(alone) for s in (alone, *batches)),
+        batches=tuple(run.batch(alone) for run in runs),
     )
     cost: Json = {
         "latency_s": alone.latency_s,
@@ -84,23 +96,34 @@ def measure(
     }
     if batches:
         cost["batches"] = {str(b.rows): b.latency_s for b in batches}
-    return Measured(spec=spec, integers=np.concatenate(integers), cost=cost)
+    return Measured(spec, np.concatenate(integers), cost, picks)
 
 
 class _Keys:
     """Fresh keys, loaded, and how long they took to make."""
 
     def __init__(
-        self, backend: FheBackend, circuit: Circuit, program: str, options: Options
+        self, backend: FheBackend, circuit: Circuit, of: Compiled, options: Options
     ) -> None:
         started = time.perf_counter()
-        keyset = backend.generate_keyset(program)
+        keyset = backend.generate_keyset(of.program)
         self.raw = keyset.evaluation_keys()
         self.keygen_s = time.perf_counter() - started
         if len(self.raw) > options.max_keys_bytes:
             refuse_keys(len(self.raw), options)
-        self.cipher = keyset.cipher(program)
+        self.cipher = keyset.cipher(of.program)
         self.loaded: Any = circuit.load_keys(self.raw)
+        self._used = of.used
+        self._engine_cipher = keyset.cipher(of.engine_program)
+
+    def ciphertexts(self, run: "_Samples", values: Ints) -> list[bytes]:
+        """Return what a client sends for rows, the last filled up."""
+        return [self.cipher.encrypt(run.function, v) for v in run.cut(values)]
+
+    def messages(self, run: "_Samples", values: Ints) -> list[bytes]:
+        """Return what the engine takes for rows, likewise."""
+        values = values if self._used is None else values[:, list(self._used)]
+        return [self._engine_cipher.encrypt(run.function, v) for v in run.cut(values)]
 
 
 @dataclass(slots=True)
@@ -110,8 +133,25 @@ class _Samples:
     function: str
     rows: int
     ciphertexts: list[bytes] = field(default_factory=list)
+    messages: list[bytes] = field(default_factory=list)
     results: list[bytes] = field(default_factory=list)
     run_s: list[float] = field(default_factory=list)
+
+    def cut(self, values: Ints) -> list[Ints]:
+        """Return rows in lots of as many as the circuit takes, the last filled up."""
+        lots = [values[i : i + self.rows] for i in range(0, len(values), self.rows)]
+        return [np.resize(lot, (self.rows, *values.shape[1:])) for lot in lots]
+
+    def picked(self, picks: Picks | None, ciphertext: bytes) -> bytes:
+        """Return what the engine takes of what a client sent."""
+        if picks is None:
+            return ciphertext
+        return picks.pick(
+            ciphertext,
+            function=self.function,
+            rows=self.rows,
+            template=learn_template(self.ciphertexts),
+        )
 
     @property
     def latency_s(self) -> float:
@@ -130,17 +170,29 @@ class _Samples:
         )
 
 
-def _run(
-    circuit: Circuit, keys: _Keys, values: Ints, into: _Samples, options: Options
-) -> Ints:
-    """Run rows encrypted, add what was seen to the samples, return the integers."""
-    found = []
-    for i in range(0, len(values), into.rows):
-        some = values[i : i + into.rows]
-        full = np.resize(some, (into.rows, *some.shape[1:]))
-        ciphertext = keys.cipher.encrypt(into.function, full)
+def _picks(compiled: Compiled, runs: list[_Samples]) -> Picks | None:
+    if compiled.used is None:
+        return None
+    edges = [q for q in compiled.quantizers if isinstance(q, Edges)]
+    return Picks(
+        bits=sum(len(e.edges) for e in edges),
+        used=compiled.used,
+        inner={run.function: learn_template(run.messages) for run in runs},
+    )
+
+
+def _compute(
+    circuit: Circuit,
+    keys: _Keys,
+    messages: list[bytes],
+    into: _Samples,
+    options: Options,
+) -> list[bytes]:
+    """Run messages, add what was seen to the samples, and return the results."""
+    results = []
+    for message in messages:
         started = time.perf_counter()
-        result = circuit.run(into.function, ciphertext, keys.loaded)
+        results.append(circuit.run(into.function, message, keys.loaded))
         took = time.perf_counter() - started
         if took > options.max_latency_s * into.rows:
             msg = (
@@ -148,11 +200,9 @@ def _run(
                 f"{options.max_latency_s:.0f} s is allowed: use a smaller model"
             )
             raise BackendError(msg, code="fhe-too-slow")
-        into.ciphertexts.append(ciphertext)
-        into.results.append(result)
         into.run_s.append(took)
-        found.append(keys.cipher.decrypt(into.function, result)[: len(some)])
-    return np.concatenate(found)
+    into.results += results
+    return results
 
 
 def check_keys(compiled: Compiled, options: Options) -> None:

@@ -2,8 +2,10 @@
 
 Leaf values are measured from the least leaf of their tree and rounded to steps, each
 output by itself; then tests that no longer matter are dropped, and what is left is cut
-into blocks. The steps are as wide as makes the sum of every tree's greatest leaf fit
-the sum's bits, so no input can overflow a sum.
+into blocks: for each output apart or, where that takes fewer, one for each leaf, whose
+look-up says whether it is reached and counts in every output's sum. The steps are as
+wide as makes the sum of every tree's greatest leaf fit the sum's bits, so no input can
+overflow a sum.
 """
 
 from collections.abc import Sequence
@@ -15,18 +17,22 @@ import numpy as np
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.binning import BitNode, leaves, walk
-from privacy.fhe.blocks import cut, index_of
+from privacy.fhe.blocks import Block, cut, index_of, index_size, leaf_blocks
 
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
-    """`table[constant + sum(weights * bits)]`, one term of one output's sum."""
+    """`table[constant + sum(weights * bits)]`, a term of sums.
+
+    Attributes:
+        into: How often it counts in each output's sum.
+    """
 
     bits: tuple[int, ...]
     weights: tuple[int, ...]
     constant: int
     table: tuple[int, ...]
-    output: int
+    into: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +100,21 @@ def plan(
         BackendError: A path has more conditions than a table can count, or nothing
             depends on the input.
     """
-    outputs, found = len(steps.scale), []
-    for k in range(outputs):
-        for tree, least in zip(trees, steps.least[:, k], strict=True):
-            whole = _whole(tree, k, float(least), float(steps.scale[k]))
-            for block in cut(whole, owner, 1 << table_bits):
-                index = index_of(block, owner)
-                table = [0] * (1 << table_bits)
-                for at, value in index.on:
-                    table[at] = value
-                given = index.bits, index.weights, index.constant
-                found.append(LookUp(*given, tuple(table), k))
+    outputs, found = len(steps.scale), list[LookUp]()
+    for tree, least in zip(trees, steps.least, strict=True):
+        whole = _whole(tree, least, steps.scale)
+        apart = [
+            _look_up(block, owner, table_bits, np.eye(outputs)[k])
+            for k in range(outputs)
+            for block in cut(_one(whole, k), owner, 1 << table_bits)
+        ]
+        shared = [
+            (block, value) for block, value in leaf_blocks(whole, owner) if any(value)
+        ]
+        fit = all(index_size(b, owner) <= 1 << table_bits for b, _ in shared)
+        if fit and len(shared) < len(apart):
+            apart = [_look_up(b, owner, table_bits, np.array(v)) for b, v in shared]
+        found += apart
     if not found:
         msg = "the model's answer does not depend on its input"
         raise BackendError(msg, code="fhe-constant-model")
@@ -113,11 +123,36 @@ def plan(
     return made
 
 
-def _whole(node: BitNode, output: int, least: float, scale: float) -> BitNode:
-    """Return one output's tree of whole numbers, without tests that do not matter."""
+def _look_up(
+    block: Block, owner: Sequence[int], table_bits: int, into: Floats
+) -> LookUp:
+    index = index_of(block, owner)
+    table = [0] * (1 << table_bits)
+    for at, value in index.on:
+        table[at] = value
+    return LookUp(
+        bits=index.bits,
+        weights=index.weights,
+        constant=index.constant,
+        table=tuple(table),
+        into=tuple(int(times) for times in into),
+    )
+
+
+def _whole(node: BitNode, least: Floats, scale: Floats) -> BitNode:
+    """Return the tree in whole numbers, without tests that do not matter."""
     if node.children is None:
-        return BitNode(value=(float(np.rint((node.value[output] - least) / scale)),))
-    below, above = (_whole(c, output, least, scale) for c in node.children)
+        steps = np.rint((np.array(node.value) - least) / scale)
+        return BitNode(value=tuple(steps.tolist()))
+    below, above = (_whole(c, least, scale) for c in node.children)
+    return below if below == above else BitNode(node.bit, below, above)
+
+
+def _one(node: BitNode, output: int) -> BitNode:
+    """Return one output's tree, likewise."""
+    if node.children is None:
+        return BitNode(value=(node.value[output],))
+    below, above = (_one(c, output) for c in node.children)
     return below if below == above else BitNode(node.bit, below, above)
 
 
@@ -143,5 +178,5 @@ def evaluate(made: Plan, bits: Ints) -> Ints:
     out = np.zeros((len(bits), made.outputs), dtype=np.int64)
     for u in made.look_ups:
         index = u.constant + bits[:, list(u.bits)] @ np.array(u.weights, dtype=np.int64)
-        out[:, u.output] += np.array(u.table)[index]
+        out += np.outer(np.array(u.table)[index], np.array(u.into))
     return out

@@ -32,6 +32,7 @@ from privacy.fhe.defaults import compilers, yardstick_of
 from privacy.fhe.machine import machine_params
 from privacy.fhe.measure import Measured, check_keys, measure
 from privacy.fhe.options import Options, parse_options
+from privacy.fhe.picks import PICKS
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import CIRCUIT, CLIENT_JSON
 from privacy.fhe.source import CIRCUIT_FILES, SOURCE
@@ -168,6 +169,8 @@ def _publish(
     clear = np.load(request.clear, allow_pickle=False)
     measured = measure(compiled, folder, held, options, progress)
     (request.out / CLIENT_JSON).write_bytes(measured.spec.to_bytes())
+    if measured.picks:
+        (request.out / PICKS).write_bytes(measured.picks.to_bytes())
     FheClient(measured.spec.to_bytes())  # as strict as the data owner will be
     progress({"stage": "check"})
     raw = _checked_outputs(compiled, measured, held, options.p_error)

@@ -15,8 +15,8 @@ from privacy.child import Handler, Progress
 from privacy.encoding import Json
 from privacy.fhe.client import FheClient
 from privacy.fhe.machine import check_engine, machine_params
-from privacy.fhe.runner import CLIENT_JSON, Runner
-from privacy.fhe.source import SOURCE, build, read_source
+from privacy.fhe.runner import CIRCUIT, CLIENT_JSON, Runner
+from privacy.fhe.source import CIRCUIT_FILES, SOURCE, build, read_source
 from privacy.modes import Mode
 
 
@@ -35,7 +35,7 @@ def _build(request: Json, progress: Progress) -> Json:
     params = bundle.manifest.mode(Mode.FHE).params
     check_engine(params)
     progress({"stage": "compile"})
-    program = _client(Path(request["bundle"])).spec.program
+    program = (bundle.root / "fhe" / CIRCUIT / CIRCUIT_FILES[1]).read_text()
     build(read_source(bundle.root / "fhe" / SOURCE), program, Path(request["out"]))
     machine = machine_params()
     return {**params, **machine, "versions": params["versions"] | machine["versions"]}

@@ -15,6 +15,7 @@ from privacy.encoding import canonical_json, pack, sha256_hex, unpack
 from privacy.errors import BackendError, FormatError
 from privacy.fhe.backend import Circuit, load_backend
 from privacy.fhe.machine import check_engine, check_machine
+from privacy.fhe.picks import PICKS, Picks, parse_picks
 from privacy.fhe.spec import Batch, CircuitSpec, parse_spec
 from privacy.modes import Mode
 from privacy.runs import MAX_ROWS, RowStore, RunResult
@@ -46,6 +47,9 @@ class Runner:
         )
         backend = load_backend(self._spec.backend)
         self._circuit: Circuit = backend.load_circuit(bundle.root / "fhe" / CIRCUIT)
+        self._picks: Picks | None = None
+        if f"fhe/{PICKS}" in bundle.manifest.files:
+            self._picks = parse_picks(bundle.path(f"fhe/{PICKS}").read_bytes())
         self._warm = warm
         self._keys_like = sha256_hex(canonical_json(self._spec.keys.to_json()))
 
@@ -103,6 +107,13 @@ class Runner:
         return batch
 
     def _compute(self, batch: Batch, ciphertext: bytes, evaluation_keys: Any) -> bytes:
+        if self._picks:
+            ciphertext = self._picks.pick(
+                ciphertext,
+                function=batch.function,
+                rows=batch.rows,
+                template=batch.ciphertext,
+            )
         try:
             return self._circuit.run(batch.function, ciphertext, evaluation_keys)
         except RuntimeError as exc:

@@ -75,7 +75,7 @@ def build(source: Source, program: str, out: Path) -> None:
 
     Args:
         source: The source.
-        program: What client.json says the program is.
+        program: The description of the library that it was built to before.
         out: A folder that exists.
 
     Raises:

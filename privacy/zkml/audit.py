@@ -180,7 +180,8 @@ def _check_settings(
     except (KeyError, TypeError, ValueError) as exc:
         msg = "the settings are not those of a circuit"
         raise VerificationError(msg, code="wrong-settings") from exc
-    wrong = sorted(k for k, v in found.items() if params.to_json()[k] != v)
+    stated = {**params.to_json(), "output_visibility": "public"}
+    wrong = sorted(k for k, v in found.items() if stated[k] != v)
     if wrong:
         msg = f"settings and manifest disagree on {', '.join(wrong)}"
         raise VerificationError(msg, code="wrong-settings")
@@ -211,8 +212,14 @@ def _compare(
     path, bits = made.root / "row.witness", params.input_scale_bits
     answers = []
     for row in params.quantize(rows):
-        outputs = list(backend.witness(made, row, path, scale_bits=bits).outputs)
+        witness = backend.witness(made, row, path, scale_bits=bits)
+        outputs = list(witness.outputs)
         answers.append(dequantize(outputs, scale_bits=params.output_scale_bits))
+        if params.params_hash and params.model_hash_of(witness.instances) != int(
+            params.params_hash, 16
+        ):
+            msg = "the manifest's hash of the weights is not this model's"
+            raise VerificationError(msg, code="wrong-model-hash")
     raw: Any = np.array(answers)
     activation, task = manifest.activation, manifest.task
     reason = shortfall(raw, clear, activation=activation, task=task, grade=_IN_RANGE)

@@ -1,5 +1,6 @@
 """What the manifest says about a circuit: `ModePart.params` of the mode zkml."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -7,7 +8,9 @@ import numpy as np
 
 from privacy.encoding import Json, check_sha256
 from privacy.errors import FormatError
-from privacy.zkml.field import quantize
+from privacy.zkml.field import from_hex, quantize
+from privacy.zkml.system import Visibility
+from privacy.zkml.visibility import instance_names, verifier_learns
 
 _MAX_SCALE_BITS = 120
 _PER_FEATURE = ("input_minimum", "input_maximum", "input_offset", "input_scale")
@@ -48,7 +51,9 @@ class ZkmlParams:
         input_maximum: The greatest.
         input_offset: Per feature: circuits take (x - offset) / scale; see `prescale`.
         input_scale: Per feature, a power of two.
-        visibility: Of `input`, `output` and `params`.
+        visibility: What proofs show of the input and of the weights.
+        verifier_learns: The same in words: `input`, `output`, `model`.
+        params_hash: Poseidon hash of the weights, 64 hex digits, where proofs show it.
         logrows: 2**logrows rows in the circuit.
         decomp_base: Base of the circuit's range checks.
         decomp_legs: Their digits: values stay below decomp_base**decomp_legs.
@@ -71,7 +76,9 @@ class ZkmlParams:
     input_maximum: tuple[float, ...]
     input_offset: tuple[float, ...]
     input_scale: tuple[float, ...]
-    visibility: Json
+    visibility: Visibility
+    verifier_learns: Json
+    params_hash: str
     logrows: int
     decomp_base: int
     decomp_legs: int
@@ -88,6 +95,14 @@ class ZkmlParams:
             "instances": list(self.instances),
             **{name: list(getattr(self, name)) for name in _PER_FEATURE},
         }
+
+    def outputs_of(self, instances: Sequence[int]) -> list[int]:
+        """Return the outputs among a proof's instances: the last ones."""
+        return list(instances[-self.outputs :])
+
+    def model_hash_of(self, instances: Sequence[int]) -> int:
+        """Return the hash of the weights among a proof's instances."""
+        return instances[self.instances.index("poseidon(model)")]
 
     def quantize(self, rows: Any) -> list[list[int]]:
         """Return the integers the circuit computes on, and hashes, for each row.
@@ -125,11 +140,6 @@ class ZkmlParams:
             raise FormatError(msg, code="out-of-range")
 
 
-def instance_names(outputs: int) -> tuple[str, ...]:
-    """Return what the instances of a proof are, in order."""
-    return ("poseidon(input)", *(f"output {i + 1}" for i in range(outputs)))
-
-
 def parse_params(value: Json) -> ZkmlParams:
     """Return the params in a manifest.
 
@@ -148,18 +158,27 @@ def parse_params(value: Json) -> ZkmlParams:
                 "instances": tuple(value["instances"]),
                 **{n: tuple(float(x) for x in value[n]) for n in _PER_FEATURE},
                 "srs": SrsFacts(**value["srs"]),
+                "visibility": _visibility(value["visibility"]),
             }
         )
         _check(params)
-    except (TypeError, ValueError) as exc:
+    except (KeyError, TypeError, ValueError) as exc:
         msg = "the manifest's zkml params have a member of the wrong type"
         raise FormatError(msg, code="bundle-format") from exc
     return params
 
 
+def _visibility(value: Json) -> Visibility:
+    if set(value) != {"input", "params"}:
+        raise TypeError
+    return Visibility(**value)
+
+
 def _check(p: ZkmlParams) -> None:
     check_sha256(p.srs.sha256, what="digest of the SRS")
     check_sha256(p.onnx_sha256, what="digest of the ONNX model")
+    if p.visibility.params == "hashed":
+        from_hex(p.params_hash, what="the hash of the weights")
     widths = {p.features, *(len(getattr(p, name)) for name in _PER_FEATURE)}
     scales_ok = all(
         type(bits) is int and 0 <= bits <= _MAX_SCALE_BITS
@@ -171,7 +190,9 @@ def _check(p: ZkmlParams) -> None:
         or not scales_ok
         or p.srs.kind not in SRS_KINDS
         or p.insecure_srs is not (p.srs.kind != "public")
-        or p.instances != instance_names(p.outputs)
+        or p.instances
+        != instance_names(p.visibility, features=p.features, outputs=p.outputs)
+        or p.verifier_learns != verifier_learns(p.visibility)
         or type(p.proof_bytes) is not int
         or p.system != "ezkl"
     ):

@@ -18,16 +18,24 @@ from privacy.child import Handler, Progress
 from privacy.encoding import Json, sha256_file
 from privacy.errors import FormatError, PrivacyError
 from privacy.publishing import PartRequest, PartResult
+from privacy.zkml.blobs import Proof
 from privacy.zkml.choose import Circuit, Model, prepare
+from privacy.zkml.field import to_hex
 from privacy.zkml.measure import measure
-from privacy.zkml.params import SrsFacts, ZkmlParams, instance_names
+from privacy.zkml.params import SrsFacts, ZkmlParams
 from privacy.zkml.srs import obtain_srs, verifier_srs
 from privacy.zkml.system import CircuitFiles, ProofSystem, Visibility, load_backend
 from privacy.zkml.tune import TuneOptions, parse_options, tune
 from privacy.zkml.verify import PUBLIC_FILES
+from privacy.zkml.visibility import OPTIONS as WORDS
+from privacy.zkml.visibility import (
+    instance_names,
+    parse_visibility,
+    verifier_learns,
+)
 
 _PROVEN_ROWS = 3
-_OPTIONS = frozenset({"srs", "settings", "objective", "memory_bytes"})
+_OPTIONS = frozenset({"srs", "settings", "objective", "memory_bytes", *WORDS})
 
 
 def handler() -> Handler:
@@ -35,7 +43,8 @@ def handler() -> Handler:
 
     Options: `srs`, as `obtain_srs` takes it (`development` by default), and what
     `privacy.zkml.tune.options` takes: `objective`, `memory_bytes`, and `settings`, a
-    list of `CircuitChoice` members to try instead of a search.
+    list of `CircuitChoice` members to try instead of a search. `hide`, `commit` and
+    `show` are lists of `input` and `model`; see `privacy.zkml.visibility`.
     """
 
     def serve(request: Json, progress: Progress) -> Json:
@@ -71,12 +80,14 @@ def _publish(request: PartRequest, progress: Progress) -> PartResult:
         else:
             backend.setup(files)
         circuit = replace(circuit, files=files)
-        size, cost = measure(backend, circuit, model.held[:_PROVEN_ROWS], progress)
+        proof, cost = measure(backend, circuit, model.held[:_PROVEN_ROWS], progress)
     return PartResult(
         available=True,
         accuracy=circuit.accuracy,
         cost=cost,
-        params=_params(backend, model, circuit, srs, size).to_json(),
+        params=_params(
+            backend, model, circuit, srs, proof, options.visibility
+        ).to_json(),
         public=PUBLIC_FILES,
     )
 
@@ -93,7 +104,7 @@ def tuning_options(options: Mapping[str, Any]) -> tuple[str, TuneOptions]:
         known, odd = ", ".join(sorted(_OPTIONS)), ", ".join(unknown)[:100]
         msg = f"zkml takes the options {known}, not {odd or 'such an srs'}"
         raise FormatError(msg, code="bad-option")
-    return srs, parse_options(options, Visibility())
+    return srs, parse_options(options, parse_visibility(options))
 
 
 def _params(
@@ -101,10 +112,14 @@ def _params(
     model: Model,
     circuit: Circuit,
     srs: SrsFacts,
-    proof_bytes: int,
+    proof: Proof,
+    visibility: Visibility,
 ) -> ZkmlParams:
     choice, facts = circuit.choice, circuit.facts
     outputs = model.clear.shape[1]
+    params_hash = ""
+    if visibility.params == "hashed":
+        params_hash = to_hex(proof.instances[visibility.input == "hashed"])
     return ZkmlParams(
         system=backend.name,
         system_version=backend.version,
@@ -112,13 +127,15 @@ def _params(
         output_scale_bits=facts.output_scale_bits,
         features=len(model.low),
         outputs=outputs,
-        instances=instance_names(outputs),
-        proof_bytes=proof_bytes,
+        instances=instance_names(visibility, features=len(model.low), outputs=outputs),
+        proof_bytes=len(proof.proof),
         input_minimum=tuple(model.low.tolist()),
         input_maximum=tuple(model.high.tolist()),
         input_offset=tuple(model.offset.tolist()),
         input_scale=tuple(model.scale.tolist()),
-        visibility={"input": "hashed", "output": "public", "params": "fixed"},
+        visibility=visibility,
+        verifier_learns=verifier_learns(visibility),
+        params_hash=params_hash,
         logrows=facts.logrows,
         decomp_base=choice.decomp_base,
         decomp_legs=choice.decomp_legs,

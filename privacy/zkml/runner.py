@@ -87,7 +87,8 @@ class Runner:
                 )
                 progress({"stage": "prove", "done": i + 1, "total": len(quantized)})
         bits = params.output_scale_bits
-        outputs = [dequantize(list(p.instances[1:]), scale_bits=bits) for p in proofs]
+        shown = [params.outputs_of(p.instances) for p in proofs]
+        outputs = [dequantize(values, scale_bits=bits) for values in shown]
         insecure = params.insecure_srs
         evidence = Evidence(self._model_sha256, insecure, tuple(proofs))
         return RunResult(make_outputs(outputs), make_evidence(evidence), "proof")

@@ -111,9 +111,14 @@ class CircuitSize:
 
 @dataclass(frozen=True, slots=True)
 class CircuitFacts:
-    """What the engine made of a choice."""
+    """What the engine made of a choice.
+
+    Attributes:
+        table_rows: Rows of the largest lookup table; 0 if there is none.
+    """
 
     logrows: int
+    table_rows: int
     input_scale_bits: int
     output_scale_bits: int
 

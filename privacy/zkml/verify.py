@@ -21,7 +21,7 @@ from privacy.errors import (
 )
 from privacy.modes import Mode
 from privacy.zkml.blobs import Evidence, Proof, parse_evidence
-from privacy.zkml.field import dequantize, from_hex, to_hex
+from privacy.zkml.field import MODULUS, dequantize, from_hex, to_hex
 from privacy.zkml.params import ZkmlParams, parse_params
 from privacy.zkml.srs import is_public
 from privacy.zkml.system import CircuitFiles, load_backend
@@ -55,7 +55,7 @@ def verify_proofs(
         1. Parse the evidence, exact to the byte; it must name this model.
         2. Read the verifying files and compare them with the manifest's digests.
         3. In a child process under a wall limit: verify each proof, hash my rows.
-        4. Compare the hashes with the proofs' first instances.
+        4. Compare the inputs and the weights with the proofs' instances.
         5. See from its own bytes whether the SRS is the public ceremony's.
         6. Decode the outputs from the other instances.
 
@@ -72,12 +72,17 @@ def verify_proofs(
     Raises:
         VerificationError: Something was checked and is false; the code says what:
             `evidence-malformed`, `wrong-model`, `wrong-proof-count`, `bundle-changed`,
-            `proof-invalid`, `proof-not-about-input` or `srs-mislabelled`.
+            `proof-invalid`, `proof-not-about-input`, `proof-not-about-model` or
+            `srs-mislabelled`.
         AppraisalError: All is true, but the SRS is `insecure-srs`.
-        CannotVerifyError: The engine is missing or failed, or ran out of time.
+        CannotVerifyError: The engine is missing or failed, or ran out of time; or the
+            proofs hide the input that should be compared (`input-hidden`).
         FormatError: `rows` could not have been an input of this circuit.
     """
     params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
+    if rows is not None and params.visibility.input == "private":
+        msg = "proofs of this model hide the input: nobody can compare it with rows"
+        raise CannotVerifyError(msg, code="input-hidden")
     ours = None if rows is None else params.quantize(rows)
     claim = _parse(evidence, params, None if ours is None else len(ours))  # 1
     if claim.model_sha256 != bundle.sha256:
@@ -94,13 +99,11 @@ def verify_proofs(
         (root / "job.json").write_text(json.dumps(job))
         hashes = _in_child(root, timeout_s)  # 3
         insecure = not is_public((root / "verifier.srs").read_bytes())
-    for i, (proof, own) in enumerate(zip(proofs, hashes, strict=False)):  # 4
-        if proof.instances[0] != own:
-            msg = (
-                f"proof {i + 1} is valid, but about another input than row {i + 1}: "
-                "the node answered a different question"
-            )
-            raise VerificationError(msg, code="proof-not-about-input")
+    for i, proof in enumerate(proofs):  # 4
+        if params.visibility.params == "hashed":
+            _check_weights(params, proof)
+        if ours is not None:
+            _check_input(params, proof, i, ours[i], hashes)
     _appraise_srs(  # 5
         insecure,
         told={params.insecure_srs, claim.insecure_srs},
@@ -108,9 +111,32 @@ def verify_proofs(
     )
     bits = params.output_scale_bits
     return np.array(  # 6
-        [dequantize(list(p.instances[1:]), scale_bits=bits) for p in proofs],
+        [dequantize(params.outputs_of(p.instances), scale_bits=bits) for p in proofs],
         dtype=np.float64,
     )
+
+
+def _check_weights(params: ZkmlParams, proof: Proof) -> None:
+    if params.model_hash_of(proof.instances) != int(params.params_hash, 16):
+        msg = "a proof is valid, but about other weights than the manifest's"
+        raise VerificationError(msg, code="proof-not-about-model")
+
+
+def _check_input(
+    params: ZkmlParams, proof: Proof, i: int, row: list[int], hashes: list[int]
+) -> None:
+    if params.visibility.input == "public":
+        first = params.instances.index("input 1")
+        shown = proof.instances[first : first + params.features]
+        same = shown == tuple(v % MODULUS for v in row)
+    else:
+        same = proof.instances[0] == hashes[i]
+    if not same:
+        msg = (
+            f"proof {i + 1} is valid, but about another input than row {i + 1}: "
+            "the node answered a different question"
+        )
+        raise VerificationError(msg, code="proof-not-about-input")
 
 
 def _appraise_srs(

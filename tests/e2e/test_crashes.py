@@ -148,6 +148,34 @@ def test_a_killed_worker_is_replaced_and_its_job_retried(fragile, diagnosis):
     assert job["attempts"] == 2
 
 
+def rows_of(gateway, job_id):
+    """Return the rows a job has done, by name, with what tells a file from a copy."""
+    folder = gateway._data_dir / "work" / job_id / "rows"
+    done = [p for p in folder.glob("*") if p.suffix != ".part"]
+    with contextlib.suppress(FileNotFoundError):  # the job has just ended
+        return {p.name: p.stat().st_ino for p in done}
+    return {}
+
+
+def test_rows_done_before_the_gateway_died_are_not_computed_again(fragile, diagnosis):
+    with fragile.client() as api:
+        body = {"model": diagnosis.name, "mode": "zkml"}
+        body["input"] = api.upload(many_rows(diagnosis, 9))
+        job_id = busy(api, body)
+        wait_until(lambda: len(rows_of(fragile, job_id)) >= 2, what="two rows")
+    fragile.kill()
+    before = rows_of(fragile, job_id)
+    fragile.start()
+    wait_until(lambda: len(rows_of(fragile, job_id)) > len(before), what="one more")
+    assert before.items() <= rows_of(fragile, job_id).items()
+    with fragile.client() as api:
+        job = api.finished(job_id)
+        assert (job["status"], job["attempts"]) == ("succeeded", 2)
+        proofs = api.get(f"/v1/jobs/{job_id}/evidence").json()["proofs"]
+    assert len(proofs) == 9
+    wait_until(lambda: not rows_of(fragile, job_id), what="removed")
+
+
 def test_cancelling_a_running_job_frees_the_worker(fragile, diagnosis):
     with fragile.client() as api:
         body = {"model": diagnosis.name, "mode": "zkml"}

@@ -10,6 +10,7 @@ Source: docs/adr/0006-fhe-native-trees.md
 """
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ from privacy.fhe.thermometer import Edges
 from privacy.trees import ensemble_of
 
 _SAMPLES = 32
-_NO_MORE = 1.05
+_LITTLE_MORE = 1.25
 _BATCH_ROWS = 8
 _BATCH_LOOK_UPS = 1024
 """A batch takes no more look-ups than this, or rows would wait for too long."""
@@ -64,12 +65,15 @@ def compile_trees(
         raise BackendError(msg, code="fhe-not-trees")
     drafts = drafts or choose(ensemble, calibration, splits=splits, task=task)
     draft, made, circuit, keyset = _finest(drafts, p_error)
-    bits = sum(len(e.edges) for e in draft.edges)
+    bits, used = sum(len(e.edges) for e in draft.edges), _used(made)
+    members = circuit_members(circuit, rows=_batches(made))
+    members["program"] = _widened(members["engine_program"], bits)
+    members["complexity"] /= sum(_batches(made))  # of one row, as other circuits' is
     return Compiled(
         circuit="fhe-native",
         family="trees",
         n_bits={"table": made.table_bits, "sum": made.sum_bits},
-        **circuit_members(circuit, rows=_batches(made)),
+        **members,
         features=calibration.shape[1],
         quantizers=draft.edges,
         output=draft.output,
@@ -85,6 +89,7 @@ def compile_trees(
             "look_ups": len(made.look_ups),
             "trees": len(ensemble.trees),
         },
+        used=used if len(used) < bits else None,
         unrounded=draft.unrounded,
     )
 
@@ -92,18 +97,18 @@ def compile_trees(
 def _finest(
     drafts: Sequence[Draft], p_error: float
 ) -> tuple[Draft, Plan, fhe.Module, str]:
-    """Compile the first draft, or the widest sums that cost no more than its.
+    """Compile the first draft, or the widest sums that cost little more than its.
 
-    In the key set that ships, if the first can be; its name, or `own`, comes last.
+    All in one key set; its name, or `own`, comes last.
     """
+    limit = math.inf
     found: tuple[Draft, Plan, fhe.Module, str] | None = None
     for draft in drafts:
         made = draft.plan()
         module, keyset = _compiled(made, draft.edges, p_error)
-        if found and keyset != found[3]:
+        if found and (keyset != found[3] or module.complexity > limit):
             break
-        if found and module.complexity > _NO_MORE * found[2].complexity:
-            break
+        limit = min(limit, _LITTLE_MORE * module.complexity)
         found = draft, made, module, keyset
     if found is None:
         raise BackendError("there is no draft to compile", code="fhe-bad-plan")
@@ -113,12 +118,13 @@ def _finest(
 def _compiled(
     made: Plan, edges: Sequence[Edges], p_error: float
 ) -> tuple[fhe.Module, str]:
-    """Compile a plan, and say in which key set.
+    """Compile a plan in the first key set that ships and will do; return its name.
 
     Where no parameters in the key set will do, Concrete chooses others without a word.
     """
-    spec = shipped(TREES)
-    if p_error == spec.p_error:
+    for spec in map(shipped, TREES):
+        if p_error != spec.p_error:
+            continue
         program = {"keyset": spec.keyset, "circuits": []}
         info = ProgramInfo.deserialize(json.dumps(program).encode()).get_keyset_info()
         module = _module(made, edges, p_error, info.get_restriction())
@@ -143,6 +149,26 @@ def _outputs(draft: Draft, integers: Ints) -> Floats:
     return np.array(rows, dtype=np.float64)
 
 
+def _used(made: Plan) -> tuple[int, ...]:
+    """Return the bits that look-ups read, ascending."""
+    return tuple(sorted({bit for u in made.look_ups for bit in u.bits}))
+
+
+def _widened(program: str, bits: int) -> str:
+    """Return a program whose circuits take so many bits a row."""
+    value = json.loads(program)
+    for circuit in value["circuits"]:
+        (gate,) = circuit["inputs"]
+        ciphertext = gate["typeInfo"]["lweCiphertext"]
+        for shape in (
+            gate["rawInfo"]["shape"],
+            ciphertext["abstractShape"],
+            ciphertext["concreteShape"],
+        ):
+            shape["dimensions"][1] = bits
+    return json.dumps(value, sort_keys=True)
+
+
 def _batches(made: Plan) -> tuple[int, ...]:
     """Return how many rows the circuits of a plan take, one first."""
     short = len(made.look_ups) * _BATCH_ROWS <= _BATCH_LOOK_UPS
@@ -163,7 +189,7 @@ def _module(
 ) -> fhe.Module:
     """Return a compiled circuit for each number of rows, all on one key set."""
     functions = {rows: _function(made, rows) for rows in _batches(made)}
-    samples = _samples(edges)
+    samples = [s[:, list(_used(made))] for s in _samples(edges)]
     inputs = {
         f.name: [np.concatenate([s] * rows) for s in samples]
         for rows, f in functions.items()
@@ -180,25 +206,27 @@ def _module(
 
 
 def _function(made: Plan, rows: int) -> FunctionDef:
-    """Return the circuit: (rows, bits) to (rows, outputs).
+    """Return the circuit: (rows, bits that are used) to (rows, outputs).
 
     Widths are stated, not sampled: an index has the table's bits and a sum the plan's,
     both of which bound every input. Samples only tell Concrete the rest.
     """
     longest = max(len(u.bits) for u in made.look_ups)
-    used = np.unique([bit for u in made.look_ups for bit in u.bits])
-    position = np.searchsorted(
-        used, [_padded(u.bits, longest, filler=int(used[0])) for u in made.look_ups]
+    place = {bit: i for i, bit in enumerate(_used(made))}
+    position = np.array(
+        [
+            _padded(tuple(place[b] for b in u.bits), longest, filler=0)
+            for u in made.look_ups
+        ]
     )
     weight = np.array([_padded(u.weights, longest, filler=0) for u in made.look_ups])
     constant = np.array([u.constant for u in made.look_ups])
     row = [fhe.LookupTable(list(u.table)) for u in made.look_ups]
     tables = fhe.LookupTable([row] * rows)
-    into = np.zeros((len(made.look_ups), made.outputs), dtype=np.int64)
-    into[np.arange(len(made.look_ups)), [u.output for u in made.look_ups]] = 1
+    into = np.array([u.into for u in made.look_ups], dtype=np.int64)
 
     def run(x: Any) -> Any:
-        index = np.sum(x[:, used][:, position] * weight, axis=2) + constant
+        index = np.sum(x[:, position] * weight, axis=2) + constant
         steps = tables[fhe.hint(index, bit_width=made.table_bits)]
         return fhe.hint(steps @ into, bit_width=made.sum_bits)
 

@@ -37,6 +37,8 @@ from privacy.zkml.system import (
 )
 
 _LOOKUP_MARGIN = 2
+_ANY_LOOKUP = (-(1 << 40), 1 << 40)
+"""Only to run rows, which tells the range that the tables need."""
 _WITNESS_REFUSALS = ("synthesis error", "decomposition error")
 _STATED = (
     "decomp_base",
@@ -73,11 +75,13 @@ class Backend:
         """Write the circuit and its settings; lookup tables hold what `rows` reach."""
         args = _run_args(choice, visibility)
         settings = _settings(onnx, args, out.settings)
-        self.recompile(onnx, out)
         if settings["required_lookups"]:
+            args.lookup_range = _ANY_LOOKUP
+            _settings(onnx, args, out.settings)
+            self.recompile(onnx, out)
             args.lookup_range = self._reach(out, rows, choice.scale_bits)
             settings = _settings(onnx, args, out.settings)
-            self.recompile(onnx, out)
+        self.recompile(onnx, out)
         return _facts(settings)
 
     def size(
@@ -113,9 +117,9 @@ class Backend:
             "output_scale_bits": facts.output_scale_bits,
             "visibility": {
                 "input": _word(args["input_visibility"]),
-                "output": _word(args["output_visibility"]),
                 "params": _word(args["param_visibility"]),
             },
+            "output_visibility": _word(args["output_visibility"]),
             "logrows": facts.logrows,
             **{name: args[name] for name in _STATED},
         }
@@ -316,8 +320,10 @@ def _facts(settings: Json) -> CircuitFacts:
     inputs, outputs = settings["model_input_scales"], settings["model_output_scales"]
     if len(inputs) != 1 or len(outputs) != 1:
         raise BackendError("EZKL found more than one input or output in the model")
+    low, high = settings["run_args"]["lookup_range"]
     return CircuitFacts(
         logrows=settings["run_args"]["logrows"],
+        table_rows=high - low + 1 if settings["required_lookups"] else 0,
         input_scale_bits=inputs[0],
         output_scale_bits=outputs[0],
     )

@@ -48,9 +48,13 @@ def blocks(size: CircuitSize, choice: CircuitChoice) -> int:
     return math.ceil(rows / ((1 << choice.logrows) - RESERVED_ROWS))
 
 
-def fits(size: CircuitSize, choice: CircuitChoice) -> bool:
-    """Return whether hashes and range checks fit into 2**logrows rows."""
-    least = max(size.hash_rows + RESERVED_ROWS, choice.decomp_base)
+def fits(size: CircuitSize, choice: CircuitChoice, *, table_rows: int = 0) -> bool:
+    """Return whether hashes, range checks and tables fit into 2**logrows rows.
+
+    A lookup table could be split like any other; provers then hang for ever.
+    """
+    tallest = max(size.hash_rows, table_rows if size.lookups else 0)
+    least = max(tallest + RESERVED_ROWS, choice.decomp_base)
     return least <= 1 << choice.logrows
 
 

@@ -45,11 +45,15 @@ def lay_out(
     measured = partial(backend.size, onnx, visibility=visibility, scratch=scratch)
     best: dict[Cost, tuple[int, Candidate]] = {}
     started, bases = time.monotonic(), list(_BASES)
+    tables = numbers.table_rows
     while bases:
         for choice, size in _sizes(measured, numbers, bases.pop()):
             for logrows in range(_LEAST_LOGROWS, _MOST_LOGROWS + 1):
                 laid = replace(choice, logrows=logrows)
-                if not fits(size, laid) or blocks(size, laid) > _MOST_BLOCKS:
+                if (
+                    not fits(size, laid, table_rows=tables)
+                    or blocks(size, laid) > _MOST_BLOCKS
+                ):
                     continue
                 cost = estimate(size, laid, speed=speed())
                 if cost not in best or size.assignments < best[cost][0]:

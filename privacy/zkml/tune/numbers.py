@@ -19,6 +19,9 @@ from privacy.zkml.system import CircuitChoice, ProofSystem, Visibility
 MULTIPLIERS = (1, 10)
 """Cut scales back at every step, or as late as can be: nets need the second."""
 
+_PRIVATE = Visibility(input="private", params="fixed")
+"""Numbers do not depend on it, and a hash would cost time."""
+
 _LEAST_BITS, MOST_BITS = 7, 14
 _MOST_REACH = 110
 _TRIED_ROWS = 24
@@ -33,11 +36,13 @@ class Numbers:
         scale_bits: Fixed-point bits of inputs and parameters.
         multiplier: See `CircuitChoice.scale_rebase_multiplier`.
         reach_bits: Every value's magnitude is below 2**reach_bits.
+        table_rows: Rows of the largest lookup table.
     """
 
     scale_bits: int
     multiplier: int
     reach_bits: int
+    table_rows: int
 
 
 Fresh = Callable[[], Path]
@@ -69,13 +74,13 @@ def needed(
             low = middle + 1
         else:
             high = middle
-    return Numbers(high, multiplier, reach(backend, model, high, multiplier, fresh))
+    return measured(backend, model, high, multiplier, fresh)
 
 
-def reach(
+def measured(
     backend: ProofSystem, model: Model, scale_bits: int, multiplier: int, fresh: Fresh
-) -> int:
-    """Return the bits of the largest value that the corners of the range lead to.
+) -> Numbers:
+    """Return what a number of bits needs: the reach of values, and of lookups.
 
     Raises:
         FormatError: They lead beyond what circuits hold.
@@ -95,7 +100,9 @@ def reach(
     if high == _MOST_REACH:
         msg = f"the declared inputs lead to values beyond 2**{_MOST_REACH}"
         raise FormatError(msg, code="out-of-range")
-    return high
+    wide = _wide(scale_bits, multiplier)
+    facts = compile_circuit(backend, model, wide, _PRIVATE, fresh()).facts
+    return Numbers(scale_bits, multiplier, high, facts.table_rows)
 
 
 def _inaccuracy(
@@ -142,5 +149,4 @@ def _compiled(
         calibration=model.calibration[:_REACHING_ROWS],
         corners=model.corners[:_REACHING_ROWS],
     )
-    private = Visibility(input="private", params="fixed")  # no hash: it costs time
-    return compile_circuit(backend, few, choice, private, fresh())
+    return compile_circuit(backend, few, choice, _PRIVATE, fresh())

@@ -26,7 +26,7 @@ from privacy.zkml.tune.cache import key_of, remember, remembered
 from privacy.zkml.tune.cost import Cost, estimate, fits
 from privacy.zkml.tune.layout import Candidate, lay_out
 from privacy.zkml.tune.machine import remember_speed, speed
-from privacy.zkml.tune.numbers import MOST_BITS, MULTIPLIERS, Numbers, needed, reach
+from privacy.zkml.tune.numbers import MOST_BITS, MULTIPLIERS, Numbers, measured, needed
 from privacy.zkml.tune.options import TuneOptions
 
 
@@ -291,10 +291,10 @@ def _one_bit_more(
     if bits > MOST_BITS:
         return others
     try:
-        far = reach(search.backend, search.model, bits, multiplier, search.fresh)
+        numbers = measured(search.backend, search.model, bits, multiplier, search.fresh)
     except FormatError:
         return others
-    return _sorted(search, [*others, *_lay_out(search, Numbers(bits, multiplier, far))])
+    return _sorted(search, [*others, *_lay_out(search, numbers)])
 
 
 def _prove(search: _Search, circuit: Circuit, cost: Cost) -> Tried:

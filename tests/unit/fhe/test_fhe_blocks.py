@@ -145,3 +145,18 @@ def test_an_index_that_can_leave_its_table_is_refused():
         wrong = replace(made, look_ups=(replace(made.look_ups[0], **change),))
         with pytest.raises(BackendError, match="leaves its table"):
             check_indices(wrong, range(31))
+
+
+def test_a_tree_of_many_outputs_takes_one_look_up_a_leaf():
+    """Few leaves, many outputs: a leaf's look-up counts in every output's sum."""
+    rng = np.random.default_rng(3)
+
+    def leaf():
+        return BitNode(value=tuple(rng.random(9)))
+
+    tree = BitNode(0, BitNode(5, leaf(), leaf()), BitNode(3, leaf(), leaf()))
+    steps = leaf_steps([tree], 6)
+    made = plan([tree], OWNER, steps, table_bits=4, sum_bits=6)
+    assert len(made.look_ups) == 4
+    assert max(sum(map(bool, u.into)) for u in made.look_ups) > 4
+    assert (evaluate(made, INPUTS) == walk_steps([tree], INPUTS, steps)).all()

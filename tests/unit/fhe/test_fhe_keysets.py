@@ -32,15 +32,16 @@ def keys_file(forest_keys, tmp_path_factory):
     return path
 
 
-def test_the_shipped_key_set_is_what_its_script_makes():
+@pytest.mark.parametrize("name", TREES)
+def test_a_shipped_key_set_is_what_its_script_makes(name):
     made = subprocess.run(
-        [sys.executable, "-W", "ignore", "scripts/make_keyset.py"],
+        [sys.executable, "-W", "ignore", "scripts/make_keyset.py", name],
         capture_output=True,
         check=True,
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
-    path = REPOSITORY / "privacy" / "fhe" / "keysets" / f"{TREES}.json"
+    path = REPOSITORY / "privacy" / "fhe" / "keysets" / f"{name}.json"
     assert json.loads(made.stdout) == json.loads(path.read_bytes())
 
 
@@ -48,19 +49,19 @@ def test_models_of_all_kinds_and_publishers_have_the_shipped_key_set(
     forest, margins, regression, tree
 ):
     for model in (forest, margins, regression):
-        assert model.result.params["keyset"] == TREES
-        assert model.result.params["keyset_sha256"] == shipped(TREES).sha256
-        assert FheClient(model.client_json).keyset_sha256 == shipped(TREES).sha256
-    assert FheClient(tree.client_json).keyset_sha256 != shipped(TREES).sha256
+        assert model.result.params["keyset"] == TREES[0]
+        assert model.result.params["keyset_sha256"] == shipped(TREES[0]).sha256
+        assert FheClient(model.client_json).keyset_sha256 == shipped(TREES[0]).sha256
+    assert FheClient(tree.client_json).keyset_sha256 != shipped(TREES[0]).sha256
     assert 1e6 < forest.result.cost["keys_bytes"] <= 30e6
 
 
 def test_any_change_of_the_parameters_is_another_key_set():
-    keyset = shipped(TREES).keyset
+    keyset = shipped(TREES[0]).keyset
     (key,) = keyset["lweKeyswitchKeys"]
     changed = {**key, "params": {**key["params"], "variance": 5e-11}}
     other = keyset_sha256("concrete", {**keyset, "lweKeyswitchKeys": [changed]})
-    assert len({other, shipped(TREES).sha256, keyset_sha256("else", keyset)}) == 3
+    assert len({other, shipped(TREES[0]).sha256, keyset_sha256("else", keyset)}) == 3
 
 
 def test_a_key_made_for_one_model_answers_for_another(
@@ -94,7 +95,7 @@ def test_another_error_than_the_key_sets_has_keys_of_its_own(
     )
     params = publisher.call(request.to_json(), timeout_s=200)["params"]
     assert params["keyset"] == "own"
-    assert params["keyset_sha256"] != shipped(TREES).sha256
+    assert params["keyset_sha256"] != shipped(TREES[0]).sha256
 
 
 # Batches

@@ -179,6 +179,7 @@ def agreed(linear):
         folder=Path(),
         program=spec.program,
         functions=(("main", 1),),
+        engine_program=spec.program,
         source=Source(mlir="", options={}),
         features=30,
         quantizers=spec.quantizers,

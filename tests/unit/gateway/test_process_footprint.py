@@ -18,7 +18,16 @@ from privacy.errors import UnavailableError
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import ProcessGateway, wait_until
 
-ENGINES = ("torch", "concrete", "ezkl", "onnxruntime", "onnx", "sklearn", "pandas")
+ENGINES = (
+    "torch",
+    "concrete",
+    "mlir",
+    "ezkl",
+    "onnxruntime",
+    "onnx",
+    "sklearn",
+    "pandas",
+)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,11 @@ def make_bundle(root: Path, model: Linear, **options: Any) -> Bundle:
         tool="test",
     )
     return write_manifest(root, manifest)
+
+
+@pytest.fixture(scope="session")
+def bundle_of() -> Callable[..., Bundle]:
+    return make_bundle
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """An audit rebuilds the circuit, and finds every way a publisher may lie about it."""
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -81,9 +82,9 @@ def _flip(path: Path, at: int) -> None:
 
 def _coarser(copied: Bundle) -> None:
     path = copied.root / "zkml/settings.json"
-    text = path.read_text()
-    assert '"decomp_legs":2' in text
-    path.write_text(text.replace('"decomp_legs":2', '"decomp_legs":3'))
+    settings = json.loads(path.read_text())
+    settings["run_args"]["decomp_legs"] += 1
+    path.write_text(json.dumps(settings))
 
 
 def _hidden_output(copied: Bundle) -> None:

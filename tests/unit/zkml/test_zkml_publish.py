@@ -13,6 +13,7 @@ from privacy.encoding import sha256_file
 from privacy.errors import FormatError
 from privacy.publishing import PartRequest
 from privacy.zkml import parse_params
+from privacy.zkml.system import Visibility
 
 _COARSE = {
     "scale_bits": 1,
@@ -33,11 +34,8 @@ def test_a_published_part_says_what_it_is(bundle: Bundle) -> None:
     params = parse_params(part.params)
     assert params.features == 30
     assert params.instances == ("poseidon(input)", "output 1")
-    assert params.visibility == {
-        "input": "hashed",
-        "output": "public",
-        "params": "fixed",
-    }
+    assert params.visibility == Visibility(input="hashed", params="fixed")
+    assert set(params.verifier_learns) == {"input", "output", "model"}
     assert params.srs.kind == "development"
     assert params.insecure_srs
     assert params.onnx_sha256 == sha256_file(bundle.root / "zkml/model.onnx")

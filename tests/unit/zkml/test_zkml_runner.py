@@ -107,12 +107,13 @@ def test_values_too_wide_for_the_circuit_are_refused_not_wrapped(
 ) -> None:
     """The box alone does not protect: a manifest may claim more than the circuit."""
     part = bundle.manifest.modes["zkml"]
-    wide = {"input_minimum": [-1e3] * 30, "input_maximum": [1e3] * 30}
+    wide = {"input_minimum": [-1e6] * 30, "input_maximum": [1e6] * 30}
+    most = 0.99 * 2.0 ** (24 - part.params["input_scale_bits"])
     modes = {"zkml": replace(part, params={**part.params, **wide})}
     (tmp_path / "zkml").symlink_to(bundle.root / "zkml")
     lying = write_manifest(tmp_path, replace(bundle.manifest, modes=modes))
     with pytest.raises(FormatError) as caught:
-        node.run(np.sign(linear.weights)[None] * 900.0, bundle=lying)
+        node.run(np.sign(linear.weights)[None] * most, bundle=lying)
     assert caught.value.code == "out-of-range"
 
 
