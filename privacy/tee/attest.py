@@ -207,8 +207,9 @@ def _verify_dcap(
     with checks.step("revocation", "no certificate of the chain was revoked") as found:
         revocation = check_revocation(chain, collateral.crls, now=now)
         found.append(_REVOCATION[revocation])
-    root = trust_store.intel
-    tcb = tcb_status(quote, chain[0], collateral, root=root, now=now, checks=checks)
+    tcb = tcb_status(
+        quote, chain[0], collateral, trust_store=trust_store, now=now, checks=checks
+    )
     unchecked: tuple[str, ...] = () if tcb else ("TCB status",)
     if not revocation or (tcb and not tcb.signer_checked):
         unchecked += ("revocation",)

@@ -20,6 +20,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509.oid import NameOID
 
 from privacy.encoding import Json, parse_object
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
@@ -30,6 +31,7 @@ from privacy.tee.parse import Quote, SgxReport, TdReport
 from privacy.tee.pck import COMPONENTS, Platform, platform_of
 from privacy.tee.revocation import check_revocation
 from privacy.tee.signature import check_raw_signature
+from privacy.tee.trust import TrustStore
 
 UP_TO_DATE, REVOKED = "UpToDate", "Revoked"
 STATUSES = (
@@ -41,7 +43,7 @@ STATUSES = (
     "OutOfDateConfigurationNeeded",
     REVOKED,
 )
-_SIGNER_NAME = "Intel SGX TCB Signing"
+_SIGNER_NAME = "SGX TCB Signing"
 _RULES = Rules(
     names=("root CA", "root CA", "TCB signing certificate"),
     curve=ec.SECP256R1,
@@ -74,7 +76,7 @@ def tcb_status(
     pck: x509.Certificate,
     collateral: Collateral,
     *,
-    root: bytes,
+    trust_store: TrustStore,
     now: datetime,
     checks: Checklist,
 ) -> TcbStatus | None:
@@ -84,7 +86,7 @@ def tcb_status(
         quote: Already verified.
         pck: The quote's PCK certificate, already checked.
         collateral: All there is; statements about other platforms are ignored.
-        root: Intel's pinned root, DER.
+        trust_store: Whom to trust.
         now: When the statements must be current.
         checks: Gets a line for every step.
 
@@ -93,7 +95,7 @@ def tcb_status(
         CannotVerifyError: Statements are there, but none is current.
     """
     try:
-        return _tcb_status(quote, pck, collateral, root=root, now=now, checks=checks)
+        return _tcb_status(quote, pck, collateral, trust_store, now, checks)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         msg = f"a statement in the collateral has another shape ({type(exc).__name__})"
         raise FormatError(msg, code="unsupported-collateral") from exc
@@ -103,8 +105,7 @@ def _tcb_status(
     quote: Quote,
     pck: x509.Certificate,
     collateral: Collateral,
-    *,
-    root: bytes,
+    trust_store: TrustStore,
     now: datetime,
     checks: Checklist,
 ) -> TcbStatus | None:
@@ -115,7 +116,7 @@ def _tcb_status(
     if not infos or not identities:
         return None
     with checks.step("tcb-signer", "Intel's TCB signing key under the pinned root"):
-        signer, signer_checked = _signer(collateral, root=root, now=now)
+        signer, signer_checked = _signer(collateral, trust_store, now)
     with checks.step("tcb-info", f"signed, current, of {tee} {platform.fmspc.hex()}"):
         info = _newest(infos, signer, now=now, version=3)
     with checks.step("qe-identity-info", f"signed, current, of {qe}"):
@@ -148,13 +149,15 @@ def _is_of(info: Json, tee: str, platform: Platform) -> bool:
 
 
 def _signer(
-    collateral: Collateral, *, root: bytes, now: datetime
+    collateral: Collateral, trust_store: TrustStore, now: datetime
 ) -> tuple[ec.EllipticCurvePublicKey, bool]:
     """Return the key that signs statements, and whether current CRLs speak for it."""
     refused: VerificationError | None = None
-    for der in collateral.certificates:
+    root = trust_store.intel
+    for der in (*collateral.certificates, *trust_store.intel_tcb_signing):
         names = load_certificate(der, _RULES.names[2]).subject
-        if all(n.value != _SIGNER_NAME for n in names if n.oid.dotted_string == _CN):
+        common = names.get_attributes_for_oid(NameOID.COMMON_NAME)
+        if not any(str(name.value).endswith(_SIGNER_NAME) for name in common):
             continue
         try:
             chain = verify_chain([der, root], roots=[root], rules=_RULES, now=now)
@@ -167,9 +170,6 @@ def _signer(
         raise refused
     msg = f"there is no certificate of {_SIGNER_NAME} in the collateral"
     raise CannotVerifyError(msg, code="collateral-missing")
-
-
-_CN = x509.NameOID.COMMON_NAME.dotted_string
 
 
 def _newest(
