@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(or $(PRIVACY_VENV),.venv)/bin
 SETUP := @$(PYTHON) scripts/setup.py
 
-.PHONY: help demo test test-slow check bench serve contracts contracts-tools lock clean
+.PHONY: help demo test test-slow check bench serve demo-chain contracts contracts-tools lock clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -12,6 +12,9 @@ help: ## say what there is
 demo: ## one model in every mode, through a gateway on this machine
 	$(SETUP) demo
 	@$(BIN)/python examples/demo.py
+
+demo-chain: contracts-tools ## a contract asks, the gateway proves, the chain verifies
+	@$(BIN)/python examples/demo_chain.py
 
 test: ## every test that is not slow
 	$(SETUP) dev

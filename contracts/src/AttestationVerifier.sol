@@ -67,15 +67,13 @@ contract AttestationVerifier is Ownable2Step {
     /// @param signature 65 bytes, the lower of both s.
     /// @param modelId The model that the enclave must serve.
     /// @param allowSimulated Whether a simulated enclave will do.
-    /// @return key The enclave's key.
     function check(
         bytes32 digest,
         bytes calldata signature,
         bytes32 modelId,
         bool allowSimulated
-    ) external view returns (address key) {
-        ECDSA.RecoverError failure;
-        (key, failure,) = ECDSA.tryRecover(digest, signature);
+    ) external view {
+        (address key, ECDSA.RecoverError failure,) = ECDSA.tryRecover(digest, signature);
         if (failure != ECDSA.RecoverError.NoError) revert BadSignature();
         Enclave memory enclave = enclaves[key];
         if (enclave.expires == 0) revert UnknownEnclave(key);

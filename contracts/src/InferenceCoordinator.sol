@@ -184,6 +184,7 @@ contract InferenceCoordinator is EIP712 {
     function withdraw(address payable to) external {
         uint256 amount = credit[msg.sender];
         if (amount == 0) revert NothingToWithdraw(msg.sender);
+        if (to == address(0)) revert WithdrawalFailed(to);
         credit[msg.sender] = 0;
         emit Withdrawn(msg.sender, to, amount);
         (bool sent,) = to.call{value: amount}("");

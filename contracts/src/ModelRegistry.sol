@@ -69,9 +69,8 @@ contract ModelRegistry {
         _models[modelId] = model;
         _models[modelId].active = true;
         _models[modelId].publisher = msg.sender;
-        bytes32[] storage versions = _versions[msg.sender][name];
-        versions.push(modelId);
-        emit Registered(modelId, msg.sender, name, versions.length);
+        _versions[msg.sender][name].push(modelId);
+        emit Registered(modelId, msg.sender, name, _versions[msg.sender][name].length);
     }
 
     /// @notice End a model: it takes no requests, and its answers are refused. Open

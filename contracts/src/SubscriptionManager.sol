@@ -123,6 +123,7 @@ contract SubscriptionManager {
     function withdraw(address payable to) external {
         uint256 amount = credit[msg.sender];
         if (amount == 0) revert NothingToWithdraw(msg.sender);
+        if (to == address(0)) revert WithdrawalFailed(to);
         credit[msg.sender] = 0;
         (bool sent,) = to.call{value: amount}("");
         if (!sent) revert WithdrawalFailed(to);

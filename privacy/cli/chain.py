@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,10 +94,9 @@ def deploy(
     if chain.exists():
         msg = f"{chain} exists: the contracts are deployed; choose another --chain"
         raise ConflictError(msg, code="chain-exists")
-    node = Rpc(rpc)
-    sender = _sender(node, keystore, node.chain_id(), max_fee_gwei)
-    with progress(quiet=as_json) as notify:
+    with closing(Rpc(rpc)) as node, progress(quiet=as_json) as notify:
         notify({"stage": "deploy"})
+        sender = _sender(node, keystore, node.chain_id(), max_fee_gwei)
         config = deploy_all(
             sender,
             node,
@@ -125,10 +126,9 @@ def register(
     as_json: AsJson = False,
 ) -> None:
     """Deploy a model's verifier and register the model on the chain."""
-    config, node = _chain(chain)
-    sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
-    with progress(quiet=as_json) as notify:
+    with _chain(chain) as (config, node), progress(quiet=as_json) as notify:
         notify({"stage": "register"})
+        sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
         model_id, changed = register_model(
             sender, node, config, open_bundle(bundle), verifier, verifier=reusable
         )
@@ -162,10 +162,7 @@ def request(
     as_json: AsJson = False,
 ) -> None:
     """Ask a model on chain about one row; only its hash goes there."""
-    config, node = _chain(chain)
-    commitment, blob = _commit(open_bundle(bundle, check_files=False), input_)
-    write_atomic(input_path(folder, commitment.to_bytes(32, "big")), blob, private=True)
-    sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
+    asked = _model_id(model_id)
     options = OrderOptions(
         callback=callback,
         callback_gas=callback_gas,
@@ -173,9 +170,14 @@ def request(
         provider=provider,
         allow_insecure_srs=allow_insecure_srs,
     )
-    made = request_inference(
-        sender, node, config, _model_id(model_id), commitment, fee=fee, options=options
-    )
+    with _chain(chain) as (config, node):
+        commitment, blob = _commit(open_bundle(bundle, check_files=False), input_)
+        path = input_path(folder, commitment.to_bytes(32, "big"))
+        write_atomic(path, blob, private=True)
+        sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
+        made = request_inference(
+            sender, node, config, asked, commitment, fee=fee, options=options
+        )
     if as_json:
         print_json({"request_id": made, "input_commitment": f"{commitment:064x}"})
     else:
@@ -193,19 +195,19 @@ def deliver(
     as_json: AsJson = False,
 ) -> None:
     """Answer a request with a proof of your own."""
-    config, node = _chain(chain)
     proof = _proof(open_bundle(bundle, check_files=False), evidence)
-    coordinator = contract(node, config, "coordinator")
-    asked = coordinator.view("getRequest", request_id)
-    served = served_model(config, asked["modelId"])
-    sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
-    answer = answer_of(proof, served)
-    receipt = coordinator.send(sender, "deliver", request_id, answer)
-    found = {
-        "transaction": receipt["transactionHash"],
-        "gas_used": int(receipt["gasUsed"], 16),
-        "credit_wei": coordinator.view("credit", sender.address),
-    }
+    with _chain(chain) as (config, node):
+        coordinator = contract(node, config, "coordinator")
+        asked = coordinator.view("getRequest", request_id)
+        served = served_model(config, asked["modelId"])
+        sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
+        answer = answer_of(proof, served)
+        receipt = coordinator.send(sender, "deliver", request_id, answer)
+        found = {
+            "transaction": receipt["transactionHash"],
+            "gas_used": int(receipt["gasUsed"], 16),
+            "credit_wei": coordinator.view("credit", sender.address),
+        }
     if as_json:
         print_json(found)
     else:
@@ -221,11 +223,11 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Have the chain check a proof, without a transaction."""
-    config, node = _chain(chain)
+    asked = _model_id(model_id)
     model = open_bundle(bundle, check_files=False)
-    outputs = verify_on_chain(
-        node, config, _model_id(model_id), _proof(model, evidence)
-    )
+    proof = _proof(model, evidence)
+    with _chain(chain) as (config, node):
+        outputs = verify_on_chain(node, config, asked, proof)
     bits = parse_params(model.manifest.mode(Mode.ZKML).params).output_scale_bits
     values = [v / 2.0**bits for v in outputs]
     if as_json:
@@ -263,28 +265,26 @@ def watch(
     from gateway.lock import FolderLock
 
     lock = FolderLock(folder)
-    jobs = _gateway_jobs(gateway)
-    terms = Terms(folder, least_fee=least_fee, allow_loss=allow_loss)
-    watchers = []
-    for file in chain or [DEFAULT_CHAIN]:
-        config, node = _chain(file)
-        sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
-        watchers.append(
-            Watcher(
+    with ExitStack() as stack:
+        stack.callback(lock.release)
+        jobs = _gateway_jobs(gateway)
+        terms = Terms(folder, least_fee=least_fee, allow_loss=allow_loss)
+        watchers = []
+        for file in chain or [DEFAULT_CHAIN]:
+            config, node = stack.enter_context(_chain(file))
+            watcher = Watcher(
                 config,
                 rpc=node,
-                sender=sender,
+                sender=_sender(node, keystore, config.chain_id, max_fee_gwei),
                 jobs=jobs,
                 bundles=bundles_in(store),
                 terms=terms,
                 notify=_news(as_json=as_json),
             )
-        )
-    try:
+            stack.callback(watcher.close)
+            watchers.append(watcher)
         while _rounds(watchers) or not once:
             time.sleep(every_s)
-    finally:
-        lock.release()
     if as_json:
         print_json({"open": 0})
 
@@ -307,7 +307,8 @@ def _news(*, as_json: bool) -> Any:
         words += [
             f"{k} {v}" for k, v in event.items() if k in {"reason", "transaction"}
         ]
-        err.print(json.dumps(event) if as_json else safe(", ".join(words)))
+        line = json.dumps(event) if as_json else ", ".join(words)
+        err.print(safe(line), soft_wrap=True)
 
     return tell
 
@@ -322,11 +323,13 @@ def _gateway_jobs(gateway: str | None) -> Any:
         return GatewayJobs(client.gateway, client.api_key)
 
 
-def _chain(path: Path) -> tuple[ChainConfig, Rpc]:
+@contextmanager
+def _chain(path: Path) -> Iterator[tuple[ChainConfig, Rpc]]:
+    """Give a chain's configuration and its node, after a look at whose node it is."""
     config = read_config(path)
-    node = Rpc(config.rpc)
-    check_chain(node, config)
-    return config, node
+    with closing(Rpc(config.rpc)) as node:
+        check_chain(node, config)
+        yield config, node
 
 
 def _sender(node: Rpc, keystore: Path, chain_id: int, max_fee_gwei: float) -> Sender:

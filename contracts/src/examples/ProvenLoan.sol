@@ -54,14 +54,18 @@ contract ProvenLoan is InferenceConsumer {
         if (borrowerOf[inputCommitment] != msg.sender) {
             revert NotVouchedFor(inputCommitment, msg.sender);
         }
-        Order memory order;
-        order.modelId = modelId;
-        order.inputCommitment = inputCommitment;
-        order.callbackGas = CALLBACK_GAS;
-        order.deadline = uint40(block.timestamp + 1 days);
-        order.owner = msg.sender;
-        order.evidence = Evidence.Proof;
-        order.allowInsecureSrs = _allowInsecureSrs;
+        Order memory order = Order({
+            modelId: modelId,
+            inputCommitment: inputCommitment,
+            callback: address(this),
+            callbackGas: CALLBACK_GAS,
+            deadline: uint40(block.timestamp + 1 days),
+            owner: msg.sender,
+            provider: address(0),
+            evidence: Evidence.Proof,
+            allowInsecureSrs: _allowInsecureSrs,
+            allowSimulated: false
+        });
         requestId = _ask(order, new uint256[](0), msg.value);
         applicant[requestId] = msg.sender;
         emit Applied(requestId, msg.sender);

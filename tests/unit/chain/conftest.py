@@ -2,18 +2,22 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from privacy.chain.abi import Abi
-from privacy.zkml.blobs import Proof, parse_evidence
-from privacy.zkml.evm import EvmFacts, build_verifier, parse_vka
+from privacy.chain.contracts import deploy_all
+from privacy.chain.models import register_model
+from privacy.zkml.blobs import Evidence, Proof, make_evidence, parse_evidence
+from privacy.zkml.evm import EvmFacts, build_verifier, parse_vka, read_facts
 from privacy.zkml.evm.calldata import keccak
 from privacy.zkml.evm.solc import Compiled, compile_sources
 from privacy.zkml.params import parse_params
+from tests.support.anvil import Anvil
+from tests.support.chain_site import PUBLISHER, ProvenJobs, Site
 from tests.support.evm_chain import Contract, EvmChain
 from tests.unit.zkml.conftest import (  # noqa: F401 - fixtures
     _own_cache,
@@ -58,9 +62,8 @@ class Circuit:
 
 
 @pytest.fixture(scope="session")
-def circuit(bundle: Any, job: Any, tmp_path_factory: Any) -> Circuit:  # noqa: F811
-    folder = tmp_path_factory.mktemp("verifier")
-    facts = build_verifier(bundle, folder, progress=lambda _: None)
+def circuit(bundle: Any, job: Any, verifier_folder: Path) -> Circuit:  # noqa: F811
+    folder, facts = verifier_folder, read_facts(verifier_folder)
     params = parse_params(bundle.manifest.modes["zkml"].params)
     claim = parse_evidence(
         job.evidence, instances=len(params.instances), proof_bytes=params.proof_bytes
@@ -250,3 +253,50 @@ class Hashed:
 def hashed(world: World) -> Hashed:
     verifier = world.helper("HashVerifier")
     return Hashed(world, world.register(verifier.address))
+
+
+@pytest.fixture(scope="session")
+def verifier_folder(bundle: Any, tmp_path_factory: Any) -> Path:  # noqa: F811
+    folder: Path = tmp_path_factory.mktemp("watched")
+    build_verifier(bundle, folder, progress=lambda _: None)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def deployed(bundle, verifier_folder):  # noqa: F811
+    """The state of a chain with our contracts and one model, its id, and the chain."""
+    with Anvil() as chain:
+        publisher = chain.sender(PUBLISHER)
+        config = deploy_all(
+            publisher,
+            chain.rpc,
+            authority=publisher.address,
+            confirmations=2,
+            url=chain.url,
+        )
+        model_id, config = register_model(
+            publisher, chain.rpc, config, bundle, verifier_folder
+        )
+        return chain.rpc.ask("anvil_dumpState"), model_id, config
+
+
+@pytest.fixture
+def site(bundle, circuit, deployed, helpers, tmp_path):  # noqa: F811
+    evidence = {
+        b"%d" % i: make_evidence(Evidence(bundle.sha256, True, (proof,)))  # noqa: FBT003
+        for i, proof in enumerate(circuit.proofs)
+    }
+    state, model_id, config = deployed
+    with Anvil() as chain:
+        chain.rpc.ask("anvil_loadState", state)
+        chain.mine()
+        yield Site(
+            chain,
+            replace(config, rpc=chain.url),
+            model_id,
+            circuit.proofs,
+            ProvenJobs(evidence),
+            bundle,
+            tmp_path,
+            helpers,
+        )

@@ -381,6 +381,16 @@ def test_nobody_withdraws_what_is_not_theirs(hashed, refuses):
             world.coordinator.call("withdraw", account, sender=account)
 
 
+def test_credit_cannot_be_sent_to_nobody(hashed, refuses):
+    world = hashed.world
+    provider = world.accounts[2]
+    request_id = world.ask(hashed.order(7))
+    hashed.deliver(request_id, hashed.answer(7, 1), sender=provider)
+    with refuses("WithdrawalFailed"):
+        world.coordinator.call("withdraw", ZERO, sender=provider)
+    assert world.credit(provider) == FEE
+
+
 def test_the_coordinator_takes_no_money_without_a_request(world):
     from privacy.chain.abi import Reverted
 

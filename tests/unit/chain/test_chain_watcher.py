@@ -3,165 +3,27 @@
 import json
 import sys
 import threading
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from gateway.chain.watcher import Terms, Watcher
 from privacy.chain.abi import Abi
-from privacy.chain.config import ChainConfig, ServedModel
-from privacy.chain.contracts import OnChain, contract, deploy_all, deploy_code
+from privacy.chain.config import ChainConfig
+from privacy.chain.contracts import OnChain, deploy_code
 from privacy.chain.models import (
-    OrderOptions,
     input_path,
-    register_model,
-    request_inference,
     verify_on_chain,
 )
 from privacy.chain.rpc import Rpc
 from privacy.errors import (
     CannotVerifyError,
-    JobFailedError,
     UnavailableError,
     VerificationError,
 )
-from privacy.zkml.blobs import Evidence, Proof, make_evidence
-from privacy.zkml.evm import build_verifier, plain_calldata
-from tests.support.anvil import Anvil
-
-FEE = 10**16
-PUBLISHER, PROVIDER, REQUESTER = 101, 102, 103
-
-
-class ProvenJobs:
-    """Jobs that were proven before: inputs are names of proofs."""
-
-    def __init__(self, evidence: dict[bytes, bytes]) -> None:
-        self.evidence = evidence
-        self.asked: list[str] = []
-        self.failures = 0
-        self.waits = 0
-
-    def ask(self, served: ServedModel, blob: bytes, *, key: str, options: Any) -> Any:
-        self.asked.append(key)
-        self.options = options
-        if self.failures:
-            self.failures -= 1
-            raise JobFailedError("the job failed")
-        if self.waits:
-            self.waits -= 1
-            return "job_1", None
-        return "job_1", self.evidence[blob]
-
-    def receipt(self, job: str) -> bytes:
-        return b'{"receipt":{}}'
-
-
-@dataclass
-class Site:
-    """A chain with our contracts and one real model, and who is there."""
-
-    chain: Anvil
-    config: ChainConfig
-    model_id: bytes
-    proofs: list[Proof]
-    jobs: ProvenJobs
-    bundle: Any
-    folder: Path
-    helpers: Any
-
-    @property
-    def coordinator(self) -> OnChain:
-        return contract(self.chain.rpc, self.config, "coordinator")
-
-    def watcher(
-        self, *, who: int = PROVIDER, rpc: Rpc | None = None, **how: Any
-    ) -> Any:
-        node = rpc or self.chain.rpc
-        terms = {k: how.pop(k) for k in ("least_fee", "allow_loss") if k in how}
-        folder = how.pop("folder", self.folder)
-        self.now = getattr(self, "now", 0.0)
-        return Watcher(
-            how.pop("config", self.config),
-            rpc=node,
-            sender=self.chain.sender(who, rpc=node, **how),
-            jobs=self.jobs,
-            bundles=lambda _: self.bundle,
-            terms=Terms(folder, **terms),
-            notify=lambda _: None,
-            clock=lambda: self.now,
-        )
-
-    def ask(
-        self, which: int = 0, *, fee: int = FEE, known: bool = True, **how: Any
-    ) -> int:
-        proof = self.proofs[which]
-        if known:
-            commitment = proof.instances[0].to_bytes(32, "big")
-            path = input_path(self.folder, commitment)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"%d" % which)
-        return request_inference(
-            self.chain.sender(REQUESTER),
-            self.chain.rpc,
-            self.config,
-            how.pop("model_id", self.model_id),
-            proof.instances[0],
-            fee=fee,
-            options=OrderOptions(allow_insecure_srs=True, **how),
-        )
-
-    def credit(self, who: int = PROVIDER) -> int:
-        return int(self.coordinator.view("credit", self.chain.account(who).address))
-
-    def run(self, watcher: Any, rounds: int = 6) -> int:
-        """Let rounds and blocks pass; return how many requests are open then."""
-        still_open = 0
-        for _ in range(rounds):
-            still_open = watcher.round()
-            self.chain.mine()
-            self.now += 1000.0
-        return int(still_open)
-
-
-@pytest.fixture(scope="module")
-def verifier_folder(bundle: Any, tmp_path_factory: Any) -> Path:
-    folder: Path = tmp_path_factory.mktemp("watched")
-    build_verifier(bundle, folder, progress=lambda _: None)
-    return folder
-
-
-@pytest.fixture
-def site(bundle, circuit, verifier_folder, helpers, tmp_path):
-    evidence = {
-        b"%d" % i: make_evidence(Evidence(bundle.sha256, True, (proof,)))  # noqa: FBT003
-        for i, proof in enumerate(circuit.proofs)
-    }
-    with Anvil() as chain:
-        publisher = chain.sender(PUBLISHER)
-        config = deploy_all(
-            publisher,
-            chain.rpc,
-            authority=publisher.address,
-            confirmations=2,
-            url=chain.url,
-        )
-        model_id, config = register_model(
-            publisher, chain.rpc, config, bundle, verifier_folder
-        )
-        yield Site(
-            chain,
-            config,
-            model_id,
-            circuit.proofs,
-            ProvenJobs(evidence),
-            bundle,
-            tmp_path,
-            helpers,
-        )
+from privacy.zkml.blobs import Proof
+from privacy.zkml.evm import plain_calldata
+from tests.support.chain_site import FEE, PROVIDER, PUBLISHER, REQUESTER
 
 
 def test_a_request_is_answered_and_paid(site):
