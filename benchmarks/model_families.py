@@ -267,7 +267,7 @@ FAMILIES = (
     Family("PyTorch or ONNX network", _torch, **_NET),
     Family("convolutional network", _convolution, **_NET),
     Family("Brevitas network", _brevitas, **_NET),
-    Family("NeuralNetClassifier of Concrete-ML", _built_in, modes="fhe tee", slow=True),
+    Family("NeuralNetClassifier of Concrete-ML", _built_in, slow=True),
 )
 
 
