@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -9,7 +10,9 @@ from rich.table import Table
 
 from benchmarks import (
     fhe_cold_start,
+    fhe_execution,
     fhe_malformed,
+    fhe_networks,
     fhe_trees,
     gateway_cost,
     model_families,
@@ -21,45 +24,26 @@ from privacy.encoding import Json
 OUT = Path(__file__).parent / "out"
 
 
-NAMES = (
-    "gateway-cost",
-    "fhe-trees",
-    "fhe-cold-start",
-    "fhe-malformed",
-    "model-families",
-    "zkml",
-)
+Measure = Callable[[bool], Json]
 
 
 def main() -> None:
-    """Run the benchmarks named, or every one."""
+    """Run the benchmarks named, or every one that is not slow."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", nargs="*", help=f"of {', '.join(NAMES)}; or all")
+    listed = ", ".join(BENCHMARKS)
+    parser.add_argument("name", nargs="*", help=f"of {listed}; by default all but zkml")
     parser.add_argument("--quick", action="store_true", help="few repetitions")
     parser.add_argument("--json", type=Path, default=OUT / "results.json")
     args = parser.parse_args()
-    if unknown := set(args.name) - set(NAMES):
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}: {', '.join(NAMES)}")
-    names = args.name or NAMES[:-1]  # the last takes many minutes: by name only
+    if unknown := set(args.name) - set(BENCHMARKS):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}: {listed}")
+    names = args.name or [name for name in BENCHMARKS if name != "zkml"]  # minutes
     OUT.mkdir(parents=True, exist_ok=True)
     results: Json = gateway_cost.machine()
-    if "gateway-cost" in names:
-        results["gateway_cost"] = gateway_cost.measure(OUT, quick=args.quick)
-        _show(results["gateway_cost"])
-    if "fhe-trees" in names:
-        results["fhe_trees"] = fhe_trees.measure(quick=args.quick)
-        _show_trees(results["fhe_trees"])
-    if "fhe-cold-start" in names:
-        results["fhe_cold_start"] = fhe_cold_start.measure(OUT, quick=args.quick)
-        _show_cold(results["fhe_cold_start"])
-    if "fhe-malformed" in names:
-        results["fhe_malformed"] = fhe_malformed.measure(OUT, quick=args.quick)
-        _show_malformed(results["fhe_malformed"])
-    if "model-families" in names:
-        results["model_families"] = model_families.measure()
-    if "zkml" in names:
-        results["zkml"] = zkml.measure(quick=args.quick)
-        zkml.show(results["zkml"])
+    for name in names:
+        measure, show = BENCHMARKS[name]
+        found = results[name.replace("-", "_")] = measure(args.quick)
+        show(found)
     args.json.write_text(json.dumps(results, indent=1) + "\n")
     Console().print(f"written to {args.json}")
 
@@ -140,6 +124,30 @@ def _show_malformed(found: Json) -> None:
         f"{inputs['worker_deaths'] + damaged['worker_deaths']} worker deaths"
     )
     console.print(f"the engine without our checks: {found['bare_engine']['outcomes']}")
+
+
+BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
+    "gateway-cost": (lambda quick: gateway_cost.measure(OUT, quick=quick), _show),
+    "fhe-trees": (lambda quick: fhe_trees.measure(quick=quick), _show_trees),
+    "fhe-networks": (
+        lambda quick: fhe_networks.measure(quick=quick),
+        fhe_networks.show,
+    ),
+    "fhe-cold-start": (
+        lambda quick: fhe_cold_start.measure(OUT, quick=quick),
+        _show_cold,
+    ),
+    "fhe-execution": (
+        lambda quick: fhe_execution.measure(OUT, quick=quick),
+        Console().print,
+    ),
+    "fhe-malformed": (
+        lambda quick: fhe_malformed.measure(OUT, quick=quick),
+        _show_malformed,
+    ),
+    "model-families": (lambda _: model_families.measure(), lambda _: None),
+    "zkml": (lambda quick: zkml.measure(quick=quick), zkml.show),
+}
 
 
 if __name__ == "__main__":

@@ -47,8 +47,8 @@ def published(folder: Path) -> tuple[Bundle, list[list[float]]]:
 class Live:
     """A gateway process on loopback."""
 
-    def __init__(self, folder: Path, models: Path) -> None:
-        """Choose a port and an empty data folder."""
+    def __init__(self, folder: Path, models: Path, **settings: str) -> None:
+        """Choose a port, an empty data folder and other settings by name."""
         self.data = folder / "gateway"
         shutil.rmtree(self.data, ignore_errors=True)
         self.data.mkdir(parents=True)
@@ -56,12 +56,14 @@ class Live:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
         self._models = models
+        self._settings = {name.upper(): value for name, value in settings.items()}
         self.url = f"http://127.0.0.1:{self._port}"
 
     def __enter__(self) -> Self:
         """Start it and wait until it answers."""
         names = {"DATA_DIR": self.data, "MODELS_DIR": self._models, "PORT": self._port}
-        env = {f"PRIVACY_GATEWAY_{k}": str(v) for k, v in names.items()}
+        chosen = {**names, **self._settings}
+        env = {f"PRIVACY_GATEWAY_{k}": str(v) for k, v in chosen.items()}
         out, log = self.data / "out", (self.data / "log").open("wb")
         with out.open("wb") as stdout, log:
             self._process = subprocess.Popen(
@@ -70,7 +72,7 @@ class Live:
                 stdout=stdout,
                 stderr=log,
             )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 180
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
                 self._process.kill()

@@ -255,7 +255,7 @@ FAMILIES = (
     Family(
         "SVM, RBF kernel",
         _machine("SVC", "iris", rows=50),
-        modes="tee",
+        modes="zkml tee",
         slow=True,
     ),
     Family("multi-layer perceptron", _perceptron("MLPClassifier", "iris"), slow=True),

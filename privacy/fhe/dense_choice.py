@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from privacy.errors import BackendError
 from privacy.fhe.backend import Floats
 from privacy.fhe.dense import Layer
 from privacy.fhe.dense_plan import DensePlan, Shape, evaluate, plan_dense
@@ -14,8 +15,9 @@ MAX_LOSS = 1.0
 """Percentage points that a circuit may lose where the publisher does not say."""
 TABLE_BITS = (4, 5, 6)
 """A look-up costs about 2.3 times as much with each bit."""
-VALUE_AND_WEIGHT_BITS = ((3, 0), (4, 2))
-"""Those with wide weights cost a look-up half as much again."""
+VALUE_AND_WEIGHT_BITS = ((4, -1), (3, 0), (4, 2))
+"""Small weights add little noise. Of networks with several outputs only those with the
+first fit the key set that trees and others share, and look-ups are a third cheaper."""
 CLIPS = (0.98, 0.995, 0.95)
 _INPUT_BITS, _SUM_BITS = 5, 12
 """More are nearly free, and gain nothing."""
@@ -66,13 +68,23 @@ def choose_dense(
         layers: As `privacy.fhe.dense.read_dense` gives them.
         yardstick: The calibration rows and what the clear model says of them.
         max_loss: Percentage points; see `privacy.fhe.yardstick`.
+
+    Raises:
+        BackendError: The network cannot be planned.
     """
     mirror = mirrors(layers, yardstick.activation)
     found: list[tuple[float, Shape]] = []
+    why = BackendError("there is no precision to choose", code="fhe-bad-plan")
     for shape in shapes():
-        losses = yardstick.losses(fit_dense(layers, shape, mirror=mirror))
+        try:
+            losses = yardstick.losses(fit_dense(layers, shape, mirror=mirror))
+        except BackendError as exc:  # too coarse for this network's weights
+            why = exc
+            continue
         found.append((float(np.mean(losses)), shape))
         if found[-1][0] <= max_loss:
             break
+    if not found:
+        raise why
     _, best = min(found, key=lambda pair: pair[0])
     return plan_dense(layers, yardstick.rows, best, mirror=mirror)

@@ -1,12 +1,10 @@
 """The data owner's FHE keys, real engines: kept, listed, rotated, moved, deleted."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from privacy.cli.app import run
 from privacy.client import Client
 from privacy.errors import AuthError
 
@@ -19,30 +17,22 @@ def credit(published, gateway):
 
 
 @pytest.fixture
-def command(gateway, tmp_path):
+def command(gateway, tmp_path, monkeypatch, capsys):
     """Run `privacy …` as a data owner with a home of its own."""
 
-    def run(*args, code=0, **env):
-        done = subprocess.run(
-            [sys.executable, "-m", "privacy", *map(str, args), "--json"],
-            env={
-                **os.environ,
-                "PRIVACY_HOME": str(tmp_path / "home"),
-                "PRIVACY_PASSPHRASE": PHRASE,
-                **env,
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert done.returncode == code, done.stdout + done.stderr
-        assert PHRASE not in done.stdout + done.stderr
-        return json.loads(done.stdout)
+    def run_it(*args, code=0, **env):
+        own = {"PRIVACY_HOME": str(tmp_path / "home"), "PRIVACY_PASSPHRASE": PHRASE}
+        for name, value in {**own, **env}.items():
+            monkeypatch.setenv(name, value)
+        found = run([*map(str, args), "--json"])
+        told = capsys.readouterr()
+        assert found == code, told.out + told.err
+        assert PHRASE not in told.out + told.err
+        return json.loads(told.out)
 
-    run("login", gateway.base_url, "--api-key", gateway.new_key(*SCOPES, tenant="keys"))
-    return run
+    key = gateway.new_key(*SCOPES, tenant="keys")
+    run_it("login", gateway.base_url, "--api-key", key)
+    return run_it
 
 
 SCOPES = ("models:read", "jobs:read", "jobs:write")

@@ -19,25 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from privacy.encoding import Json
-from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
+from privacy.fhe.backends.networks import NETWORK_BITS, compile_network
+from privacy.fhe.backends.plain import extremes, input_quantizers, output_steps
 from privacy.fhe.compiled import Attempt, Compiled, circuit_members
-from privacy.fhe.quantizers import OutputSteps, Quantizer, quantize
+from privacy.fhe.quantizers import Quantizer
 
 LINEAR_BITS = (16, 14, 12, 10, 8)
 TREE_BITS = (6, 5, 4, 3)
-NETWORK_BITS = (
-    ({"model_inputs": 6, "op_inputs": 6, "op_weights": 3, "model_outputs": 6}, 5),
-    ({"model_inputs": 5, "op_inputs": 4, "op_weights": 3, "model_outputs": 6}, 4),
-    ({"model_inputs": 4, "op_inputs": 3, "op_weights": 2, "model_outputs": 5}, 3),
-)
-"""Bits for the parts of a network, and the bits its accumulators are rounded to."""
-NETWORK_CLIP = 0.99
-"""Quantile of |x| beyond which a network's inputs are clipped: one quantizer serves all
-features, and without this an outlier in one takes the precision of all (.88 to .95 of
-labels agree on a small network, .98 with it)."""
-
 TREES = frozenset(
     {
         "DecisionTreeClassifier",
@@ -48,7 +37,6 @@ TREES = frozenset(
         "XGBRegressor",
     }
 )
-_EXTREME_ROWS = 64
 
 
 def attempts(
@@ -75,7 +63,7 @@ def attempts(
             yield f"{name}, {n} bits", partial(_trees, estimator, n, *rest)
     for parts, rounding in NETWORK_BITS:
         label = f"network, {parts['op_inputs']} bits"
-        yield label, partial(_network, onnx, parts, rounding, *rest)
+        yield label, partial(compile_network, onnx, parts, rounding, *rest)
 
 
 def _linear(estimator: Any, bits: int, calibration: Floats, p_error: float) -> Compiled:
@@ -97,7 +85,7 @@ def _linear(estimator: Any, bits: int, calibration: Floats, p_error: float) -> C
     )
     ends = _whole_range(quantizers, calibration.shape[1])
     circuit = made.compile(
-        np.concatenate([calibration, *_extremes(quantizers, *ends, worst)]),
+        np.concatenate([calibration, *extremes(quantizers, *ends, worst)]),
         p_error=p_error,
     )
     return _compiled("linear", made, circuit, calibration, quantizers, bits)
@@ -108,7 +96,7 @@ def _trees(estimator: Any, bits: int, calibration: Floats, p_error: float) -> Co
     quantizers = input_quantizers(made.input_quantizers)
     ends = _whole_range(quantizers, calibration.shape[1])
     circuit = made.compile(
-        np.concatenate([calibration, *_extremes(quantizers, *ends)]),
+        np.concatenate([calibration, *extremes(quantizers, *ends)]),
         p_error=p_error,
     )
     return _compiled("trees", made, circuit, calibration, quantizers, bits)
@@ -146,69 +134,8 @@ def _compiled(
     )
 
 
-def _network(
-    onnx: Path, parts: Json, rounding: int, calibration: Floats, p_error: float
-) -> Compiled:
-    import onnx as onnx_library
-    from concrete.ml.torch.compile import build_quantized_module
-
-    limit = np.quantile(np.abs(calibration), NETWORK_CLIP)
-    calibration = np.clip(calibration, -limit, limit)
-    module = build_quantized_module(
-        onnx_library.load(str(onnx)),
-        calibration,
-        n_bits=dict(parts),
-        rounding_threshold_bits={"n_bits": rounding, "method": "approximate"},
-    )
-    quantizers = input_quantizers(module.input_quantizers)
-    seen = quantize(calibration, quantizers)  # all corners at once cost twice the time
-    circuit = module.compile(
-        np.concatenate(
-            [calibration, *_extremes(quantizers, seen.min(axis=0), seen.max(axis=0))]
-        ),
-        p_error=p_error,
-    )
-
-    def integers(values: Ints) -> Ints:
-        found: Ints = module.quantized_forward(values, fhe="simulate")
-        return found
-
-    return Compiled(
-        circuit="concrete-ml",
-        family="network",
-        n_bits={**parts, "rounding": rounding},
-        **circuit_members(circuit),
-        features=calibration.shape[1],
-        quantizers=quantizers,
-        output=output_steps(module.output_quantizers[0]),
-        theirs_quantize=module.quantize_input,
-        theirs_integers=integers,
-        theirs_outputs=module.dequantize_output,
-        exact=False,
-    )
-
-
 def _sklearn(name: str) -> Any:
     return getattr(importlib.import_module("concrete.ml.sklearn"), name)
-
-
-def _extremes(
-    quantizers: tuple[Quantizer, ...], low: Ints, high: Ints, *signs: Any
-) -> list[Floats]:
-    """Return rows at the ends of the input range, so that no accumulator overflows.
-
-    Concrete sizes a circuit by the values it sees on the rows it is given. These are
-    both corners, random corners, random points and the corners that `signs` names.
-    """
-    rng = np.random.default_rng(0)
-    shape = (_EXTREME_ROWS, len(low))
-    picks = rng.integers(0, 2, size=shape)
-    named = [np.where(s > 0, high, low) for s in signs]
-    integers = [low[None], high[None], np.where(picks, high, low), *named]
-    integers.append(rng.integers(low, high + 1, size=shape))
-    scale = np.array([q.scale for q in quantizers])
-    zero_point = np.array([q.zero_point for q in quantizers])
-    return [scale * (np.asarray(i) - zero_point) for i in integers]
 
 
 def _whole_range(quantizers: tuple[Quantizer, ...], features: int) -> tuple[Ints, Ints]:
@@ -216,42 +143,6 @@ def _whole_range(quantizers: tuple[Quantizer, ...], features: int) -> tuple[Ints
     low = np.array([q.low for q in quantizers])
     high = np.array([q.high for q in quantizers])
     return np.broadcast_to(low, features), np.broadcast_to(high, features)
-
-
-def input_quantizers(found: Any) -> tuple[Quantizer, ...]:
-    """Return Concrete-ML's input quantizers as plain numbers.
-
-    Raises:
-        BackendError: One has no bounds.
-    """
-    out = []
-    for q in found:
-        if q.no_clipping:
-            msg = "Concrete-ML left an input quantizer without bounds"
-            raise BackendError(msg, code="fhe-unsupported-quantizer")
-        narrow = int(getattr(q, "is_narrow", False))
-        out.append(
-            Quantizer(
-                scale=float(q.scale),
-                zero_point=int(q.zero_point),
-                low=narrow - int(q.offset),
-                high=2 ** int(q.n_bits) - 1 - int(q.offset),
-            )
-        )
-    return tuple(out)
-
-
-def output_steps(
-    quantizer: Any, *, sum_last: bool = False, add: tuple[float, ...] = (0.0,)
-) -> OutputSteps:
-    """Return Concrete-ML's output quantizer as plain numbers."""
-    zero_point = np.atleast_1d(np.asarray(quantizer.zero_point)).ravel()
-    return OutputSteps(
-        scale=float(quantizer.scale),
-        zero_point=tuple(float(z) for z in zero_point),
-        sum_last=sum_last,
-        add=add,
-    )
 
 
 def _base(estimator: Any) -> tuple[float, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
-from privacy.fhe.backends.concrete_ml import input_quantizers, output_steps
+from privacy.fhe.backends.plain import input_quantizers, output_steps
 from privacy.fhe.compiled import Compiled, circuit_members
 from privacy.publishing import accuracy
 from privacy.quantized import QuantizedNetwork

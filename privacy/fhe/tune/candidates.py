@@ -85,10 +85,9 @@ def dense(subject: Subject) -> Iterator[Candidate]:
     layers = read_dense(subject.request.onnx, subject.calibration.shape[1])
     mirror = mirrors(layers, subject.request.activation)
     for rank, shape in enumerate(shapes()):
-        cheap = (shape.table_bits, shape.value_bits)
         yield Candidate(
-            name=f"fhe-native, {cheap[0]}-bit tables of {cheap[1]}-bit values, "
-            f"features clipped at {shape.clip}",
+            name=f"fhe-native, {shape.table_bits}-bit tables of {shape.value_bits}-bit "
+            f"values, {shape.weight_bits:+d} bits of weights, clipped at {shape.clip}",
             fit=fit_dense(layers, shape, mirror=mirror),
             compile=partial(_compile_dense, subject, layers, shape, mirror=mirror),
             rank=float(rank),

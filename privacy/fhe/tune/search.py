@@ -97,7 +97,7 @@ def tune(subject: Subject, yardstick: Yardstick, progress: Progress) -> Tuned:
             refused.append(exc.message)
             continue
         tried += len(found)
-        kept = _previewed(found, yardstick, progress)
+        kept = _previewed(found, yardstick, refused, progress)
         points += _compiled(kept, subject, yardstick, refused, progress)
         if any(p.loss <= allowed for p in points):
             break
@@ -147,7 +147,10 @@ def allowed_loss(options: Options) -> float:
 
 
 def _previewed(
-    found: Sequence[Candidate], yardstick: Yardstick, progress: Progress
+    found: Sequence[Candidate],
+    yardstick: Yardstick,
+    refused: list[str],
+    progress: Progress,
 ) -> list[tuple[Candidate, tuple[float, ...]]]:
     """Judge in the clear what can be, and drop what a cheaper one is as good as."""
     kept: list[tuple[Candidate, tuple[float, ...]]] = []
@@ -157,7 +160,11 @@ def _previewed(
             kept.append((candidate, ()))
             continue
         progress({"stage": "preview", "done": i, "total": len(found)})
-        losses = yardstick.losses(candidate.fit)
+        try:
+            losses = yardstick.losses(candidate.fit)
+        except BackendError as exc:
+            refused.append(f"{candidate.name}: {exc.message}")
+            continue
         if float(np.mean(losses)) < least:
             least = float(np.mean(losses))
             kept.append((candidate, losses))

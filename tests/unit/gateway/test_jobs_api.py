@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from gateway.jobs.service import _marked
+from privacy.bundle import ModePart
 from privacy.encoding import sha256_hex
 from privacy.jws import key_from_jwk, key_id
 from privacy.modes import Mode, who_sees_what
@@ -91,6 +93,15 @@ def test_a_receipt_binds_what_was_uploaded_and_downloaded(api: Api):
     assert receipt.job_id == job["id"]
     assert receipt.options == {"note": "x"}
     assert receipt.node == "local"
+
+
+def test_a_receipt_says_what_its_models_publisher_relaxed():
+    def part(**params):
+        return ModePart(available=True, params=params)
+
+    assert _marked({"note": "x"}, part(p_error=2.0**-40)) == {"note": "x"}
+    marked = _marked({"p_error": 0.0}, part(p_error=2.0**-14, insecure_srs=True))
+    assert marked == {"p_error": 2.0**-14, "insecure_srs": True}
 
 
 def test_evaluation_keys_reach_the_worker_and_the_receipt(api: Api):
