@@ -21,7 +21,7 @@ from privacy.modes import Mode
 
 
 def build_handler() -> Handler:
-    """Return the handler of `{"bundle"}`: builds in place, returns the mode's params."""
+    """Return the handler of `{"bundle"}`: builds in place, gives the mode's params."""
     return _build
 
 
