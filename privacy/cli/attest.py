@@ -45,6 +45,10 @@ def verify(
             "--allow-unchecked-collateral", help="Accept unknown TCB and revocation."
         ),
     ] = False,
+    allow_tcb_status: Annotated[
+        list[str] | None,
+        typer.Option(help="Accept this TCB status beside UpToDate; repeatable."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check evidence offline, line by line: exit 6 refused, 7 cannot say."""
@@ -62,6 +66,7 @@ def verify(
             relaxations=Relaxations(
                 allow_debug=allow_debug,
                 allow_unchecked_collateral=allow_unchecked_collateral,
+                allow_tcb_statuses=tuple(allow_tcb_status or ()),
             ),
         )
     except PrivacyError as exc:

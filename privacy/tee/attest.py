@@ -7,7 +7,7 @@
 Without reference values nothing is said about what runs there: `Verdict.caveats`.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -24,11 +24,14 @@ from privacy.tee.detect import Item, detect
 from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
 from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
 from privacy.tee.parse import Quote, SgxReport, TdReport, parse_quote
+from privacy.tee.revocation import check_revocation
 from privacy.tee.snp import parse_snp_report, verify_snp_report
+from privacy.tee.tcb import REVOKED, STATUSES, UP_TO_DATE, tcb_status
 from privacy.tee.trust import TrustStore
 from privacy.tee.verify import verify_quote
 
 _SGX_DEBUG = 2
+_REVOCATION = {True: "none was", False: "unknown: no current CRL of every issuer"}
 NO_REFERENCE = (
     "measurements were compared with nothing: the evidence is genuine, but what runs "
     "there is for you to compare"
@@ -42,10 +45,20 @@ class Relaxations:
     Attributes:
         allow_debug: An environment its host can look into.
         allow_unchecked_collateral: Firmware and revocation of unknown status.
+        allow_tcb_statuses: Names of Intel's beyond `UpToDate`, except `Revoked`.
     """
 
     allow_debug: bool = False
     allow_unchecked_collateral: bool = False
+    allow_tcb_statuses: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse names that no platform may have."""
+        for name in self.allow_tcb_statuses:
+            if name not in STATUSES or name == REVOKED:
+                allowed = ", ".join(s for s in STATUSES if s != REVOKED)
+                msg = f"{name!r} is no TCB status to allow, expected one of {allowed}"
+                raise FormatError(msg, code="bad-policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +181,12 @@ def _verify(
     beside = item.certificates or collateral.certificates
     match item.kind:
         case "dcap":
-            return _verify_dcap(parsed, trust_store, now, checks)
+            return _verify_dcap(parsed, trust_store, collateral, now, checks)
         case "snp":
-            return verify_snp_report(
+            claims = verify_snp_report(
                 parsed, trust_store, certificates=beside, now=now, checks=checks
             )
+            return _revocation_of_snp(claims, collateral, now, checks)
         case "nitro":
             return verify_nitro_document(parsed, trust_store, now=now, checks=checks)
         case "nvidia":
@@ -182,9 +196,23 @@ def _verify(
 
 
 def _verify_dcap(
-    quote: Quote, trust_store: TrustStore, now: datetime, checks: Checklist
+    quote: Quote,
+    trust_store: TrustStore,
+    collateral: Collateral,
+    now: datetime,
+    checks: Checklist,
 ) -> Claims:
     verified = verify_quote(quote, trust_store, now=now, checks=checks)
+    chain = verified.certificates
+    with checks.step("revocation", "no certificate of the chain was revoked") as found:
+        revocation = check_revocation(chain, collateral.crls, now=now)
+        found.append(_REVOCATION[revocation])
+    tcb = tcb_status(
+        quote, chain[0], collateral, trust_store=trust_store, now=now, checks=checks
+    )
+    unchecked: tuple[str, ...] = () if tcb else ("TCB status",)
+    if not revocation or (tcb and not tcb.signer_checked):
+        unchecked += ("revocation",)
     report = quote.report
     if isinstance(report, TdReport):
         measurements = report.measurements.as_dict() | {
@@ -207,9 +235,29 @@ def _verify_dcap(
         debug=debug,
         measurements=measurements,
         report_data=report.report_data.hex(),
-        chain=verified.certificates,
-        unchecked=("tcb status", "revocation"),
+        svns=_svns(quote),
+        chain=chain,
+        tcb_status=tcb.status if tcb else "",
+        advisories=tcb.advisories if tcb else (),
+        unchecked=unchecked,
     )
+
+
+def _svns(quote: Quote) -> dict[str, int]:
+    report = quote.report
+    if isinstance(report, SgxReport):
+        return {"isv_svn": report.isv_svn, "product_id": report.product_id}
+    return {f"tee_tcb_svn{i}": svn for i, svn in enumerate(report.tee_tcb_svn) if svn}
+
+
+def _revocation_of_snp(
+    claims: Claims, collateral: Collateral, now: datetime, checks: Checklist
+) -> Claims:
+    """AMD's lists are about its signing keys; keys of chips are in none."""
+    with checks.step("revocation", "AMD's signing key was not revoked") as found:
+        checked = check_revocation(claims.chain[1:], collateral.crls, now=now)
+        found.append(_REVOCATION[checked])
+    return replace(claims, unchecked=()) if checked else claims
 
 
 def _appraise(
@@ -242,6 +290,17 @@ def _appraisal(claims: Claims, relaxations: Relaxations) -> list[Check]:
                 expected="on or off" if relaxations.allow_debug else "off",
                 ok=not claims.debug or relaxations.allow_debug,
                 code="debug-enclave" if claims.debug else "ok",
+            )
+        )
+    if claims.tcb_status:
+        good = (UP_TO_DATE, *relaxations.allow_tcb_statuses)
+        lines.append(
+            Check(
+                name="tcb-status",
+                found=" ".join((claims.tcb_status, *claims.advisories)),
+                expected=" or ".join(good),
+                ok=claims.tcb_status in good,
+                code="ok" if claims.tcb_status == UP_TO_DATE else "tcb-status",
             )
         )
     unchecked = " and ".join(claims.unchecked)

@@ -26,16 +26,19 @@ class Checklist:
         self.lines: list[Check] = []
 
     @contextmanager
-    def step(self, name: str, expected: str) -> Iterator[None]:
+    def step(self, name: str, expected: str) -> Iterator[list[str]]:
         """Add a line that is good unless the body finds something false.
 
-        A failing step ends the verification: what stands on it is not believed.
+        A failing step ends the verification: what stands on it is not believed. The
+        body may append what it found to the list it gets.
         """
+        found: list[str] = []
         try:
-            yield
+            yield found
         except (VerificationError, CannotVerifyError, FormatError) as exc:
             self.lines.append(
                 Check(name, exc.message, expected, ok=False, code=exc.code)
             )
             raise
-        self.lines.append(Check(name, "as expected", expected, ok=True, code="ok"))
+        text = found[0] if found else "as expected"
+        self.lines.append(Check(name, text, expected, ok=True, code="ok"))

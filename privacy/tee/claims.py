@@ -26,6 +26,8 @@ class Claims:
         svns: Security versions by name.
         made_at: When, as the evidence itself says; None if it does not.
         chain: Certificates from the signer to the root.
+        tcb_status: In the vendor's words; empty if the vendor has none, or unchecked.
+        advisories: Security advisories that apply.
         unchecked: What could not be looked up: `tcb status`, `revocation`.
     """
 
@@ -41,6 +43,8 @@ class Claims:
     svns: dict[str, int] = field(default_factory=dict)
     made_at: datetime | None = None
     chain: tuple[x509.Certificate, ...] = ()
+    tcb_status: str = ""
+    advisories: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
 
     def as_dict(self) -> Json:
@@ -57,6 +61,8 @@ class Claims:
             "report_data": self.report_data,
             "nonce": self.nonce,
             "svns": self.svns,
+            "tcb_status": self.tcb_status,
+            "advisories": list(self.advisories),
             "unchecked": list(self.unchecked),
             "signer": self.chain[0].subject.rfc4514_string() if self.chain else "",
         }

@@ -40,9 +40,9 @@ class SimulatedTdxAttester:
     def __init__(self) -> None:
         """Issue a fresh PCK chain and a fresh attestation key."""
         root = make_root()
-        ca = make_ca(root)
-        leaf = make_leaf(ca)
-        self.certificates = (leaf.der, ca.der, root.der)
+        self.ca = make_ca(root)
+        leaf = make_leaf(self.ca)
+        self.certificates = (leaf.der, self.ca.der, root.der)
         self.pck_key = leaf.key
         self.attestation_key = ec.generate_private_key(ec.SECP256R1())
 

@@ -39,6 +39,9 @@ SGX_QE_PRODUCT_ID = 1
 
 _PINS = {
     "intel_sgx_root.pem": (INTEL_ROOT_SHA256,),
+    "intel_tcb_signing.pem": (
+        "c0575e76d0303b61d09cde8cbdb70db34a74f38318300d7c0e6ba8cf4bf45aea",
+    ),
     "simulated_intel_root.pem": (SIMULATED_ROOT_SHA256,),
     "aws_nitro_root.pem": (
         "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b",
@@ -91,6 +94,8 @@ class HardwareTrustStore:
 
     Attributes:
         intel: SGX root CA, DER; SGX and TDX.
+        intel_tcb_signing: Certificates of Intel's TCB signing keys, for collateral that
+            comes without; not trusted, they are checked like given ones.
         amd: One for every processor family.
         aws: Nitro enclaves root, DER.
         nvidia: Device identity root, DER.
@@ -98,6 +103,7 @@ class HardwareTrustStore:
     """
 
     intel: bytes
+    intel_tcb_signing: tuple[bytes, ...] = ()
     amd: tuple[AmdProduct, ...] = ()
     aws: bytes = b""
     nvidia: bytes = b""
@@ -112,6 +118,7 @@ class SimulatedTrustStore:
     """The simulated vendor's roots: anyone can make evidence that chains to them."""
 
     intel: bytes
+    intel_tcb_signing: tuple[bytes, ...] = ()
     amd: tuple[AmdProduct, ...] = ()
     aws: bytes = b""
     nvidia: bytes = b""
@@ -128,6 +135,7 @@ def hardware_trust_store() -> HardwareTrustStore:
     """Return the store with the vendors' roots, as shipped and pinned here."""
     return HardwareTrustStore(
         intel=_shipped("intel_sgx_root.pem")[0],
+        intel_tcb_signing=tuple(_shipped("intel_tcb_signing.pem")),
         amd=tuple(
             AmdProduct(name, *_shipped(f"amd_{name.lower()}.pem"))
             for name in ("Milan", "Genoa", "Turin")

@@ -238,3 +238,93 @@ def test_every_truncation_is_refused_as_malformed(vectors, file):
     for size in [*range(300), *range(300, end, 37)]:
         with pytest.raises(FormatError):
             show(item.raw[:size])
+
+
+QVL = "dcap-qvl/"
+# The CRL of the PCK CA is the first to run out, 16 minutes before the TCB info.
+LEVELS = [
+    ("tdx_quote", "tdx_quote_collateral.json", "2025-06-19T10:32:27Z", "UpToDate"),
+    ("tdx_quote", "tdx_quote_collateral.json", "2025-07-19T10:00:35Z", "UpToDate"),
+    ("tdx_quote", "tdx_quote_collateral.json", "2025-06-19T10:32:26Z", ""),
+    ("tdx_quote", "tdx_quote_collateral.json", "2025-07-19T10:00:36Z", ""),
+]
+
+
+def test_tcb_info_outlives_its_crl_where_that_is_accepted(vectors):
+    names = QVL + "tdx_quote", QVL + "tdx_quote_collateral.json"
+    (claims,) = verdict(vectors, *names, "2025-07-19T10:16:03Z").claims
+    assert (claims.tcb_status, claims.unchecked) == ("UpToDate", ("revocation",))
+    with pytest.raises(PrivacyError) as caught:
+        verdict(vectors, *names, "2025-07-19T10:16:04Z")
+    assert caught.value.code == "collateral-expired"
+
+
+@pytest.mark.parametrize(("file", "collateral", "at", "status"), LEVELS)
+def test_collateral_counts_exactly_while_it_is_current(
+    vectors, file, collateral, at, status
+):
+    def run():
+        return verdict(vectors, QVL + file, QVL + collateral, at, unchecked=False)
+
+    if status:
+        (claims,) = run().claims
+        assert (claims.tcb_status, claims.advisories) == (status, ())
+        return
+    with pytest.raises(PrivacyError) as caught:
+        run()
+    assert caught.value.exit_code == 7
+
+
+def test_a_real_sgx_platform_is_named_with_its_advisories(vectors):
+    names = QVL + "sgx_quote", QVL + "sgx_quote_collateral.json", SUMMER
+    with pytest.raises(PrivacyError) as caught:
+        verdict(vectors, *names)
+    assert caught.value.code == "tcb-status"
+    for part in (
+        "ConfigurationAndSWHardeningNeeded",
+        "INTEL-SA-00289",
+        "INTEL-SA-00615",
+    ):
+        assert part in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("file", "collateral", "at", "code"),
+    [
+        (
+            QVL + "tdx_quote_outdated",
+            QVL + "tdx_quote_outdated_collateral.json",
+            SPRING,
+            "tcb-level-missing",
+        ),
+        (
+            QVL + "quote-from-tappd.hex",
+            QVL + "tdx_quote_collateral.json",
+            "2025-07-10T00:00:00Z",
+            "tcb-level-missing",
+        ),
+        (
+            QVL + "tdx-quote.hex",
+            QVL + "tdx_quote_collateral.json",
+            "2025-07-10T00:00:00Z",
+            "tcb-level-missing",
+        ),
+        (
+            "trustee/tdx/tdx_quote_6.dat",
+            "trustee/tdx",
+            "2025-10-28T12:00:00Z",
+            "tcb-status",
+        ),
+        (
+            "trustee/tdx/tdx_quote_6.dat",
+            "trustee/tdx",
+            "2025-11-12T00:00:00Z",
+            "tcb-status",
+        ),
+    ],
+)
+def test_real_platforms_behind_are_refused(vectors, file, collateral, at, code):
+    with pytest.raises(PrivacyError) as caught:
+        verdict(vectors, file, collateral, at)
+    assert caught.value.code == code
+    assert code != "tcb-status" or "OutOfDate," in caught.value.message
