@@ -31,7 +31,7 @@ from privacy.fhe.thermometer import Edges
 from privacy.trees import ensemble_of
 
 _SAMPLES = 32
-_LITTLE_MORE = 1.25
+_LITTLE_MORE = 1.05
 _BATCH_ROWS = 8
 _BATCH_LOOK_UPS = 1024
 """A batch takes no more look-ups than this, or rows would wait for too long."""
