@@ -255,7 +255,7 @@ FAMILIES = (
     Family(
         "SVM, RBF kernel",
         _machine("SVC", "iris", rows=50),
-        modes="tee",
+        modes="zkml tee",
         slow=True,
     ),
     Family("multi-layer perceptron", _perceptron("MLPClassifier", "iris"), slow=True),
@@ -266,8 +266,8 @@ FAMILIES = (
     ),
     Family("PyTorch or ONNX network", _torch, **_NET),
     Family("convolutional network", _convolution, **_NET),
-    Family("Brevitas network", _brevitas, modes="fhe tee", **_NET),
-    Family("NeuralNetClassifier of Concrete-ML", _built_in, modes="fhe tee", slow=True),
+    Family("Brevitas network", _brevitas, **_NET),
+    Family("NeuralNetClassifier of Concrete-ML", _built_in, slow=True),
 )
 
 

@@ -32,3 +32,13 @@ def repository_on_path():
         filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])
     )
     return {"PYTHONPATH": path}
+
+
+@pytest.fixture(scope="session")
+def vectors():
+    """Real evidence, collected from public repositories; never copied here."""
+    default = REPOSITORY.parent / "shared" / "vectors"
+    folder = Path(os.environ.get("PRIVACY_VECTORS", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real evidence in {folder}: set PRIVACY_VECTORS")
+    return folder

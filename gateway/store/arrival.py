@@ -12,19 +12,34 @@ _LEAST_BYTES_PER_S = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many bytes an upload may have, and how the refusal of more is called."""
+    """How large an upload may be, and how the refusal of more is called.
+
+    Attributes:
+        max_bytes: Of any upload.
+        too_large: The refusal of more than that.
+        left_bytes: What the tenant's quota leaves to all its uploads under way.
+        over_quota: The refusal of more than that.
+    """
 
     max_bytes: int
-    error: LimitError
+    too_large: LimitError
+    left_bytes: int
+    over_quota: LimitError
 
-    def check(self, size: int) -> None:
+    def check(self, size: int, *, others: int = 0) -> None:
         """Refuse a size that is too large.
+
+        Args:
+            size: Of this upload.
+            others: What the tenant's other requests brought since the room was made.
 
         Raises:
             LimitError: It is.
         """
+        if size + others > self.left_bytes:
+            raise self.over_quota
         if size > self.max_bytes:
-            raise self.error
+            raise self.too_large
 
 
 class Arrival:

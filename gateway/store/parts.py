@@ -9,6 +9,7 @@ import hashlib
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ class Parts:
         self._patience_s = patience_s
         self._keep_bytes = keep_bytes
         self._arrivals: dict[str, list[Arrival]] = {}
+        self._brought: Counter[str] = Counter()  # bytes that came, by tenant
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left_over in folder.iterdir():
             if left_over.suffix != ".part":
@@ -137,7 +139,8 @@ class Parts:
 
         Raises:
             ConflictError: Another number of bytes than `offset` is here.
-            LimitError: More than there is room for, or too slow.
+            LimitError: More than there is room for, all the tenant's requests
+                together, or too slow.
             FormatError: Empty, or the digest is not the owner's.
             UnavailableError: The disk is full.
         """
@@ -146,13 +149,16 @@ class Parts:
         arrival = Arrival(chunks, patience_s=self._patience_s)
         arrivals = self._arrivals.setdefault(owner.name, [])
         arrivals.append(arrival)
+        tenant, before = owner.tenant, self._brought[owner.tenant]
         try:
             with part.open("ab") as file:
                 digest = hashlib.sha256()
                 if offset:
                     digest = await asyncio.to_thread(_digest, part)
                 while (chunk := await arrival.next()) is not None:
-                    room.check(offset + arrival.size)
+                    self._brought[tenant] += len(chunk)
+                    others = self._brought[tenant] - before - arrival.size
+                    room.check(offset + arrival.size, others=others)
                     self._check_disk()
                     digest.update(chunk)
                     file.write(chunk)
@@ -161,7 +167,9 @@ class Parts:
         except PrivacyError as exc:
             if exc.code == "upload-too-slow":
                 self._shelve(part)
-            part.unlink(missing_ok=True)
+            else:
+                part.unlink(missing_ok=True)
+                self._brought[tenant] -= arrival.size
             raise
         except BaseException:  # the connection broke, or the gateway stops
             self._shelve(part)

@@ -92,10 +92,8 @@ class Uploads:
         arriving = self.parts.bytes_of(owner.tenant) - self.parts.offset(owner)
         left = max(0, self.allowance.quota_bytes - kept - arriving)
         most = self.allowance.max_bytes
-        if left < most:
-            return Room(left, self._over_quota())
         msg = f"the upload has more than {most} bytes, the most this gateway takes"
-        return Room(most, LimitError(msg, code="too-large"))
+        return Room(most, LimitError(msg, code="too-large"), left, self._over_quota())
 
     def own(self, part: Path, owner: Owner, *, keyset_sha256: str = "") -> bool:
         """Keep a received file for its owner; tell whether it is new to the tenant.

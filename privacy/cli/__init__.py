@@ -7,6 +7,7 @@ Exit codes: 0 ok, 2 usage, 3 authentication, 4 not found, 5 job failed,
 import sys
 
 from privacy.cli import (
+    attest,
     chain,
     data_owner,
     fhe,
@@ -20,6 +21,7 @@ from privacy.cli.app import app, run
 
 __all__ = [
     "app",
+    "attest",
     "chain",
     "data_owner",
     "fhe",

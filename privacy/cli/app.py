@@ -41,6 +41,7 @@ HomeDir = Annotated[
 _GROUPS = {
     "fhe": "Circuits for encrypted inputs.",
     "zk": "Circuits and proofs.",
+    "attest": "Evidence of enclaves and GPUs.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
 }

@@ -21,7 +21,7 @@ from privacy.modes import Mode
 
 
 def build_handler() -> Handler:
-    """Return the handler of `{"bundle", "out"}`: new params of the mode."""
+    """Return the handler of `{"bundle"}`: builds in place, gives the mode's params."""
     return _build
 
 
@@ -35,8 +35,9 @@ def _build(request: Json, progress: Progress) -> Json:
     params = bundle.manifest.mode(Mode.FHE).params
     check_engine(params)
     progress({"stage": "compile"})
-    program = (bundle.root / "fhe" / CIRCUIT / CIRCUIT_FILES[1]).read_text()
-    build(read_source(bundle.root / "fhe" / SOURCE), program, Path(request["out"]))
+    circuit = bundle.root / "fhe" / CIRCUIT
+    program = (circuit / CIRCUIT_FILES[1]).read_text()
+    build(read_source(bundle.root / "fhe" / SOURCE), program, circuit)
     machine = machine_params()
     return {**params, **machine, "versions": params["versions"] | machine["versions"]}
 

@@ -57,7 +57,8 @@ def publish_layers(  # noqa: PLR0913 - every one is a choice of the publisher's
         progress: Called with `{"layer", "stage", …}` as work goes on.
 
     Raises:
-        FormatError: A name matches no layer, or a layer is of another kind.
+        FormatError: A name matches no layer, or a layer is of another kind, or its
+            weight is another's too.
         BackendError: A layer cannot run encrypted.
     """
     chosen = _choose(module, layers)
@@ -91,9 +92,36 @@ def client_state(module: Any, spec: HybridSpec) -> dict[str, Any]:
 
     Give it to data owners: `load_state_dict` takes it once `connect` replaced them. It
     holds those layers' biases, which a row of zeros would tell anyway.
+
+    Raises:
+        FormatError: A layer's weight is another's too.
     """
-    kept_back = {f"{layer.path}.weight" for layer in spec.layers}
-    return {k: v for k, v in module.state_dict().items() if k not in kept_back}
+    paths = [layer.path for layer in spec.layers]
+    _check_apart(module, paths)
+    return {k: v for k, v in module.state_dict().items() if not _is_kept_back(k, paths)}
+
+
+def _is_kept_back(name: str, paths: Sequence[str]) -> bool:
+    """Whether an entry of a state is a chosen layer's, and not its bias."""
+    return any(name.startswith(f"{p}.") and name != f"{p}.bias" for p in paths)
+
+
+def _check_apart(module: Any, paths: Sequence[str]) -> None:
+    """Refuse layers whose weight is another's too: data owners would get it there.
+
+    Raises:
+        FormatError: One is, as an embedding that a language model's head shares.
+    """
+    state = module.state_dict()
+    place = {name: t.untyped_storage().data_ptr() for name, t in state.items()}
+    hidden = {place[n]: n for n in state if _is_kept_back(n, paths)}
+    for name in state:
+        if not _is_kept_back(name, paths) and place[name] in hidden:
+            msg = (
+                f"{hidden[place[name]]} is {name} too, which data owners get: choose "
+                "another layer, or give each a weight of its own"
+            )
+            raise FormatError(msg, code="shared-weight")
 
 
 Chosen = tuple[RemoteLayer, Any]
@@ -113,6 +141,7 @@ def _choose(module: Any, patterns: Sequence[str]) -> list[Chosen]:
     if not paths:
         msg = "name at least one layer to run encrypted"
         raise FormatError(msg, code="no-such-layer")
+    _check_apart(module, list(paths))
     return [_describe(path, named[path]) for path in paths]
 
 

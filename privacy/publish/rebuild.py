@@ -6,14 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from privacy.bundle import (
-    MANIFEST,
-    SIGNATURE,
-    Bundle,
-    list_files,
-    open_bundle,
-    write_manifest,
-)
+from privacy.bundle import Bundle, list_files, open_bundle, write_manifest
 from privacy.child import Progress, run_in_child
 from privacy.encoding import Json
 from privacy.modes import Mode
@@ -49,10 +42,8 @@ def rebuild(
     (store / name).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=store / name, prefix=".rebuild-") as scratch:
         new = Path(scratch) / "bundle"
-        skip = shutil.ignore_patterns(MANIFEST, SIGNATURE)
-        shutil.copytree(root, new, ignore=skip)
-        request: Json = {"bundle": str(root), "out": str(new / "fhe" / "circuit")}
-        params = _in_child("build_handler", request, progress)
+        _copy(old, new)
+        params = _in_child("build_handler", {"bundle": str(new)}, progress)
         public = frozenset(n for n, f in old.manifest.files.items() if f.public)
         manifest = replace(
             old.manifest,
@@ -69,6 +60,19 @@ def rebuild(
         final = put_bundle(new, manifest, store, private_key, fixed=False)
     bundle = open_bundle(final)
     return replace(bundle, publisher=signer_of(bundle))
+
+
+def _copy(old: Bundle, new: Path) -> None:
+    """Copy what the manifest names and nothing beside it: all of it will be signed.
+
+    Raises:
+        VerificationError: A file was changed since its bundle was opened.
+    """
+    for name in old.manifest.files:
+        target = new / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(old.path(name), target)
+    write_manifest(new, old.manifest).check_files()
 
 
 def _in_child(handler: str, request: Json, progress: Progress) -> Json:

@@ -12,7 +12,14 @@ from dataclasses import asdict, dataclass
 
 from privacy.encoding import Json
 from privacy.errors import AppraisalError
-from privacy.tee.parse import REGISTER_BYTES, REGISTERS, Measurements, TdReport
+from privacy.tee.checks import Check
+from privacy.tee.parse import (
+    REGISTER_BYTES,
+    REGISTERS,
+    Measurements,
+    TdReport,
+    TdxQuote,
+)
 from privacy.tee.verify import Collateral, VerifiedEvidence
 
 _REPORT_DATA_BYTES = 64
@@ -54,17 +61,6 @@ class Policy:
             allow_debug=allow_debug,
             allow_simulated=allow_simulated,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of an appraisal; `code` is stable and names the reason of a failure."""
-
-    name: str
-    found: str
-    expected: str
-    ok: bool
-    code: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +110,7 @@ class PolicyRefusal(AppraisalError):  # noqa: N818 - it says what happened
         self.checks = checks
 
 
-def appraise(verified: VerifiedEvidence, policy: Policy) -> AttestationResult:
+def appraise(verified: VerifiedEvidence[TdxQuote], policy: Policy) -> AttestationResult:
     """Return the attestation result if the evidence meets the policy in every point.
 
     Raises:
@@ -145,7 +141,7 @@ def appraise(verified: VerifiedEvidence, policy: Policy) -> AttestationResult:
     )
 
 
-def _is_hardware(verified: VerifiedEvidence, policy: Policy) -> Check:
+def _is_hardware(verified: VerifiedEvidence[TdxQuote], policy: Policy) -> Check:
     return Check(
         name="origin",
         found="simulated" if verified.simulated else "hardware",

@@ -1,71 +1,129 @@
-"""The certificate chain of a quote: PCK leaf, PCK CA, pinned root. Pure.
+"""Certificate chains, from a pinned root down to the key that signed evidence. Pure.
 
 Certificates are looked into from the root down, each only after its issuer's
-signature on it was found good. Revocation lists are not consulted yet.
+signature on it was found good. Revocation: see `privacy.tee.revocation`.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.utils import CryptographyDeprecationWarning
 
-from privacy.errors import VerificationError
+from privacy.encoding import sha256_hex
+from privacy.errors import FormatError, VerificationError
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
-_NAMES = ("root CA", "PCK CA", "PCK certificate")
 _UNDERSTOOD = {x509.BasicConstraints.oid, x509.KeyUsage.oid}
+_AMD_KEY_BITS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What one vendor's chains look like.
+
+    Attributes:
+        names: What to call each certificate, root first; longer chains repeat the
+            one before the last.
+        curve: Of the leaf's key, and of all others unless `rsa`.
+        digest: That every signature is over.
+        rsa: Issuers have RSA keys of 4096 bits.
+        leaf_extension: That a leaf must have.
+        bare_leaf: Leaves of this vendor may lack basic constraints and key usage.
+    """
+
+    names: tuple[str, str, str]
+    curve: type[ec.EllipticCurve]
+    digest: type[hashes.HashAlgorithm]
+    rsa: bool = False
+    leaf_extension: x509.ObjectIdentifier | None = None
+    bare_leaf: bool = False
+
+
+INTEL = Rules(
+    names=("root CA", "PCK CA", "PCK certificate"),
+    curve=ec.SECP256R1,
+    digest=hashes.SHA256,
+    leaf_extension=SGX_EXTENSION,
+)
 
 
 def verify_chain(
-    certificates: Sequence[bytes], *, root_der: bytes, now: datetime
-) -> ec.EllipticCurvePublicKey:
-    """Return the PCK leaf's public key after checking the chain above it.
+    certificates: Sequence[bytes],
+    *,
+    roots: Collection[bytes],
+    rules: Rules,
+    now: datetime,
+) -> tuple[x509.Certificate, ...]:
+    """Return the certificates, leaf first, after checking the whole chain.
 
     Args:
-        certificates: DER of leaf, CA and root, in this order.
-        root_der: The pinned root; the chain's own must equal it.
-        now: When every certificate must be valid.
+        certificates: DER, from the leaf to the root.
+        roots: The pinned ones; the chain's own must be among them.
+        rules: Of the vendor.
+        now: When every certificate must be valid, with a time zone.
 
     Raises:
         VerificationError: The chain does not hold.
     """
-    if certificates[-1] != root_der:
-        msg = "the certificate chain does not end in the pinned root"
+    if now.tzinfo is None:
+        raise FormatError("the time to verify at has no time zone: give UTC")
+    if certificates[-1] not in roots:
+        msg = (
+            "the certificate chain does not end in a pinned root: it ends in "
+            f"{sha256_hex(certificates[-1])[:12]}"
+        )
         raise VerificationError(msg, code="untrusted-root")
-    issuer = _load(root_der, _NAMES[0])
+    checked: list[x509.Certificate] = []
     for depth, der in enumerate(reversed(certificates)):
-        name = _NAMES[depth]
-        certificate = _load(der, name)
-        _check_issued(certificate, issuer, name)
-        _check_validity(certificate, now, name)
         below = len(certificates) - 2 - depth  # CAs under this one; -1 for the leaf
-        _check_role(certificate, below, name)
-        issuer = certificate
-    return _p256(issuer, _NAMES[-1])
+        name = rules.names[0 if depth == 0 else 2 if below < 0 else 1]
+        certificate = load_certificate(der, name)
+        _check_issued(certificate, checked[-1] if checked else certificate, name, rules)
+        _check_validity(certificate, now, name)
+        _check_role(certificate, below, name, rules)
+        _check_key(certificate, name, rules, is_leaf=below < 0)
+        checked.append(certificate)
+    return tuple(reversed(checked))
 
 
-def _load(der: bytes, name: str) -> x509.Certificate:
+def load_certificate(der: bytes, name: str) -> x509.Certificate:
+    """Return a certificate; real ones with a serial number of zero are let through."""
     try:
-        return x509.load_der_x509_certificate(der)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+            return x509.load_der_x509_certificate(der)
     except (ValueError, x509.InvalidVersion) as exc:
         msg = f"the {name} is not an X.509 certificate"
         raise VerificationError(msg, code="certificate-malformed") from exc
 
 
-def _check_issued(child: x509.Certificate, issuer: x509.Certificate, name: str) -> None:
+def public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
+    """Return the key of a leaf that `verify_chain` let through."""
+    key = certificate.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        msg = "the key of the leaf is not an elliptic one"
+        raise VerificationError(msg, code="certificate-malformed")
+    return key
+
+
+def _check_issued(
+    child: x509.Certificate, issuer: x509.Certificate, name: str, rules: Rules
+) -> None:
     try:
         child.verify_directly_issued_by(issuer)
         algorithm = child.signature_hash_algorithm
     except (ValueError, TypeError, InvalidSignature, x509.InvalidVersion) as exc:
         msg = f"the {name} was not signed by its issuer"
         raise VerificationError(msg, code="certificate-signature") from exc
-    if not isinstance(algorithm, SHA256):
-        msg = f"the {name} is not signed with ECDSA and SHA-256"
+    if not isinstance(algorithm, rules.digest):
+        msg = f"the {name} is not signed with {rules.digest.name}"
         raise VerificationError(msg, code="certificate-signature")
-    _p256(issuer, f"issuer of the {name}")
 
 
 def _check_validity(certificate: x509.Certificate, now: datetime, name: str) -> None:
@@ -75,36 +133,64 @@ def _check_validity(certificate: x509.Certificate, now: datetime, name: str) -> 
         raise VerificationError(msg, code="certificate-expired")
 
 
-def _check_role(certificate: x509.Certificate, below: int, name: str) -> None:
+def _check_role(
+    certificate: x509.Certificate, below: int, name: str, rules: Rules
+) -> None:
     """Check constraints, usage and extensions; `below` counts the CAs underneath."""
+    is_ca = below >= 0
     try:
         extensions = certificate.extensions
-        basic = extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+        right = all(
+            _is_right(extensions, is_ca=is_ca, below=below, may_lack=may_lack, of=of)
+            for of in (x509.BasicConstraints, x509.KeyUsage)
+            for may_lack in [rules.bare_leaf and not is_ca]
+        )
     except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as exc:
         msg = f"the {name} lacks basic constraints or key usage, or they are malformed"
         raise VerificationError(msg, code="certificate-role") from exc
-    is_ca = below >= 0
-    right = basic.ca == is_ca and (
-        usage.key_cert_sign if is_ca else usage.digital_signature
-    )
-    deep_enough = basic.path_length is None or basic.path_length >= below
     known = all(e.oid in _UNDERSTOOD for e in extensions if e.critical)
-    pck = is_ca or any(e.oid == SGX_EXTENSION for e in extensions)
-    if not (right and deep_enough and known and pck):
+    wanted = rules.leaf_extension
+    special = is_ca or wanted is None or any(e.oid == wanted for e in extensions)
+    if not (right and known and special):
         msg = f"the {name} may not be used as one (constraints, usage or extensions)"
         raise VerificationError(msg, code="certificate-role")
 
 
-def _p256(certificate: x509.Certificate, name: str) -> ec.EllipticCurvePublicKey:
+def _is_right(
+    extensions: x509.Extensions,
+    *,
+    is_ca: bool,
+    below: int,
+    may_lack: bool,
+    of: type[x509.BasicConstraints | x509.KeyUsage],
+) -> bool:
     try:
-        public_key = certificate.public_key()
+        value = extensions.get_extension_for_class(of).value
+    except x509.ExtensionNotFound:
+        if may_lack:
+            return True
+        raise
+    if isinstance(value, x509.KeyUsage):
+        return value.key_cert_sign if is_ca else value.digital_signature
+    deep_enough = value.path_length is None or value.path_length >= below
+    return value.ca == is_ca and deep_enough
+
+
+def _check_key(
+    certificate: x509.Certificate, name: str, rules: Rules, *, is_leaf: bool
+) -> None:
+    try:
+        key = certificate.public_key()
     except (ValueError, TypeError) as exc:
         msg = f"the key of the {name} is not usable"
         raise VerificationError(msg, code="certificate-malformed") from exc
-    if not isinstance(public_key, ec.EllipticCurvePublicKey) or not isinstance(
-        public_key.curve, ec.SECP256R1
-    ):
-        msg = f"the key of the {name} is not on P-256"
+    if rules.rsa and not is_leaf:
+        right = isinstance(key, rsa.RSAPublicKey) and key.key_size == _AMD_KEY_BITS
+    else:
+        right = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(
+            key.curve, rules.curve
+        )
+    if not right:
+        wanted = "RSA-4096" if rules.rsa and not is_leaf else rules.curve.name
+        msg = f"the key of the {name} is not one of {wanted}"
         raise VerificationError(msg, code="certificate-malformed")
-    return public_key

@@ -28,10 +28,10 @@ from privacy.tee.evidence import (
     parse_evidence,
     report_data,
 )
-from privacy.tee.parse import Measurements, parse_tdx_quote
+from privacy.tee.parse import Measurements, TdxQuote, parse_tdx_quote
 from privacy.tee.seal import open_answer, seal_input
 from privacy.tee.trust import hardware_trust_store, simulated_trust_store
-from privacy.tee.verify import VerifiedEvidence, verify_tdx_quote
+from privacy.tee.verify import VerifiedEvidence, verify_quote
 
 TDX_V4 = "tdx-v4"
 
@@ -283,14 +283,14 @@ def _keys(shown: Evidence) -> tuple[bytes, bytes]:
 
 def _verify(
     shown: Evidence, *, now: datetime, allow_simulated: bool
-) -> VerifiedEvidence:
+) -> VerifiedEvidence[TdxQuote]:
     if shown.format != TDX_V4:
         msg = f"evidence format {shown.format[:40]!r} is not known, expected {TDX_V4}"
         raise FormatError(msg, code="unsupported-quote")
     quote = parse_tdx_quote(shown.quote)
     simulated = simulated_trust_store()
-    claims_simulated = quote.certificates[-1] == simulated.root_der
+    claims_simulated = quote.certificates[-1] == simulated.intel
     store = (
         simulated if allow_simulated and claims_simulated else hardware_trust_store()
     )
-    return verify_tdx_quote(quote, store, now=now)
+    return verify_quote(quote, store, now=now)

@@ -1,4 +1,6 @@
-"""Bytes to structure, and back: Intel TDX quotes, version 4, ECDSA P-256.
+"""Bytes to structure, and back: Intel's DCAP quotes of SGX and TDX, ECDSA P-256.
+
+Versions 3 (SGX), 4 (SGX, TDX 1.0) and 5 (SGX, TDX 1.0, TDX 1.5).
 
 Nothing is believed here; see `privacy.tee.verify`. Each quote has one encoding: what
 was parsed is encoded again and must equal what came in. Real quotes come with zeros
@@ -7,7 +9,8 @@ behind them, which are allowed and dropped; anything else behind them is refused
 ECDSA itself lets anyone turn a signature (r, s) into (r, -s), so a quote's digest is no
 identity: never use it against replay.
 
-Source: Intel TDX DCAP Quoting Library API, appendix 3 (quote format 4).
+Source: Intel SGX ECDSA Quote Library API, appendix A; Intel TDX DCAP Quoting Library
+API, appendix 3 (quote formats 4 and 5).
 """
 
 import base64
@@ -18,15 +21,21 @@ from dataclasses import astuple, dataclass
 from typing import Self
 
 from privacy.errors import FormatError
+from privacy.tee.reader import Reader
 
 REGISTERS = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
 REGISTER_BYTES = 48
 QE_VENDOR_ID = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")
-QUOTE_VERSION, KEY_TYPE_P256, TEE_TYPE_TDX = 4, 2, 0x81
+QUOTE_VERSION, KEY_TYPE_P256, TEE_TYPE_SGX, TEE_TYPE_TDX = 4, 2, 0, 0x81
 MAX_QUOTE_BYTES = 1 << 16
 
 _HEADER = struct.Struct("<HHIHH16s20s")
 _TD_REPORT = struct.Struct("<16s48s48s8s8s8s" + "48s" * 8 + "64s")
+_TD_REPORT_15_END = struct.Struct("<16s48s")
+_SGX_REPORT_BYTES = 384
+_BODY = struct.Struct("<HI")  # kind and size, in version 5 only
+_SGX_ONLY_VERSION, _BODY_HEADER_VERSION = 3, 5
+_TDX_V4 = struct.pack("<HHI", QUOTE_VERSION, KEY_TYPE_P256, TEE_TYPE_TDX)
 _SIGNATURE_AND_KEY = struct.Struct("<64s64s")
 _QE_REPORT_AND_SIGNATURE = struct.Struct("<384s64s")
 _CERTIFICATION = struct.Struct("<HI")
@@ -114,10 +123,37 @@ class TdReport:
 
 
 @dataclass(frozen=True, slots=True)
-class QeReport:
-    """The SGX report of the quoting enclave (QE), 384 bytes."""
+class TdReport15(TdReport):
+    """A TD report, version 1.5, 648 bytes."""
+
+    tee_tcb_svn2: bytes
+    mr_servicetd: bytes
+
+    def to_bytes(self) -> bytes:
+        """Return the 648 bytes."""
+        *first, svn2, service = astuple(self)
+        return _TD_REPORT.pack(*first) + _TD_REPORT_15_END.pack(svn2, service)
+
+
+@dataclass(frozen=True, slots=True)
+class SgxReport:
+    """The report of an SGX enclave, as of the quoting enclave (QE), 384 bytes."""
 
     raw: bytes
+
+    def to_bytes(self) -> bytes:
+        """Return the 384 bytes."""
+        return self.raw
+
+    @property
+    def cpu_svn(self) -> bytes:
+        """CPUSVN, 16 bytes."""
+        return self.raw[:16]
+
+    @property
+    def misc_select(self) -> bytes:
+        """MISCSELECT, 4 bytes."""
+        return self.raw[16:20]
 
     @property
     def attributes(self) -> bytes:
@@ -125,8 +161,13 @@ class QeReport:
         return self.raw[48:64]
 
     @property
+    def mrenclave(self) -> bytes:
+        """Measurement of the enclave, 32 bytes."""
+        return self.raw[64:96]
+
+    @property
     def mrsigner(self) -> bytes:
-        """Digest of the key that signed the quoting enclave, 32 bytes."""
+        """Digest of the key that signed the enclave, 32 bytes."""
         return self.raw[128:160]
 
     @property
@@ -135,13 +176,27 @@ class QeReport:
         return int.from_bytes(self.raw[256:258], "little")
 
     @property
+    def isv_svn(self) -> int:
+        """ISVSVN."""
+        return int.from_bytes(self.raw[258:260], "little")
+
+    @property
     def report_data(self) -> bytes:
-        """What the quoting enclave vouches for, 64 bytes."""
+        """What the enclave vouches for, 64 bytes."""
         return self.raw[320:384]
 
 
+Report = TdReport | SgxReport
+_BODIES: dict[int, tuple[type[Report], int, int]] = {
+    1: (SgxReport, _SGX_REPORT_BYTES, TEE_TYPE_SGX),
+    2: (TdReport, _TD_REPORT.size, TEE_TYPE_TDX),
+    3: (TdReport15, _TD_REPORT.size + _TD_REPORT_15_END.size, TEE_TYPE_TDX),
+}
+"""By the body type that version 5 names: class, bytes, TEE type."""
+
+
 @dataclass(frozen=True, slots=True)
-class TdxQuote:
+class Quote:
     """A quote, taken apart; nothing in it is verified.
 
     Attributes:
@@ -154,19 +209,30 @@ class TdxQuote:
     """
 
     header: QuoteHeader
-    report: TdReport
+    report: Report
     signature: bytes
     attestation_key: bytes
-    qe_report: QeReport
+    qe_report: SgxReport
     qe_signature: bytes
     qe_auth: bytes
     certificates: tuple[bytes, ...]
     pem_end: bytes = b"\n"
 
     @property
+    def format(self) -> str:
+        """`sgx-v3`, `tdx-v4` and so on."""
+        tee = "sgx" if isinstance(self.report, SgxReport) else "tdx"
+        return f"{tee}-v{self.header.version}"
+
+    @property
     def signed_bytes(self) -> bytes:
         """What `signature` covers."""
-        return self.header.to_bytes() + self.report.to_bytes()
+        report = self.report.to_bytes()
+        body = b""
+        if self.header.version == _BODY_HEADER_VERSION:
+            kind = next(k for k, v in _BODIES.items() if v[0] is type(self.report))
+            body = _BODY.pack(kind, len(report))
+        return self.header.to_bytes() + body + report
 
     def to_bytes(self) -> bytes:
         """Return the quote's one encoding."""
@@ -175,34 +241,21 @@ class TdxQuote:
         qe += struct.pack("<H", len(self.qe_auth)) + self.qe_auth
         qe += _CERTIFICATION.pack(_PCK_CHAIN, len(chain)) + chain
         data = self.signature + self.attestation_key
-        data += _CERTIFICATION.pack(_QE_CERTIFICATION, len(qe)) + qe
+        if self.header.version > _SGX_ONLY_VERSION:
+            qe = _CERTIFICATION.pack(_QE_CERTIFICATION, len(qe)) + qe
+        data += qe
         return self.signed_bytes + struct.pack("<I", len(data)) + data
 
 
-class _Reader:
-    """Takes fields off the front of a quote and refuses to run past its end."""
+@dataclass(frozen=True, slots=True)
+class TdxQuote(Quote):
+    """A quote of a trust domain."""
 
-    def __init__(self, raw: bytes) -> None:
-        self._raw = raw
-        self._at = 0
-
-    def take(self, size: int, what: str) -> bytes:
-        part = self._raw[self._at : self._at + size]
-        if len(part) != size:
-            msg = f"the quote ends in its {what}: {len(part)} of {size} bytes are there"
-            raise FormatError(msg, code="truncated")
-        self._at += size
-        return part
-
-    def fields(self, layout: struct.Struct, what: str) -> tuple[int | bytes, ...]:
-        return layout.unpack(self.take(layout.size, what))
-
-    def rest(self) -> bytes:
-        return self.take(len(self._raw) - self._at, "end")
+    report: TdReport
 
 
-def parse_tdx_quote(raw: bytes) -> TdxQuote:
-    """Return a TDX quote, version 4, taken apart.
+def parse_quote(raw: bytes) -> Quote:
+    """Return a DCAP quote of SGX or TDX, version 3, 4 or 5, taken apart.
 
     Args:
         raw: The quote; only zeros may follow it.
@@ -210,62 +263,98 @@ def parse_tdx_quote(raw: bytes) -> TdxQuote:
     Raises:
         FormatError: Not such a quote, or not in its one canonical encoding.
     """
-    if len(raw) > MAX_QUOTE_BYTES:
-        msg = f"the quote has {len(raw)} bytes, at most {MAX_QUOTE_BYTES} are allowed"
-        raise FormatError(msg, code="too-large")
-    reader = _Reader(raw)
-    header = QuoteHeader(*reader.fields(_HEADER, "header"))  # type: ignore[arg-type]
+    reader = Reader(raw, what="quote", limit=MAX_QUOTE_BYTES)
+    header = QuoteHeader(*reader.fields(_HEADER, "header"))
     _check_header(header)
-    report = TdReport(*reader.fields(_TD_REPORT, "TD report"))  # type: ignore[arg-type]
+    report = _parse_report(header, reader)
     (size,) = struct.unpack("<I", reader.take(4, "signature length"))
-    quote = _parse_signature_data(
-        header, report, _Reader(reader.take(size, "signature data"))
-    )
+    data = Reader(reader.take(size, "signature data"), what="quote")
+    quote = _parse_signature_data(header, report, data)
     if quote.to_bytes() + bytes(len(reader.rest())) != raw:
         msg = "the quote is not canonical: it was re-encoded, or bytes follow its end"
         raise FormatError(msg, code="not-canonical")
     return quote
 
 
+def parse_tdx_quote(raw: bytes) -> TdxQuote:
+    """Return a quote of a trust domain, version 4, taken apart.
+
+    Raises:
+        FormatError: Another format, or as `parse_quote`.
+    """
+    found = raw[: len(_TDX_V4)]
+    if not _TDX_V4.startswith(found):
+        msg = f"the quote begins with {found.hex()}, expected a TDX quote, version 4"
+        raise FormatError(msg, code="unsupported-quote")
+    quote = parse_quote(raw)
+    if not isinstance(quote, TdxQuote):
+        raise FormatError("the quote is not of a trust domain")
+    return quote
+
+
 def _check_header(header: QuoteHeader) -> None:
     found = (header.version, header.key_type, header.tee_type)
-    expected = (QUOTE_VERSION, KEY_TYPE_P256, TEE_TYPE_TDX)
-    if found != expected or header.qe_vendor != QE_VENDOR_ID:
+    known = {
+        (version, KEY_TYPE_P256, tee)
+        for version in (_SGX_ONLY_VERSION, QUOTE_VERSION, _BODY_HEADER_VERSION)
+        for tee in (TEE_TYPE_SGX, TEE_TYPE_TDX)
+    } - {(_SGX_ONLY_VERSION, KEY_TYPE_P256, TEE_TYPE_TDX)}
+    if found not in known or header.qe_vendor != QE_VENDOR_ID:
         msg = (
-            f"the quote's version, key type and TEE type are {found}, expected "
-            f"{expected} (TDX quote 4, ECDSA P-256) from Intel's quoting enclave"
+            f"the quote's version, key type and TEE type are {found}, expected a "
+            "DCAP quote 3 (SGX), 4 or 5 (SGX, TDX) with ECDSA P-256 from Intel's "
+            "quoting enclave"
         )
         raise FormatError(msg, code="unsupported-quote")
 
 
-def _parse_signature_data(
-    header: QuoteHeader, report: TdReport, reader: _Reader
-) -> TdxQuote:
+def _parse_report(header: QuoteHeader, reader: Reader) -> Report:
+    kind, size = (1 if header.tee_type == TEE_TYPE_SGX else 2), None
+    if header.version == _BODY_HEADER_VERSION:
+        kind, size = reader.fields(_BODY, "body header")
+    body, expected, tee_type = _BODIES.get(kind, (SgxReport, -1, -1))
+    if tee_type != header.tee_type or size not in {None, expected}:
+        msg = f"the quote's body is of type {kind} with {size} bytes: not a known one"
+        raise FormatError(msg, code="unsupported-quote")
+    raw = reader.take(expected, "report")
+    if body is SgxReport:
+        return SgxReport(raw)
+    fields = _TD_REPORT.unpack(raw[: _TD_REPORT.size])
+    if body is TdReport15:
+        return TdReport15(*fields, *_TD_REPORT_15_END.unpack(raw[_TD_REPORT.size :]))
+    return TdReport(*fields)
+
+
+def _parse_signature_data(header: QuoteHeader, report: Report, reader: Reader) -> Quote:
     signature, attestation_key = reader.fields(_SIGNATURE_AND_KEY, "signature")
-    qe = _Reader(_certification(reader, _QE_CERTIFICATION))
+    qe = reader
+    if header.version > _SGX_ONLY_VERSION:
+        qe = Reader(_certification(reader, _QE_CERTIFICATION), what="quote")
     qe_report, qe_signature = qe.fields(_QE_REPORT_AND_SIGNATURE, "QE report")
     (auth_size,) = struct.unpack("<H", qe.take(2, "QE authentication length"))
     qe_auth = qe.take(auth_size, "QE authentication data")
     certificates, pem_end = _parse_chain(_certification(qe, _PCK_CHAIN))
-    return TdxQuote(
-        header=header,
-        report=report,
-        signature=bytes(signature),
-        attestation_key=bytes(attestation_key),
-        qe_report=QeReport(bytes(qe_report)),
-        qe_signature=bytes(qe_signature),
-        qe_auth=qe_auth,
-        certificates=certificates,
-        pem_end=pem_end,
-    )
+    parts = {
+        "header": header,
+        "signature": signature,
+        "attestation_key": attestation_key,
+        "qe_report": SgxReport(qe_report),
+        "qe_signature": qe_signature,
+        "qe_auth": qe_auth,
+        "certificates": certificates,
+        "pem_end": pem_end,
+    }
+    if isinstance(report, TdReport):
+        return TdxQuote(report=report, **parts)
+    return Quote(report=report, **parts)
 
 
-def _certification(reader: _Reader, expected: int) -> bytes:
+def _certification(reader: Reader, expected: int) -> bytes:
     kind, size = reader.fields(_CERTIFICATION, "certification data")
     if kind != expected:
-        msg = f"certification data is of type {kind!r}, expected type {expected}"
+        msg = f"certification data is of type {kind}, expected type {expected}"
         raise FormatError(msg, code="unsupported-quote")
-    return reader.take(int(size), "certification data")
+    return reader.take(size, "certification data")
 
 
 def _parse_chain(pem: bytes) -> tuple[tuple[bytes, ...], bytes]:

@@ -23,7 +23,7 @@ _ROOT_SEED = b"privacy-compute/simulated-intel/root-key/1: public, not a secret"
 _ROOT_SERIAL = 0x53494D554C41544544  # "SIMULATED"
 _VALID_FROM = datetime(2024, 1, 1, tzinfo=UTC)
 _VALID_TO = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
-_FMSPC = bytes.fromhex("51ab0f000000")  # a family no platform of Intel's has
+FMSPC = bytes.fromhex("51ab0f000000")  # a family no platform of Intel's has
 _ROOT = "SIMULATED SGX Root CA"
 _CA = "SIMULATED SGX PCK Platform CA"
 _LEAF = "SIMULATED SGX PCK Certificate"
@@ -150,7 +150,7 @@ def _sgx_extension() -> bytes:
         _pair(f"{base}.1", _tlv(_OCTETS, secrets.token_bytes(16))),  # PPID
         _pair(f"{base}.2", _tlv(_SEQUENCE, *svns)),
         _pair(f"{base}.3", _tlv(_OCTETS, bytes(2))),  # PCEID
-        _pair(f"{base}.4", _tlv(_OCTETS, _FMSPC)),
+        _pair(f"{base}.4", _tlv(_OCTETS, FMSPC)),
         _pair(f"{base}.5", _tlv(_ENUM, bytes([1]))),  # scalable
         _pair(f"{base}.6", _tlv(_OCTETS, secrets.token_bytes(16))),  # instance
     ]

@@ -18,8 +18,8 @@ from privacy.tee.parse import (
     QUOTE_VERSION,
     TEE_TYPE_TDX,
     Measurements,
-    QeReport,
     QuoteHeader,
+    SgxReport,
     TdReport,
     TdxQuote,
 )
@@ -40,9 +40,9 @@ class SimulatedTdxAttester:
     def __init__(self) -> None:
         """Issue a fresh PCK chain and a fresh attestation key."""
         root = make_root()
-        ca = make_ca(root)
-        leaf = make_leaf(ca)
-        self.certificates = (leaf.der, ca.der, root.der)
+        self.ca = make_ca(root)
+        leaf = make_leaf(self.ca)
+        self.certificates = (leaf.der, self.ca.der, root.der)
         self.pck_key = leaf.key
         self.attestation_key = ec.generate_private_key(ec.SECP256R1())
 
@@ -97,9 +97,9 @@ class SimulatedTdxAttester:
             rtmr3=measurements.rtmr3,
         )
 
-    def qe_report(self, report_data: bytes) -> QeReport:
+    def qe_report(self, report_data: bytes) -> SgxReport:
         """Return the report of a production quoting enclave."""
-        return QeReport(
+        return SgxReport(
             _QE_REPORT.pack(
                 bytes([3, 3, 2, 2, 4, 1, 0, 5]),  # CPUSVN
                 0,  # MISCSELECT

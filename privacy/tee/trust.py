@@ -1,4 +1,4 @@
-"""Roots of trust: Intel's for hardware, and a public one for simulated evidence.
+"""Roots of trust: the vendors' for hardware, and a public one for simulated evidence.
 
 Two types, so that they cannot be mixed up: what a store vouches for follows from its
 type. A store also pins who signed the quoting enclave, because a PCK key signs reports
@@ -28,43 +28,134 @@ INTEL_TD_QE_MRSIGNER = bytes.fromhex(
     "dc9e2a7c6f948f17474e34a7fc43ed030f7c1563f1babddf6340c82e0e54a8c5"
 )
 TD_QE_PRODUCT_ID = 2
+# From Intel's signed QE identity; the same in every issue.
+INTEL_SGX_QE_MRSIGNER = bytes.fromhex(
+    "8c4f5775d796503e96137f77c68a829a0056ac8ded70140b081b094490c57bff"
+)
+SIMULATED_SGX_QE_MRSIGNER = bytes.fromhex(
+    sha256_hex(b"privacy-compute/simulated-intel/sgx-qe-signer")
+)
+SGX_QE_PRODUCT_ID = 1
+
+_PINS = {
+    "intel_sgx_root.pem": (INTEL_ROOT_SHA256,),
+    "intel_tcb_signing.pem": (
+        "c0575e76d0303b61d09cde8cbdb70db34a74f38318300d7c0e6ba8cf4bf45aea",
+    ),
+    "simulated_intel_root.pem": (SIMULATED_ROOT_SHA256,),
+    "aws_nitro_root.pem": (
+        "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b",
+    ),
+    "nvidia_device_root.pem": (
+        "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48",
+    ),
+    "nvidia_rim_root.pem": (
+        "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1",
+    ),
+    "amd_milan.pem": (
+        "67d303bd3905fd38db8b20e0793699870e7fa612eaad5dec358293fd8c0bac1b",
+        "69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd",
+        "c5e081f59b7efab1fe2f8b505e159704e72f29cab7ef7cf628a05a42439082f5",
+    ),
+    "amd_genoa.pem": (
+        "5464738c1546aed5f2cecf1dc98c5c960a92e8913238a61711bc90ec6e828521",
+        "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1",
+        "197e610743a917d6b9bb982a5a9226ccc0a15b611be0619e626aca9151457372",
+    ),
+    "amd_turin.pem": (
+        "5b77ef5fe7a7a004fd9032668fba9d0fda22f88c4442069a479636a6ae3b3185",
+        "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a",
+        "104e10a8bd060a3c20a434261a57d0588fd65a88915b4f65b08bdecaf8df1a3c",
+    ),
+}
+"""SHA-256 of the certificates (DER) in each shipped file, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class AmdProduct:
+    """One processor family of AMD's: its root and the two CAs under it, in DER.
+
+    Attributes:
+        name: As certificates name it: `Milan`, `Genoa`, `Turin`.
+        ask: Signs keys of chips (VCEK).
+        ark: The root.
+        asvk: Signs keys lent to cloud providers (VLEK).
+    """
+
+    name: str
+    ask: bytes
+    ark: bytes
+    asvk: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class HardwareTrustStore:
-    """Intel's SGX root: evidence that chains to it comes from hardware."""
+    """The vendors' roots: evidence that chains to one comes from hardware.
 
-    root_der: bytes
+    Attributes:
+        intel: SGX root CA, DER; SGX and TDX.
+        intel_tcb_signing: Certificates of Intel's TCB signing keys, for collateral that
+            comes without; not trusted, they are checked like given ones.
+        amd: One for every processor family.
+        aws: Nitro enclaves root, DER.
+        nvidia: Device identity root, DER.
+        nvidia_rim: Root of the signers of NVIDIA's reference measurements, DER.
+    """
+
+    intel: bytes
+    intel_tcb_signing: tuple[bytes, ...] = ()
+    amd: tuple[AmdProduct, ...] = ()
+    aws: bytes = b""
+    nvidia: bytes = b""
+    nvidia_rim: bytes = b""
     simulated: ClassVar[bool] = False
     qe_mrsigner: ClassVar[bytes] = INTEL_TD_QE_MRSIGNER
+    sgx_qe_mrsigner: ClassVar[bytes] = INTEL_SGX_QE_MRSIGNER
 
 
 @dataclass(frozen=True, slots=True)
 class SimulatedTrustStore:
-    """The simulated vendor's root: anyone can make evidence that chains to it."""
+    """The simulated vendor's roots: anyone can make evidence that chains to them."""
 
-    root_der: bytes
+    intel: bytes
+    intel_tcb_signing: tuple[bytes, ...] = ()
+    amd: tuple[AmdProduct, ...] = ()
+    aws: bytes = b""
+    nvidia: bytes = b""
+    nvidia_rim: bytes = b""
     simulated: ClassVar[bool] = True
     qe_mrsigner: ClassVar[bytes] = SIMULATED_QE_MRSIGNER
+    sgx_qe_mrsigner: ClassVar[bytes] = SIMULATED_SGX_QE_MRSIGNER
 
 
 TrustStore = HardwareTrustStore | SimulatedTrustStore
 
 
 def hardware_trust_store() -> HardwareTrustStore:
-    """Return the store with Intel's SGX root CA, as shipped and pinned here."""
-    return HardwareTrustStore(_root("intel_sgx_root.pem", INTEL_ROOT_SHA256))
+    """Return the store with the vendors' roots, as shipped and pinned here."""
+    return HardwareTrustStore(
+        intel=_shipped("intel_sgx_root.pem")[0],
+        intel_tcb_signing=tuple(_shipped("intel_tcb_signing.pem")),
+        amd=tuple(
+            AmdProduct(name, *_shipped(f"amd_{name.lower()}.pem"))
+            for name in ("Milan", "Genoa", "Turin")
+        ),
+        aws=_shipped("aws_nitro_root.pem")[0],
+        nvidia=_shipped("nvidia_device_root.pem")[0],
+        nvidia_rim=_shipped("nvidia_rim_root.pem")[0],
+    )
 
 
 def simulated_trust_store() -> SimulatedTrustStore:
     """Return the store with the simulated vendor's root, as shipped and pinned."""
-    return SimulatedTrustStore(_root("simulated_intel_root.pem", SIMULATED_ROOT_SHA256))
+    return SimulatedTrustStore(_shipped("simulated_intel_root.pem")[0])
 
 
-def _root(name: str, expected: str) -> bytes:
+def _shipped(name: str) -> list[bytes]:
     pem = files("privacy.tee").joinpath("roots", name).read_bytes()
-    der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-    if sha256_hex(der) != expected:
+    found = x509.load_pem_x509_certificates(pem)
+    ders = [certificate.public_bytes(Encoding.DER) for certificate in found]
+    if tuple(map(sha256_hex, ders)) != _PINS[name]:
         msg = f"the shipped root {name} was changed: install this package again"
         raise VerificationError(msg, code="root-changed")
-    return der
+    return ders

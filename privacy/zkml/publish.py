@@ -84,7 +84,7 @@ def _publish(request: PartRequest, progress: Progress) -> PartResult:
     return PartResult(
         available=True,
         accuracy=circuit.accuracy,
-        cost=cost,
+        cost={**cost, "memory_bytes": tuned.memory_bytes},
         params=_params(
             backend, model, circuit, srs, proof, options.visibility
         ).to_json(),

@@ -18,6 +18,7 @@ from privacy.zkml.blobs import (
     proof_to_bytes,
 )
 from privacy.zkml.field import dequantize
+from privacy.zkml.memory import check_memory
 from privacy.zkml.params import parse_params
 from privacy.zkml.prove import prove_row
 from privacy.zkml.system import CircuitFiles, load_backend
@@ -48,6 +49,8 @@ class Runner:
         bundle.check_files(names)
         self._files = CircuitFiles(bundle.root / "zkml")
         self._model_sha256 = bundle.sha256
+        memory = bundle.manifest.mode(Mode.ZKML).cost.get("memory_bytes")
+        self._memory_bytes = memory if isinstance(memory, int) else 0
 
     def run(
         self,
@@ -62,6 +65,7 @@ class Runner:
 
         Raises:
             FormatError: The blob is malformed or a row is out of range.
+            UnavailableError: The node has too little memory now.
             BackendError: The engine failed, or made a proof that does not verify.
         """
         if keys is not None:
@@ -70,6 +74,7 @@ class Runner:
         values = parse_input(input_blob, columns=params.features)
         params.check_range(values)
         quantized = params.quantize(values)
+        check_memory(self._memory_bytes)
         proofs: list[Proof] = []
         with tempfile.TemporaryDirectory() as scratch:  # 0700: witnesses hold inputs
             for i, row in enumerate(quantized):

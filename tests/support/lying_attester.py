@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from privacy.tee.parse import QeReport, parse_tdx_quote
+from privacy.tee.parse import SgxReport, parse_tdx_quote
 from privacy.tee.simulator import SimulatedTdxAttester, public_point, sign_raw
 
 
@@ -35,7 +35,7 @@ class LyingTdxAttester(SimulatedTdxAttester):
         raw = bytearray(super().qe_report(report_data).raw)
         for offset, value in self._qe.items():
             raw[offset : offset + len(value)] = value
-        return QeReport(bytes(raw))
+        return SgxReport(bytes(raw))
 
 
 def with_foreign_attestation_key(raw: bytes) -> bytes:

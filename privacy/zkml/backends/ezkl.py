@@ -36,7 +36,7 @@ from privacy.zkml.system import (
     Witness,
 )
 
-_LOOKUP_MARGIN = 2
+_LOOKUP_ROOM = 32
 _ANY_LOOKUP = (-(1 << 40), 1 << 40)
 """Only to run rows, which tells the range that the tables need."""
 _WITNESS_REFUSALS = ("synthesis error", "decomposition error")
@@ -105,7 +105,8 @@ class Backend:
             made = _witness(files, row, files.root / "reach", scale_bits=scale_bits)
             low = min(low, made["min_lookup_inputs"])
             high = max(high, made["max_lookup_inputs"])
-        return _LOOKUP_MARGIN * low, _LOOKUP_MARGIN * high
+        more = (high - low) // 4 + _LOOKUP_ROOM  # rounding may cross zero, say
+        return low - more, high + more
 
     def describe(self, settings: Path) -> Json:
         """Return what a circuit's settings say of members of `ZkmlParams`."""

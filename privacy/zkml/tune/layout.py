@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from privacy.errors import BackendError
 from privacy.zkml.system import CircuitChoice, CircuitSize, ProofSystem, Visibility
 from privacy.zkml.tune.cost import Cost, blocks, estimate, fits
 from privacy.zkml.tune.machine import speed
-from privacy.zkml.tune.numbers import Numbers
+from privacy.zkml.tune.numbers import Numbers, unless_panicked
 
 _BASES = tuple(1 << bits for bits in range(6, 14))
 _FEW_BASES = (512, 1024, 4096)
@@ -73,7 +74,11 @@ def _sizes(
         found: set[CircuitSize] = set()
         for disable_freivalds in (False, True):
             choice = _choice(numbers, base, inner, disable_freivalds=disable_freivalds)
-            size = measured(choice)
+            try:
+                size = measured(choice)
+            except BackendError as exc:  # a weight does not fit this base
+                unless_panicked(exc)
+                continue
             if size not in found:  # else there is no product to check
                 found.add(size)
                 yield choice, size

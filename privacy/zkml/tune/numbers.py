@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from privacy.errors import BackendError, FormatError
+from privacy.errors import BackendError, FormatError, PrivacyError
 from privacy.zkml.candidates import Grade, shortfall
 from privacy.zkml.choose import Circuit, Model, answers, compile_circuit
 from privacy.zkml.system import CircuitChoice, ProofSystem, Visibility
@@ -23,7 +23,7 @@ _PRIVATE = Visibility(input="private", params="fixed")
 """Numbers do not depend on it, and a hash would cost time."""
 
 _LEAST_BITS, MOST_BITS = 7, 14
-_MOST_REACH = 110
+_MOST_REACH = 109
 _TRIED_ROWS = 24
 _REACHING_ROWS = 8
 
@@ -64,17 +64,12 @@ def needed(
         FormatError: No number of bits keeps the answers.
         BackendError: The engine cannot express the model.
     """
-    low, high = _LEAST_BITS, MOST_BITS
-    reason = _inaccuracy(backend, model, _wide(high, multiplier), grade, fresh)
-    if reason:
-        raise FormatError(reason, code="inaccurate")
-    while low < high:
-        middle = (low + high) // 2
-        if _inaccuracy(backend, model, _wide(middle, multiplier), grade, fresh):
-            low = middle + 1
-        else:
-            high = middle
-    return measured(backend, model, high, multiplier, fresh)
+    reason = ""
+    for bits in range(_LEAST_BITS, MOST_BITS + 1):  # most models need few
+        reason = _inaccuracy(backend, model, _wide(bits, multiplier), grade, fresh)
+        if not reason:
+            return measured(backend, model, bits, multiplier, fresh)
+    raise FormatError(reason, code="inaccurate")
 
 
 def measured(
@@ -85,24 +80,34 @@ def measured(
     Raises:
         FormatError: They lead beyond what circuits hold.
     """
-    few = replace(model, corners=model.corners[:_REACHING_ROWS])
-    low, high = 2, _MOST_REACH
-    while low < high:
-        middle = (low + high) // 2
-        choice = replace(
-            _wide(scale_bits, multiplier), decomp_base=2, decomp_legs=middle
-        )
-        try:
-            answers(backend, _compiled(backend, few, choice, fresh), few.corners)
-            high = middle
-        except FormatError:
-            low = middle + 1
-    if high == _MOST_REACH:
+    choice = _wide(scale_bits, multiplier)
+    reach = _reach(backend, model, replace(choice, decomp_base=2), fresh)
+    if reach > _MOST_REACH:  # some operators do without base 2
+        reach = _reach(backend, model, choice, fresh)
+    if reach > _MOST_REACH:
         msg = f"the declared inputs lead to values beyond 2**{_MOST_REACH}"
         raise FormatError(msg, code="out-of-range")
-    wide = _wide(scale_bits, multiplier)
-    facts = compile_circuit(backend, model, wide, _PRIVATE, fresh()).facts
-    return Numbers(scale_bits, multiplier, high, facts.table_rows)
+    facts = compile_circuit(backend, model, choice, _PRIVATE, fresh()).facts
+    return Numbers(scale_bits, multiplier, reach, facts.table_rows)
+
+
+def _reach(
+    backend: ProofSystem, model: Model, choice: CircuitChoice, fresh: Fresh
+) -> int:
+    """Return the bits that digits in the choice's base must hold at the corners."""
+    few = replace(model, corners=model.corners[:_REACHING_ROWS])
+    digit = choice.decomp_base.bit_length() - 1
+    low, high = 1, _MOST_REACH // digit + 1
+    while low < high:
+        middle = (low + high) // 2
+        tried = replace(choice, decomp_legs=middle)
+        try:
+            answers(backend, _compiled(backend, few, tried, fresh), few.corners)
+            high = middle
+        except (BackendError, FormatError) as exc:  # a weight may be beyond, too
+            unless_panicked(exc)
+            low = middle + 1
+    return high * digit
 
 
 def _inaccuracy(
@@ -116,7 +121,8 @@ def _inaccuracy(
     rows, clear = model.held[:_TRIED_ROWS], model.clear[:_TRIED_ROWS]
     try:
         made = answers(backend, _compiled(backend, model, choice, fresh), rows)
-    except FormatError as exc:
+    except (BackendError, FormatError) as exc:
+        unless_panicked(exc)
         return exc.message
     if made.shape != np.shape(clear):
         raise BackendError(f"the circuit has {made.shape[1]} outputs")
@@ -127,6 +133,12 @@ def _inaccuracy(
         task=model.task,
         grade=grade,
     )
+
+
+def unless_panicked(exc: PrivacyError) -> None:
+    """Go on only if the engine's state is known."""
+    if exc.code == "engine-panicked":
+        raise exc
 
 
 def _wide(scale_bits: int, multiplier: int) -> CircuitChoice:

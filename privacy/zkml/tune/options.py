@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from privacy.errors import FormatError
+from privacy.zkml.memory import available_memory
 from privacy.zkml.system import CircuitChoice, Visibility
 
 OBJECTIVES = ("time", "key", "gas")
@@ -58,14 +58,6 @@ def parse_options(options: Mapping[str, Any], visibility: Visibility) -> TuneOpt
         settings=parse_choices(options.get("settings")),
         memory_bytes=memory,
     )
-
-
-def available_memory() -> int:
-    """Return how many bytes Linux says can be had now."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 1 << 32
 
 
 def parse_choices(settings: Any) -> tuple[CircuitChoice, ...]:

@@ -26,7 +26,14 @@ from privacy.zkml.tune.cache import key_of, remember, remembered
 from privacy.zkml.tune.cost import Cost, estimate, fits
 from privacy.zkml.tune.layout import Candidate, lay_out
 from privacy.zkml.tune.machine import remember_speed, speed
-from privacy.zkml.tune.numbers import MOST_BITS, MULTIPLIERS, Numbers, measured, needed
+from privacy.zkml.tune.numbers import (
+    MOST_BITS,
+    MULTIPLIERS,
+    Numbers,
+    measured,
+    needed,
+    unless_panicked,
+)
 from privacy.zkml.tune.options import TuneOptions
 
 
@@ -36,10 +43,12 @@ class Tuned:
 
     Attributes:
         circuit: The best one, with keys, SRS and accuracy.
+        memory_bytes: What proving with it should take at most.
         report: What was tried, for people and programs.
     """
 
     circuit: Circuit
+    memory_bytes: int
     report: Json = field(default_factory=dict)
 
 
@@ -105,7 +114,7 @@ def tune(
         "chosen": asdict(best.circuit.choice),
         "tried": [t.as_json() for t in tried],
     }
-    return Tuned(best.circuit, report)
+    return Tuned(best.circuit, best.cost.memory_bytes, report)
 
 
 def _searched(search: _Search) -> "list[Tried]":
@@ -147,7 +156,7 @@ def _fixed(search: _Search, choices: Sequence[CircuitChoice]) -> list[Candidate]
         try:
             found.append(_sized(search, choice))
         except BackendError as exc:
-            _unless_panicked(exc)
+            unless_panicked(exc)
             search.refuse(choice, exc.message)
     return _sorted(search, found)
 
@@ -161,17 +170,12 @@ def _ranked(search: _Search, grade: Grade) -> list[Candidate]:
                 search.backend, search.model, multiplier, grade, search.fresh
             )
         except (BackendError, FormatError) as exc:
-            _unless_panicked(exc)
+            unless_panicked(exc)
             search.reasons.setdefault(exc.message, exc.message)
             continue
         search.progress({"stage": "lay out circuits"})
         found += _lay_out(search, numbers)
     return _sorted(search, found)
-
-
-def _unless_panicked(exc: Exception) -> None:
-    if getattr(exc, "code", "") == "engine-panicked":  # its state is unknown
-        raise exc
 
 
 def _sorted(search: _Search, found: list[Candidate]) -> list[Candidate]:
@@ -265,7 +269,7 @@ def _prove_passing(
             else:  # the same numbers in another layout: what they reach must fit
                 answers(search.backend, circuit, search.model.corners)
         except (BackendError, FormatError) as exc:
-            _unless_panicked(exc)
+            unless_panicked(exc)
             search.refuse(choice, exc.message)
             if widen and exc.code == "inaccurate":
                 waiting = _one_bit_more(search, waiting, group)

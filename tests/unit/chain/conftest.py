@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -262,12 +262,9 @@ def verifier_folder(bundle: Any, tmp_path_factory: Any) -> Path:  # noqa: F811
     return folder
 
 
-@pytest.fixture
-def site(bundle, circuit, verifier_folder, helpers, tmp_path):  # noqa: F811
-    evidence = {
-        b"%d" % i: make_evidence(Evidence(bundle.sha256, True, (proof,)))  # noqa: FBT003
-        for i, proof in enumerate(circuit.proofs)
-    }
+@pytest.fixture(scope="session")
+def deployed(bundle, verifier_folder):  # noqa: F811
+    """The state of a chain with our contracts and one model, its id, and the chain."""
     with Anvil() as chain:
         publisher = chain.sender(PUBLISHER)
         config = deploy_all(
@@ -280,9 +277,22 @@ def site(bundle, circuit, verifier_folder, helpers, tmp_path):  # noqa: F811
         model_id, config = register_model(
             publisher, chain.rpc, config, bundle, verifier_folder
         )
+        return chain.rpc.ask("anvil_dumpState"), model_id, config
+
+
+@pytest.fixture
+def site(bundle, circuit, deployed, helpers, tmp_path):  # noqa: F811
+    evidence = {
+        b"%d" % i: make_evidence(Evidence(bundle.sha256, True, (proof,)))  # noqa: FBT003
+        for i, proof in enumerate(circuit.proofs)
+    }
+    state, model_id, config = deployed
+    with Anvil() as chain:
+        chain.rpc.ask("anvil_loadState", state)
+        chain.mine()
         yield Site(
             chain,
-            config,
+            replace(config, rpc=chain.url),
             model_id,
             circuit.proofs,
             ProvenJobs(evidence),

@@ -14,13 +14,25 @@ from privacy.zkml.evm.facts import read_facts, write_facts
 from tests.support.chain_site import FEE, PROVIDER
 
 
+@pytest.fixture(scope="session")
+def imported(tmp_path_factory):
+    """A keystore made once: making one is slow on purpose."""
+    path = tmp_path_factory.mktemp("keystore") / "keystore.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PRIVACY_CHAIN_PASSWORD", "correct horse")
+        patch.setenv("PRIVACY_CHAIN_KEY", f"{PROVIDER:064x}")
+        account = ["chain", "account", "--keystore", str(path)]
+        assert run([*account, "--import-key"]) == 0
+    return path
+
+
 @pytest.fixture
-def cli(site, tmp_path, monkeypatch, capsys):
+def cli(site, imported, tmp_path, monkeypatch, capsys):
     """Run `privacy chain …` with a funded account and the site's contracts."""
     monkeypatch.setenv("PRIVACY_CHAIN_PASSWORD", "correct horse")
-    monkeypatch.setenv("PRIVACY_CHAIN_KEY", f"{PROVIDER:064x}")
     site.chain.account(PROVIDER)
     chain, keystore = tmp_path / "chain.json", tmp_path / "keystore.json"
+    shutil.copy(imported, keystore)
     write_config(chain, site.config)
     paths = {"--chain": str(chain), "--keystore": str(keystore)}
 
@@ -32,7 +44,6 @@ def cli(site, tmp_path, monkeypatch, capsys):
         assert found == exit_code, told
         return told if exit_code == 0 else told["error"]
 
-    call("account", "--import-key", uses=["--keystore"])
     return call
 
 

@@ -41,7 +41,10 @@ def test_every_kind_of_circuit_comes_out_the_same(request, name, tmp_path):
 def test_a_rebuilt_bundle_answers_the_same_keys_and_inputs_alike(
     root, forest, forest_keys, tmp_path, home
 ):
+    (root / "fhe" / "nobody-signed-this.json").write_bytes(b"{}")
     made = rebuild(root, store=tmp_path / "models", home=home)
+    assert made.manifest.files.keys() == forest.bundle.manifest.files.keys()
+    assert not list(made.root.rglob("nobody-signed-this.json"))
     assert (made.manifest.name, made.manifest.version) == ("forest", "2")
     assert made.manifest.modes["fhe"].params["rebuilt_from"] == open_bundle(root).sha256
     assert made.publisher

@@ -19,7 +19,9 @@ from privacy.errors import (
 
 CONTENT = b"ciphertext" * 1000
 OWNER = Owner("a", "keys", sha256_hex(CONTENT))
-ROOMY = Room(1 << 20, LimitError("too large", code="too-large"))
+TOO_LARGE = LimitError("too large", code="too-large")
+OVER_QUOTA = LimitError("too much", code="quota-exceeded")
+ROOMY = Room(1 << 20, TOO_LARGE, 1 << 20, OVER_QUOTA)
 
 
 @pytest.fixture
@@ -140,7 +142,13 @@ def test_a_short_part_is_not_kept(parts: Parts):
     [
         (b"other", ROOMY, FormatError, "digest-mismatch"),
         (b"", ROOMY, FormatError, "empty-upload"),
-        (CONTENT, Room(9999, ROOMY.error), LimitError, "too-large"),
+        (CONTENT, Room(9999, TOO_LARGE, 1 << 20, OVER_QUOTA), LimitError, "too-large"),
+        (
+            CONTENT,
+            Room(1 << 20, TOO_LARGE, 9999, OVER_QUOTA),
+            LimitError,
+            "quota-exceeded",
+        ),
     ],
 )
 def test_a_refused_upload_leaves_nothing_behind(
@@ -150,6 +158,67 @@ def test_a_refused_upload_leaves_nothing_behind(
         receive(parts, content, room=room)
     assert refusal.value.code == code
     assert files(parts) == []
+
+
+def test_uploads_at_once_share_what_the_quota_leaves(parts: Parts):
+    contents = [bytes([i]) * 9000 for i in range(5)]
+    room = Room(1 << 20, TOO_LARGE, 20_000, OVER_QUOTA)
+    most = 0
+
+    async def slow(content: bytes) -> AsyncIterator[bytes]:
+        nonlocal most
+        async for chunk in _chunks(content):
+            yield chunk
+            await asyncio.sleep(0)
+            most = max(most, parts.bytes_of("a"))
+
+    async def at_once() -> list[object]:
+        asked = (
+            parts.receive(slow(c), owner=Owner("a", "blob", sha256_hex(c)), room=room)
+            for c in contents
+        )
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    results = asyncio.run(at_once())
+    done = [r for r in results if isinstance(r, tuple)]
+    assert 1 <= len(done) <= 2
+    assert all(r is OVER_QUOTA for r in results if not isinstance(r, tuple))
+    assert most <= 20_000
+    assert len(files(parts)) == len(done)
+
+
+def test_another_tenants_uploads_take_no_room(parts: Parts):
+    room = Room(1 << 20, TOO_LARGE, len(CONTENT), OVER_QUOTA)
+    asked = (
+        parts.receive(_chunks(CONTENT), owner=Owner(t, "keys", OWNER.sha256), room=room)
+        for t in ("a", "b")
+    )
+
+    async def at_once() -> list[tuple[Path, int]]:
+        return await asyncio.gather(*asked)
+
+    assert [size for _, size in asyncio.run(at_once())] == [len(CONTENT)] * 2
+
+
+def test_a_refused_upload_takes_no_room_from_others(parts: Parts):
+    room = Room(1 << 20, TOO_LARGE, len(CONTENT), OVER_QUOTA)
+
+    async def both() -> tuple[Path, int]:
+        begun = asyncio.Event()
+
+        async def waiting() -> AsyncIterator[bytes]:
+            yield CONTENT[:10]
+            begun.set()
+            await asyncio.sleep(0.1)
+            yield CONTENT[10:]
+
+        task = asyncio.create_task(parts.receive(waiting(), owner=OWNER, room=room))
+        await begun.wait()
+        with pytest.raises(FormatError):
+            await parts.receive(_chunks(b"x" * 5000), owner=OWNER, room=room)
+        return await task
+
+    assert asyncio.run(both())[1] == len(CONTENT)
 
 
 def test_what_is_announced_too_large_is_refused_before_a_byte_is_read(parts: Parts):

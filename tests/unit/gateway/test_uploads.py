@@ -145,14 +145,14 @@ def test_a_tenants_quota_counts_everything_it_keeps(
 
 def test_the_room_is_what_the_quota_leaves(store: Uploads):
     owner = put(store)
-    assert store.room(Owner("a", "blob", "0" * 64)).max_bytes == 15_000
-    assert store.room(owner).max_bytes == 25_000
-    assert store.room(Owner("b", "blob", "0" * 64)).max_bytes == 25_000
+    assert store.room(Owner("a", "blob", "0" * 64)).left_bytes == 15_000
+    assert store.room(owner).left_bytes == 25_000
+    assert store.room(Owner("b", "blob", "0" * 64)).left_bytes == 25_000
     (store.parts._folder / f"{Owner('a', 'keys', '0' * 64).name}.x").write_bytes(
         bytes(4_000)
     )
     room = store.room(Owner("a", "blob", "1" * 64))
-    assert room.max_bytes == 11_000
+    assert room.left_bytes == 11_000
     with pytest.raises(LimitError) as refusal:
         room.check(11_001)
     assert refusal.value.code == "quota-exceeded"

@@ -1,6 +1,5 @@
 """What the tests of this mode share."""
 
-import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,13 +71,3 @@ def raw_quote(measurements, report_data):
 @pytest.fixture
 def now():
     return datetime.now(UTC)
-
-
-@pytest.fixture(scope="session")
-def vectors():
-    """Real evidence, collected from public repositories; never copied here."""
-    default = ROOT.parent / "shared" / "vectors"
-    folder = Path(os.environ.get("PRIVACY_VECTORS", default))
-    if not folder.is_dir():
-        pytest.skip(f"no real evidence in {folder}: set PRIVACY_VECTORS")
-    return folder

@@ -9,14 +9,14 @@ from privacy.errors import AppraisalError
 from privacy.tee.appraise import Policy, appraise
 from privacy.tee.parse import REGISTERS, parse_tdx_quote
 from privacy.tee.trust import simulated_trust_store
-from privacy.tee.verify import verify_tdx_quote
+from privacy.tee.verify import verify_quote
 
 
 @pytest.fixture
 def evidence(measurements, report_data, now):
     def make(**lies):
         raw = LyingTdxAttester(**lies).quote(report_data, measurements)
-        return verify_tdx_quote(parse_tdx_quote(raw), simulated_trust_store(), now=now)
+        return verify_quote(parse_tdx_quote(raw), simulated_trust_store(), now=now)
 
     return make
 

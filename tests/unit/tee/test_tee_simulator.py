@@ -29,8 +29,8 @@ def test_the_shipped_simulated_root_is_reproduced():
 
 
 def test_each_store_ships_its_own_pinned_root():
-    assert sha256_hex(hardware_trust_store().root_der) == INTEL_ROOT_SHA256
-    assert sha256_hex(simulated_trust_store().root_der) == SIMULATED_ROOT_SHA256
+    assert sha256_hex(hardware_trust_store().intel) == INTEL_ROOT_SHA256
+    assert sha256_hex(simulated_trust_store().intel) == SIMULATED_ROOT_SHA256
     assert not hardware_trust_store().simulated
     assert simulated_trust_store().simulated
 
@@ -47,7 +47,7 @@ def test_a_changed_root_file_is_refused(monkeypatch, tmp_path):
 
 def test_the_intel_root_is_the_one_real_quotes_carry(vectors):
     quote = parse_tdx_quote((vectors / "dcap-qvl" / "tdx_quote").read_bytes())
-    assert quote.certificates[-1] == hardware_trust_store().root_der
+    assert quote.certificates[-1] == hardware_trust_store().intel
 
 
 def test_every_attester_has_keys_of_its_own(measurements):

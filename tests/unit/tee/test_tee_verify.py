@@ -18,7 +18,7 @@ from privacy.tee.trust import (
     hardware_trust_store,
     simulated_trust_store,
 )
-from privacy.tee.verify import verify_tdx_quote
+from privacy.tee.verify import verify_quote
 
 # A changed certificate may have a serial number that the library frowns upon.
 pytestmark = pytest.mark.filterwarnings(
@@ -35,9 +35,7 @@ def lie(measurements, report_data):
 
 
 def verify(raw, now, store=None):
-    return verify_tdx_quote(
-        parse_tdx_quote(raw), store or simulated_trust_store(), now=now
-    )
+    return verify_quote(parse_tdx_quote(raw), store or simulated_trust_store(), now=now)
 
 
 def assert_refused(raw, now, code, store=None):
@@ -252,7 +250,7 @@ def test_no_byte_flip_of_a_quote_ever_verifies(raw_quote, now):
         changed = bytearray(padded)
         changed[source.randrange(len(changed))] ^= source.randrange(1, 256)
         with pytest.raises((FormatError, VerificationError)):
-            verify_tdx_quote(parse_tdx_quote(bytes(changed)), store, now=now)
+            verify_quote(parse_tdx_quote(bytes(changed)), store, now=now)
 
 
 def test_verification_time_is_the_argument_not_the_clock(raw_quote):

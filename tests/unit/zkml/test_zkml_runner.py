@@ -12,7 +12,7 @@ import pytest
 
 from privacy.bundle import Bundle, write_manifest
 from privacy.encoding import b64url, canonical_json
-from privacy.errors import BackendError, FormatError, PrivacyError
+from privacy.errors import BackendError, FormatError, PrivacyError, UnavailableError
 from privacy.zkml import make_input, parse_outputs
 from privacy.zkml import verify_proofs as verify_strictly
 
@@ -161,3 +161,18 @@ def test_make_input_refuses_what_no_node_would_take() -> None:
     ):
         with pytest.raises(FormatError):
             make_input(rows, salt=salt)
+
+
+def test_a_node_with_too_little_memory_says_so_before_it_proves(
+    node: Any, bundle: Bundle, rows: Any, tmp_path: Path
+) -> None:
+    part = bundle.manifest.modes["zkml"]
+    assert 1 << 26 < part.cost["memory_bytes"] < 1 << 30
+    cost = {**part.cost, "memory_bytes": 1 << 50}
+    (tmp_path / "zkml").symlink_to(bundle.root / "zkml")
+    modes = {"zkml": replace(part, cost=cost)}
+    huge = write_manifest(tmp_path, replace(bundle.manifest, modes=modes))
+    with pytest.raises(UnavailableError) as caught:
+        node.run(rows[:1], bundle=huge)
+    assert caught.value.code == "too-little-memory"
+    assert "MiB" in caught.value.message

@@ -1,0 +1,298 @@
+"""The front door: any evidence, to what it says and how far to rely on it. Pure.
+
+    1. Detect the format, parse, and verify against the pinned roots.
+    2. Look the signer up in collateral: is its firmware up to date, was it revoked?
+    3. Appraise: hardware, not debug, nothing left unchecked.
+
+Without reference values nothing is said about what runs there: `Verdict.caveats`.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from privacy.encoding import Json
+from privacy.errors import (
+    AppraisalError,
+    CannotVerifyError,
+    FormatError,
+)
+from privacy.tee.checks import Check, Checklist
+from privacy.tee.claims import Claims
+from privacy.tee.collateral import Collateral
+from privacy.tee.detect import Item, detect
+from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
+from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
+from privacy.tee.parse import Quote, SgxReport, TdReport, parse_quote
+from privacy.tee.policy import EvidencePolicy, Relaxations, tcb_line
+from privacy.tee.revocation import check_revocation
+from privacy.tee.snp import parse_snp_report, verify_snp_report
+from privacy.tee.tcb import tcb_status
+from privacy.tee.trust import TrustStore
+from privacy.tee.verify import verify_quote
+
+_SGX_DEBUG = 2
+_REVOCATION = {True: "none was", False: "unknown: no current CRL of every issuer"}
+NO_REFERENCE = (
+    "measurements were compared with nothing: the evidence is genuine, but what runs "
+    "there is for you to compare"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Accepted evidence.
+
+    Attributes:
+        claims: What each piece of evidence says.
+        checks: Every line, all good.
+        caveats: What the verdict does not say.
+        verified_at: When certificates and collateral were valid.
+    """
+
+    claims: tuple[Claims, ...]
+    checks: tuple[Check, ...]
+    caveats: tuple[str, ...]
+    verified_at: datetime
+
+    def as_dict(self) -> Json:
+        """Return the verdict JSON-ready."""
+        return {
+            "verdict": "accepted",
+            "simulated": any(c.simulated for c in self.claims),
+            "verified_at": self.verified_at.isoformat(),
+            "claims": [c.as_dict() for c in self.claims],
+            "checks": [asdict(c) for c in self.checks],
+            "caveats": list(self.caveats),
+        }
+
+
+def attest(
+    raw: bytes,
+    *,
+    trust_store: TrustStore,
+    collateral: Collateral,
+    now: datetime,
+    checks: Checklist,
+    policy: EvidencePolicy | Relaxations,
+) -> Verdict:
+    """Return the verdict on a file of evidence of any format.
+
+    Args:
+        raw: The file.
+        trust_store: Whom to trust.
+        collateral: All there is; what does not fit is ignored.
+        now: When everything must be valid, with a time zone.
+        checks: Gets a line for every check, also when one fails.
+        policy: What the evidence must show; without reference values only what to
+            accept on purpose, and the verdict says so.
+
+    Raises:
+        FormatError: Malformed, or of no known format.
+        VerificationError: Not genuine, or refused: see the lines.
+        CannotVerifyError: Something is missing; nothing was found false.
+    """
+    if now.tzinfo is None:
+        raise FormatError("the time to verify at has no time zone: give UTC")
+    with checks.step("format", "a known attestation format, in its one encoding"):
+        items = [(item, _parse(item)) for item in detect(raw)]
+    claims = tuple(
+        _verify(item, parsed, trust_store, collateral, now, checks)
+        for item, parsed in items
+    )
+    caveats = _appraise(claims, checks, policy, now)
+    return Verdict(claims, tuple(checks.lines), tuple(caveats), now)
+
+
+def show(raw: bytes) -> list[Json]:
+    """Return every field of the evidence in a file, without verifying anything."""
+    return [_show(_parse(item)) for item in detect(raw)]
+
+
+def _parse(item: Item) -> Any:
+    parsers = {
+        "dcap": parse_quote,
+        "snp": parse_snp_report,
+        "nitro": parse_nitro_document,
+        "nvidia": parse_nvidia_report,
+    }
+    return parsers[item.kind](item.raw)
+
+
+def _show(parsed: Any) -> Json:
+    if not isinstance(parsed, Quote):
+        kinds = {"SnpReport": "snp", "NitroDocument": "nitro"}
+        kind = kinds.get(type(parsed).__name__, "nvidia-spdm-1.1")
+        return {"format": kind, **parsed.as_dict()}
+    header = {
+        name: value.hex() if isinstance(value, bytes) else value
+        for name, value in asdict(parsed.header).items()
+    }
+    report = show_report(parsed.report)
+    qe = show_report(parsed.qe_report)
+    return {"format": parsed.format, "header": header, "report": report, "qe": qe}
+
+
+def show_report(report: TdReport | SgxReport) -> Json:
+    """Return the fields of an Intel report, in hex."""
+    if isinstance(report, TdReport):
+        return {name: value.hex() for name, value in asdict(report).items()}
+    return {
+        "cpu_svn": report.cpu_svn.hex(),
+        "misc_select": report.misc_select.hex(),
+        "attributes": report.attributes.hex(),
+        "mrenclave": report.mrenclave.hex(),
+        "mrsigner": report.mrsigner.hex(),
+        "product_id": report.product_id,
+        "isv_svn": report.isv_svn,
+        "report_data": report.report_data.hex(),
+    }
+
+
+def _verify(
+    item: Item,
+    parsed: Any,
+    trust_store: TrustStore,
+    collateral: Collateral,
+    now: datetime,
+    checks: Checklist,
+) -> Claims:
+    beside = item.certificates or collateral.certificates
+    match item.kind:
+        case "dcap":
+            return _verify_dcap(parsed, trust_store, collateral, now, checks)
+        case "snp":
+            claims = verify_snp_report(
+                parsed, trust_store, certificates=beside, now=now, checks=checks
+            )
+            return _revocation_of_snp(claims, collateral, now, checks)
+        case "nitro":
+            return verify_nitro_document(parsed, trust_store, now=now, checks=checks)
+        case "nvidia":
+            return verify_nvidia_report(
+                parsed, trust_store, certificates=beside, now=now, checks=checks
+            )
+
+
+def _verify_dcap(
+    quote: Quote,
+    trust_store: TrustStore,
+    collateral: Collateral,
+    now: datetime,
+    checks: Checklist,
+) -> Claims:
+    verified = verify_quote(quote, trust_store, now=now, checks=checks)
+    chain = verified.certificates
+    with checks.step("revocation", "no certificate of the chain was revoked") as found:
+        revocation = check_revocation(chain, collateral.crls, now=now)
+        found.append(_REVOCATION[revocation])
+    tcb = tcb_status(
+        quote, chain[0], collateral, trust_store=trust_store, now=now, checks=checks
+    )
+    unchecked: tuple[str, ...] = () if tcb else ("TCB status",)
+    if not revocation or (tcb and not tcb.signer_checked):
+        unchecked += ("revocation",)
+    report = quote.report
+    if isinstance(report, TdReport):
+        measurements = report.measurements.as_dict() | {
+            "mrseam": report.mrseam.hex(),
+            "mrconfigid": report.mrconfigid.hex(),
+            "mrowner": report.mrowner.hex(),
+            "mrownerconfig": report.mrownerconfig.hex(),
+        }
+        debug = report.td_attributes[0] != 0
+    else:
+        measurements = {
+            "mrenclave": report.mrenclave.hex(),
+            "mrsigner": report.mrsigner.hex(),
+        }
+        debug = bool(report.attributes[0] & _SGX_DEBUG)
+    return Claims(
+        format=quote.format,
+        vendor="intel",
+        simulated=verified.simulated,
+        debug=debug,
+        measurements=measurements,
+        report_data=report.report_data.hex(),
+        svns=_svns(quote),
+        chain=chain,
+        tcb_status=tcb.status if tcb else "",
+        advisories=tcb.advisories if tcb else (),
+        unchecked=unchecked,
+    )
+
+
+def _svns(quote: Quote) -> dict[str, int]:
+    report = quote.report
+    if isinstance(report, SgxReport):
+        return {"isv_svn": report.isv_svn, "product_id": report.product_id}
+    return {f"tee_tcb_svn{i}": svn for i, svn in enumerate(report.tee_tcb_svn) if svn}
+
+
+def _revocation_of_snp(
+    claims: Claims, collateral: Collateral, now: datetime, checks: Checklist
+) -> Claims:
+    """AMD's lists are about its signing keys; keys of chips are in none."""
+    with checks.step("revocation", "AMD's signing key was not revoked") as found:
+        checked = check_revocation(claims.chain[1:], collateral.crls, now=now)
+        found.append(_REVOCATION[checked])
+    return replace(claims, unchecked=()) if checked else claims
+
+
+def _appraise(
+    claims: tuple[Claims, ...],
+    checks: Checklist,
+    policy: EvidencePolicy | Relaxations,
+    now: datetime,
+) -> list[str]:
+    """Add the lines of the appraisal, return caveats; all failures are reported."""
+    if isinstance(policy, EvidencePolicy):
+        relaxations, wanted = policy.relaxations, policy.check(claims, now=now)
+    else:
+        relaxations, wanted = policy, []
+    lines = [line for c in claims for line in _appraisal(c, relaxations)] + wanted
+    checks.lines += lines
+    failed = [line for line in lines if not line.ok]
+    false = [line for line in failed if line.code != "collateral-missing"]
+    if false:
+        text = "; ".join(f"{c.name} is {c.found}, expected {c.expected}" for c in false)
+        raise AppraisalError(f"the evidence was refused: {text}", code=false[0].code)
+    if failed:
+        msg = (
+            f"the evidence is genuine, with {failed[0].found}: give the collateral, or "
+            "accept that with allow_unchecked_collateral"
+        )
+        raise CannotVerifyError(msg, code="collateral-missing")
+    caveats = [
+        f"not checked: {' and '.join(c.unchecked)}" for c in claims if c.unchecked
+    ]
+    return caveats if wanted else [*caveats, NO_REFERENCE]
+
+
+def _appraisal(claims: Claims, relaxations: Relaxations) -> list[Check]:
+    lines = []
+    if claims.debug is not None:
+        lines.append(
+            Check(
+                name="debug",
+                found="on" if claims.debug else "off",
+                expected="on or off" if relaxations.allow_debug else "off",
+                ok=not claims.debug or relaxations.allow_debug,
+                code="debug-enclave" if claims.debug else "ok",
+            )
+        )
+    if claims.tcb_status:
+        allowed = relaxations.allow_tcb_statuses
+        lines.append(tcb_line(claims.tcb_status, claims.advisories, allowed))
+    unchecked = " and ".join(claims.unchecked)
+    anything = relaxations.allow_unchecked_collateral
+    lines.append(
+        Check(
+            name="collateral",
+            found=f"unknown {unchecked}" if unchecked else "all looked up",
+            expected="anything" if anything else "all looked up",
+            ok=not unchecked or anything,
+            code="collateral-missing" if unchecked else "ok",
+        )
+    )
+    return lines

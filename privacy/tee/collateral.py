@@ -1,0 +1,200 @@
+"""What a verifier needs beside evidence: certificates, CRLs, signed statements on TCB.
+
+Pure but for `read_collateral`. Everything here is as untrusted as the evidence: it
+counts only once its own signature chains to a pinned root.
+
+A file may be a PEM or DER certificate (or several in PEM), a CRL in DER or PEM, an
+answer of Intel's provisioning service (`{"tcbInfo":…}` or `{"enclaveIdentity":…}`), or
+a JSON set of such answers with the members of Intel's `sgx_ql_qve_collateral_t`.
+"""
+
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
+
+from privacy.encoding import Json, parse_object
+from privacy.errors import FormatError, NotFoundError
+from privacy.tee.detect import pem_certificates
+
+MAX_FILE_BYTES, MAX_FILES = 1 << 22, 256
+_ANSWER = re.compile(
+    rb'\{"(tcbInfo|enclaveIdentity)":(\{.*\}),"signature":"([0-9a-fA-F]{128})"\}\s*',
+    re.DOTALL,
+)
+_CHAINS = ("pck_crl_issuer_chain", "tcb_info_issuer_chain", "qe_identity_issuer_chain")
+_CRLS = ("root_ca_crl", "pck_crl")
+_PEM_CRL = re.compile(
+    rb"-----BEGIN X509 CRL-----.{1,4194304}?-----END X509 CRL-----", re.DOTALL
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SignedJson:
+    """A JSON text whose exact bytes are signed: r and s, 64 bytes."""
+
+    body: bytes
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Collateral:
+    """Everything that was given; nothing in it is verified.
+
+    Attributes:
+        certificates: DER.
+        crls: DER.
+        tcb_infos: Which firmware versions of Intel's platforms are good.
+        qe_identities: Which quoting enclaves are Intel's.
+    """
+
+    certificates: tuple[bytes, ...] = ()
+    crls: tuple[bytes, ...] = ()
+    tcb_infos: tuple[SignedJson, ...] = ()
+    qe_identities: tuple[SignedJson, ...] = ()
+
+    def __add__(self, other: "Collateral") -> "Collateral":
+        """Return both together."""
+        return Collateral(
+            *(
+                tuple(dict.fromkeys(getattr(self, f.name) + getattr(other, f.name)))
+                for f in fields(self)
+            )
+        )
+
+
+class CollateralSource(Protocol):
+    """Whatever collateral comes from: files now, the vendors' services later."""
+
+    def collateral(self) -> Collateral:
+        """Return all there is."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileCollateral:
+    """Collateral in files and folders; a folder may hold other files, too."""
+
+    paths: tuple[Path, ...]
+
+    def collateral(self) -> Collateral:
+        """Return what the files hold.
+
+        Raises:
+            NotFoundError: A path is not there.
+            FormatError: A file that was named, not found in a folder, is unknown.
+        """
+        found = Collateral()
+        for path in self.paths:
+            if path.is_dir():
+                files = sorted(p for p in path.iterdir() if p.is_file())
+                if len(files) > MAX_FILES:
+                    msg = f"{path} has {len(files)} files, at most {MAX_FILES} are read"
+                    raise FormatError(msg, code="too-many-files")
+                found += _all_known(files)
+            elif path.is_file():
+                found += parse_collateral(_read(path), what=path.name)
+            else:
+                raise NotFoundError(f"there is no {path}", code="no-such-file")
+        return found
+
+
+def _all_known(files: Iterable[Path]) -> Collateral:
+    found = Collateral()
+    for path in files:
+        if path.stat().st_size <= MAX_FILE_BYTES:
+            try:
+                found += parse_collateral(_read(path), what=path.name)
+            except FormatError:  # evidence, a README: a folder may hold anything
+                continue
+    return found
+
+
+def _read(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(MAX_FILE_BYTES + 1)
+
+
+def parse_collateral(raw: bytes, *, what: str) -> Collateral:
+    """Return the collateral in a file.
+
+    Raises:
+        FormatError: Not one of the kinds that are known.
+    """
+    if len(raw) > MAX_FILE_BYTES:
+        msg = f"{what} has more than {MAX_FILE_BYTES} bytes"
+        raise FormatError(msg, code="too-large")
+    if match := _ANSWER.fullmatch(raw):
+        kind, body, signature = match.groups()
+        signed = SignedJson(body, bytes.fromhex(signature.decode()))
+        if kind == b"tcbInfo":
+            return Collateral(tcb_infos=(signed,))
+        return Collateral(qe_identities=(signed,))
+    if raw.lstrip()[:1] == b"{":
+        return _parse_set(parse_object(raw, what=what), what)
+    if b"-----BEGIN" in raw:
+        crls = tuple(_crl(m, what) for m in _PEM_CRL.findall(raw))
+        found = Collateral(certificates=pem_certificates(raw), crls=crls)
+        if found != Collateral():
+            return found
+    elif raw[:1] == b"\x30":
+        return _parse_der(raw, what)
+    msg = f"{what} is no collateral: neither certificates, a CRL nor a vendor's answer"
+    raise FormatError(msg, code="unknown-collateral")
+
+
+def _parse_der(raw: bytes, what: str) -> Collateral:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        try:
+            certificate = x509.load_der_x509_certificate(raw)
+        except (ValueError, x509.InvalidVersion):
+            return Collateral(crls=(_crl(raw, what),))
+    return Collateral(certificates=(certificate.public_bytes(Encoding.DER),))
+
+
+def _crl(raw: bytes, what: str) -> bytes:
+    pem = raw.startswith(b"-----")
+    try:
+        load = x509.load_pem_x509_crl if pem else x509.load_der_x509_crl
+        return load(raw).public_bytes(Encoding.DER)
+    except ValueError as exc:
+        raise FormatError(f"{what} is neither a certificate nor a CRL") from exc
+
+
+def _parse_set(value: Json, what: str) -> Collateral:
+    found = Collateral()
+    for name in _CHAINS:
+        found += Collateral(certificates=pem_certificates(_text(value, name, what)))
+    for name in _CRLS:
+        text = _text(value, name, what)
+        if not text.startswith(b"-----"):
+            text = _hex(text, what)
+        found += Collateral(crls=(_crl(text, what),))
+    tcb, qe = (_signed(value, name, what) for name in ("tcb_info", "qe_identity"))
+    return found + Collateral(tcb_infos=(tcb,), qe_identities=(qe,))
+
+
+def _signed(value: Json, name: str, what: str) -> SignedJson:
+    signature = _hex(_text(value, f"{name}_signature", what), what)
+    return SignedJson(_text(value, name, what), signature)
+
+
+def _text(value: Json, name: str, what: str) -> bytes:
+    text = value.get(name)
+    if not isinstance(text, str):
+        raise FormatError(f"{what} lacks {name}: it is no set of collateral")
+    return text.encode()
+
+
+def _hex(text: bytes, what: str) -> bytes:
+    try:
+        return bytes.fromhex(text.decode())
+    except ValueError as exc:
+        raise FormatError(f"{what} holds a text that is not hex") from exc

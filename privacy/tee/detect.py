@@ -1,0 +1,133 @@
+"""Which attestation format bytes are, and out of which wrapping they came. Pure.
+
+Evidence comes as raw bytes, as hex, as base64, as NVIDIA's JSON list of devices with
+their certificates, or in this project's own evidence files.
+"""
+
+import base64
+import binascii
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from privacy.encoding import parse_json
+from privacy.errors import FormatError
+from privacy.tee.evidence import parse_evidence
+from privacy.tee.nvidia import REQUEST_HEAD
+from privacy.tee.parse import KEY_TYPE_P256, TEE_TYPE_SGX, TEE_TYPE_TDX
+from privacy.tee.snp import VERSIONS as SNP_VERSIONS
+
+Kind = Literal["dcap", "snp", "nitro", "nvidia"]
+
+MAX_BYTES = 1 << 20
+_HEX = re.compile(rb"(?:0x)?((?:[0-9a-fA-F]{2})+)\s*\Z")
+_BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]{64,}={0,2}\s*\Z")
+_PEM = re.compile(
+    rb"-----BEGIN CERTIFICATE-----.{1,8192}?-----END CERTIFICATE-----", re.DOTALL
+)
+_SIGN1 = (bytes.fromhex("8444a1013822"), bytes.fromhex("d28444a1013822"))
+_DCAP_VERSIONS = {3, 4, 5}
+_MAX_DEVICES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One piece of evidence, still unparsed.
+
+    Attributes:
+        kind: Which parser it is for.
+        certificates: DER, that came with it.
+    """
+
+    kind: Kind
+    raw: bytes
+    certificates: tuple[bytes, ...] = ()
+
+
+def detect(raw: bytes) -> tuple[Item, ...]:
+    """Return the pieces of evidence in a file; several only in NVIDIA's JSON list.
+
+    Raises:
+        FormatError: No format that is known.
+    """
+    if len(raw) > MAX_BYTES:
+        msg = f"the evidence has {len(raw)} bytes, at most {MAX_BYTES} are allowed"
+        raise FormatError(msg, code="too-large")
+    kind = _kind(raw)
+    if kind is not None:
+        return (Item(kind, raw),)
+    if raw.lstrip()[:1] == b"[":
+        return _devices(raw)
+    if raw[:1] == b"{":
+        return (_one(parse_evidence(raw.rstrip(b"\n")).quote),)
+    if match := _HEX.match(raw):
+        return (_one(bytes.fromhex(match.group(1).decode())),)
+    if _BASE64.match(raw):
+        return (_one(_base64(raw)),)
+    return (_one(raw),)
+
+
+def pem_certificates(raw: bytes) -> tuple[bytes, ...]:
+    """Return every PEM certificate in a text, as DER.
+
+    Raises:
+        FormatError: One of them is none.
+    """
+    try:
+        found = [x509.load_pem_x509_certificate(m) for m in _PEM.findall(raw)]
+    except ValueError as exc:
+        raise FormatError("a PEM block is not a certificate") from exc
+    return tuple(c.public_bytes(Encoding.DER) for c in found)
+
+
+def _kind(raw: bytes) -> Kind | None:
+    version, key_type = (int.from_bytes(raw[i : i + 2], "little") for i in (0, 2))
+    tee_type = int.from_bytes(raw[4:8], "little")
+    if version in _DCAP_VERSIONS and key_type == KEY_TYPE_P256:
+        return "dcap" if tee_type in {TEE_TYPE_SGX, TEE_TYPE_TDX} else None
+    if raw.startswith(_SIGN1):
+        return "nitro"
+    if raw.startswith(REQUEST_HEAD):
+        return "nvidia"
+    if version in SNP_VERSIONS and raw[2:4] == bytes(2):
+        return "snp"
+    return None
+
+
+def _one(raw: bytes) -> Item:
+    kind = _kind(raw)
+    if kind is None:
+        msg = (
+            f"the evidence begins with {raw[:8].hex() or 'nothing'}: neither a DCAP "
+            "quote (SGX, TDX), an SEV-SNP report, a Nitro document nor an NVIDIA report"
+        )
+        raise FormatError(msg, code="unknown-format")
+    return Item(kind, raw)
+
+
+def _base64(text: str | bytes) -> bytes:
+    joined = b"".join((text.encode() if isinstance(text, str) else text).split())
+    try:
+        return base64.b64decode(joined, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise FormatError("the evidence is not base64") from exc
+
+
+def _devices(raw: bytes) -> tuple[Item, ...]:
+    value = parse_json(raw, what="list of devices", limit=MAX_BYTES)
+    if not 0 < len(value) <= _MAX_DEVICES:
+        msg = f"the list names {len(value)} devices, expected 1 to {_MAX_DEVICES}"
+        raise FormatError(msg)
+    return tuple(_device(entry) for entry in value)
+
+
+def _device(entry: object) -> Item:
+    parts = entry if isinstance(entry, dict) else {}
+    evidence, certificate = parts.get("evidence"), parts.get("certificate")
+    if not isinstance(evidence, str) or not isinstance(certificate, str):
+        raise FormatError("a device in the list lacks its evidence or certificate")
+    item = _one(_base64(evidence))
+    return Item(item.kind, item.raw, pem_certificates(_base64(certificate)))

@@ -1,0 +1,79 @@
+"""What Intel's PCK certificate says of the platform it was issued for. Pure.
+
+Source: Intel SGX PCK Certificate and CRL Profile Specification, section 1.3.5.
+"""
+
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from privacy.errors import FormatError, VerificationError
+from privacy.tee import der
+from privacy.tee.chain import SGX_EXTENSION
+
+_BASE = bytes.fromhex("2a864886f84d010d01")  # 1.2.840.113741.1.13.1
+_TCB, _PCEID, _FMSPC = b"\x02", b"\x03", b"\x04"
+_PCESVN = 17
+COMPONENTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """The platform a quote comes from.
+
+    Attributes:
+        fmspc: Family, model and so on, 6 bytes.
+        pceid: Of the provisioning certification enclave, 2 bytes.
+        svns: Security versions of the 16 components.
+        pce_svn: Security version of the provisioning certification enclave.
+    """
+
+    fmspc: bytes
+    pceid: bytes
+    svns: tuple[int, ...]
+    pce_svn: int
+
+
+def platform_of(pck: x509.Certificate) -> Platform:
+    """Return what a checked PCK certificate says.
+
+    Raises:
+        VerificationError: Its extension is not as specified.
+    """
+    try:
+        return _parse(pck)
+    except (FormatError, KeyError) as exc:
+        msg = "the PCK certificate's SGX extension is not as Intel specifies"
+        raise VerificationError(msg, code="certificate-malformed") from exc
+
+
+def _parse(pck: x509.Certificate) -> Platform:
+    extension = pck.extensions.get_extension_for_oid(SGX_EXTENSION).value
+    if not isinstance(extension, x509.UnrecognizedExtension):
+        raise FormatError("the SGX extension was not left as it is")
+    what = "SGX extension"
+    content = der.only(extension.value, der.SEQUENCE, what=what)
+    values = der.oid_values(content, what=what)
+    fmspc, pceid = (_octets(values[_BASE + oid]) for oid in (_FMSPC, _PCEID))
+    tag, content = values[_BASE + _TCB]
+    if (tag, len(fmspc), len(pceid)) != (der.SEQUENCE, 6, 2):
+        raise FormatError("the SGX extension holds values of other types or sizes")
+    tcb = der.oid_values(content, what=what)
+    numbers = [
+        _number(tcb[_BASE + _TCB + bytes([i + 1])]) for i in range(COMPONENTS + 1)
+    ]
+    return Platform(fmspc, pceid, tuple(numbers[:COMPONENTS]), numbers[_PCESVN - 1])
+
+
+def _octets(value: tuple[int, bytes]) -> bytes:
+    tag, content = value
+    if tag != der.OCTETS:
+        raise FormatError("a value in the SGX extension is no octet string")
+    return content
+
+
+def _number(value: tuple[int, bytes]) -> int:
+    tag, content = value
+    if tag != der.INTEGER:
+        raise FormatError("a value in the SGX extension is no integer")
+    return der.integer(content, what="security version")

@@ -1,0 +1,33 @@
+"""What proving takes, and what there is."""
+
+from pathlib import Path
+
+from privacy.errors import UnavailableError
+
+_MEMINFO = Path("/proc/meminfo")
+
+
+def available_memory() -> int:
+    """Return how many bytes Linux says can be had now."""
+    for line in _MEMINFO.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 1 << 32
+
+
+def check_memory(needed: int) -> None:
+    """Refuse work before it starts that would end by the kernel's hand.
+
+    Args:
+        needed: Bytes, by `privacy.zkml.tune.estimate`.
+
+    Raises:
+        UnavailableError: There is less now; code `too-little-memory`.
+    """
+    found = available_memory()
+    if needed > found:
+        msg = (
+            f"proving takes about {needed >> 20} MiB, {found >> 20} MiB are free on "
+            "this node: try again later, or use a node with more memory"
+        )
+        raise UnavailableError(msg, code="too-little-memory")

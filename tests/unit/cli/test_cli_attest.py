@@ -1,0 +1,108 @@
+"""`privacy attest`: what it prints, and its exit codes."""
+
+import json
+
+import pytest
+
+from privacy.cli import run
+from privacy.tee.parse import REGISTERS, Measurements
+from privacy.tee.simulator import SimulatedTdxAttester
+
+ANYWAY = "--allow-unchecked-collateral"
+
+
+@pytest.fixture(scope="module")
+def quote(tmp_path_factory):
+    registers = Measurements(*(bytes([i + 1]) * 48 for i in range(len(REGISTERS))))
+    file = tmp_path_factory.mktemp("evidence") / "quote"
+    file.write_bytes(SimulatedTdxAttester().quote(bytes(64), registers))
+    return file
+
+
+def verify(capsys, *arguments):
+    code = run(["attest", "verify", *map(str, arguments), "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_verify_accepts_simulated_evidence_only_on_purpose(capsys, quote):
+    code, found = verify(capsys, quote, ANYWAY)
+    assert code == 6
+    assert found["error"]["code"] == "simulated-evidence"
+    assert [c["code"] for c in found["checks"]] == ["ok", "simulated-evidence"]
+    code, found = verify(capsys, quote, ANYWAY, "--allow-simulated")
+    assert code == 0
+    assert found["simulated"]
+    assert found["claims"][0]["measurements"]["mrtd"] == "01" * 48
+    assert all(check["ok"] for check in found["checks"])
+
+
+def test_verify_cannot_say_without_collateral(capsys, quote):
+    code, found = verify(capsys, quote, "--allow-simulated")
+    assert code == 7
+    assert found["error"]["code"] == "collateral-missing"
+
+
+def test_verify_reads_hex_and_base64_too(capsys, quote, tmp_path):
+    import base64
+
+    raw = quote.read_bytes()
+    for text in (raw.hex(), "0x" + raw.hex() + "\n", base64.b64encode(raw).decode()):
+        file = tmp_path / "text"
+        file.write_text(text)
+        assert verify(capsys, file, ANYWAY, "--allow-simulated")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "error"),
+    [
+        (["--at", "2060-01-01T00:00:00Z"], 6, "certificate-expired"),
+        (["--at", "2025-01-01T00:00:00"], 2, "bad-time"),
+        (["--at", "yesterday"], 2, "bad-time"),
+        (["--collateral", "/nowhere"], 4, "no-such-file"),
+        (["--collateral", __file__], 2, "unknown-collateral"),
+    ],
+)
+def test_verify_fails_with_a_code(capsys, quote, arguments, exit_code, error):
+    code, found = verify(capsys, quote, "--allow-simulated", *arguments)
+    assert (code, found["error"]["code"]) == (exit_code, error)
+
+
+def test_verify_prints_the_checks_also_when_one_fails(capsys, quote):
+    assert run(["attest", "verify", str(quote)]) == 6
+    printed = capsys.readouterr()
+    assert "FAIL" in printed.out
+    assert "simulated-evidence" in printed.err
+
+
+def test_verify_says_simulated_on_the_screen(capsys, quote):
+    options = [ANYWAY, "--allow-simulated"]
+    assert run(["attest", "verify", str(quote), *options]) == 0
+    assert "SIMULATED" in capsys.readouterr().out
+
+
+def test_show_prints_fields(capsys, quote):
+    assert run(["attest", "show", str(quote)]) == 0
+    assert "report.rtmr0" in capsys.readouterr().out
+    assert run(["attest", "show", str(quote), "--json"]) == 0
+    (piece,) = json.loads(capsys.readouterr().out)
+    assert piece["report"]["rtmr3"] == "05" * 48
+
+
+def test_show_of_no_evidence_and_no_file_fails(capsys, tmp_path):
+    (tmp_path / "x").write_bytes(b"no evidence")
+    assert run(["attest", "show", str(tmp_path / "x"), "--json"]) == 2
+    assert run(["attest", "show", str(tmp_path / "y"), "--json"]) == 4
+
+
+def test_verify_takes_a_policy_file_that_says_all(capsys, quote, tmp_path):
+    policy = tmp_path / "policy.toml"
+    text = "allow_unchecked_collateral = true\n"
+    text += f'report_data = "{"00" * 64}"\n[measurements.tdx-v4]\nmrtd = "MRTD"\n'
+    arguments = [quote, "--allow-simulated", "--policy", policy]
+    policy.write_text(text.replace("MRTD", "01" * 48))
+    assert verify(capsys, *arguments)[0] == 0
+    code, found = verify(capsys, *arguments, ANYWAY)
+    assert (code, found["error"]["code"]) == (2, "usage")
+    policy.write_text(text.replace("MRTD", "02" * 48))
+    code, found = verify(capsys, *arguments)
+    assert (code, found["error"]["code"]) == (6, "measurement-mismatch")
