@@ -87,9 +87,7 @@ def issue(
         .not_valid_after(valid[1])
     )
     if not bare:
-        names = ("digital_signature", "key_cert_sign", "crl_sign")
-        names += ("content_commitment", "key_encipherment", "data_encipherment")
-        names += ("key_agreement", "encipher_only", "decipher_only")
+        names = ["digital_signature", "key_cert_sign", "crl_sign", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"]
         usage = dict.fromkeys(names, False)
         usage["key_cert_sign" if ca else "digital_signature"] = True
         builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)

@@ -1,4 +1,4 @@
-"""Simulated AMD, AWS and NVIDIA: each check passes on truth and fails on its own lie."""
+"""Simulated AMD, AWS and NVIDIA: each check passes on truth, fails on its lie."""
 
 import random
 from datetime import timedelta
