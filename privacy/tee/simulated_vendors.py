@@ -32,6 +32,18 @@ _FROM = datetime(2024, 1, 1, tzinfo=UTC)
 _TCB = {"3.1": 10, "3.2": 0, "3.3": 23, "3.8": 84}
 _TCB_BYTES = bytes([10, 0, 0, 0, 0, 0, 23, 84])
 
+_USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
@@ -87,8 +99,7 @@ def issue(
         .not_valid_after(valid[1])
     )
     if not bare:
-        names = ["digital_signature", "key_cert_sign", "crl_sign", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"]
-        usage = dict.fromkeys(names, False)
+        usage = dict.fromkeys(_USAGES, False)
         usage["key_cert_sign" if ca else "digital_signature"] = True
         builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)
         builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
