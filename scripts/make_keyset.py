@@ -14,10 +14,13 @@ from concrete import fhe  # noqa: TID253 - it compiles
 
 from privacy.encoding import Json
 from privacy.fhe.keysets import FORMAT, TREES
+from privacy.fhe.options import DEFAULT_P_ERROR, FAST_P_ERROR
 
-P_ERROR = 2.0**-40
 TABLE_BITS = 4
-SUM_BITS = dict(zip(TREES, (6, 8), strict=True))
+SUM_BITS = dict(zip(TREES, (6, 8, 6), strict=True))
+P_ERROR = dict(
+    zip(TREES, (DEFAULT_P_ERROR, DEFAULT_P_ERROR, FAST_P_ERROR), strict=True)
+)
 LOOK_UPS, TERMS = 64, 4
 
 
@@ -33,7 +36,7 @@ def make(name: str) -> Json:
         return fhe.hint(np.sum(tables[index]), bit_width=SUM_BITS[name])
 
     configuration = fhe.Configuration(
-        p_error=P_ERROR,
+        p_error=P_ERROR[name],
         compress_evaluation_keys=True,
         compress_input_ciphertexts=True,
         dump_artifacts_on_unexpected_failures=False,
@@ -44,7 +47,7 @@ def make(name: str) -> Json:
     return {
         "format": FORMAT,
         "name": name,
-        "p_error": P_ERROR,
+        "p_error": P_ERROR[name],
         "keyset": program["keyset"],
     }
 

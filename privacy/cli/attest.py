@@ -10,10 +10,11 @@ import typer
 from privacy.cli.app import AsJson, command
 from privacy.cli.output import out, print_json, safe, table
 from privacy.errors import FormatError, NotFoundError, PrivacyError
-from privacy.tee.attest import Relaxations, Verdict, attest, show
+from privacy.tee.attest import Verdict, attest, show
 from privacy.tee.checks import Check, Checklist
 from privacy.tee.collateral import FileCollateral
 from privacy.tee.detect import MAX_BYTES
+from privacy.tee.policy import EvidencePolicy, Relaxations, parse_policy
 from privacy.tee.trust import hardware_trust_store, simulated_trust_store
 
 Evidence = Annotated[
@@ -28,6 +29,9 @@ def verify(
     collateral: Annotated[
         list[Path] | None,
         typer.Option(help="Certificates, CRLs, TCB info: file or folder; repeatable."),
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="What it must show, TOML: reference values.")
     ] = None,
     at: Annotated[
         str | None, typer.Option(help="When it must hold, RFC 3339; now by default.")
@@ -63,10 +67,13 @@ def verify(
             collateral=FileCollateral(tuple(collateral or ())).collateral(),
             now=datetime.now(UTC) if at is None else _time(at),
             checks=checks,
-            relaxations=Relaxations(
-                allow_debug=allow_debug,
-                allow_unchecked_collateral=allow_unchecked_collateral,
-                allow_tcb_statuses=tuple(allow_tcb_status or ()),
+            policy=_policy(
+                policy,
+                Relaxations(
+                    allow_debug=allow_debug,
+                    allow_unchecked_collateral=allow_unchecked_collateral,
+                    allow_tcb_statuses=tuple(allow_tcb_status or ()),
+                ),
             ),
         )
     except PrivacyError as exc:
@@ -134,6 +141,17 @@ def _read(path: Path) -> bytes:
         raise NotFoundError(f"there is no file {path}", code="no-such-file")
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)
+
+
+def _policy(
+    path: Path | None, relaxations: Relaxations
+) -> EvidencePolicy | Relaxations:
+    if path is None:
+        return relaxations
+    if relaxations != Relaxations():
+        msg = "with --policy, say in the policy file what is allowed"
+        raise FormatError(msg, code="usage")
+    return parse_policy(_read(path))
 
 
 def _time(text: str) -> datetime:

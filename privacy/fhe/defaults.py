@@ -54,6 +54,7 @@ def _trees(subject: Subject, progress: Progress) -> Compiled:
             p_error=subject.options.p_error,
             splits=subject.options.splits,
             task=subject.request.task,
+            device=subject.options.device,
         )
 
 

@@ -27,8 +27,10 @@ from privacy.publishing import accuracy
 from privacy.trees import Ensemble, Node
 
 BINS = (16, 32, 64, 128)
-SUM_BITS = (4, 5, 6, 7, 8)
-"""How many come at what cost depends on the look-ups."""
+SUM_BITS = (5, 6, 7, 8)
+"""How many come at what cost depends on the look-ups. Fewer lose over a point where
+many trees are summed, though calibration rows do not show it."""
+_ONE_TREE_BITS = (4, *SUM_BITS)
 TABLE_BITS = (4, 5, 6)
 """Each costs more than twice the one before, and saves less."""
 MAX_LOOK_UPS = 8192
@@ -129,7 +131,8 @@ def choose(
             break
     lost, edges, bins = min(binned, key=lambda b: b[0])
 
-    drafts = [make(edges, bins, bits) for bits in SUM_BITS]
+    widths = SUM_BITS if len(ensemble.trees) > 1 else _ONE_TREE_BITS
+    drafts = [make(edges, bins, width) for width in widths]
     bits = thermometer(calibration, edges)
     for i, draft in enumerate(drafts):
         rounded = loss(raw_outputs(draft.sums(bits), draft.output))

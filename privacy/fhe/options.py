@@ -16,6 +16,7 @@ _CHOICES = {
     "tune": ("", *GOALS),
     "circuit": ("auto", "fhe-native", "concrete-ml"),
     "splits": ("hidden", "revealed"),
+    "device": ("cpu", "cuda", "auto"),
 }
 
 
@@ -31,6 +32,8 @@ class Options:
         splits: What clients of an fhe-native circuit learn of the trees: `hidden`,
             nothing but quantiles of the calibration rows; `revealed`, every threshold
             they use, for smaller inputs and no loss to binning.
+        device: `cpu`; `cuda`, for tree ensembles with a build of Concrete that has it;
+            or `auto`, the second where it can be had.
         n_bits: Bits for Concrete-ML's linear models and trees, instead of the built-in
             list; 0 for the list.
         tune: Search for the fastest circuit that loses little: `speed`, `balanced` or
@@ -46,6 +49,7 @@ class Options:
     p_error: float = DEFAULT_P_ERROR
     circuit: str = "auto"
     splits: str = "hidden"
+    device: str = "cpu"
     n_bits: int = 0
     tune: str = ""
     max_loss: float = -1.0

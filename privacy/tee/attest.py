@@ -24,9 +24,10 @@ from privacy.tee.detect import Item, detect
 from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
 from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
 from privacy.tee.parse import Quote, SgxReport, TdReport, parse_quote
+from privacy.tee.policy import EvidencePolicy, Relaxations, tcb_line
 from privacy.tee.revocation import check_revocation
 from privacy.tee.snp import parse_snp_report, verify_snp_report
-from privacy.tee.tcb import REVOKED, STATUSES, UP_TO_DATE, tcb_status
+from privacy.tee.tcb import tcb_status
 from privacy.tee.trust import TrustStore
 from privacy.tee.verify import verify_quote
 
@@ -36,29 +37,6 @@ NO_REFERENCE = (
     "measurements were compared with nothing: the evidence is genuine, but what runs "
     "there is for you to compare"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Relaxations:
-    """What a relying party accepts on purpose; nothing by default.
-
-    Attributes:
-        allow_debug: An environment its host can look into.
-        allow_unchecked_collateral: Firmware and revocation of unknown status.
-        allow_tcb_statuses: Names of Intel's beyond `UpToDate`, except `Revoked`.
-    """
-
-    allow_debug: bool = False
-    allow_unchecked_collateral: bool = False
-    allow_tcb_statuses: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Refuse names that no platform may have."""
-        for name in self.allow_tcb_statuses:
-            if name not in STATUSES or name == REVOKED:
-                allowed = ", ".join(s for s in STATUSES if s != REVOKED)
-                msg = f"{name!r} is no TCB status to allow, expected one of {allowed}"
-                raise FormatError(msg, code="bad-policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +74,7 @@ def attest(
     collateral: Collateral,
     now: datetime,
     checks: Checklist,
-    relaxations: Relaxations = Relaxations(),
+    policy: EvidencePolicy | Relaxations,
 ) -> Verdict:
     """Return the verdict on a file of evidence of any format.
 
@@ -106,7 +84,8 @@ def attest(
         collateral: All there is; what does not fit is ignored.
         now: When everything must be valid, with a time zone.
         checks: Gets a line for every check, also when one fails.
-        relaxations: What to accept on purpose.
+        policy: What the evidence must show; without reference values only what to
+            accept on purpose, and the verdict says so.
 
     Raises:
         FormatError: Malformed, or of no known format.
@@ -121,8 +100,8 @@ def attest(
         _verify(item, parsed, trust_store, collateral, now, checks)
         for item, parsed in items
     )
-    caveats = _appraise(claims, checks, relaxations)
-    return Verdict(claims, tuple(checks.lines), (*caveats, NO_REFERENCE), now)
+    caveats = _appraise(claims, checks, policy, now)
+    return Verdict(claims, tuple(checks.lines), tuple(caveats), now)
 
 
 def show(raw: bytes) -> list[Json]:
@@ -261,10 +240,17 @@ def _revocation_of_snp(
 
 
 def _appraise(
-    claims: tuple[Claims, ...], checks: Checklist, relaxations: Relaxations
+    claims: tuple[Claims, ...],
+    checks: Checklist,
+    policy: EvidencePolicy | Relaxations,
+    now: datetime,
 ) -> list[str]:
     """Add the lines of the appraisal, return caveats; all failures are reported."""
-    lines = [line for c in claims for line in _appraisal(c, relaxations)]
+    if isinstance(policy, EvidencePolicy):
+        relaxations, wanted = policy.relaxations, policy.check(claims, now=now)
+    else:
+        relaxations, wanted = policy, []
+    lines = [line for c in claims for line in _appraisal(c, relaxations)] + wanted
     checks.lines += lines
     failed = [line for line in lines if not line.ok]
     false = [line for line in failed if line.code != "collateral-missing"]
@@ -277,7 +263,10 @@ def _appraise(
             "accept that with allow_unchecked_collateral"
         )
         raise CannotVerifyError(msg, code="collateral-missing")
-    return [f"not checked: {' and '.join(c.unchecked)}" for c in claims if c.unchecked]
+    caveats = [
+        f"not checked: {' and '.join(c.unchecked)}" for c in claims if c.unchecked
+    ]
+    return caveats if wanted else [*caveats, NO_REFERENCE]
 
 
 def _appraisal(claims: Claims, relaxations: Relaxations) -> list[Check]:
@@ -293,24 +282,16 @@ def _appraisal(claims: Claims, relaxations: Relaxations) -> list[Check]:
             )
         )
     if claims.tcb_status:
-        good = (UP_TO_DATE, *relaxations.allow_tcb_statuses)
-        lines.append(
-            Check(
-                name="tcb-status",
-                found=" ".join((claims.tcb_status, *claims.advisories)),
-                expected=" or ".join(good),
-                ok=claims.tcb_status in good,
-                code="ok" if claims.tcb_status == UP_TO_DATE else "tcb-status",
-            )
-        )
+        allowed = relaxations.allow_tcb_statuses
+        lines.append(tcb_line(claims.tcb_status, claims.advisories, allowed))
     unchecked = " and ".join(claims.unchecked)
-    allowed = relaxations.allow_unchecked_collateral
+    anything = relaxations.allow_unchecked_collateral
     lines.append(
         Check(
             name="collateral",
             found=f"unknown {unchecked}" if unchecked else "all looked up",
-            expected="anything" if allowed else "all looked up",
-            ok=not unchecked or allowed,
+            expected="anything" if anything else "all looked up",
+            ok=not unchecked or anything,
             code="collateral-missing" if unchecked else "ok",
         )
     )

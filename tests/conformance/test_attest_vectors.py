@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from privacy.errors import FormatError, PrivacyError
-from privacy.tee.attest import Relaxations, attest, show
+from privacy.tee.attest import attest, show
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import Collateral, FileCollateral
 from privacy.tee.detect import detect
+from privacy.tee.policy import Relaxations
 from privacy.tee.trust import hardware_trust_store, simulated_trust_store
 
 SUMMER = "2025-06-20T00:00:00Z"
@@ -139,7 +140,7 @@ def verdict(vectors, file, beside, at, *, unchecked=True, store=None):
         collateral=FileCollateral(paths).collateral(),
         now=datetime.fromisoformat(at),
         checks=checks,
-        relaxations=Relaxations(allow_unchecked_collateral=unchecked),
+        policy=Relaxations(allow_unchecked_collateral=unchecked),
     )
 
 
@@ -216,9 +217,7 @@ def test_a_changed_byte_never_passes(vectors, file, beside, at, name):
                 collateral=collateral or Collateral(),
                 now=now,
                 checks=Checklist(),
-                relaxations=Relaxations(
-                    allow_debug=True, allow_unchecked_collateral=True
-                ),
+                policy=Relaxations(allow_debug=True, allow_unchecked_collateral=True),
             )
 
 

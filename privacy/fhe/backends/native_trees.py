@@ -21,6 +21,7 @@ from concrete.fhe.compilation.module_compiler import FunctionDef, ModuleCompiler
 
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
+from privacy.fhe.backends.device import uses_gpu
 from privacy.fhe.binning import owners
 from privacy.fhe.compiled import Compiled, circuit_members
 from privacy.fhe.draft import Draft, choose, ranks
@@ -43,6 +44,7 @@ def compile_trees(
     p_error: float,
     splits: str,
     task: str,
+    device: str = "cpu",
     drafts: Sequence[Draft] = (),
 ) -> Compiled:
     """Compile a trained ensemble.
@@ -53,9 +55,11 @@ def compile_trees(
         p_error: Chance that one table look-up errs.
         splits: `hidden` or `revealed`; see `privacy.fhe.options.Options`.
         task: See `privacy.bundle.Manifest`.
+        device: See `privacy.fhe.backends.device.uses_gpu`.
         drafts: Instead of those that `choose` gives.
 
     Raises:
+        UnavailableError: There is no such device.
         BackendError: It cannot be expressed.
         FormatError: Likewise.
     """
@@ -64,7 +68,14 @@ def compile_trees(
         msg = f"{type(estimator).__name__} is no ensemble of trees that we read"
         raise BackendError(msg, code="fhe-not-trees")
     drafts = drafts or choose(ensemble, calibration, splits=splits, task=task)
-    draft, made, circuit, keyset = _finest(drafts, p_error)
+    configuration = fhe.Configuration(
+        p_error=p_error,
+        use_gpu=uses_gpu(device),
+        compress_evaluation_keys=True,
+        compress_input_ciphertexts=True,
+        dump_artifacts_on_unexpected_failures=False,
+    )
+    draft, made, circuit, keyset = _finest(drafts, configuration)
     bits, used = sum(len(e.edges) for e in draft.edges), _used(made)
     members = circuit_members(circuit, rows=_batches(made))
     members["program"] = _widened(members["engine_program"], bits)
@@ -83,6 +94,7 @@ def compile_trees(
         exact=True,
         details={
             "keyset": keyset,
+            "device": "cuda" if configuration.use_gpu else "cpu",
             "splits": splits,
             "bins": draft.bins,
             "input_bits": bits,
@@ -95,7 +107,7 @@ def compile_trees(
 
 
 def _finest(
-    drafts: Sequence[Draft], p_error: float
+    drafts: Sequence[Draft], configuration: fhe.Configuration
 ) -> tuple[Draft, Plan, fhe.Module, str]:
     """Compile the first draft, or the widest sums that cost little more than its.
 
@@ -105,7 +117,7 @@ def _finest(
     found: tuple[Draft, Plan, fhe.Module, str] | None = None
     for draft in drafts:
         made = draft.plan()
-        module, keyset = _compiled(made, draft.edges, p_error)
+        module, keyset = _compiled(made, draft.edges, configuration)
         if found and (keyset != found[3] or module.complexity > limit):
             break
         limit = min(limit, _LITTLE_MORE * module.complexity)
@@ -116,21 +128,22 @@ def _finest(
 
 
 def _compiled(
-    made: Plan, edges: Sequence[Edges], p_error: float
+    made: Plan, edges: Sequence[Edges], configuration: fhe.Configuration
 ) -> tuple[fhe.Module, str]:
     """Compile a plan in the first key set that ships and will do; return its name.
 
     Where no parameters in the key set will do, Concrete chooses others without a word.
     """
     for spec in map(shipped, TREES):
-        if p_error != spec.p_error:
+        if configuration.p_error != spec.p_error:
             continue
         program = {"keyset": spec.keyset, "circuits": []}
         info = ProgramInfo.deserialize(json.dumps(program).encode()).get_keyset_info()
-        module = _module(made, edges, p_error, info.get_restriction())
+        restricted = configuration.fork(keyset_restriction=info.get_restriction())
+        module = _module(made, edges, restricted)
         if json.loads(module.client.specs.serialize())["keyset"] == spec.keyset:
             return module, spec.name
-    return _module(made, edges, p_error, None), "own"
+    return _module(made, edges, configuration), "own"
 
 
 def _outputs(draft: Draft, integers: Ints) -> Floats:
@@ -185,7 +198,7 @@ class _Apart:
 
 
 def _module(
-    made: Plan, edges: Sequence[Edges], p_error: float, restriction: Any
+    made: Plan, edges: Sequence[Edges], configuration: fhe.Configuration
 ) -> fhe.Module:
     """Return a compiled circuit for each number of rows, all on one key set."""
     functions = {rows: _function(made, rows) for rows in _batches(made)}
@@ -194,13 +207,6 @@ def _module(
         f.name: [np.concatenate([s] * rows) for s in samples]
         for rows, f in functions.items()
     }
-    configuration = fhe.Configuration(
-        p_error=p_error,
-        compress_evaluation_keys=True,
-        compress_input_ciphertexts=True,
-        dump_artifacts_on_unexpected_failures=False,
-        keyset_restriction=restriction,
-    )
     compiler = ModuleCompiler(list(functions.values()), _Apart())
     return compiler.compile(inputs, configuration)
 

@@ -13,9 +13,9 @@ from privacy.encoding import Json, canonical_json, parse_object, sha256_hex
 from privacy.errors import FormatError
 
 FORMAT = "privacy-compute/fhe-keyset/1"
-TREES = ("trees-1", "trees-2")
+TREES = ("trees-1", "trees-2", "trees-fast-1")
 """For tree ensembles at an error of 2**-40 a look-up: keys of 25 MB; and of 50 MB, each
-look-up half as dear again, for sums of many bits."""
+look-up half as dear again, for sums of many bits. The last is for `--fast`."""
 
 
 @dataclass(frozen=True, slots=True)

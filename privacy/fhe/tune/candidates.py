@@ -65,6 +65,8 @@ def kinds(subject: Subject) -> tuple[Kind, ...]:
         return (quantized,)
     if name in {"KNeighborsClassifier", "KNeighborsRegressor"}:
         return (neighbours,)
+    if subject.options.device == "cuda":
+        return (trees,)
     native = dense if subject.estimator is None else trees
     if subject.options.circuit == "fhe-native":
         return (native,)
@@ -143,6 +145,7 @@ def _compile_trees(
             p_error=subject.options.p_error,
             splits=subject.options.splits,
             task=subject.request.task,
+            device=subject.options.device,
             drafts=(draft,),
         )
 

@@ -92,3 +92,17 @@ def test_show_of_no_evidence_and_no_file_fails(capsys, tmp_path):
     (tmp_path / "x").write_bytes(b"no evidence")
     assert run(["attest", "show", str(tmp_path / "x"), "--json"]) == 2
     assert run(["attest", "show", str(tmp_path / "y"), "--json"]) == 4
+
+
+def test_verify_takes_a_policy_file_that_says_all(capsys, quote, tmp_path):
+    policy = tmp_path / "policy.toml"
+    text = "allow_unchecked_collateral = true\n"
+    text += f'report_data = "{"00" * 64}"\n[measurements.tdx-v4]\nmrtd = "MRTD"\n'
+    arguments = [quote, "--allow-simulated", "--policy", policy]
+    policy.write_text(text.replace("MRTD", "01" * 48))
+    assert verify(capsys, *arguments)[0] == 0
+    code, found = verify(capsys, *arguments, ANYWAY)
+    assert (code, found["error"]["code"]) == (2, "usage")
+    policy.write_text(text.replace("MRTD", "02" * 48))
+    code, found = verify(capsys, *arguments)
+    assert (code, found["error"]["code"]) == (6, "measurement-mismatch")

@@ -8,10 +8,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from lying_attester import LyingTdxAttester
 
 from privacy.errors import FormatError, PrivacyError
-from privacy.tee.attest import Relaxations, attest
+from privacy.tee.attest import attest
 from privacy.tee.chain import load_certificate
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import Collateral, SignedJson, parse_collateral
+from privacy.tee.policy import Relaxations
 from privacy.tee.simulated_collateral import (
     Defects,
     make_signer,
@@ -40,7 +41,7 @@ def check(platform, now, defects=None, collateral=None, **options):
         collateral=given,
         now=now,
         checks=Checklist(),
-        relaxations=Relaxations(**options),
+        policy=Relaxations(**options),
     )
 
 

@@ -1,0 +1,153 @@
+"""The policy file: strict to read, and every requirement can refuse."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from privacy.errors import AppraisalError, FormatError
+from privacy.tee.attest import NO_REFERENCE, attest
+from privacy.tee.checks import Checklist
+from privacy.tee.claims import Claims
+from privacy.tee.policy import parse_policy
+from privacy.tee.simulated_collateral import Defects, simulated_collateral
+from privacy.tee.simulator import SimulatedTdxAttester
+from privacy.tee.trust import simulated_trust_store
+
+DATA = bytes(range(64)).hex()
+MRTD = "01" * 48
+GOOD = f"""
+report_data = "{DATA.upper()}"
+[measurements.tdx-v4]
+mrtd = "{MRTD}"
+rtmr0 = ["{"00" * 48}", "{"02" * 48}"]
+[minimum_svns.tdx-v4]
+tee_tcb_svn0 = 6
+"""
+
+
+@pytest.fixture(scope="module")
+def run(measurements, report_data):
+    attester = SimulatedTdxAttester()
+    raw = attester.quote(report_data, measurements)
+
+    def run(policy, now, checks=None, **tcb_info):
+        defects = Defects(tcb_info=tcb_info)
+        return attest(
+            raw,
+            trust_store=simulated_trust_store(),
+            collateral=simulated_collateral(attester.ca, now=now, defects=defects),
+            now=now,
+            checks=checks or Checklist(),
+            policy=parse_policy(policy.encode()),
+        )
+
+    return run
+
+
+def test_evidence_that_shows_what_the_policy_asks_for_is_accepted(run, now):
+    verdict = run(GOOD, now)
+    assert NO_REFERENCE not in verdict.caveats
+    names = {check.name for check in verdict.checks}
+    assert {"mrtd", "rtmr0", "svn tee_tcb_svn0", "report-data", "format"} <= names
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code"),
+    [
+        (MRTD, "03" * 48, "measurement-mismatch"),
+        ("02" * 48, "03" * 48, "measurement-mismatch"),
+        ("mrtd =", "pcr0 =", "measurement-mismatch"),
+        (DATA.upper(), "00" * 64, "report-data-mismatch"),
+        ("= 6", "= 7", "svn-too-low"),
+        ("tee_tcb_svn0", "snp", "svn-too-low"),
+        ("tdx-v4", "tdx-v5", "format-refused"),
+        ("report_data", 'products = ["Milan"]\nreport_data', "product-refused"),
+        ("report_data", 'hardware_ids = ["0a"]\nreport_data', "hardware-id-refused"),
+        ("report_data", "require_gpu = true\nreport_data", "gpu-missing"),
+    ],
+)
+def test_every_requirement_can_refuse(run, now, old, new, code):
+    with pytest.raises(AppraisalError) as caught:
+        run(GOOD.replace(old, new), now)
+    assert caught.value.code == code
+
+
+def test_all_failures_are_reported(run, now):
+    checks = Checklist()
+    bad = GOOD.replace(MRTD, "03" * 48).replace("= 6", "= 7")
+    with pytest.raises(AppraisalError):
+        run(bad, now, checks)
+    codes = [check.code for check in checks.lines if not check.ok]
+    assert codes == ["measurement-mismatch", "svn-too-low"]
+
+
+def test_advisories_are_allowed_by_name(run, now):
+    from privacy.tee.simulated_collateral import tcb_info
+
+    levels = [{**tcb_info()["tcbLevels"][0], "advisoryIDs": ["INTEL-SA-1"]}]
+    with pytest.raises(AppraisalError) as caught:
+        run(GOOD, now, tcbLevels=levels)
+    assert caught.value.code == "advisory-refused"
+    run('allow_advisories = ["INTEL-SA-1"]\n' + GOOD, now, tcbLevels=levels)
+
+
+def test_age_and_nonce_are_compared_where_the_format_has_them(now):
+    text = """
+        allow_any_report_data = true
+        nonce = "AB"
+        max_age_s = 60
+        [measurements.nitro]
+        pcr0 = "00"
+    """
+    policy = parse_policy(text.encode())
+    claims = Claims(
+        format="nitro",
+        vendor="aws",
+        simulated=True,
+        debug=False,
+        measurements={"pcr0": "00"},
+        nonce="ab",
+        made_at=now - timedelta(seconds=60),
+    )
+
+    def failures(**changes):
+        lines = policy.check([replace(claims, **changes)], now=now)
+        return [line.code for line in lines if not line.ok]
+
+    assert failures() == []
+    assert failures(nonce="ac") == ["nonce-mismatch"]
+    assert failures(nonce="") == ["nonce-mismatch"]
+    assert failures(made_at=now - timedelta(seconds=61)) == ["evidence-too-old"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("report_data = 'aa'", id="no measurements"),
+        pytest.param("report_data = 'aa'\n[measurements]", id="no format"),
+        pytest.param("report_data = 'aa'\n[measurements.nitro]", id="no register"),
+        pytest.param("[measurements.nitro]\npcr0 = 'aa'", id="no report data"),
+        pytest.param(
+            "report_data = 'a'\n[measurements.nitro]\npcr0 = 'aa'", id="data not hex"
+        ),
+        pytest.param(GOOD + "\n[more]", id="unknown table"),
+        pytest.param("alow_debug = true\n" + GOOD, id="unknown name"),
+        pytest.param("allow_debug = 1\n" + GOOD, id="another type"),
+        pytest.param("max_age_s = true\n" + GOOD, id="true as number"),
+        pytest.param("products = []\n" + GOOD, id="empty list"),
+        pytest.param("products = [1]\n" + GOOD, id="list of numbers"),
+        pytest.param("allow_tcb_statuses = ['Revoked']\n" + GOOD, id="revoked"),
+        pytest.param("allow_any_report_data = true\n" + GOOD, id="contradiction"),
+        pytest.param(GOOD.replace(MRTD, "xx"), id="measurement not hex"),
+        pytest.param(GOOD.replace(f'"{MRTD}"', "7"), id="measurement a number"),
+        pytest.param(GOOD.replace(f'"{MRTD}"', "[]"), id="no reference value"),
+        pytest.param(GOOD.replace("= 6", "= '6'"), id="svn a text"),
+        pytest.param(GOOD.replace("svns.tdx-v4", "svns.nitro"), id="svn of others"),
+        pytest.param("=", id="not TOML"),
+    ],
+)
+def test_a_policy_with_anything_odd_in_it_is_refused(text):
+    with pytest.raises(FormatError):
+        parse_policy(text.encode())
