@@ -234,3 +234,15 @@ def test_every_truncation_is_malformed(honest):
     for size in range(0, len(raw), 7):
         with pytest.raises(FormatError):
             show(raw[:size])
+
+
+def test_certificates_with_keys_nobody_knows_are_refused_like_others(amd, gpu, now):
+    curve = bytes.fromhex("06052b81040022")  # P-384, in a certificate's key
+    unknown = bytes.fromhex("06052b81040034")
+    odd = amd.leaf.der.replace(curve, unknown)
+    assert odd != amd.leaf.der
+    found = refused(amd.report(DATA), amd, now, [odd])
+    assert found == "certificate-signature"
+    chain = (gpu.leaf.der, gpu.ca.der.replace(curve, unknown), gpu.root.der)
+    raw = gpu.report(NONCE, DIGESTS)
+    assert refused(raw, gpu, now, chain) == "certificate-signature"
