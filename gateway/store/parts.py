@@ -119,7 +119,11 @@ class Parts:
         """Remove what nobody went on with for so long; return how many."""
         horizon, removed = time.time() - older_than_s, 0
         for path in self._folder.glob("*.part"):
-            if path.stat().st_mtime < horizon:
+            try:
+                is_old = path.stat().st_mtime < horizon
+            except FileNotFoundError:
+                continue  # somebody goes on with it just now
+            if is_old:
                 path.unlink(missing_ok=True)
                 removed += 1
         return removed

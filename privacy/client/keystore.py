@@ -112,10 +112,13 @@ class KeyStore:
         Raises:
             NotFoundError: There is none of that id.
             FormatError: Its file is damaged.
-            AuthError: The passphrase is missing or wrong.
+            AuthError: The passphrase is missing or wrong, or the key is not protected
+                though others are, and plaintext keys are not allowed.
         """
         path = self._path(key_id)
         header = self._header(key_id)
+        if not header.is_protected:
+            self._check_not_planted(key_id)
         with _asking_again(self.unlock):
             phrase = self.unlock.passphrase() if header.is_protected else None
             return unseal(path.read_bytes(), passphrase=phrase, what=path.name)
@@ -251,6 +254,19 @@ class KeyStore:
             what = f"key {key_id}, which is here already"
             content_key_of(header, phrase, what=what)
         return phrase, b64url_decode(header.lock["salt"], what="salt")
+
+    def _check_not_planted(self, key_id: str) -> None:
+        """Refuse an unprotected key among protected ones.
+
+        Whoever can write to the disk but has no passphrase could put one there that
+        they know, and read all that is encrypted under it.
+        """
+        if not self.unlock.allow_plaintext and any(k.is_protected for k in self.all()):
+            msg = (
+                f"key {key_id} is not protected, though others here are: if you did "
+                "not make it so, delete it; else use it with --allow-plaintext-keys"
+            )
+            raise AuthError(msg, code="key-not-protected")
 
     def _header(self, key_id: str) -> Header:
         path = self._check_id(key_id)

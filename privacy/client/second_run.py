@@ -12,6 +12,7 @@ which a share s is asked again, with probability 1 - (1 - f s)**n, unless both n
 alike. Two nodes of one operator can.
 """
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -75,8 +76,9 @@ class SecondRuns:
                 f"{MAX_RUNS}, and a share above 0 up to 1"
             )
             raise FormatError(msg, code="usage")
-        if not self.tolerance >= 0:
-            raise FormatError("the tolerance is below 0", code="usage")
+        if not 0 <= self.tolerance < math.inf:
+            msg = f"a tolerance of {self.tolerance:g}: expected a number from 0"
+            raise FormatError(msg, code="usage")
 
 
 def infer_compared(
@@ -93,8 +95,11 @@ def infer_compared(
         asker = wanted.askers[turn % len(wanted.askers)]
         picked = [i for i in range(len(rows)) if _random.random() < wanted.share]
         if not picked:
-            detail = f"none of {len(rows)} rows was drawn (share {wanted.share:g})"
-            first = _with(first, Check("second-run-skipped", detail))
+            caveat = (
+                f"second run {turn + 1} compared nothing: none of {len(rows)} rows was "
+                f"drawn (share {wanted.share:g})"
+            )
+            first = replace(first, caveats=(*first.caveats, caveat))
             continue
         also = Meter()
         pinned = f"{first.model}@{first.model_sha256}"

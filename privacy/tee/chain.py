@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.utils import CryptographyDeprecationWarning
@@ -21,6 +21,7 @@ from privacy.errors import FormatError, VerificationError
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 _UNDERSTOOD = {x509.BasicConstraints.oid, x509.KeyUsage.oid}
 _AMD_KEY_BITS = 4096
+_UNUSABLE = (ValueError, TypeError, UnsupportedAlgorithm)  # what odd keys raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,10 @@ def load_certificate(der: bytes, name: str) -> x509.Certificate:
 
 def public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     """Return the key of a leaf that `verify_chain` let through."""
-    key = certificate.public_key()
+    try:
+        key = certificate.public_key()
+    except _UNUSABLE:
+        key = None
     if not isinstance(key, ec.EllipticCurvePublicKey):
         msg = "the key of the leaf is not an elliptic one"
         raise VerificationError(msg, code="certificate-malformed")
@@ -118,7 +122,7 @@ def _check_issued(
     try:
         child.verify_directly_issued_by(issuer)
         algorithm = child.signature_hash_algorithm
-    except (ValueError, TypeError, InvalidSignature, x509.InvalidVersion) as exc:
+    except (*_UNUSABLE, InvalidSignature, x509.InvalidVersion) as exc:
         msg = f"the {name} was not signed by its issuer"
         raise VerificationError(msg, code="certificate-signature") from exc
     if not isinstance(algorithm, rules.digest):
@@ -181,7 +185,7 @@ def _check_key(
 ) -> None:
     try:
         key = certificate.public_key()
-    except (ValueError, TypeError) as exc:
+    except _UNUSABLE as exc:
         msg = f"the key of the {name} is not usable"
         raise VerificationError(msg, code="certificate-malformed") from exc
     if rules.rsa and not is_leaf:

@@ -364,7 +364,8 @@ def _parse_chain(pem: bytes) -> tuple[tuple[bytes, ...], bytes]:
             base64.b64decode(b.replace(b"\n", b""), validate=True) for b in blocks
         )
     except (binascii.Error, ValueError) as exc:
-        raise FormatError("a certificate in the quote is not base64") from exc
+        msg = "a certificate in the quote is not base64"
+        raise FormatError(msg, code="not-canonical") from exc
     body = b"".join(map(_to_pem, certificates))[:-1]
     if len(certificates) != _CHAIN_LENGTH or not pem.startswith(body):
         msg = (

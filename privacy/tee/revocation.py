@@ -12,6 +12,7 @@ from datetime import datetime
 from itertools import pairwise
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 from privacy.errors import VerificationError
 
@@ -49,12 +50,13 @@ def check_revocation(
 def _counts(
     crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime
 ) -> bool:
-    if crl.issuer != issuer.subject or crl.next_update_utc is None:
-        return False
-    if not crl.last_update_utc <= now <= crl.next_update_utc:
-        return False
     try:
+        end = crl.next_update_utc
+        if end is None or not crl.last_update_utc <= now <= end:
+            return False
+        if crl.issuer != issuer.subject:
+            return False
         narrowed = any(extension.critical for extension in crl.extensions)
         return not narrowed and crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         return False

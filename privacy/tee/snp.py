@@ -240,9 +240,10 @@ def _choose(
     found = []
     for raw in certificates:
         leaf = load_certificate(raw, "certificate")
+        issuer = _issuer(leaf)
         for product in trust_store.amd:
             ca = product.ask if report.signing_key == VCEK else product.asvk
-            if leaf.issuer == load_certificate(ca, _RULES.names[1]).subject:
+            if issuer == load_certificate(ca, _RULES.names[1]).subject:
                 found.append((_signs(report, leaf), raw, product))
     if not found:
         kind = {VCEK: "VCEK", VLEK: "VLEK"}.get(report.signing_key, "key that exists")
@@ -253,6 +254,13 @@ def _choose(
         raise CannotVerifyError(msg, code="certificate-missing")
     _, raw, product = max(found, key=lambda f: f[0])
     return raw, product
+
+
+def _issuer(certificate: x509.Certificate) -> x509.Name | None:
+    try:
+        return certificate.issuer
+    except ValueError:  # nothing in it is checked yet
+        return None
 
 
 def _signs(report: SnpReport, leaf: x509.Certificate) -> bool:

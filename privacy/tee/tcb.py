@@ -5,7 +5,8 @@
     2. The quoting enclave is the one of the QE identity.
     3. The TDX module is one of the TCB info's.
     4. The first TCB level that the platform reaches says its status; the module's and
-       the quoting enclave's levels can only worsen it.
+       the quoting enclave's levels can only worsen it. TD reports 1.5 name the TCB at
+       launch and the current one: the worse status counts.
 
 What was not given is not an error here: `tcb_status` returns None.
 
@@ -13,7 +14,7 @@ Source: Intel PCS API v4, "TCB info" and "enclave identity", with their algorith
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -27,7 +28,7 @@ from privacy.errors import CannotVerifyError, FormatError, VerificationError
 from privacy.tee.chain import Rules, load_certificate, public_key, verify_chain
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import Collateral, SignedJson
-from privacy.tee.parse import Quote, SgxReport, TdReport
+from privacy.tee.parse import Quote, SgxReport, TdReport, TdReport15
 from privacy.tee.pck import COMPONENTS, Platform, platform_of
 from privacy.tee.revocation import check_revocation
 from privacy.tee.signature import check_raw_signature
@@ -59,7 +60,7 @@ class TcbStatus:
     Attributes:
         status: One of `STATUSES`.
         advisories: Names of the security advisories that apply, sorted.
-        tcb_date: Of the level reached, RFC 3339.
+        tcb_date: Of the oldest level reached, RFC 3339.
         evaluation_number: Of the TCB info; newer ones are higher.
         signer_checked: Current CRLs speak for the key that signed all this.
     """
@@ -123,18 +124,29 @@ def _tcb_status(
         identity = _newest(identities, signer, now=now, version=2)
     with checks.step("qe-level", "the quoting enclave is the one Intel describes"):
         qe_level = _qe_level(quote.qe_report, identity)
-    levels = [qe_level]
+    levels, statuses = [qe_level], []
     with checks.step("tcb-level", "the platform reaches a level that Intel lists"):
-        if isinstance(quote.report, TdReport):
-            levels += _module_levels(quote.report, info)
-        own = _platform_level(quote.report, platform, info)
+        for report in _moments(quote.report):
+            others = [qe_level]
+            if isinstance(report, TdReport):
+                others += _module_levels(report, info)
+            own = _platform_level(report, platform, info)
+            statuses.append(_converge(own.status, [x.status for x in others]))
+            levels += [own, *others]
     return TcbStatus(
-        status=_converge(own.status, [level.status for level in levels]),
-        advisories=tuple(sorted({a for x in (own, *levels) for a in x.advisories})),
-        tcb_date=own.tcb_date,
+        status=max(statuses, key=STATUSES.index),
+        advisories=tuple(sorted({a for level in levels for a in level.advisories})),
+        tcb_date=min(level.tcb_date for level in levels),
         evaluation_number=int(info["tcbEvaluationDataNumber"]),
         signer_checked=signer_checked,
     )
+
+
+def _moments(report: TdReport | SgxReport) -> list[TdReport | SgxReport]:
+    """Return the report as of the guest's launch and, in version 1.5, as of now."""
+    if isinstance(report, TdReport15):
+        return [report, replace(report, tee_tcb_svn=report.tee_tcb_svn2)]
+    return [report]
 
 
 def _parsed(statements: Iterable[SignedJson]) -> list[tuple[SignedJson, Json]]:

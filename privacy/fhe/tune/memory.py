@@ -39,11 +39,12 @@ class Memory:
         if self._path is None or not self._path.is_file():
             return None
         try:
-            return parse_canonical(
+            report = parse_canonical(
                 self._path.read_bytes(), what="a tuner's result", limit=_LIMIT
             )
         except FormatError:  # torn or edited: search again
             return None
+        return report if isinstance(report.get("chosen"), str) else None
 
     def keep(self, report: Json) -> None:
         """Keep the report of a search."""

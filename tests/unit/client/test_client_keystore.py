@@ -77,6 +77,21 @@ def test_unprotected_keys_need_to_be_allowed_and_say_so(home):
     assert KeyStore(home, Unlock()).load(key.key_id) == SECRET
 
 
+def test_an_unprotected_key_planted_among_protected_ones_is_not_used(store, tmp_path):
+    mine = store.add(SET, SECRET)
+    attacker = KeyStore(Home(tmp_path / "attacker"), Unlock(allow_plaintext=True))
+    planted = attacker.add(SET, b"known to the attacker")
+    file = attacker.root / f"{planted.key_id}.sealed"
+    (store.root / file.name).write_bytes(file.read_bytes())
+    assert store.current(SET).key_id == planted.key_id
+    with pytest.raises(AuthError) as refusal:
+        store.load(planted.key_id)
+    assert refusal.value.code == "key-not-protected"
+    assert store.load(mine.key_id) == SECRET
+    allowing = KeyStore(store._home, Unlock(PHRASE, allow_plaintext=True))
+    assert allowing.load(planted.key_id) == b"known to the attacker"
+
+
 def test_a_passphrase_wins_over_allowing_none(home):
     assert (
         KeyStore(home, Unlock(PHRASE, allow_plaintext=True))

@@ -10,17 +10,20 @@ import torch
 
 from privacy.encoding import canonical_json
 from privacy.errors import BackendError
+from privacy.fhe import publish
 from privacy.fhe.caveats import p_error_caveats
 from privacy.fhe.compiled import Compiled
+from privacy.fhe.draft import SUM_BITS
 from privacy.fhe.options import FAST_P_ERROR, Options, parse_options
 from privacy.fhe.publish import _near
 from privacy.fhe.quantizers import Quantizer, SumSteps
 from privacy.fhe.source import Source
 from privacy.fhe.tune import search, with_chosen
-from privacy.fhe.tune.candidates import Candidate
+from privacy.fhe.tune.candidates import Candidate, Subject
 from privacy.fhe.tune.memory import Memory
 from privacy.fhe.yardstick import Yardstick
 from privacy.publish.trees import tree_module
+from privacy.publishing import PartResult
 from privacy.trees import ensemble_of
 from tests.support.dense_nets import trained_net
 
@@ -35,6 +38,7 @@ def compiled(complexity, **changes):
         n_bits={},
         folder=Path(),
         program="",
+        engine_program="",
         functions=(("run", 1),),
         source=Source(mlir="", options={}),
         features=1,
@@ -123,10 +127,33 @@ def test_only_where_look_ups_err_by_choice_may_a_row_differ():
     made = compiled(1)
     values = np.arange(10)[:, None]
     differs = values + (values == 3)
-    assert _near(made, values, values, 2.0**-40)
-    assert not _near(made, values, differs, 2.0**-40)
-    assert _near(made, values, differs, FAST_P_ERROR)
-    assert not _near(made, values, values + 1, FAST_P_ERROR)
+    assert _near(made, values, values, values, 2.0**-40)
+    assert not _near(made, values, values, differs, 2.0**-40)
+    assert _near(made, values, values, differs, FAST_P_ERROR)
+    assert not _near(made, values, values, values + 1, FAST_P_ERROR)
+
+
+def test_where_nobody_says_how_far_rounding_misses_answers_must_still_be_close():
+    made = compiled(1, exact=False)
+    values = np.arange(60)[:, None]
+    few = values[:3]
+    assert _near(made, values, values, few + 5, 2.0**-40)
+    for wrong in (few + 40, np.array([[51], [7], [33]]), np.full((3, 1), 1 << 12)):
+        assert not _near(made, values, values, wrong, 2.0**-40)
+
+
+def test_what_the_tuner_remembers_but_fails_now_is_searched_again(
+    tmp_path, monkeypatch, tuned
+):
+    request = replace(tuned[0].request, cache=tmp_path)
+    rows = np.load(request.calibration)
+    subject = Subject(request, None, rows, Options(tune="speed"))
+    memory = Memory(request, subject.options)
+    found = PartResult(available=True, params={})
+    monkeypatch.setattr(publish, "_searched", lambda *_: found)
+    for remembered in ({"chosen": "no such candidate"}, {"chosen": 7}, {}):
+        memory.keep(remembered)
+        assert publish._tuned(subject, silent) is found
 
 
 def test_a_larger_chance_of_error_is_a_caveat_and_the_default_is_none():
@@ -233,7 +260,7 @@ def test_trees_are_tuned_over_bins_and_sums(forest, publisher, tmp_path):
     options = {"tune": "balanced", "splits": "revealed", "engine_rows": 2}
     params = tuned_by(publisher, forest.request, tmp_path, module, **options)
     report = params["tuned"]
-    assert report["candidates"] == 3
+    assert report["candidates"] == len(SUM_BITS)
     assert report["within"]
     assert report["chosen"].startswith("fhe-native, exact bins")
     assert params["circuit"] == "fhe-native"

@@ -309,6 +309,15 @@ def test_what_nobody_goes_on_with_is_swept(parts: Parts):
     assert parts.offset(OWNER) == 0
 
 
+def test_an_upload_that_vanishes_meanwhile_does_not_stop_the_sweep(parts: Parts):
+    break_off(parts, CONTENT[:4000])
+    (old,) = files(parts)
+    os.utime(old, (0, 0))
+    (parts._folder / "gone.part").symlink_to("renamed meanwhile")
+    assert parts.sweep() == 1
+    assert parts.offset(OWNER) == 0
+
+
 def test_the_bytes_under_way_of_one_tenant_are_counted(parts: Parts):
     break_off(parts, CONTENT[:4000])
     assert parts.bytes_of("a") == 4000
