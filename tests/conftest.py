@@ -1,6 +1,7 @@
 """What every test may use."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def _passphrase():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PRIVACY_PASSPHRASE", "passphrase of the tests")
         yield
+
+
+@pytest.fixture(autouse=True)
+def _broken_pipes_are_ignored():
+    """As Python starts; Concrete-ML, run in this process, brings an aborting handler."""
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
 @pytest.fixture

@@ -6,6 +6,8 @@ names of its own, `pkg_resources` (twice the time) and an exit handler that ends
 process with status 0, whatever status it was to have, once anything was encrypted.
 """
 
+import ctypes
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from mlir._mlir_libs._concretelang import _compiler as native
 
 from privacy.errors import BackendError
 from privacy.fhe.backend import Ints
+
+_SIG_IGN = 1
 
 
 class Backend:
@@ -100,7 +104,17 @@ class ConcreteCircuit:
         """Return a function's encrypted result."""
         value = native.TransportValue.deserialize(ciphertext)
         (result,) = self._circuits[function].call([value], evaluation_keys)
+        _ignore_broken_pipes()
         return bytes(result.serialize())
+
+
+def _ignore_broken_pipes() -> None:
+    """Undo what running a circuit does to SIGPIPE: a lost connection ended the process.
+
+    Concrete's runtime installs a handler that aborts; Python's `signal.signal` could
+    undo that in the main thread only.
+    """
+    ctypes.CDLL(None).signal(signal.SIGPIPE, ctypes.c_void_p(_SIG_IGN))
 
 
 def _program_info(program: str) -> Any:

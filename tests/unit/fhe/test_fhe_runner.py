@@ -1,6 +1,7 @@
 """The node's side, on the real engine; hostile bytes run in a child process."""
 
 import random
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_a_job_gives_the_clear_models_probabilities(tree, tree_keys, runner, key
     assert outputs.argmax(1).tolist() == tree.clear[:3].argmax(1).tolist()
     assert seen == [{"stage": "run", "done": i, "total": 3} for i in (1, 2, 3)]
     assert (result.evidence, result.evidence_kind) == (b"", "")
+
+
+def test_a_process_that_ran_a_circuit_survives_a_broken_connection(
+    worker, tree, keys_file, blob, tmp_path
+):
+    given = tmp_path / "input"
+    given.write_bytes(blob)
+    request = {
+        "bundle": str(tree.bundle.root),
+        "input": str(given),
+        "keys": str(keys_file),
+        "output": str(tmp_path / "output"),
+    }
+    mask = worker.call(request)["ignored_signals"]
+    assert mask >> (signal.SIGPIPE - 1) & 1
 
 
 def test_a_linear_model_needs_no_keys_but_takes_them(linear, linear_keys, tmp_path):
