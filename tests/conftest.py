@@ -28,7 +28,7 @@ def _passphrase():
 
 @pytest.fixture(autouse=True)
 def _broken_pipes_are_ignored():
-    """As Python starts; Concrete-ML, run in this process, brings an aborting handler."""
+    """As Python starts; Concrete-ML, run here, brings a handler that aborts."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
 
 
