@@ -14,6 +14,7 @@ from privacy.fhe.tune.candidates import (
     Kind,
     Subject,
     clear_outputs,
+    compile_ensemble,
     dense,
     kinds,
     readable,
@@ -45,17 +46,7 @@ def _dense(subject: Subject, progress: Progress) -> Compiled:
 def _trees(subject: Subject, progress: Progress) -> Compiled:
     """Return an ensemble of trees as a circuit of our own."""
     progress({"stage": "compile", "attempt": "fhe-native"})
-    from privacy.fhe.backends.native_trees import compile_trees
-
-    with readable("as an fhe-native circuit"):
-        return compile_trees(
-            subject.estimator,
-            subject.calibration,
-            p_error=subject.options.p_error,
-            splits=subject.options.splits,
-            task=subject.request.task,
-            device=subject.options.device,
-        )
+    return compile_ensemble(subject)
 
 
 def _first(kind: Kind, subject: Subject, progress: Progress) -> Compiled:

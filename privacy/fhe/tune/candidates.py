@@ -135,9 +135,19 @@ def _fit_trees(ensemble: Ensemble, bins: int, sum_bits: int, rows: Floats) -> Ou
 def _compile_trees(
     subject: Subject, ensemble: Ensemble, bins: int, sum_bits: int
 ) -> Compiled:
+    draft = draft_at(ensemble, subject.calibration, bins=bins, sum_bits=sum_bits)
+    return compile_ensemble(subject, drafts=(draft,))
+
+
+def compile_ensemble(subject: Subject, **more: Any) -> Compiled:
+    """Return an ensemble of trees as a circuit of our own.
+
+    Args:
+        subject: The model, its calibration rows and the publisher's options.
+        more: Further arguments of `compile_trees`, such as `drafts`.
+    """
     from privacy.fhe.backends.native_trees import compile_trees
 
-    draft = draft_at(ensemble, subject.calibration, bins=bins, sum_bits=sum_bits)
     with readable("as an fhe-native circuit"):
         return compile_trees(
             subject.estimator,
@@ -146,7 +156,7 @@ def _compile_trees(
             splits=subject.options.splits,
             task=subject.request.task,
             device=subject.options.device,
-            drafts=(draft,),
+            **more,
         )
 
 
