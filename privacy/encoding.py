@@ -20,6 +20,9 @@ Json = dict[str, Any]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAGIC = b"PCF1"
 _CHUNK = 1 << 20
+_MAX_DEPTH = 100
+_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def canonical_json(value: object) -> bytes:
@@ -46,9 +49,12 @@ def parse_json(raw: bytes, *, what: str, limit: int = 1 << 26) -> Any:
     if len(raw) > limit:
         msg = f"{what} has {len(raw)} bytes, at most {limit} are allowed"
         raise FormatError(msg, code="too-large")
+    if _too_deep(raw):
+        msg = f"{what} is not valid JSON, or is nested more than {_MAX_DEPTH} deep"
+        raise FormatError(msg, code="not-json")
     try:
         return json.loads(
-            raw,
+            raw.decode(),
             parse_constant=_no_constant,
             parse_float=_finite,
             object_pairs_hook=_unique_names,
@@ -56,6 +62,20 @@ def parse_json(raw: bytes, *, what: str, limit: int = 1 << 26) -> Any:
     except (ValueError, RecursionError) as exc:
         msg = f"{what} is not valid JSON: {exc}"
         raise FormatError(msg, code="not-json") from exc
+
+
+def _too_deep(raw: bytes) -> bool:
+    """Whether lists and objects are nested too deeply, or do not close.
+
+    Python's parser recurses on the C stack as far as `sys.setrecursionlimit` allows,
+    which libraries raise to where the process crashes (py_ecc: 100,000).
+    """
+    if raw.count(b"[") + raw.count(b"{") <= _MAX_DEPTH:
+        return False
+    brackets = _JSON_STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
+    for _ in range(_MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    return bool(brackets)
 
 
 def parse_object(raw: bytes, *, what: str, limit: int = 1 << 26) -> Json:

@@ -1,6 +1,7 @@
 """The account that pays: its key lies encrypted in a keystore file (version 3)."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def create_keystore(path: Path, password: str, *, key: bytes | None = None) -> s
         ConflictError: The file exists; a key is never overwritten.
         FormatError: The password is empty, or the key is none.
     """
-    account_type = _eth_account()
+    account_type = eth_account()
     if path.exists():
         msg = f"{path} exists: choose another name, a key is never overwritten"
         raise ConflictError(msg, code="keystore-exists")
@@ -55,7 +56,7 @@ def open_keystore(path: Path, password: str) -> Signer:
         FormatError: There is no such file, or it is none.
         AuthError: The password is wrong.
     """
-    account_type = _eth_account()
+    account_type = eth_account()
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as exc:
@@ -70,9 +71,20 @@ def open_keystore(path: Path, password: str) -> Signer:
     return Signer(account_type.from_key(key))
 
 
-def _eth_account() -> Any:
+def eth_account() -> Any:
+    """Return eth-account's `Account`, the recursion limit left as it was.
+
+    One of its dependencies (py_ecc) raises the limit of the whole process so far that
+    deeply nested input crashes it instead of raising `RecursionError`.
+
+    Raises:
+        UnavailableError: eth-account is not installed.
+    """
+    limit = sys.getrecursionlimit()
     try:
         from eth_account import Account
     except ImportError as exc:
         raise chain_missing() from exc
+    finally:
+        sys.setrecursionlimit(limit)
     return Account

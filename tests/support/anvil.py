@@ -3,9 +3,7 @@
 import subprocess
 from typing import Any, Self
 
-from eth_account import Account
-
-from privacy.chain.account import Signer
+from privacy.chain.account import Signer, eth_account
 from privacy.chain.rpc import Rpc
 from privacy.chain.sender import Prices, Sender
 from privacy.errors import UnavailableError
@@ -47,7 +45,7 @@ class Anvil:
             return False
 
     def account(self, number: int, *, ether: int = 1000) -> Signer:
-        signer = Signer(Account.from_key(number.to_bytes(32, "big")))
+        signer = Signer(eth_account().from_key(number.to_bytes(32, "big")))
         self.rpc.ask("anvil_setBalance", signer.address, hex(ether * ETHER))
         return signer
 

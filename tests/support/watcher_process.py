@@ -5,11 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-from eth_account import Account
-
 from gateway.chain.watcher import Terms, Watcher
 from privacy.bundle import open_bundle
-from privacy.chain.account import Signer
+from privacy.chain.account import Signer, eth_account
 from privacy.chain.config import read_config
 from privacy.chain.rpc import Rpc
 from privacy.chain.sender import Prices, Sender
@@ -20,7 +18,7 @@ from tests.support.chain_site import ProvenJobs
 def main(job: dict[str, str]) -> None:
     config = read_config(Path(job["chain"]))
     rpc = Rpc(config.rpc)
-    signer = Signer(Account.from_key(int(job["key"]).to_bytes(32, "big")))
+    signer = Signer(eth_account().from_key(int(job["key"]).to_bytes(32, "big")))
     prices = Prices(patience_s=3.0)
     watcher = Watcher(
         config,

@@ -1,5 +1,7 @@
 import contextlib
+import json
 import math
+import sys
 
 import pytest
 from hypothesis import given
@@ -52,11 +54,32 @@ def test_a_refusal_of_canonical_json_does_not_quote_the_value():
         b'{"a":1,"a":2}',
         b"\xff",
         b"[" * 100_000,
+        b"[" * 101 + b"]" * 101,
+        b'{"a":' * 101 + b"1" + b"}" * 101,
+        "[1]".encode("utf-16"),
     ],
 )
 def test_parse_json_refuses_what_is_not_strict(raw):
     with pytest.raises(FormatError):
         parse_json(raw, what="it")
+
+
+def test_nesting_is_bounded_whatever_a_library_makes_the_recursion_limit():
+    """Raised so far (py_ecc does), this input crashed the whole process."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        with pytest.raises(FormatError, match="deep"):
+            parse_json(b"[" * 100_000 + b"]" * 100_000, what="it")
+    finally:
+        sys.setrecursionlimit(limit)
+
+
+@pytest.mark.parametrize(
+    "value", [["[" * 300, '\\"' + "]" * 300], [[1]] * 1000, [{"a": [[]]}] * 200]
+)
+def test_brackets_in_strings_and_side_by_side_are_no_depth(value):
+    assert parse_json(json.dumps(value).encode(), what="it") == value
 
 
 def test_parse_json_refuses_more_bytes_than_its_limit():

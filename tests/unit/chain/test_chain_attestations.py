@@ -1,13 +1,13 @@
 """AttestationVerifier: an enclave's signature, and how it joins or replaces a proof."""
 
 import pytest
-from eth_account import Account
 
+from privacy.chain.account import eth_account
 from privacy.zkml.field import MODULUS
 from tests.unit.chain.conftest import FEE, ZERO
 
-KEY = Account.from_key(b"\x11" * 32)
-OTHER = Account.from_key(b"\x22" * 32)
+KEY = eth_account().from_key(b"\x11" * 32)
+OTHER = eth_account().from_key(b"\x22" * 32)
 ATTESTATION, BOTH = 1, 2
 
 

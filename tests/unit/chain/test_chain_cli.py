@@ -3,6 +3,8 @@
 import json
 import shutil
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -178,3 +180,12 @@ def test_a_chains_file_that_was_changed_is_refused(site, cli, evidence, tmp_path
     path.write_text(good.replace("31337", "5"))
     told = cli("verify", *arguments, site.bundle.root, uses=["--chain"], exit_code=7)
     assert told["code"] == "wrong-chain"
+
+
+def test_loading_the_account_library_leaves_the_recursion_limit():
+    code = (
+        "import sys; from privacy.chain.account import eth_account; eth_account();"
+        "print('py_ecc' in sys.modules, sys.getrecursionlimit())"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert said.stdout.split() == [b"True", b"1000"]
