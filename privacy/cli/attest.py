@@ -1,19 +1,25 @@
 """Commands about evidence of any vendor: attest verify, attest show."""
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from privacy.cli.app import AsJson, command
+from privacy.cli.app import AsJson, HomeDir, command
+from privacy.cli.attest_results import (
+    print_checks,
+    refuse,
+    verifier_key,
+    write_result,
+)
 from privacy.cli.output import out, print_json, safe, table
 from privacy.errors import FormatError, NotFoundError, PrivacyError
 from privacy.tee.attest import Verdict, attest, show
-from privacy.tee.checks import Check, Checklist
+from privacy.tee.checks import Checklist
 from privacy.tee.collateral import FileCollateral
 from privacy.tee.detect import MAX_BYTES
+from privacy.tee.ear import sign_result
 from privacy.tee.policy import EvidencePolicy, Relaxations, parse_policy
 from privacy.tee.trust import hardware_trust_store, simulated_trust_store
 
@@ -53,11 +59,25 @@ def verify(
         list[str] | None,
         typer.Option(help="Accept this TCB status beside UpToDate; repeatable."),
     ] = None,
+    ear: Annotated[
+        str,
+        typer.Option(help="Write the result as a signed token; - for standard output."),
+    ] = "",
+    ear_nonce: Annotated[
+        str, typer.Option(help="Of the relying party, for the token: 8 to 88 signs.")
+    ] = "",
+    home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Check evidence offline, line by line: exit 6 refused, 7 cannot say."""
     raw = _read(file)
     checks = Checklist()
+    relaxations = Relaxations(
+        allow_debug=allow_debug,
+        allow_unchecked_collateral=allow_unchecked_collateral,
+        allow_tcb_statuses=tuple(allow_tcb_status or ()),
+    )
+    wanted = _policy(policy, relaxations)
     try:
         verdict = attest(
             raw,
@@ -67,22 +87,15 @@ def verify(
             collateral=FileCollateral(tuple(collateral or ())).collateral(),
             now=datetime.now(UTC) if at is None else _time(at),
             checks=checks,
-            policy=_policy(
-                policy,
-                Relaxations(
-                    allow_debug=allow_debug,
-                    allow_unchecked_collateral=allow_unchecked_collateral,
-                    allow_tcb_statuses=tuple(allow_tcb_status or ()),
-                ),
-            ),
+            policy=wanted,
         )
     except PrivacyError as exc:
-        if not as_json:
-            _print_checks(checks.lines)
-            raise
-        error = {"code": exc.code, "message": exc.message, "exit_code": exc.exit_code}
-        print_json({"error": error, "checks": [asdict(c) for c in checks.lines]})
-        raise typer.Exit(exc.exit_code) from exc
+        refuse(exc, checks, as_json=as_json)
+    if ear:
+        key = verifier_key(home)
+        write_result(sign_result(verdict, wanted, key, nonce=ear_nonce), ear)
+    if ear == "-":
+        return
     if as_json:
         print_json(verdict.as_dict())
     else:
@@ -111,14 +124,6 @@ def _rows(prefix: str, value: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _print_checks(checks: list[Check]) -> None:
-    rows = [
-        [c.name, "pass" if c.ok else "FAIL", c.found, c.expected, c.code]
-        for c in checks
-    ]
-    table("checks", ["check", "result", "found", "expected", "code"], rows)
-
-
 def _print_verdict(verdict: Verdict) -> None:
     for claims in verdict.claims:
         origin = "SIMULATED, proves nothing" if claims.simulated else "hardware"
@@ -130,7 +135,7 @@ def _print_verdict(verdict: Verdict) -> None:
         ]
         rows += [[name, value] for name, value in claims.measurements.items()]
         table(claims.format, ["claim", "value"], rows)
-    _print_checks(list(verdict.checks))
+    print_checks(list(verdict.checks))
     for caveat in verdict.caveats:
         out.print(f"[bold yellow]caveat[/] {safe(caveat)}", soft_wrap=True)
     out.print("[bold green]accepted[/]")
