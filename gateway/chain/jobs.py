@@ -1,11 +1,12 @@
-"""The jobs that prove answers, at a gateway."""
+"""The jobs that make answers, at a gateway."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from privacy.chain.config import ServedModel
 from privacy.client.drive import SyncDriver
 from privacy.client.wire import Call, Flow, Reply, post_json
-from privacy.encoding import Json, sha256_hex
+from privacy.encoding import Json, b64url, sha256_hex
 from privacy.errors import JobFailedError
 from privacy.modes import Mode
 
@@ -13,13 +14,14 @@ _LIMIT = 1 << 28
 
 
 class Jobs(Protocol):
-    """Where a watcher has answers proven."""
+    """Where a watcher has answers made."""
 
     def ask(
-        self, served: ServedModel, blob: bytes, *, key: str, options: Json
+        self, served: ServedModel, blob: bytes, *, mode: Mode, key: str, options: Json
     ) -> tuple[str, bytes | None]:
-        """Return a job and its evidence, or None while it runs.
+        """Return a job and what it is about, or None while it runs.
 
+        That is the evidence of a job in mode zkml, and the output of one in mode tee.
         Asking again with the same key is asking about the same job.
 
         Raises:
@@ -31,6 +33,10 @@ class Jobs(Protocol):
         """Return a finished job's signed receipt."""
         ...
 
+    def attest(self, served: ServedModel, nonce: bytes) -> bytes:
+        """Return fresh evidence of the model's enclave."""
+        ...
+
 
 class GatewayJobs:
     """Jobs at a gateway, over its HTTP API."""
@@ -40,18 +46,27 @@ class GatewayJobs:
         self._driver = SyncDriver(url, api_key)
 
     def ask(
-        self, served: ServedModel, blob: bytes, *, key: str, options: Json
+        self, served: ServedModel, blob: bytes, *, mode: Mode, key: str, options: Json
     ) -> tuple[str, bytes | None]:
         """See `Jobs.ask`."""
-        return self._driver.run(_ask(served, blob, key, options))
+        return self._driver.run(_ask(served, blob, mode, key, options))
 
     def receipt(self, job: str) -> bytes:
         """See `Jobs.receipt`."""
         return self._driver.run(_body(f"/v1/jobs/{job}/receipt"))
 
+    def attest(self, served: ServedModel, nonce: bytes) -> bytes:
+        """See `Jobs.attest`."""
+        params = {
+            "model": served.model,
+            "version": served.version,
+            "nonce": b64url(nonce),
+        }
+        return self._driver.run(_body("/v1/attestations", params))
+
 
 def _ask(
-    served: ServedModel, blob: bytes, key: str, options: Json
+    served: ServedModel, blob: bytes, mode: Mode, key: str, options: Json
 ) -> Flow[tuple[str, bytes | None]]:
     digest = sha256_hex(blob)
     yield Call("PUT", f"/v1/blobs/{digest}", body=blob)
@@ -59,7 +74,7 @@ def _ask(
         "model": served.model,
         "version": served.version,
         "model_sha256": served.model_sha256,
-        "mode": Mode.ZKML.value,
+        "mode": mode.value,
         "input": digest,
         "options": options,
     }
@@ -71,10 +86,11 @@ def _ask(
         raise JobFailedError(f"job {name} has {status}: {problem.get('detail', '')}")
     if status != "succeeded":
         return name, None
-    evidence = yield from _body(f"/v1/jobs/{name}/evidence")
-    return name, evidence
+    part = "evidence" if mode == Mode.ZKML else "result"
+    found = yield from _body(f"/v1/jobs/{name}/{part}")
+    return name, found
 
 
-def _body(path: str) -> Flow[bytes]:
-    reply: Reply = yield Call("GET", path, limit=_LIMIT)
+def _body(path: str, params: Mapping[str, str] | None = None) -> Flow[bytes]:
+    reply: Reply = yield Call("GET", path, params=params or {}, limit=_LIMIT)
     return reply.body
