@@ -1,8 +1,8 @@
 """Has a request answered: by a proof, by an enclave, or by both about one answer.
 
-The input comes from the watcher's folder, handed over before, or from the chain where
-the model shows it. An enclave is given it sealed: by who asked, so that this node never
-sees it, or here, after the enclave's evidence was verified.
+The input was handed over, in the watcher's folder or at the gateway, or comes from the
+chain where the model shows it. An enclave is given it sealed: by who asked, so that
+this node never sees it, or here, after the enclave's evidence was verified.
 """
 
 import secrets
@@ -72,7 +72,7 @@ class Answers:
         served = self._config.models[request["modelId"].hex()]
         bundle = self._bundles(served)
         question = self._question(known.id, request)
-        given = self._given(bundle, request, question, block)
+        given = self._given(served, bundle, request, question, block)
         proof, wants = Proof((), b""), request["evidence"]
         if wants != ATTESTATION:
             made = self._prove(known, served, bundle, question, given)
@@ -106,7 +106,12 @@ class Answers:
         )
 
     def _given(
-        self, bundle: Bundle, request: Json, question: Question, block: int
+        self,
+        served: ServedModel,
+        bundle: Bundle,
+        request: Json,
+        question: Question,
+        block: int,
     ) -> Input | None:
         """Return the input in the clear, if this node was given it."""
         if request["publicInput"]:
@@ -117,10 +122,19 @@ class Answers:
             if found.commitment != question.commitment:
                 raise BackendError("the chain's node gave another request's input")
             return found
-        path = input_path(self._folder, question.commitment)
-        if not path.is_file():
+        raw = self._handed_over(served, question.commitment, sealed=False)
+        if raw is None:
             return None
-        return check_input(bundle, path.read_bytes(), question.commitment)
+        return check_input(bundle, raw, question.commitment)
+
+    def _handed_over(
+        self, served: ServedModel, commitment: bytes, *, sealed: bool
+    ) -> bytes | None:
+        """Return an input from the watcher's folder, or from the gateway."""
+        path = input_path(self._folder, commitment, sealed=sealed)
+        if path.is_file():
+            return path.read_bytes()
+        return self._jobs.find_input(served, commitment, sealed=sealed)
 
     def _prove(
         self,
@@ -156,9 +170,9 @@ class Answers:
         given: Input | None,
     ) -> bytes:
         """Return the sealed input: the requester's, or ours, one an attempt."""
-        theirs = input_path(self._folder, question.commitment, sealed=True)
-        if theirs.is_file():
-            return theirs.read_bytes()
+        theirs = self._handed_over(served, question.commitment, sealed=True)
+        if theirs is not None:
+            return theirs
         if given is None:
             raise _missing()
         name = f"{self._stem(known.id)}-{known.attempts}"

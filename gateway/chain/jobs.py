@@ -1,6 +1,7 @@
 """The jobs that make answers, at a gateway."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 from privacy.chain.config import ServedModel
@@ -11,6 +12,7 @@ from privacy.errors import JobFailedError
 from privacy.modes import Mode
 
 _LIMIT = 1 << 28
+_OK = 200
 
 
 class Jobs(Protocol):
@@ -35,6 +37,12 @@ class Jobs(Protocol):
 
     def attest(self, served: ServedModel, nonce: bytes) -> bytes:
         """Return fresh evidence of the model's enclave."""
+        ...
+
+    def find_input(
+        self, served: ServedModel, commitment: bytes, *, sealed: bool
+    ) -> bytes | None:
+        """Return an input that was handed over at the gateway, if it was."""
         ...
 
 
@@ -64,6 +72,24 @@ class GatewayJobs:
         }
         return self._driver.run(_body("/v1/attestations", params))
 
+    def find_input(
+        self, served: ServedModel, commitment: bytes, *, sealed: bool
+    ) -> bytes | None:
+        """See `Jobs.find_input`."""
+        call = input_call("GET", served, commitment, sealed=sealed)
+        return self._driver.run(_found(call))
+
+    def hand_over(
+        self, served: ServedModel, commitment: bytes, body: bytes, *, sealed: bool
+    ) -> None:
+        """Hand an input over at the gateway, as who asks.
+
+        Raises:
+            VerificationError: It is not the input of that commitment.
+        """
+        call = input_call("PUT", served, commitment, sealed=sealed)
+        self._driver.run(_sent(replace(call, body=body)))
+
 
 def _ask(
     served: ServedModel, blob: bytes, mode: Mode, key: str, options: Json
@@ -89,6 +115,28 @@ def _ask(
     part = "evidence" if mode == Mode.ZKML else "result"
     found = yield from _body(f"/v1/jobs/{name}/{part}")
     return name, found
+
+
+def input_call(
+    method: str, served: ServedModel, commitment: bytes, *, sealed: bool
+) -> Call:
+    """Return the request about an input for a contract."""
+    params = {
+        "model": served.model,
+        "version": served.version,
+        "sealed": "true" if sealed else "false",
+    }
+    path = f"/v1/contract-inputs/{commitment.hex()}"
+    return Call(method, path, params=params)
+
+
+def _found(call: Call) -> Flow[bytes | None]:
+    reply: Reply = yield replace(call, accept=(200, 404))
+    return reply.body if reply.status == _OK else None
+
+
+def _sent(call: Call) -> Flow[None]:
+    yield call
 
 
 def _body(path: str, params: Mapping[str, str] | None = None) -> Flow[bytes]:

@@ -9,7 +9,7 @@ from typing import Any
 from privacy.bundle import Bundle
 from privacy.chain.config import ChainConfig
 from privacy.encoding import b64url_decode, finite_rows, parse_canonical
-from privacy.errors import FormatError, VerificationError
+from privacy.errors import FormatError
 from privacy.fixed_point import signed
 from privacy.modes import Mode
 from privacy.onchain import SHOWN, Terms, input_blob, terms_of
@@ -81,8 +81,7 @@ def check_input(bundle: Bundle, blob: bytes, commitment: bytes) -> Input:
     """Return the input in a blob if it is the one of a commitment.
 
     Raises:
-        FormatError: It is no input.
-        VerificationError: It is another.
+        FormatError: It is no input, or another ("wrong-input").
     """
     found = parse_input(bundle, blob)
     if found.commitment != commitment:
@@ -90,7 +89,7 @@ def check_input(bundle: Bundle, blob: bytes, commitment: bytes) -> Input:
             f"the input's commitment is {found.commitment.hex()[:16]}…, expected "
             f"{commitment.hex()[:16]}…: it is another row, or of another model"
         )
-        raise VerificationError(msg, code="wrong-input")
+        raise FormatError(msg, code="wrong-input")
     return found
 
 

@@ -61,6 +61,16 @@ ChainFile = Annotated[Path, typer.Option("--chain", help="The chain's file.")]
 Keystore = Annotated[
     Path, typer.Option(help="Key of who pays; password: $PRIVACY_CHAIN_PASSWORD.")
 ]
+HandOver = Annotated[
+    Path | None,
+    typer.Option(help="A watcher's folder for the input; else the gateway gets it."),
+]
+Wanted = Annotated[
+    str, typer.Option(help="What the answer comes with: proof, attestation, both.")
+]
+AllowSimulated = Annotated[
+    bool, typer.Option("--allow-simulated", help="Accept an enclave that is none.")
+]
 MaxFee = Annotated[
     float, typer.Option(min=0.001, help="Most that a unit of gas may cost, in gwei.")
 ]
@@ -224,20 +234,40 @@ def revoke(
         out.print(f"revoked {safe(enclave)}")
 
 
+@command("chain input")
+def input_(
+    bundle: Annotated[Path, typer.Argument(help="The model's folder.")],
+    row: Annotated[Path, typer.Option("--input", help="One row of raw features.")],
+    folder: HandOver = None,
+    chain: ChainFile = DEFAULT_CHAIN,
+    evidence: Wanted = "proof",
+    gateway: Gateway = None,
+    allow_simulated: AllowSimulated = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hand an input over, for a request that a contract makes; print its commitment."""
+    model = open_bundle(bundle, check_files=False)
+    options = OrderOptions(evidence=_wanted(evidence), allow_simulated=allow_simulated)
+    given = _read_input(model, row)
+    _hand_over(folder, model, given, read_config(chain), options, gateway)
+    commitment = given.commitment.hex()
+    if as_json:
+        elements = [str(v) for v in given.described] if given.is_public else []
+        print_json({"input_commitment": commitment, "public_input": elements})
+    else:
+        out.print(f"input {commitment}")
+
+
 @command("chain request")
 def request(
     model_id: Annotated[str, typer.Argument(help="As `chain register` printed it.")],
     bundle: Annotated[Path, typer.Option(help="The model's folder.")],
     input_: Annotated[Path, typer.Option("--input", help="One row of raw features.")],
     fee: Annotated[int, typer.Option(min=0, help="In wei.")],
-    folder: Annotated[
-        Path, typer.Option(help="The watcher's folder, where the input is put.")
-    ] = DEFAULT_FOLDER,
+    folder: HandOver = None,
     chain: ChainFile = DEFAULT_CHAIN,
     keystore: Keystore = DEFAULT_KEYSTORE,
-    evidence: Annotated[
-        str, typer.Option(help="What the answer comes with: proof, attestation, both.")
-    ] = "proof",
+    evidence: Wanted = "proof",
     gateway: Gateway = None,
     callback: Annotated[str, typer.Option(help="Contract to call.")] = "",
     callback_gas: Annotated[int, typer.Option(min=0)] = 0,
@@ -246,22 +276,18 @@ def request(
     allow_insecure_srs: Annotated[
         bool, typer.Option(help="Accept a model whose publisher could forge.")
     ] = False,
-    allow_simulated: Annotated[
-        bool, typer.Option(help="Accept an enclave that is none.")
-    ] = False,
+    allow_simulated: AllowSimulated = False,
     max_fee_gwei: MaxFee = 500.0,
     as_json: AsJson = False,
 ) -> None:
     """Ask a model on chain about one row; the input is handed over, its hash asked."""
-    if evidence not in EVIDENCE:
-        raise FormatError(f"--evidence is one of {', '.join(EVIDENCE)}", code="usage")
     asked, model = _model_id(model_id), open_bundle(bundle, check_files=False)
     options = OrderOptions(
         callback=callback,
         callback_gas=callback_gas,
         valid_s=valid_s,
         provider=provider,
-        evidence=EVIDENCE[evidence],
+        evidence=_wanted(evidence),
         allow_insecure_srs=allow_insecure_srs,
         allow_simulated=allow_simulated,
     )
@@ -473,38 +499,51 @@ def _read_input(bundle: Bundle, path: Path) -> Input:
 
 
 def _hand_over(
-    folder: Path,
+    folder: Path | None,
     bundle: Bundle,
     given: Input,
     config: ChainConfig,
     options: OrderOptions,
     gateway: str | None,
 ) -> None:
-    """Put the input where the watcher looks: in the clear to prove, else sealed."""
+    """Give the input to who answers: in the clear to prove, else sealed."""
     if given.is_public:
         return
-    if options.evidence != ATTESTATION:
-        write_atomic(input_path(folder, given.commitment), given.blob, private=True)
+    is_sealed, body = options.evidence == ATTESTATION, given.blob
+    if is_sealed:
+        nonce, evidence = _evidence(gateway, bundle)
+        body = seal_to_enclave(
+            bundle,
+            given,
+            evidence,
+            nonce=nonce,
+            config=config,
+            now=datetime.now(UTC),
+            allow_simulated=options.allow_simulated,
+        )
+    if folder is not None:
+        path = input_path(folder, given.commitment, sealed=is_sealed)
+        write_atomic(path, body, private=True)
         return
-    nonce, evidence = _evidence(gateway, bundle)
-    sealed = seal_to_enclave(
-        bundle,
-        given,
-        evidence,
-        nonce=nonce,
-        config=config,
-        now=datetime.now(UTC),
-        allow_simulated=options.allow_simulated,
-    )
-    path = input_path(folder, given.commitment, sealed=True)
-    write_atomic(path, sealed, private=True)
+    jobs = _gateway_jobs(gateway)
+    jobs.hand_over(_named(bundle), given.commitment, body, sealed=is_sealed)
 
 
 def _evidence(gateway: str | None, bundle: Bundle) -> tuple[bytes, bytes]:
     """Return a fresh nonce, and the evidence of a model's enclave for it."""
-    nonce, manifest = os.urandom(32), bundle.manifest
-    served = ServedModel(manifest.name, manifest.version, bundle.sha256, "", "")
-    return nonce, _gateway_jobs(gateway).attest(served, nonce)
+    nonce = os.urandom(32)
+    return nonce, _gateway_jobs(gateway).attest(_named(bundle), nonce)
+
+
+def _named(bundle: Bundle) -> ServedModel:
+    manifest = bundle.manifest
+    return ServedModel(manifest.name, manifest.version, bundle.sha256, "", "")
+
+
+def _wanted(evidence: str) -> int:
+    if evidence not in EVIDENCE:
+        raise FormatError(f"--evidence is one of {', '.join(EVIDENCE)}", code="usage")
+    return EVIDENCE[evidence]
 
 
 def _proof(bundle: Bundle, evidence: Path) -> Proof:

@@ -26,6 +26,7 @@ class ProvenJobs:
         self.evidence = evidence
         self.enclave = enclave
         self.asked: list[str] = []
+        self.handed_over: dict[tuple[bytes, bool], bytes] = {}
         self.failures = 0
         self.waits = 0
 
@@ -50,6 +51,11 @@ class ProvenJobs:
     def attest(self, served: ServedModel, nonce: bytes) -> bytes:
         made: bytes = self.enclave.evidence(nonce)
         return made
+
+    def find_input(
+        self, served: ServedModel, commitment: bytes, *, sealed: bool
+    ) -> bytes | None:
+        return self.handed_over.get((commitment, sealed))
 
 
 @dataclass
