@@ -22,6 +22,7 @@ from pathlib import Path
 from gateway.chain.answers import Answers, Bundles
 from gateway.chain.jobs import Jobs
 from gateway.chain.state import Known, State
+from gateway.chain.subscriptions import Subscriptions
 from privacy.bundle import Bundle
 from privacy.chain.abi import Reverted
 from privacy.chain.config import ChainConfig, ServedModel
@@ -47,11 +48,13 @@ class Terms:
         folder: Holds `inputs/` and `receipts/`.
         least_fee: In wei.
         allow_loss: Deliver also where the gas costs more than the fee.
+        trigger: Trigger the rounds of subscriptions that are due.
     """
 
     folder: Path
     least_fee: int = 0
     allow_loss: bool = False
+    trigger: bool = False
 
 
 class Watcher:
@@ -82,6 +85,14 @@ class Watcher:
             folder=terms.folder,
         )
         self._chain = f"{config.chain_id}:{self._coordinator.address.lower()}"
+        self._subscriptions = Subscriptions(
+            config,
+            rpc=rpc,
+            sender=sender,
+            least_fee=terms.least_fee,
+            allow_loss=terms.allow_loss,
+            clock=clock,
+        )
         self.state = State(terms.folder / "watcher.sqlite", self._chain)
 
     def round(self) -> int:
@@ -102,11 +113,17 @@ class Watcher:
                 raise
             return 0  # the coordinator is younger than that block
         count = 0
+        for subscription in self._due():
+            event = {"stage": "triggered", "subscription": subscription}
+            self._notify({**event, "chain": self._config.chain_id})
         for request_id in range(self.state.first_open(), end):
             known = self.state.get(request_id)
             if not known.is_final:
                 count += self._attend(known, block)
         return count
+
+    def _due(self) -> list[int]:
+        return self._subscriptions.trigger_due() if self._terms.trigger else []
 
     def _attend(self, known: Known, block: int) -> int:
         """Return 1 if the request is open, after doing what can be done now."""

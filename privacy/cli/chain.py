@@ -380,6 +380,9 @@ def watch(
     allow_loss: Annotated[
         bool, typer.Option(help="Answer also where gas costs more than the fee.")
     ] = False,
+    trigger: Annotated[
+        bool, typer.Option(help="Trigger rounds of subscriptions that are due.")
+    ] = False,
     every_s: Annotated[float, typer.Option(min=0.1)] = 4.0,
     once: Annotated[
         bool, typer.Option(help="End when no request is open any more.")
@@ -395,7 +398,9 @@ def watch(
     with ExitStack() as stack:
         stack.callback(lock.release)
         jobs = _gateway_jobs(gateway)
-        terms = Terms(folder, least_fee=least_fee, allow_loss=allow_loss)
+        terms = Terms(
+            folder, least_fee=least_fee, allow_loss=allow_loss, trigger=trigger
+        )
         watchers = []
         for file in chain or [DEFAULT_CHAIN]:
             config, node = stack.enter_context(_chain(file))
@@ -430,7 +435,8 @@ def _rounds(watchers: list[Any]) -> int:
 
 def _news(*, as_json: bool) -> Any:
     def tell(event: Json) -> None:
-        words = [f"request {event['request']} {event['stage']}"]
+        what = "request" if "request" in event else "subscription"
+        words = [f"{what} {event[what]} {event['stage']}"]
         words += [
             f"{k} {v}" for k, v in event.items() if k in {"reason", "transaction"}
         ]

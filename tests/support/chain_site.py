@@ -81,7 +81,9 @@ class Site:
         self, *, who: int = PROVIDER, rpc: Rpc | None = None, **how: Any
     ) -> Any:
         node = rpc or self.chain.rpc
-        terms = {k: how.pop(k) for k in ("least_fee", "allow_loss") if k in how}
+        terms = {
+            k: how.pop(k) for k in ("least_fee", "allow_loss", "trigger") if k in how
+        }
         folder = how.pop("folder", self.folder)
         self.now = getattr(self, "now", 0.0)
         return Watcher(
