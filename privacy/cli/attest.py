@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from privacy.cli.app import AsJson, command
+from privacy.cli.collateral import Cache, Product, Service, parse_time, vendors
 from privacy.cli.output import out, print_json, safe, table
 from privacy.errors import FormatError, NotFoundError, PrivacyError
 from privacy.tee.attest import Verdict, attest, show
@@ -30,6 +31,12 @@ def verify(
         list[Path] | None,
         typer.Option(help="Certificates, CRLs, TCB info: file or folder; repeatable."),
     ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Ask the vendors for what is not kept.")
+    ] = False,
+    cache: Cache = None,
+    service: Service = None,
+    product: Product = None,
     policy: Annotated[
         Path | None, typer.Option(help="What it must show, TOML: reference values.")
     ] = None,
@@ -55,17 +62,22 @@ def verify(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check evidence offline, line by line: exit 6 refused, 7 cannot say."""
+    """Check evidence line by line, offline by default: exit 6 refused, 7 cannot say."""
     raw = _read(file)
     checks = Checklist()
+    store = simulated_trust_store() if allow_simulated else hardware_trust_store()
+    given = FileCollateral(tuple(collateral or ())).collateral()
     try:
+        if fetch:
+            with vendors(
+                store, cache, service, product=product, quiet=as_json
+            ) as source:
+                given += source.collateral(raw)
         verdict = attest(
             raw,
-            trust_store=(
-                simulated_trust_store() if allow_simulated else hardware_trust_store()
-            ),
-            collateral=FileCollateral(tuple(collateral or ())).collateral(),
-            now=datetime.now(UTC) if at is None else _time(at),
+            trust_store=store,
+            collateral=given,
+            now=datetime.now(UTC) if at is None else parse_time(at),
             checks=checks,
             policy=_policy(
                 policy,
@@ -152,15 +164,3 @@ def _policy(
         msg = "with --policy, say in the policy file what is allowed"
         raise FormatError(msg, code="usage")
     return parse_policy(_read(path))
-
-
-def _time(text: str) -> datetime:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError as exc:
-        msg = f"{text!r} is no time, expected one like 2025-06-20T12:00:00Z"
-        raise FormatError(msg, code="bad-time") from exc
-    if when.tzinfo is None:
-        msg = f"{text!r} has no time zone: write Z behind it for UTC"
-        raise FormatError(msg, code="bad-time")
-    return when
