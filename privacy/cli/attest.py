@@ -20,12 +20,18 @@ from privacy.tee.checks import Checklist
 from privacy.tee.collateral import FileCollateral
 from privacy.tee.detect import MAX_BYTES
 from privacy.tee.ear import sign_result
+from privacy.tee.event_log import MAX_BYTES as LOG_BYTES
+from privacy.tee.event_log import Event, parse_event_log, replay
 from privacy.tee.policy import EvidencePolicy, Relaxations, parse_policy
 from privacy.tee.trust import hardware_trust_store, simulated_trust_store
 
 Evidence = Annotated[
     Path,
     typer.Argument(help="Evidence of any format: raw, hex, base64 or NVIDIA's JSON."),
+]
+EventLog = Annotated[
+    Path | None,
+    typer.Option(help="The guest's event log (CCEL), which explains its RTMRs."),
 ]
 
 
@@ -59,6 +65,7 @@ def verify(
         list[str] | None,
         typer.Option(help="Accept this TCB status beside UpToDate; repeatable."),
     ] = None,
+    event_log: EventLog = None,
     ear: Annotated[
         str,
         typer.Option(help="Write the result as a signed token; - for standard output."),
@@ -78,6 +85,7 @@ def verify(
         allow_tcb_statuses=tuple(allow_tcb_status or ()),
     )
     wanted = _policy(policy, relaxations)
+    events = _events(event_log)
     try:
         verdict = attest(
             raw,
@@ -88,6 +96,7 @@ def verify(
             now=datetime.now(UTC) if at is None else _time(at),
             checks=checks,
             policy=wanted,
+            event_log=events,
         )
     except PrivacyError as exc:
         refuse(exc, checks, as_json=as_json)
@@ -97,21 +106,51 @@ def verify(
     if ear == "-":
         return
     if as_json:
-        print_json(verdict.as_dict())
+        log = {"event_log": [e.as_dict() for e in events]} if events else {}
+        print_json(verdict.as_dict() | log)
     else:
+        _print_events(events)
         _print_verdict(verdict)
 
 
 @command("attest show")
-def show_(file: Evidence, as_json: AsJson = False) -> None:
+def show_(file: Evidence, event_log: EventLog = None, as_json: AsJson = False) -> None:
     """Print every field of evidence; nothing is verified."""
     decoded = show(_read(file))
+    events = _events(event_log)
+    if events:
+        values = {name: v.hex() for name, v in replay(events).items()}
+        listed = [e.as_dict() for e in events]
+        decoded.append({"format": "event log", "replayed": values, "events": listed})
     if as_json:
         print_json(decoded)
         return
+    _print_events(events)
     for piece in decoded:
         title = f"{piece['format']}, not verified"
+        piece.pop("events", None)
         table(title, ["field", "value"], list(_rows("", piece)))
+
+
+def _events(path: Path | None) -> tuple[Event, ...]:
+    return () if path is None else parse_event_log(_read(path, limit=LOG_BYTES))
+
+
+def _print_events(events: tuple[Event, ...]) -> None:
+    columns = ["register", "type", "digest", "of content", "content"]
+    rows = [
+        [
+            event.register,
+            str(said["type"]),
+            event.digest.hex()[:16],
+            "yes" if event.is_of_content else "no",
+            str(said["content"]),
+        ]
+        for event in events
+        for said in [event.as_dict()]
+    ]
+    if rows:
+        table("events", columns, rows)
 
 
 def _rows(prefix: str, value: dict[str, Any]) -> list[list[str]]:
@@ -141,11 +180,11 @@ def _print_verdict(verdict: Verdict) -> None:
     out.print("[bold green]accepted[/]")
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path, *, limit: int = MAX_BYTES) -> bytes:
     if not path.is_file():
         raise NotFoundError(f"there is no file {path}", code="no-such-file")
     with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)
+        return file.read(limit + 1)
 
 
 def _policy(

@@ -1,6 +1,8 @@
 """`privacy attest`: what it prints, and its exit codes."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -155,3 +157,21 @@ def test_a_result_can_go_to_standard_output(capsys, quote, policy, tmp_path):
     home = ["--home", str(tmp_path)]
     assert run(["attest", "verify", str(quote), *options, *home]) == 0
     assert capsys.readouterr().out.count(".") == 2
+
+
+def test_an_event_log_is_shown_and_replayed(capsys, quote, tmp_path):
+    sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
+    from event_logs import event, log
+
+    file = tmp_path / "ccel"
+    file.write_bytes(log(event(1, b"an event")))
+    options = ["--event-log", str(file)]
+    assert run(["attest", "show", str(quote), *options]) == 0
+    assert "an event" in capsys.readouterr().out
+    assert run(["attest", "show", str(quote), *options, "--json"]) == 0
+    pieces = json.loads(capsys.readouterr().out)
+    assert pieces[1]["events"][0]["content"] == "an event"
+    code, found = verify(capsys, quote, ANYWAY, "--allow-simulated", *options)
+    assert (code, found["error"]["code"]) == (6, "event-log-mismatch")
+    failed = [check["name"] for check in found["checks"] if not check["ok"]]
+    assert failed == [f"event-log rtmr{i}" for i in range(4)]
