@@ -159,9 +159,9 @@ def is_current(bundle: Bundle) -> bool:
     """Return whether this installation can serve a bundle as it was published.
 
     It has to be signed, its FHE and ZKML parts of this format, and this installation's
-    enclave the one it expects. The enclave's measurement covers our code, the interpreter and
-    its libraries: after an upgrade a bundle has to be published again to be served in
-    mode `tee`.
+    enclave the one it expects. The enclave's measurement covers our code, the
+    interpreter and its libraries: after an upgrade a bundle has to be published again
+    to be served in mode `tee`.
     """
     if not signer_of(bundle):
         return False
