@@ -55,9 +55,16 @@ Hide = Annotated[
 ]
 Commit = Annotated[
     list[str] | None,
-    typer.Option(help="Proofs show a hash of: input (default), model. Repeatable."),
+    typer.Option(
+        help="Proofs show a hash of: input (default), model; or a KZG commitment of: "
+        "input:kzg. Repeatable."
+    ),
 ]
 Show = Annotated[list[str] | None, typer.Option(help="Proofs show: input.")]
+Salt = Annotated[
+    bool,
+    typer.Option("--salt", help="Proofs are of one job, and nobody guesses the input."),
+]
 
 
 def _group(name: str) -> typer.Typer:
