@@ -21,6 +21,7 @@ from privacy.tee.checks import Check, Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.collateral import Collateral
 from privacy.tee.detect import Item, detect
+from privacy.tee.event_log import Event, compare
 from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
 from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
 from privacy.tee.parse import Quote, SgxReport, TdReport, parse_quote
@@ -75,6 +76,7 @@ def attest(
     now: datetime,
     checks: Checklist,
     policy: EvidencePolicy | Relaxations,
+    event_log: tuple[Event, ...] = (),
 ) -> Verdict:
     """Return the verdict on a file of evidence of any format.
 
@@ -86,6 +88,7 @@ def attest(
         checks: Gets a line for every check, also when one fails.
         policy: What the evidence must show; without reference values only what to
             accept on purpose, and the verdict says so.
+        event_log: From `parse_event_log`; it must explain the runtime registers.
 
     Raises:
         FormatError: Malformed, or of no known format.
@@ -100,7 +103,8 @@ def attest(
         _verify(item, parsed, trust_store, collateral, now, checks)
         for item, parsed in items
     )
-    caveats = _appraise(claims, checks, policy, now)
+    explained = compare(event_log, claims[0].measurements) if event_log else []
+    caveats = _appraise(claims, checks, policy, now, explained)
     return Verdict(claims, tuple(checks.lines), tuple(caveats), now)
 
 
@@ -244,13 +248,15 @@ def _appraise(
     checks: Checklist,
     policy: EvidencePolicy | Relaxations,
     now: datetime,
+    explained: list[Check],
 ) -> list[str]:
     """Add the lines of the appraisal, return caveats; all failures are reported."""
     if isinstance(policy, EvidencePolicy):
         relaxations, wanted = policy.relaxations, policy.check(claims, now=now)
     else:
         relaxations, wanted = policy, []
-    lines = [line for c in claims for line in _appraisal(c, relaxations)] + wanted
+    lines = [line for c in claims for line in _appraisal(c, relaxations)]
+    lines += wanted + explained
     checks.lines += lines
     failed = [line for line in lines if not line.ok]
     false = [line for line in failed if line.code != "collateral-missing"]

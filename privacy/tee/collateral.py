@@ -21,7 +21,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 
 from privacy.encoding import Json, parse_object
 from privacy.errors import FormatError, NotFoundError
-from privacy.tee.detect import pem_certificates
+from privacy.tee.detect import pem_blocks, pem_certificates
 
 MAX_FILE_BYTES, MAX_FILES = 1 << 22, 256
 _ANSWER = re.compile(
@@ -30,9 +30,6 @@ _ANSWER = re.compile(
 )
 _CHAINS = ("pck_crl_issuer_chain", "tcb_info_issuer_chain", "qe_identity_issuer_chain")
 _CRLS = ("root_ca_crl", "pck_crl")
-_PEM_CRL = re.compile(
-    rb"-----BEGIN X509 CRL-----.{1,4194304}?-----END X509 CRL-----", re.DOTALL
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +67,10 @@ class Collateral:
 
 
 class CollateralSource(Protocol):
-    """Whatever collateral comes from: files now, the vendors' services later."""
+    """Whatever collateral comes from: files, the vendors' services, a cache."""
 
-    def collateral(self) -> Collateral:
-        """Return all there is."""
+    def collateral(self, evidence: bytes) -> Collateral:
+        """Return what there is for the evidence in a file, and maybe more."""
         ...
 
 
@@ -83,8 +80,8 @@ class FileCollateral:
 
     paths: tuple[Path, ...]
 
-    def collateral(self) -> Collateral:
-        """Return what the files hold.
+    def collateral(self, evidence: bytes = b"") -> Collateral:  # noqa: ARG002
+        """Return what the files hold, whatever the evidence is.
 
         Raises:
             NotFoundError: A path is not there.
@@ -139,7 +136,9 @@ def parse_collateral(raw: bytes, *, what: str) -> Collateral:
     if raw.lstrip()[:1] == b"{":
         return _parse_set(parse_object(raw, what=what), what)
     if b"-----BEGIN" in raw:
-        crls = tuple(_crl(m, what) for m in _PEM_CRL.findall(raw))
+        crls = tuple(
+            _crl(m, what) for m in pem_blocks(raw, b"X509 CRL", limit=MAX_FILE_BYTES)
+        )
         found = Collateral(certificates=pem_certificates(raw), crls=crls)
         if found != Collateral():
             return found
