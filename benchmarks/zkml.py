@@ -53,7 +53,7 @@ def measure(*, quick: bool, only: Sequence[str] = ()) -> Json:
 
 
 def summary(models: Json) -> Json:
-    """Return figures by model, with the mean over tables' and the cost model's error."""
+    """Return figures by model, the tables' mean, and the cost model's error."""
     ratios = [found["ratio"] for n, found in models.items() if MODELS[n].tabular]
     mean = math.exp(statistics.fmean(map(math.log, ratios))) if ratios else None
     return {

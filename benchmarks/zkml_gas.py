@@ -1,8 +1,8 @@
 """What proofs cost on a chain, of circuits tuned for gas, on a local EVM.
 
 Every model is published for its proofs alone, its verifier contracts are made and
-compiled here, deployed, given a real proof and a changed one. The reusable verifier must
-come out the same for all of them: one contract, and an artifact a model.
+compiled here, deployed, given a real proof and a changed one. The reusable verifier
+must come out the same for all of them: one contract, and an artifact a model.
 """
 
 import tempfile

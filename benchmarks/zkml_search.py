@@ -1,9 +1,9 @@
 """The tuner's pick beside the best of everything it could have picked.
 
 The exhaustive side proves a row with every layout that the tuner considers: each base
-from 2^6 to 2^13 with the digits that the numbers need, 1 to 3 inner columns, every number
-of rows that fills at most 12 blocks, scales cut back at once or late, products checked
-or not; less those that cost the same. The tuner proves three of them.
+from 2^6 to 2^13 with the digits that the numbers need, 1 to 3 inner columns, every
+number of rows that fills at most 12 blocks, scales cut back at once or late, products
+checked or not; less those that cost the same. The tuner proves three of them.
 """
 
 import tempfile

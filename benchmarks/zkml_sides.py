@@ -95,6 +95,7 @@ def _circuit(settings: Json, files: CircuitFiles) -> Circuit:
             output_scale_bits=settings["model_output_scales"][0],
         ),
         files,
+        salted=False,
     )
 
 

@@ -183,7 +183,7 @@ def check(
     )
 
 
-def judged(  # noqa: PLR0913 - what is compared with what
+def judged(
     backend: ProofSystem,
     circuit: Circuit,
     model: Model,
