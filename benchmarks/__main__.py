@@ -23,6 +23,7 @@ from benchmarks import (
     model_families,
     zkml,
     zkml_gas,
+    zkml_operators,
     zkml_search,
 )
 from privacy.cli.output import size
@@ -173,11 +174,16 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     "model-families": (lambda _: model_families.measure(), lambda _: None),
     "zkml": (lambda quick: zkml.measure(quick=quick), zkml.show),
     "zkml-gas": (lambda quick: zkml_gas.measure(quick=quick), zkml_gas.show),
+    "zkml-operators": (
+        lambda quick: zkml_operators.measure(quick=quick),
+        zkml_operators.show,
+    ),
     "zkml-search": (lambda quick: zkml_search.measure(quick=quick), zkml_search.show),
 }
 PROOFS: dict[str, Any] = {
     "zkml": zkml,
     "zkml-gas": zkml_gas,
+    "zkml-operators": zkml_operators,
     "zkml-search": zkml_search,
 }
 
