@@ -110,6 +110,11 @@ class SnpReport:
         return self._at(0x180, 8)
 
     @property
+    def cpuid(self) -> bytes:
+        """Family, model and stepping of the processor; zeros before version 3."""
+        return self._at(0x188, 3)
+
+    @property
     def chip_id(self) -> bytes:
         """64 bytes; Turin uses the first 8."""
         return self._at(0x1A0, 64)
@@ -287,6 +292,12 @@ def _signs(report: SnpReport, leaf: x509.Certificate) -> bool:
     return True
 
 
+def tcb_versions(report: SnpReport, *, turin: bool) -> dict[str, int]:
+    """Return the security versions that the report names; Turin orders its own way."""
+    layout = _TCB_TURIN if turin else _TCB
+    return {name: report.reported_tcb[at] for name, at in layout.items()}
+
+
 def _extension(leaf: x509.Certificate, oid: str) -> bytes | None:
     for extension in leaf.extensions:
         value = extension.value
@@ -300,10 +311,9 @@ def _extension(leaf: x509.Certificate, oid: str) -> bytes | None:
 def _check_tcb(
     report: SnpReport, leaf: x509.Certificate, product: AmdProduct
 ) -> dict[str, int]:
-    layout = _TCB_TURIN if product.name.endswith(_TURIN) else _TCB
-    reported = {name: report.reported_tcb[at] for name, at in layout.items()}
+    reported = tcb_versions(report, turin=product.name.endswith(_TURIN))
     issued = {}
-    for name in layout:
+    for name in reported:
         raw = _extension(leaf, _TCB_OIDS[name])
         what = f"{name} version in the certificate"
         if raw is None:

@@ -19,6 +19,7 @@ from privacy.zkml.corners import far_corners, widened_range
 from privacy.zkml.field import dequantize, quantize
 from privacy.zkml.onnx_prep import fix_batch, open_session
 from privacy.zkml.prescale import prescale
+from privacy.zkml.salt import ELEMENTS, LARGEST, widen_input
 from privacy.zkml.system import (
     CircuitChoice,
     CircuitFacts,
@@ -54,6 +55,7 @@ class Model:
     scale: Any
     task: str
     activation: str
+    salted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,21 @@ class Circuit:
     choice: CircuitChoice
     facts: CircuitFacts
     files: CircuitFiles
+    salted: bool
     accuracy: Json = field(default_factory=dict)
 
+    def inputs(self, rows: Any) -> list[list[int]]:
+        """Return rows as the circuit takes them, with the largest salt there is."""
+        return _inputs(rows, self.facts.input_scale_bits, salted=self.salted)
 
-def prepare(request: PartRequest, scratch: Path) -> Model:
+
+def prepare(request: PartRequest, scratch: Path, *, salted: bool = False) -> Model:
     """Return the model with a batch of one, and rows to calibrate and check it on.
+
+    Args:
+        request: The model and its rows.
+        scratch: A folder for the model as circuits are made of it.
+        salted: See `privacy.zkml.salt`.
 
     Raises:
         FormatError: The model or the rows are not of the expected shape.
@@ -81,19 +93,23 @@ def prepare(request: PartRequest, scratch: Path) -> Model:
     low, high = widened_range(np.concatenate([calibration, held]), margin=_MARGIN)
     offset, scale = prescale(onnx, low, high)
     corners = far_corners(onnx, (low - offset) / scale, (high - offset) / scale)
+    corners_clear = run_onnx(onnx, corners)
+    if salted:
+        widen_input(onnx, features)
     return Model(
         onnx=onnx,
         calibration=(calibration[:_CALIBRATION_ROWS] - offset) / scale,
         corners=corners,
         held=(held[:_CHECKED_ROWS] - offset) / scale,
         clear=np.load(request.clear)[:_CHECKED_ROWS],
-        corners_clear=run_onnx(onnx, corners),
+        corners_clear=corners_clear,
         low=low,
         high=high,
         offset=offset,
         scale=scale,
         task=request.task,
         activation=request.activation,
+        salted=salted,
     )
 
 
@@ -105,6 +121,11 @@ def run_onnx(onnx: Path, rows: Any) -> Any:
         for row in rows
     ]
     return np.array(made, dtype=np.float64)
+
+
+def _inputs(rows: Any, scale_bits: int, *, salted: bool) -> list[list[int]]:
+    tail = [LARGEST] * (ELEMENTS if salted else 0)
+    return [[*row, *tail] for row in quantize(rows, scale_bits=scale_bits)]
 
 
 def compile_circuit(
@@ -123,11 +144,11 @@ def compile_circuit(
     root.mkdir()
     files = CircuitFiles(root)
     rows = np.concatenate([model.corners, model.calibration])
-    quantized = quantize(rows, scale_bits=choice.scale_bits)
+    quantized = _inputs(rows, choice.scale_bits, salted=model.salted)
     facts = backend.compile(model.onnx, quantized, choice, visibility, files)
     if facts.input_scale_bits != choice.scale_bits:
         raise BackendError("the engine changed the input's scale")
-    return Circuit(choice, facts, files)
+    return Circuit(choice, facts, files, model.salted)
 
 
 def check(
@@ -177,7 +198,7 @@ def answers(backend: ProofSystem, circuit: Circuit, rows: Any) -> Any:
     bits = facts.input_scale_bits
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "row.witness"
-        for row in quantize(rows, scale_bits=bits):
+        for row in circuit.inputs(rows):
             made = backend.witness(files, row, path, scale_bits=bits)
             outputs.append(
                 dequantize(list(made.outputs), scale_bits=facts.output_scale_bits)

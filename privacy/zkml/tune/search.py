@@ -18,7 +18,6 @@ from privacy.encoding import Json
 from privacy.errors import BackendError, FormatError, LimitError
 from privacy.zkml.candidates import GRADES, Grade
 from privacy.zkml.choose import Circuit, Model, answers, check, compile_circuit
-from privacy.zkml.field import quantize
 from privacy.zkml.prove import prove_row
 from privacy.zkml.srs import obtain_srs, verifier_srs
 from privacy.zkml.system import CircuitChoice, ProofSystem
@@ -307,7 +306,7 @@ def _prove(search: _Search, circuit: Circuit, cost: Cost) -> Tried:
     files.verifier_srs.write_bytes(verifier_srs(files.srs))
     backend.setup(files)
     bits = circuit.facts.input_scale_bits
-    (row,) = quantize(search.model.held[:1], scale_bits=bits)
+    (row,) = circuit.inputs(search.model.held[:1])
     wall, cpu = time.perf_counter(), time.process_time()
     proof = prove_row(backend, files, row, files.root, scale_bits=bits)
     prove_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
