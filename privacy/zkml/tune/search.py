@@ -253,8 +253,8 @@ def _prove_passing(
     widen = search.considered > 0 and not search.options.settings
     tried: list[Tried] = []
     accuracies: dict[tuple[int, int], Json] = {}
-    waiting = list(ranked)
-    while waiting and len(tried) < search.options.proofs:
+    waiting, spent_s, options = list(ranked), 0.0, search.options
+    while waiting and len(tried) < options.proofs and spent_s < options.proving_s:
         candidate = waiting.pop(0)
         choice = candidate.choice
         group = (choice.scale_bits, choice.scale_rebase_multiplier)
@@ -282,7 +282,9 @@ def _prove_passing(
             {"stage": "prove", "done": len(tried), "total": search.options.proofs}
         )
         passed = replace(circuit, accuracy=accuracies[group])
+        started = time.monotonic()
         tried.append(_prove(search, passed, candidate.cost))
+        spent_s += time.monotonic() - started
     return tried
 
 
