@@ -98,7 +98,7 @@ def verify(
     try:
         if fetch:
             with vendors(
-                store, cache, service, product=product, quiet=as_json
+                store, cache, service, product=product, beside=given, quiet=as_json
             ) as source:
                 given += source.collateral(raw)
         verdict = attest(
