@@ -24,6 +24,7 @@ from privacy.tee.ear import sign_result
 from privacy.tee.event_log import MAX_BYTES as LOG_BYTES
 from privacy.tee.event_log import Event, parse_event_log, replay
 from privacy.tee.policy import EvidencePolicy, Relaxations, parse_policy
+from privacy.tee.reference_values import apply_reference_values
 from privacy.tee.trust import hardware_trust_store, simulated_trust_store
 
 Evidence = Annotated[
@@ -51,6 +52,10 @@ def verify(
     product: Product = None,
     policy: Annotated[
         Path | None, typer.Option(help="What it must show, TOML: reference values.")
+    ] = None,
+    reference_values: Annotated[
+        Path | None,
+        typer.Option(help="Signed manifest, if the policy names its signers."),
     ] = None,
     at: Annotated[
         str | None, typer.Option(help="When it must hold, RFC 3339; now by default.")
@@ -95,7 +100,14 @@ def verify(
     )
     wanted = _policy(policy, relaxations)
     events = _events(event_log)
+    now = datetime.now(UTC) if at is None else parse_time(at)
+    manifest = None if reference_values is None else _read(reference_values)
+    if manifest and policy is None:
+        msg = "with --reference-values, give the --policy that names its signers"
+        raise FormatError(msg, code="usage")
     try:
+        if not isinstance(wanted, Relaxations):
+            wanted = apply_reference_values(wanted, manifest, now=now, checks=checks)
         if fetch:
             with vendors(
                 store, cache, service, product=product, beside=given, quiet=as_json
@@ -105,7 +117,7 @@ def verify(
             raw,
             trust_store=store,
             collateral=given,
-            now=datetime.now(UTC) if at is None else parse_time(at),
+            now=now,
             checks=checks,
             policy=wanted,
             event_log=events,
