@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    attestation,
     fhe_cold_start,
     fhe_execution,
     fhe_malformed,
@@ -172,6 +173,7 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
         lambda quick: fhe_malformed.measure(OUT, quick=quick),
         _show_malformed,
     ),
+    "attestation": (lambda quick: attestation.measure(quick=quick), attestation.show),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
     "zkml": (lambda quick: zkml.measure(quick=quick), zkml.show),
     "zkml-families": (
