@@ -30,8 +30,6 @@ QUESTION = Question(31337, b"\7" * 20, 5, b"\1" * 32, b"\2" * 32)
 HASHED_TERMS = Terms(
     HASHED, 2, 1, 10, 12, (0.5, 0.0), (2.0, 1.0), is_salted=False, tolerance=0.01
 )
-    HASHED, 2, 1, 10, 12, (0.5, 0.0), (2.0, 1.0), is_salted=False, tolerance=0.01
-)
 
 
 @given(st.binary(max_size=600))
