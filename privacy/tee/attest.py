@@ -22,6 +22,7 @@ from privacy.tee.claims import Claims
 from privacy.tee.collateral import Collateral
 from privacy.tee.detect import Item, detect
 from privacy.tee.event_log import Event, compare
+from privacy.tee.gpu import device_status
 from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
 from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
 from privacy.tee.parse import Quote, SgxReport, TdReport, TdReport15, parse_quote
@@ -176,8 +177,16 @@ def _verify(
         case "nitro":
             return verify_nitro_document(parsed, trust_store, now=now, checks=checks)
         case "nvidia":
-            return verify_nvidia_report(
+            claims = verify_nvidia_report(
                 parsed, trust_store, certificates=beside, now=now, checks=checks
+            )
+            return device_status(
+                parsed,
+                claims,
+                collateral,
+                trust_store=trust_store,
+                now=now,
+                checks=checks,
             )
 
 
