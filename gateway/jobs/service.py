@@ -221,7 +221,7 @@ class JobService:
         if job.attempts >= _MAX_ATTEMPTS:
             msg = f"the node died {job.attempts} times while it ran this job"
             raise BackendError(msg, code="worker-died")
-        bundle = self.registry.get(job.model, job.version)
+        bundle = self.registry.accepted(job.model, job.version)
         if bundle.sha256 != job.model_sha256:
             msg = f"model {job.model} {job.version} was replaced: submit the job again"
             raise ConflictError(msg, code="model-changed")
