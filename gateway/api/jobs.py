@@ -149,11 +149,9 @@ async def result(gateway: GatewayDep, job: FinishedJob) -> Response:
 
 
 @router.delete("/{job_id}/result", status_code=204, response_class=Response)
-async def delete_result(
-    gateway: GatewayDep, key: JobWriter, job: FinishedJob
-) -> Response:
+async def delete_result(gateway: GatewayDep, key: JobWriter, job_id: str) -> Response:
     """Delete the output and the evidence; the job and its receipt stay."""
-    _ = key
+    job = await _finished(await gateway.service.get(job_id, tenant=key.tenant))
     await asyncio.to_thread(gateway.results.delete, job.id)
     return Response(status_code=204)
 

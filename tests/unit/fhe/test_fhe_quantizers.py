@@ -84,7 +84,7 @@ def test_values_beyond_a_quantizers_ends_are_counted():
     rows = np.array([[-3.5, -6.0], [4.0, 24.0], [4.3, 25.1], [-4.0, -7.1]])
     assert count_clipped(rows[:2], [ONE, other]) == 0
     assert count_clipped(rows, [ONE, other]) == 4
-    assert count_clipped(rows, [ONE]) == 4  # one for all features
+    assert count_clipped(rows, [ONE]) == 6  # one for all features
 
 
 def test_nothing_is_clipped_where_features_are_compared_with_edges():
