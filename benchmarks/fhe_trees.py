@@ -16,6 +16,7 @@ own model; `lost` says how far below it we are, in points.
 """
 
 import importlib
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -66,6 +67,7 @@ def measure(*, quick: bool) -> Json:
             splits = list(_splits(data, 2 if quick else 10))
             found[data] = {}
             for at, name in enumerate(MODELS):
+                print(f"{data}: {name}", file=sys.stderr, flush=True)
                 own = Path(folder) / f"{data}-{at}".replace(" ", "-")
                 found[data][name] = _model(name, splits, own, key_sets, quick=quick)
     return {"models": found, "key_sets": key_sets.sizes, "splits": len(splits)}
@@ -183,7 +185,7 @@ def _our_side(
         calls[str(count)] = _job(runner, blob, path)
     output = calls["1"]()
     keys.decrypt(output, 1)
-    timings = interleaved(dict(calls), times=1 if quick else 3, warm=1)
+    timings = interleaved(dict(calls), times=3 if quick else 5, warm=1)
     wanted = ("n_bits", "bins", "look_ups", "input_bits", "keyset", "batch_rows")
     return {
         "latency_s": timings["1"].p50,

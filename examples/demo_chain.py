@@ -157,8 +157,7 @@ def set_up(url: str, bundle: Bundle) -> Stage:
 
 def apply_for(stage: Stage, row: list[float]) -> int:
     """Apply with one person's data, which goes to the watcher's folder only."""
-    commitment, rows = commit(stage.bundle, row)
-    blob = make_input(rows, salt=os.urandom(32))
+    commitment, blob = commit(stage.bundle, row)
     path = input_path(VAR, commitment)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(blob)
@@ -169,11 +168,12 @@ def apply_for(stage: Stage, row: list[float]) -> int:
     return request_id
 
 
-def commit(bundle: Bundle, row: list[float]) -> tuple[bytes, Any]:
-    """Return what the chain knows a row by, and the row as the model takes it."""
+def commit(bundle: Bundle, row: list[float]) -> tuple[bytes, bytes]:
+    """Return what the chain knows a row by, and the input that nodes prove from."""
     rows = standardise([row], bundle.manifest.columns)
-    (commitment,) = input_commitments(bundle, rows)
-    return commitment.to_bytes(32, "big"), rows
+    salt = os.urandom(32)
+    (commitment,) = input_commitments(bundle, rows, salt=salt)
+    return commitment.to_bytes(32, "big"), make_input(rows, salt=salt)
 
 
 def watch(url: str, gateway_url: str, api_key: str) -> None:

@@ -21,7 +21,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAGIC = b"PCF1"
 _CHUNK = 1 << 20
 _MAX_DEPTH = 100
-_JSON_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_JSON_STRING = re.compile(rb'"[^"]*"')
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
@@ -72,9 +72,13 @@ def _too_deep(raw: bytes) -> bool:
     """
     if raw.count(b"[") + raw.count(b"{") <= _MAX_DEPTH:
         return False
-    brackets = _JSON_STRING.sub(b"", raw).translate(None, _NO_BRACKETS)
+    unescaped = raw.replace(rb"\\", b"").replace(rb"\"", b"")
+    brackets = _JSON_STRING.sub(b"", unescaped).translate(None, _NO_BRACKETS)
     for _ in range(_MAX_DEPTH):
+        before = len(brackets)
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(brackets) == before:
+            break
     return bool(brackets)
 
 

@@ -8,6 +8,7 @@ import sys
 
 from privacy.cli import (
     attest,
+    attest_results,
     chain,
     data_owner,
     fhe,
@@ -22,6 +23,7 @@ from privacy.cli.app import app, run
 __all__ = [
     "app",
     "attest",
+    "attest_results",
     "chain",
     "data_owner",
     "fhe",

@@ -370,8 +370,9 @@ def _commit(bundle: Bundle, path: Path) -> tuple[int, bytes]:
     if len(rows) != 1:
         raise FormatError(f"{path} has {len(rows)} rows, a request takes exactly one")
     standardised = standardise(rows, columns)
-    (commitment,) = input_commitments(bundle, standardised)
-    return commitment, make_input(standardised, salt=os.urandom(32))
+    salt = os.urandom(32)
+    (commitment,) = input_commitments(bundle, standardised, salt=salt)
+    return commitment, make_input(standardised, salt=salt)
 
 
 def _proof(bundle: Bundle, evidence: Path) -> Proof:

@@ -15,6 +15,7 @@ from privacy.cli.app import (
     Gateway,
     Hide,
     HomeDir,
+    Salt,
     Show,
     command,
 )
@@ -64,6 +65,7 @@ def publish(
     hide: Hide = None,
     commit: Commit = None,
     show: Show = None,
+    salt: Salt = False,
     tune: Annotated[
         str,
         typer.Option(help="Search FHE circuits for: speed, balanced or accuracy."),
@@ -95,7 +97,7 @@ def publish(
             task=_one_of(task, ("classification", "regression"), "--task"),
             activation=_one_of(activation, ACTIVATIONS, "--activation"),
             options=with_tuning(
-                _options(options, hide=hide, commit=commit, show=show),
+                _options(options, hide=hide, commit=commit, show=show, salt=salt),
                 tune=_one_of(tune, tuple(GOALS), "--tune"),
                 max_loss=max_loss,
                 fast=fast,
@@ -154,7 +156,7 @@ def _one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
     return value
 
 
-def _options(text: str, **seen: list[str] | None) -> dict[Mode, Json]:
+def _options(text: str, **seen: list[str] | bool | None) -> dict[Mode, Json]:
     """Return options by mode; what proofs show and hide is the mode zkml's."""
     try:
         value: Any = json.loads(text)

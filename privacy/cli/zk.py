@@ -5,14 +5,23 @@ from typing import Annotated
 
 import typer
 
-from privacy.cli.app import AsJson, Commit, Hide, HomeDir, Show, command
+from privacy.cli.app import AsJson, Commit, Hide, HomeDir, Salt, Show, command
 from privacy.cli.data_owner import AllowInsecureSrs
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.client.home import Home
 from privacy.client.proofs import ProvenAnswer, prove_file, verify_proof_file
-from privacy.encoding import Json, check_sha256, sha256_hex
+from privacy.encoding import Json, b64url, check_sha256, sha256_hex
 from privacy.errors import FormatError
 from privacy.files import default_home, write_atomic
+
+JobSalt = Annotated[
+    str,
+    typer.Option(
+        "--salt",
+        help="Of the job, in base64url, for proofs that are about it; "
+        "else PROOF.salt, if that exists.",
+    ),
+]
 
 
 @command("zk verify")
@@ -28,6 +37,7 @@ def verify(
         Path | None,
         typer.Option("--input", help="The raw rows that the proofs must be about."),
     ] = None,
+    salt: JobSalt = "",
     allow_insecure_srs: AllowInsecureSrs = False,
     home: HomeDir = None,
     as_json: AsJson = False,
@@ -44,6 +54,7 @@ def verify(
             bundle=bundle,
             model_sha256=None if model is None else check_sha256(model),
             rows=input_,
+            salt=_parse_salt(salt),
             allow_insecure_srs=allow_insecure_srs,
         )
     if as_json:
@@ -57,19 +68,29 @@ def prove(
     bundle: Annotated[Path, typer.Argument(help="The publisher's whole folder.")],
     input_: Annotated[Path, typer.Option("--input", help="Raw rows to prove about.")],
     out_: Annotated[Path, typer.Option("--out", help="Where the proofs go.")],
+    salt: JobSalt = "",
     as_json: AsJson = False,
 ) -> None:
     """Prove here: the input never leaves, the proofs are for `zk verify` by anyone."""
     _need_file(input_)
     with progress(quiet=as_json) as notify:
-        made = prove_file(bundle, input_, progress=notify)
+        made, used = prove_file(bundle, input_, salt=_parse_salt(salt), progress=notify)
     write_atomic(out_, made)
+    if used:
+        path = out_.with_name(f"{out_.name}.salt")
+        write_atomic(path, b64url(used).encode(), private=True)
     if as_json:
         print_json(
             {"proofs": str(out_), "bytes": len(made), "sha256": sha256_hex(made)}
         )
     else:
         out.print(f"{safe(out_)}: {size(len(made))}; check with `privacy zk verify`")
+
+
+def _parse_salt(text: str) -> bytes | None:
+    from privacy.zkml.blobs import parse_salt
+
+    return parse_salt(text) if text else None
 
 
 def _print_proven(answer: ProvenAnswer) -> None:
@@ -133,6 +154,7 @@ def tune(
     hide: Hide = None,
     commit: Commit = None,
     show: Show = None,
+    salt: Salt = False,
     as_json: AsJson = False,
 ) -> None:
     """Find the circuit that proves a model's answers best; publishing uses it."""
@@ -140,7 +162,7 @@ def tune(
 
     for path in (model, data):
         _need_file(path)
-    seen = {"hide": hide, "commit": commit, "show": show}
+    seen = {"hide": hide, "commit": commit, "show": show, "salt": salt}
     with progress(quiet=as_json) as notify:
         found = tune_circuit(
             model,

@@ -23,7 +23,7 @@ from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
 from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
-from privacy.client.offline import check_sound
+from privacy.client.offline import SALT_FILE, check_sound
 from privacy.client.rows import range_caveats
 from privacy.client.sessions import Context, Prepared, Session, session_for
 from privacy.client.upload import upload
@@ -36,7 +36,7 @@ from privacy.client.wire import (
     post_json,
     problem_exception,
 )
-from privacy.encoding import Json, finite_rows, sha256_hex
+from privacy.encoding import Json, b64url, finite_rows, sha256_hex
 from privacy.errors import (
     CannotVerifyError,
     FormatError,
@@ -124,8 +124,12 @@ def infer(
         )
         raise VerificationError(msg, code="receipt-mismatch")
     meter.stage("verify")
-    sent = prepared.blob if keep_input else b""
-    folder = _keep(context.home, receipt, raw_receipt, output, evidence, sent)
+    beside = {"output.bin": output, "evidence.json": evidence}
+    if keep_input:
+        beside["input.bin"] = prepared.blob
+    if prepared.salt:
+        beside[SALT_FILE] = b64url(prepared.salt).encode()
+    folder = _keep(context.home, receipt, raw_receipt, beside)
     return Answer(
         job_id=receipt.job_id,
         model=label(bundle),
@@ -179,12 +183,7 @@ def check_outputs(raw: Any, *, rows: int, outputs: int) -> None:
 
 
 def _keep(
-    home: Home,
-    receipt: Receipt,
-    raw_receipt: bytes,
-    output: bytes,
-    evidence: bytes,
-    sent: bytes,
+    home: Home, receipt: Receipt, raw_receipt: bytes, beside: dict[str, bytes]
 ) -> Path:
     """Keep what a check offline needs, the receipt last, and return the folder.
 
@@ -195,11 +194,9 @@ def _keep(
     if (folder / "receipt.json").exists():
         msg = f"the gateway gave this job the id of an earlier one, {receipt.job_id}"
         raise VerificationError(msg, code="job-id-reused")
-    write_atomic(folder / "output.bin", output, private=True)
-    if sent:
-        write_atomic(folder / "input.bin", sent, private=True)
-    if evidence:
-        write_atomic(folder / "evidence.json", evidence, private=True)
+    for name, content in beside.items():
+        if content:
+            write_atomic(folder / name, content, private=True)
     write_atomic(folder / "receipt.json", raw_receipt, private=True)
     return folder
 

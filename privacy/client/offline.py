@@ -40,6 +40,8 @@ from privacy.runs import MAX_ROWS
 
 MAX_RECEIPT_BYTES = 1 << 17
 MAX_BESIDE_BYTES = 1 << 29
+MAX_SALT_BYTES = 64
+SALT_FILE = "evidence.json.salt"
 OK, FAILED, MISSING = "ok", "failed", "could not check"
 
 
@@ -217,7 +219,11 @@ class _Saved:
     def _proofs(self, bundle: Bundle, evidence: bytes) -> str:
         rows = self._standard_rows(bundle)
         raw = verified_outputs(
-            bundle, evidence, rows, allow_insecure_srs=self.allow_insecure_srs
+            bundle,
+            evidence,
+            rows,
+            salt=salt_beside(self.folder / "evidence.json"),
+            allow_insecure_srs=self.allow_insecure_srs,
         )
         compare_outputs(self._beside("output.bin"), raw)
         self.caveats.extend(proof_caveats(bundle))
@@ -286,6 +292,26 @@ class _Saved:
             msg = f"{root} holds another model than the receipt's"
             raise CannotVerifyError(msg, code="missing-model")
         return bundle
+
+
+def salt_beside(proofs: Path) -> bytes | None:
+    """Return the salt that lies beside a file of proofs, if one does.
+
+    Raises:
+        CannotVerifyError: What lies there is no salt.
+    """
+    from privacy.zkml.blobs import parse_salt
+
+    path = proofs.with_name(f"{proofs.name}.salt")
+    if not path.is_file():
+        return None
+    try:
+        return parse_salt(
+            _read(path, MAX_SALT_BYTES).decode("ascii", "replace").strip()
+        )
+    except (FormatError, VerificationError) as exc:
+        msg = f"{path.name} holds no salt: get it from the data owner again"
+        raise CannotVerifyError(msg, code="bad-salt") from exc
 
 
 def _read(path: Path, limit: int) -> bytes:

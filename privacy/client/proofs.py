@@ -1,5 +1,6 @@
 """Check a file of proofs alone: no receipt, no gateway, no network."""
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from privacy.bundle import Bundle, open_bundle, standardise
 from privacy.client.answer import Check, Row, answer_rows
 from privacy.client.home import Home
 from privacy.client.model import Notify, label
+from privacy.client.offline import salt_beside
 from privacy.client.rows import read_rows
 from privacy.client.sessions import proof_caveats, verified_outputs
 from privacy.encoding import Json, finite_rows
@@ -51,6 +53,7 @@ def verify_proof_file(
     bundle: Path | None = None,
     model_sha256: str | None = None,
     rows: Path | None = None,
+    salt: bytes | None = None,
     allow_insecure_srs: bool = False,
 ) -> ProvenAnswer:
     """Return what the proofs in a file prove.
@@ -61,6 +64,8 @@ def verify_proof_file(
         bundle: The model's folder, instead of one in `home`.
         model_sha256: The model that the proofs must be of; else the file names it.
         rows: A file of raw rows that the proofs must be about, or None.
+        salt: Of the job that they must be about, where the model's proofs are salted;
+            else what lies beside the file, as PATH.salt.
         allow_insecure_srs: Accept proofs under an SRS that its maker can forge with.
 
     Raises:
@@ -72,7 +77,11 @@ def verify_proof_file(
     given = None if rows is None else _standard_rows(found, rows)
     try:
         raw = verified_outputs(
-            found, evidence, given, allow_insecure_srs=allow_insecure_srs
+            found,
+            evidence,
+            given,
+            salt=salt or salt_beside(path),
+            allow_insecure_srs=allow_insecure_srs,
         )
     except FormatError as exc:
         msg = f"the input cannot be compared: {exc.message}"
@@ -95,8 +104,19 @@ def verify_proof_file(
     )
 
 
-def prove_file(bundle: Path, rows: Path, *, progress: Notify) -> bytes:
-    """Return proofs of a model's answers about a file of raw rows, made here.
+def prove_file(
+    bundle: Path, rows: Path, *, salt: bytes | None = None, progress: Notify
+) -> tuple[bytes, bytes]:
+    """Return proofs of a model's answers about a file of raw rows, and their salt.
+
+    Args:
+        bundle: The model, proving key included.
+        rows: The file.
+        salt: 32 bytes for proofs that are salted; random by default.
+        progress: Told how far it is.
+
+    Returns:
+        The evidence, and the salt that it is about: empty if it is not salted.
 
     Raises:
         FormatError: The rows cannot be an input of this model.
@@ -104,12 +124,16 @@ def prove_file(bundle: Path, rows: Path, *, progress: Notify) -> bytes:
         BackendError: The engine failed.
     """
     from privacy.zkml.local import prove_rows
+    from privacy.zkml.params import is_salted
 
     model = open_bundle(bundle, check_files=False)
     columns = model.manifest.columns
     plain = read_rows(rows, [c.name for c in columns])
     checked = finite_rows(plain, columns=len(columns), max_rows=MAX_ROWS)
-    return prove_rows(model, standardise(checked, columns), progress=progress)
+    salted = is_salted(model)
+    used = (salt or os.urandom(32)) if salted else b""
+    proven = standardise(checked, columns)
+    return prove_rows(model, proven, salt=used or None, progress=progress), used
 
 
 def _read(path: Path) -> bytes:

@@ -62,11 +62,13 @@ class Prepared:
         blob: What the node gets; its SHA-256 is the input commitment.
         keys_sha256: The evaluation keys that are on the gateway, or "".
         rows: The standardised rows, which never leave the client unless the mode says.
+        salt: What the evidence is about, beside the rows; empty if it is not.
     """
 
     blob: bytes
     rows: Any
     keys_sha256: str = ""
+    salt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +164,12 @@ class _Zkml:
     bundle: Bundle
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
-        message = {"rows": rows.tolist(), "salt": b64url(os.urandom(32))}
+        from privacy.zkml.params import is_salted
+
+        salt = os.urandom(32)
+        message = {"rows": rows.tolist(), "salt": b64url(salt)}
         blob: bytes = yield Work(lambda: canonical_json(message))
-        return Prepared(blob, rows)
+        return Prepared(blob, rows, salt=salt if is_salted(self.bundle) else b"")
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
@@ -176,6 +181,7 @@ class _Zkml:
                 self.bundle,
                 evidence,
                 prepared.rows if shows_input else None,
+                salt=prepared.salt,
                 allow_insecure_srs=self.context.allow_insecure_srs,
             )
         )
@@ -185,7 +191,9 @@ class _Zkml:
             Check("proof-output", "the proofs' public outputs are the answer"),
         ]
         if shows_input:
-            checks.append(Check("proof-input", "the proofs are about this input"))
+            of_job = " and this job" if prepared.salt else ""
+            detail = f"the proofs are about this input{of_job}"
+            checks.append(Check("proof-input", detail))
         return Opened(raw, tuple(checks), proof_caveats(self.bundle))
 
 
@@ -215,7 +223,12 @@ def weaknesses(bundle: Bundle) -> dict[str, str]:
 
 
 def verified_outputs(
-    bundle: Bundle, evidence: bytes, rows: Any | None, *, allow_insecure_srs: bool
+    bundle: Bundle,
+    evidence: bytes,
+    rows: Any | None,
+    *,
+    salt: bytes | None,
+    allow_insecure_srs: bool,
 ) -> Any:
     """Return the raw outputs that a job's proofs prove, shape (rows, outputs).
 
@@ -223,6 +236,7 @@ def verified_outputs(
         bundle: Where the verifying key, settings and SRS are; checked by digest.
         evidence: The proofs.
         rows: The standardised input, to check that the proofs are about it; or None.
+        salt: The job's, which the proofs of salted circuits are about as well.
         allow_insecure_srs: Accept proofs that the maker of the SRS can forge.
 
     Raises:
@@ -233,7 +247,7 @@ def verified_outputs(
     from privacy.zkml.verify import verify_proofs
 
     return verify_proofs(
-        bundle, evidence, rows=rows, allow_insecure_srs=allow_insecure_srs
+        bundle, evidence, rows=rows, salt=salt, allow_insecure_srs=allow_insecure_srs
     )
 
 

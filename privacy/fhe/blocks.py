@@ -1,61 +1,18 @@
 """Cut a tree on bits into as few blocks as can each be one table look-up.
 
-A block is the top of a subtree, reached if all its conditions hold. Its index is
-
-    (how many conditions hold) + stride * (code of the tests)
-
-which is a linear function of bits. Two facts about thermometers keep it small:
-conditions of one feature and kind are one, the strictest, and of `above this edge` and
-`not above that higher one` at least one always holds; and `g` tests of one feature have
-only `g + 1` outcomes, which their sum tells apart.
-
-What the block leaves out, off its conditions or below its top, gives 0: another block
-answers for it. So of a tree's blocks at most one is not 0, whatever the input.
+A block is the top of a subtree, reached if all its conditions hold. What it leaves out,
+off its conditions or below its top, gives 0: another block answers for it. So of a
+tree's blocks at most one is not 0, whatever the input.
 """
 
-import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from privacy.errors import BackendError
-from privacy.fhe.backend import Ints
-from privacy.fhe.binning import BitNode, leaves, walk
+from privacy.fhe.binning import BitNode, leaves
+from privacy.fhe.indices import Block, Condition, fits
 
-Condition = tuple[int, bool]
-"""A bit, and whether it must be 1."""
 ZERO = BitNode(value=(0.0,))
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """The top of a subtree and the conditions to reach it.
-
-    Attributes:
-        conditions: One a feature and kind.
-        top: A tree whose leaves hold one whole number each.
-    """
-
-    conditions: tuple[Condition, ...]
-    top: BitNode
-
-
-@dataclass(frozen=True, slots=True)
-class Index:
-    """`constant + sum(weights * bits)`, and the entries of the table it reaches.
-
-    Attributes:
-        size: All indices are from 0 to below it.
-        on: Pairs of an index and the whole number there; all others hold 0.
-    """
-
-    bits: tuple[int, ...]
-    weights: tuple[int, ...]
-    constant: int
-    size: int
-    on: tuple[tuple[int, int], ...]
 
 
 def cut(tree: BitNode, owner: Sequence[int], size: int) -> list[Block]:
@@ -87,7 +44,7 @@ class _Cutter:
     def _cut(self, node: BitNode, held: tuple[Condition, ...]) -> list[Block]:
         if _is_silent(node):
             return []
-        if index_size(Block(held, node), self._owner) <= self._size:
+        if fits(Block(held, node), self._owner, self._size):
             return [Block(held, node)]
         if node.children is None:
             msg = (
@@ -98,7 +55,7 @@ class _Cutter:
         best: list[Block] | None = None
         for top, cuts, _ in _tops(node, (), self._size.bit_length()):
             block = Block(held, top)
-            if index_size(block, self._owner) > self._size:
+            if not fits(block, self._owner, self._size):
                 continue
             found = [] if _is_silent(top) else [block]
             found += self._rest(cuts, held)
@@ -168,57 +125,5 @@ def _along(
     return held
 
 
-def index_size(block: Block, owner: Sequence[int]) -> int:
-    """Return how many entries a block's table needs."""
-    tests = Counter(owner[bit] for bit in _tests(block.top))
-    return _levels(block, owner) * math.prod(g + 1 for g in tests.values())
-
-
-def index_of(block: Block, owner: Sequence[int]) -> Index:
-    """Return a block's index and table."""
-    levels = stride = _levels(block, owner)
-    between = len(block.conditions) + 1 - levels
-    bits = [bit for bit, _ in block.conditions]
-    weights = [1 if is_one else -1 for _, is_one in block.conditions]
-    codes: list[tuple[dict[int, int], int]] = [({}, levels - 1)]
-    for feature in sorted({owner[bit] for bit in _tests(block.top)}):
-        mine = sorted(bit for bit in _tests(block.top) if owner[bit] == feature)
-        bits += mine
-        weights += [stride] * len(mine)
-        codes = [
-            ({**given, **{b: int(i < n) for i, b in enumerate(mine)}}, at + stride * n)
-            for given, at in codes
-            for n in range(len(mine) + 1)
-        ]
-        stride *= len(mine) + 1
-    return Index(
-        bits=tuple(bits),
-        weights=tuple(weights),
-        constant=sum(not is_one for _, is_one in block.conditions) - between,
-        size=stride,
-        on=tuple((at, _value(block.top, given)) for given, at in codes),
-    )
-
-
 def _is_silent(node: BitNode) -> bool:
     return not any(value for (value,) in leaves(node))
-
-
-def _levels(block: Block, owner: Sequence[int]) -> int:
-    """Return how many counts of satisfied conditions there can be."""
-    kinds = Counter(owner[bit] for bit, _ in block.conditions)
-    return 1 + len(kinds)
-
-
-def _tests(node: BitNode) -> set[int]:
-    if node.children is None:
-        return set()
-    below, above = node.children
-    return {node.bit} | _tests(below) | _tests(above)
-
-
-def _value(top: BitNode, given: dict[int, int]) -> int:
-    row: Ints = np.zeros((1, max(given, default=0) + 1), dtype=np.int64)
-    for bit, value in given.items():
-        row[0, bit] = value
-    return int(walk(top, row)[0, 0])

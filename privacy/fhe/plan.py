@@ -17,7 +17,8 @@ import numpy as np
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.binning import BitNode, leaves, walk
-from privacy.fhe.blocks import Block, cut, index_of, index_size, leaf_blocks
+from privacy.fhe.blocks import cut, leaf_blocks
+from privacy.fhe.indices import Block, fits, index_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,8 @@ def plan(
         shared = [
             (block, value) for block, value in leaf_blocks(whole, owner) if any(value)
         ]
-        fit = all(index_size(b, owner) <= 1 << table_bits for b, _ in shared)
-        if fit and len(shared) < len(apart):
+        all_fit = all(fits(b, owner, 1 << table_bits) for b, _ in shared)
+        if all_fit and len(shared) < len(apart):
             apart = [_look_up(b, owner, table_bits, np.array(v)) for b, v in shared]
         found += apart
     if not found:
@@ -126,7 +127,7 @@ def plan(
 def _look_up(
     block: Block, owner: Sequence[int], table_bits: int, into: Floats
 ) -> LookUp:
-    index = index_of(block, owner)
+    index = index_of(block, owner, 1 << table_bits)
     table = [0] * (1 << table_bits)
     for at, value in index.on:
         table[at] = value

@@ -38,6 +38,7 @@ from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
 from privacy.publisher import publisher_key, signer_of
 from privacy.publishing import PartRequest, PartResult
 from privacy.tee.measure import measure
+from privacy.zkml.params import parse_params
 
 PREPARE_TIMEOUT_S = 600.0
 PART_TIMEOUT_S = 3600.0
@@ -157,19 +158,22 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
 def is_current(bundle: Bundle) -> bool:
     """Return whether this installation can serve a bundle as it was published.
 
-    It has to be signed, its FHE part of this format, and this installation's enclave
-    the one it expects. The enclave's measurement covers our code, the interpreter and
-    its libraries: after an upgrade a bundle has to be published again to be served in
-    mode `tee`.
+    It has to be signed, its FHE and ZKML parts of this format, and this installation's
+    enclave the one it expects. The enclave's measurement covers our code, the
+    interpreter and its libraries: after an upgrade a bundle has to be published again
+    to be served in mode `tee`.
     """
     if not signer_of(bundle):
         return False
-    part = bundle.manifest.modes.get(Mode.FHE)
-    if part is not None and part.available:
-        try:
+    try:
+        part = bundle.manifest.modes.get(Mode.FHE)
+        if part is not None and part.available:
             parse_spec(bundle.path("fhe/client.json").read_bytes())
-        except FormatError:
-            return False
+        part = bundle.manifest.modes.get(Mode.ZKML)
+        if part is not None and part.available:
+            parse_params(part.params)
+    except FormatError:
+        return False
     part = bundle.manifest.modes.get(Mode.TEE)
     if part is None or not part.available:
         return True

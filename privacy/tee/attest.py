@@ -21,9 +21,12 @@ from privacy.tee.checks import Check, Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.collateral import Collateral
 from privacy.tee.detect import Item, detect
+from privacy.tee.event_log import Event, compare
+from privacy.tee.gpu import device_status
 from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
 from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
-from privacy.tee.parse import Quote, SgxReport, TdReport, parse_quote
+from privacy.tee.parse import Quote, SgxReport, TdReport, TdReport15, parse_quote
+from privacy.tee.pck import platform_of
 from privacy.tee.policy import EvidencePolicy, Relaxations, tcb_line
 from privacy.tee.revocation import check_revocation
 from privacy.tee.snp import parse_snp_report, verify_snp_report
@@ -32,6 +35,8 @@ from privacy.tee.trust import TrustStore
 from privacy.tee.verify import verify_quote
 
 _SGX_DEBUG = 2
+_SEAM_SIGNER = "mrsignerseam"
+_MOST_NAMED = 8
 _REVOCATION = {True: "none was", False: "unknown: no current CRL of every issuer"}
 NO_REFERENCE = (
     "measurements were compared with nothing: the evidence is genuine, but what runs "
@@ -75,6 +80,7 @@ def attest(
     now: datetime,
     checks: Checklist,
     policy: EvidencePolicy | Relaxations,
+    event_log: tuple[Event, ...] = (),
 ) -> Verdict:
     """Return the verdict on a file of evidence of any format.
 
@@ -86,6 +92,7 @@ def attest(
         checks: Gets a line for every check, also when one fails.
         policy: What the evidence must show; without reference values only what to
             accept on purpose, and the verdict says so.
+        event_log: From `parse_event_log`; it must explain the runtime registers.
 
     Raises:
         FormatError: Malformed, or of no known format.
@@ -100,7 +107,8 @@ def attest(
         _verify(item, parsed, trust_store, collateral, now, checks)
         for item, parsed in items
     )
-    caveats = _appraise(claims, checks, policy, now)
+    explained = compare(event_log, claims[0].measurements) if event_log else []
+    caveats = _appraise(claims, checks, policy, now, explained)
     return Verdict(claims, tuple(checks.lines), tuple(caveats), now)
 
 
@@ -169,8 +177,16 @@ def _verify(
         case "nitro":
             return verify_nitro_document(parsed, trust_store, now=now, checks=checks)
         case "nvidia":
-            return verify_nvidia_report(
+            claims = verify_nvidia_report(
                 parsed, trust_store, certificates=beside, now=now, checks=checks
+            )
+            return device_status(
+                parsed,
+                claims,
+                collateral,
+                trust_store=trust_store,
+                now=now,
+                checks=checks,
             )
 
 
@@ -192,19 +208,26 @@ def _verify_dcap(
     unchecked: tuple[str, ...] = () if tcb else ("TCB status",)
     if not revocation or (tcb and not tcb.signer_checked):
         unchecked += ("revocation",)
-    report = quote.report
+    report, platform = quote.report, platform_of(chain[0])
     if isinstance(report, TdReport):
         measurements = report.measurements.as_dict() | {
             "mrseam": report.mrseam.hex(),
             "mrconfigid": report.mrconfigid.hex(),
             "mrowner": report.mrowner.hex(),
             "mrownerconfig": report.mrownerconfig.hex(),
+            _SEAM_SIGNER: report.mrsignerseam.hex(),
+            "seam_attributes": report.seam_attributes.hex(),
+            "td_attributes": report.td_attributes.hex(),
+            "xfam": report.xfam.hex(),
         }
+        if isinstance(report, TdReport15):
+            measurements["mr_servicetd"] = report.mr_servicetd.hex()
         debug = report.td_attributes[0] != 0
     else:
         measurements = {
             "mrenclave": report.mrenclave.hex(),
             "mrsigner": report.mrsigner.hex(),
+            "attributes": report.attributes.hex(),
         }
         debug = bool(report.attributes[0] & _SGX_DEBUG)
     return Claims(
@@ -214,9 +237,12 @@ def _verify_dcap(
         debug=debug,
         measurements=measurements,
         report_data=report.report_data.hex(),
-        svns=_svns(quote),
+        product=platform.fmspc.hex(),
+        hardware_id=platform.ppid.hex(),
+        svns=_svns(quote) | ({"tcb_evaluation": tcb.evaluation_number} if tcb else {}),
         chain=chain,
         tcb_status=tcb.status if tcb else "",
+        tcb_date=tcb.tcb_date if tcb else "",
         advisories=tcb.advisories if tcb else (),
         unchecked=unchecked,
     )
@@ -244,13 +270,15 @@ def _appraise(
     checks: Checklist,
     policy: EvidencePolicy | Relaxations,
     now: datetime,
+    explained: list[Check],
 ) -> list[str]:
     """Add the lines of the appraisal, return caveats; all failures are reported."""
     if isinstance(policy, EvidencePolicy):
         relaxations, wanted = policy.relaxations, policy.check(claims, now=now)
     else:
         relaxations, wanted = policy, []
-    lines = [line for c in claims for line in _appraisal(c, relaxations)] + wanted
+    lines = [line for c in claims for line in _appraisal(c, relaxations, now)]
+    lines += wanted + explained
     checks.lines += lines
     failed = [line for line in lines if not line.ok]
     false = [line for line in failed if line.code != "collateral-missing"]
@@ -266,10 +294,19 @@ def _appraise(
     caveats = [
         f"not checked: {' and '.join(c.unchecked)}" for c in claims if c.unchecked
     ]
-    return caveats if wanted else [*caveats, NO_REFERENCE]
+    if not isinstance(policy, EvidencePolicy):
+        return [*caveats, NO_REFERENCE]
+    return caveats + [_uncompared(c, policy) for c in claims if policy.uncompared(c)]
 
 
-def _appraisal(claims: Claims, relaxations: Relaxations) -> list[Check]:
+def _uncompared(claims: Claims, policy: EvidencePolicy) -> str:
+    names = policy.uncompared(claims)
+    more = len(names) - _MOST_NAMED
+    listed = ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"not compared in {claims.format}: {listed}"
+
+
+def _appraisal(claims: Claims, relaxations: Relaxations, now: datetime) -> list[Check]:
     lines = []
     if claims.debug is not None:
         lines.append(
@@ -282,8 +319,11 @@ def _appraisal(claims: Claims, relaxations: Relaxations) -> list[Check]:
             )
         )
     if claims.tcb_status:
-        allowed = relaxations.allow_tcb_statuses
-        lines.append(tcb_line(claims.tcb_status, claims.advisories, allowed))
+        lines.append(tcb_line(claims, relaxations, now))
+    if signer := claims.measurements.get(_SEAM_SIGNER):
+        intels = not signer.strip("0")
+        found, code = ("Intel's", "ok") if intels else (signer, "tdx-module-unknown")
+        lines.append(Check("tdx-module", found, "Intel's", ok=intels, code=code))
     unchecked = " and ".join(claims.unchecked)
     anything = relaxations.allow_unchecked_collateral
     lines.append(

@@ -2,8 +2,12 @@
 
 Certificates are looked into from the root down, each only after its issuer's
 signature on it was found good. Revocation: see `privacy.tee.revocation`.
+
+Remembered for the next evidence, since time cannot change it: certificates taken apart,
+and which one signed which. Everything else is decided each time.
 """
 
+import functools
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,6 +25,7 @@ from privacy.errors import FormatError, VerificationError
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 _UNDERSTOOD = {x509.BasicConstraints.oid, x509.KeyUsage.oid}
 _AMD_KEY_BITS = 4096
+_REMEMBERED = 128
 _UNUSABLE = (ValueError, TypeError, UnsupportedAlgorithm)  # what odd keys raise
 
 
@@ -93,6 +98,7 @@ def verify_chain(
     return tuple(reversed(checked))
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)
 def load_certificate(der: bytes, name: str) -> x509.Certificate:
     """Return a certificate; real ones with a serial number of zero are let through."""
     try:
@@ -116,6 +122,7 @@ def public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     return key
 
 
+@functools.lru_cache(maxsize=_REMEMBERED)  # which remembers no exception
 def _check_issued(
     child: x509.Certificate, issuer: x509.Certificate, name: str, rules: Rules
 ) -> None:

@@ -26,7 +26,6 @@ from privacy.tee.evidence import (
     Evidence,
     Statement,
     parse_evidence,
-    report_data,
 )
 from privacy.tee.parse import Measurements, TdxQuote, parse_tdx_quote
 from privacy.tee.seal import open_answer, seal_input
@@ -77,7 +76,7 @@ def check_evidence(
         raise VerificationError(msg, code="model-mismatch")
     policy = Policy.expecting(
         Measurements.from_dict(reference),
-        report_data(nonce, shown.hpke_public_key, shown.signing_public_key),
+        shown.report_data,
         allow_simulated=allow_simulated,
     )
     verified = _verify(shown, now=now, allow_simulated=allow_simulated)
@@ -277,8 +276,12 @@ class TeeSession:
         return self._enclave
 
 
-def _keys(shown: Evidence) -> tuple[bytes, bytes]:
-    return shown.hpke_public_key, shown.signing_public_key
+def _keys(shown: Evidence) -> tuple[bytes, ...]:
+    return (
+        shown.hpke_public_key,
+        shown.signing_public_key,
+        shown.chain_public_key,
+    )
 
 
 def _verify(

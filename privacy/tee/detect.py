@@ -23,11 +23,9 @@ from privacy.tee.snp import VERSIONS as SNP_VERSIONS
 Kind = Literal["dcap", "snp", "nitro", "nvidia"]
 
 MAX_BYTES = 1 << 20
-_HEX = re.compile(rb"(?:0x)?((?:[0-9a-fA-F]{2})+)\s*\Z")
+_HEX = re.compile(rb"(?:0x)?([0-9a-fA-F]+)\s*\Z")
 _BASE64 = re.compile(rb"[A-Za-z0-9+/\r\n]{64,}={0,2}\s*\Z")
-_PEM = re.compile(
-    rb"-----BEGIN CERTIFICATE-----.{1,8192}?-----END CERTIFICATE-----", re.DOTALL
-)
+_MAX_PEM_BYTES = 1 << 13
 _SIGN1 = (bytes.fromhex("8444a1013822"), bytes.fromhex("d28444a1013822"))
 _DCAP_VERSIONS = {3, 4, 5}
 _MAX_DEVICES = 64
@@ -63,7 +61,7 @@ def detect(raw: bytes) -> tuple[Item, ...]:
         return _devices(raw)
     if raw[:1] == b"{":
         return (_one(parse_evidence(raw.rstrip(b"\n")).quote),)
-    if match := _HEX.match(raw):
+    if (match := _HEX.match(raw)) and len(match.group(1)) % 2 == 0:
         return (_one(bytes.fromhex(match.group(1).decode())),)
     if _BASE64.match(raw):
         return (_one(_base64(raw)),)
@@ -76,11 +74,29 @@ def pem_certificates(raw: bytes) -> tuple[bytes, ...]:
     Raises:
         FormatError: One of them is none.
     """
+    blocks = pem_blocks(raw, b"CERTIFICATE", limit=_MAX_PEM_BYTES)
     try:
-        found = [x509.load_pem_x509_certificate(m) for m in _PEM.findall(raw)]
+        found = [x509.load_pem_x509_certificate(block) for block in blocks]
     except ValueError as exc:
         raise FormatError("a PEM block is not a certificate") from exc
     return tuple(c.public_bytes(Encoding.DER) for c in found)
+
+
+def pem_blocks(raw: bytes, label: bytes, *, limit: int) -> list[bytes]:
+    """Return every PEM block with that label, in time that grows with the text.
+
+    Raises:
+        FormatError: One does not end within `limit` bytes.
+    """
+    begin, end = b"-----BEGIN %b-----" % label, b"-----END %b-----" % label
+    found, at = [], raw.find(begin)
+    while at >= 0:
+        stop = raw.find(end, at, at + limit)
+        if stop < 0:
+            raise FormatError("a PEM block does not end", code="truncated")
+        found.append(raw[at : stop + len(end)])
+        at = raw.find(begin, stop)
+    return found
 
 
 def _kind(raw: bytes) -> Kind | None:

@@ -25,17 +25,21 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from privacy.bundle import MANIFEST, parse_manifest
 from privacy.encoding import Json, canonical_json, sha256_hex
-from privacy.errors import BackendError, FormatError, PrivacyError
+from privacy.errors import BackendError, FormatError, PrivacyError, VerificationError
 from privacy.files import write_atomic
+from privacy.modes import Mode
+from privacy.onchain import Terms, terms_of
 from privacy.tee.attester import Attester
+from privacy.tee.contract import Answerer
 from privacy.tee.engine import Engine
 from privacy.tee.evidence import Evidence, Statement, report_data
 from privacy.tee.harden import harden
 from privacy.tee.measure import measure_loaded
 from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
-from privacy.tee.seal import open_input, parse_sealed, seal_answer
+from privacy.tee.seal import SealedInput, open_input, parse_sealed, seal_answer
 from privacy.tee.simulator import SimulatedTdxAttester
 from privacy.tee.wire import (
     MODEL,
@@ -64,14 +68,16 @@ class Enclave:
         measurements: Measurements,
         *,
         model_sha256: str,
+        terms: Terms | None = None,
     ) -> None:
-        """Make the keys."""
+        """Make the keys; without `terms` there are no answers for contracts."""
         self._engine = engine
         self._attester = attester
         self._measurements = measurements
         self._model_sha256 = model_sha256
         self._hpke_key = X25519PrivateKey.generate()
         self._signing_key = Ed25519PrivateKey.generate()
+        self._answerer = Answerer(terms, engine.run) if terms else None
 
     def describe(self) -> Json:
         """Return what the node may know of this enclave."""
@@ -89,12 +95,16 @@ class Enclave:
         """Return evidence over a fresh quote for `nonce`."""
         hpke_key = self._hpke_key.public_key().public_bytes_raw()
         signing_key = self._signing_key.public_key().public_bytes_raw()
-        vouched = report_data(nonce, hpke_key, signing_key)
+        chain_key = self._answerer.public_key if self._answerer else b""
+        vouched = report_data(
+            nonce, hpke_key, signing_key, chain_key, self._model_sha256
+        )
         return Evidence(
             format=self._attester.format,
             quote=self._attester.quote(vouched, self._measurements),
             hpke_public_key=hpke_key,
             signing_public_key=signing_key,
+            chain_public_key=chain_key,
             nonce=nonce,
             model_sha256=self._model_sha256,
             statement=statement,
@@ -102,20 +112,12 @@ class Enclave:
         ).to_bytes()
 
     def infer(self, raw: bytes) -> tuple[bytes, bytes]:
-        """Return the sealed answer to a sealed input, and the evidence for it."""
+        """Return the answer to a sealed input, and the evidence for it.
+
+        The answer is sealed, too, unless the input was sealed for a contract.
+        """
         sealed = parse_sealed(raw)
-        rows, reply_key = open_input(
-            sealed,
-            self._hpke_key,
-            model_sha256=self._model_sha256,
-            columns=self._engine.columns,
-        )
-        answer = seal_answer(
-            self._engine.run(rows),
-            reply_key=reply_key,
-            model_sha256=self._model_sha256,
-            sealed=sealed,
-        )
+        answer = self._for_contract(sealed) if sealed.order else self._private(sealed)
         statement = Statement(
             model_sha256=self._model_sha256,
             nonce=sealed.nonce,
@@ -125,6 +127,28 @@ class Enclave:
         )
         signature = statement.sign(self._signing_key)
         return answer, self.evidence(sealed.nonce, statement, signature)
+
+    def _private(self, sealed: SealedInput) -> bytes:
+        rows, reply_key = open_input(
+            sealed,
+            self._hpke_key,
+            model_sha256=self._model_sha256,
+            columns=self._engine.columns,
+        )
+        return seal_answer(
+            self._engine.run(rows),
+            reply_key=reply_key,
+            model_sha256=self._model_sha256,
+            sealed=sealed,
+        )
+
+    def _for_contract(self, sealed: SealedInput) -> bytes:
+        if self._answerer is None:
+            msg = "this enclave was started without a manifest: no answers to contracts"
+            raise FormatError(msg, code="no-chain-key")
+        return self._answerer.answer(
+            sealed, self._hpke_key, model_sha256=self._model_sha256
+        )
 
 
 class Server:
@@ -198,6 +222,7 @@ def start(run_dir: Path, model_dir: Path, *, model_sha256: str) -> Server:
     """
     model = (model_dir / MODEL).read_bytes()
     engine = Engine(model)
+    terms = _terms(model_dir.parent / MANIFEST, model, model_sha256=model_sha256)
     measurements = measure_loaded(model)
     listener = _listen(run_dir)
     identity = identify(os.getpid())
@@ -207,9 +232,34 @@ def start(run_dir: Path, model_dir: Path, *, model_sha256: str) -> Server:
     write_atomic(run_dir / RECORD, canonical_json(record), private=True)
     locked = harden()
     enclave = Enclave(
-        engine, SimulatedTdxAttester(), measurements, model_sha256=model_sha256
+        engine,
+        SimulatedTdxAttester(),
+        measurements,
+        model_sha256=model_sha256,
+        terms=terms,
     )
     return Server(listener, enclave, {**enclave.describe(), "memory_locked": locked})
+
+
+def _terms(path: Path, model: bytes, *, model_sha256: str) -> Terms | None:
+    """Return how the model's answers look to contracts, if its manifest is there.
+
+    What the manifest says is attested by its digest, which the quote covers.
+
+    Raises:
+        VerificationError: It is another manifest, or one of another model file.
+    """
+    if not path.is_file():
+        return None
+    raw = path.read_bytes()
+    manifest = parse_manifest(raw)
+    entry = manifest.files.get(f"{Mode.TEE}/{MODEL}")
+    if sha256_hex(raw) != model_sha256 or (
+        entry is None or entry.sha256 != sha256_hex(model)
+    ):
+        msg = f"{path.name} is of another model: publish it again"
+        raise VerificationError(msg, code="bundle-changed")
+    return terms_of(manifest)
 
 
 def _listen(run_dir: Path) -> socket.socket:

@@ -1,11 +1,13 @@
 """What an enclave shows of itself, and what it signs for a job: canonical JSON.
 
-    evidence        format, quote, hpke_public_key, signing_public_key, nonce,
-                    model_sha256
+    evidence        format, quote, hpke_public_key, signing_public_key,
+                    chain_public_key, nonce, model_sha256
     job evidence    the same, with statement and signature
 
-`model_sha256` is a label that the node gave the enclave. What is attested of the model
-is its own digest, in RTMR2.
+`chain_public_key` (secp256k1) signs answers for contracts; it is empty unless the
+enclave itself found the manifest that `model_sha256` is the digest of. Without it,
+`model_sha256` is a label that the node gave the enclave, and what is attested of the
+model is its own digest, in RTMR2.
 """
 
 import hashlib
@@ -30,15 +32,17 @@ from privacy.errors import FormatError, VerificationError
 
 NONCE_BYTES = 32
 KEY_BYTES = 32
+CHAIN_KEY_BYTES = 64
 STATEMENT_DOMAIN = "privacy-compute/tee/statement/1"
 
-_REPORT_DATA_DOMAIN = b"privacy-compute/tee/report-data/1"
+_REPORT_DATA_DOMAIN = b"privacy-compute/tee/report-data/2"
 _MAX_BYTES = 1 << 17
 _SHOWN = {
     "format",
     "quote",
     "hpke_public_key",
     "signing_public_key",
+    "chain_public_key",
     "nonce",
     "model_sha256",
 }
@@ -57,9 +61,25 @@ def check_nonce(nonce: bytes) -> bytes:
     return nonce
 
 
-def report_data(nonce: bytes, hpke_public_key: bytes, signing_key: bytes) -> bytes:
-    """Return what the quote must vouch for, 64 bytes; every part has a fixed length."""
-    parts = (_REPORT_DATA_DOMAIN, check_nonce(nonce), hpke_public_key, signing_key)
+def report_data(
+    nonce: bytes,
+    hpke_public_key: bytes,
+    signing_key: bytes,
+    chain_key: bytes,
+    model_sha256: str,
+) -> bytes:
+    """Return what the quote must vouch for, 64 bytes.
+
+    Every part has a fixed length; no chain key counts as one of zeros.
+    """
+    parts = (
+        _REPORT_DATA_DOMAIN,
+        check_nonce(nonce),
+        hpke_public_key,
+        signing_key,
+        chain_key or bytes(CHAIN_KEY_BYTES),
+        bytes.fromhex(check_sha256(model_sha256)),
+    )
     return hashlib.sha512(b"".join(parts)).digest()
 
 
@@ -96,6 +116,8 @@ class Evidence:
     Attributes:
         hpke_public_key: X25519; inputs are sealed to it.
         signing_public_key: Ed25519; signs the statement.
+        chain_public_key: secp256k1, x and y; signs answers for contracts. Empty if
+            this enclave makes none.
         statement: About one job; None before one was run.
         signature: Over the statement; empty if there is none.
     """
@@ -106,8 +128,20 @@ class Evidence:
     signing_public_key: bytes
     nonce: bytes
     model_sha256: str
+    chain_public_key: bytes = b""
     statement: Statement | None = None
     signature: bytes = b""
+
+    @property
+    def report_data(self) -> bytes:
+        """What a quote over these keys, nonce and model must vouch for."""
+        return report_data(
+            self.nonce,
+            self.hpke_public_key,
+            self.signing_public_key,
+            self.chain_public_key,
+            self.model_sha256,
+        )
 
     def to_bytes(self) -> bytes:
         """Return the canonical encoding."""
@@ -116,6 +150,7 @@ class Evidence:
             "quote": b64url(self.quote),
             "hpke_public_key": b64url(self.hpke_public_key),
             "signing_public_key": b64url(self.signing_public_key),
+            "chain_public_key": b64url(self.chain_public_key),
             "nonce": b64url(self.nonce),
             "model_sha256": self.model_sha256,
         }
@@ -153,6 +188,7 @@ def parse_evidence(raw: bytes) -> Evidence:
         "quote": _bytes(value, "quote"),
         "hpke_public_key": _bytes(value, "hpke_public_key", KEY_BYTES),
         "signing_public_key": _bytes(value, "signing_public_key", KEY_BYTES),
+        "chain_public_key": _chain_key(value),
         "nonce": check_nonce(_bytes(value, "nonce")),
         "model_sha256": check_sha256(_text(value, "model_sha256")),
     }
@@ -161,6 +197,12 @@ def parse_evidence(raw: bytes) -> Evidence:
     statement = _parse_statement(value["statement"])
     signature = _bytes(value, "signature", 64)
     return Evidence(**shown, statement=statement, signature=signature)  # type: ignore[arg-type]
+
+
+def _chain_key(value: Json) -> bytes:
+    if value.get("chain_public_key") == "":
+        return b""
+    return _bytes(value, "chain_public_key", CHAIN_KEY_BYTES)
 
 
 def _parse_statement(value: Any) -> Statement:

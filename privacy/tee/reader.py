@@ -44,6 +44,10 @@ class Reader:
         self.at += size
         return part
 
+    def peek(self, size: int) -> bytes:
+        """Return the next bytes, at most `size`, without taking them."""
+        return self._raw[self.at : self.at + size]
+
     def uint(self, size: int, what: str) -> int:
         """Return the next little-endian unsigned integer of `size` bytes."""
         return int.from_bytes(self.take(size, what), "little")

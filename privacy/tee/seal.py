@@ -4,6 +4,8 @@
              JSON {"reply_key", "rows"}
     answer   HPKE ciphertext to the reply key; inside, canonical JSON {"outputs"}
 
+An input for a contract has the order as a fourth frame; see `privacy.tee.contract`.
+
 HPKE's `info` binds the model and the nonce, and for the answer the sealed input, so
 that nothing can be replayed against another model, attestation or job. HPKE's base
 mode does not say who sealed: that the enclave made the answer follows from its signed
@@ -54,12 +56,14 @@ class SealedInput:
     Attributes:
         enclave_key: The HPKE public key it is sealed to.
         nonce: The nonce of the attestation that showed this key.
+        order: What a contract asked, from the node; empty for a private answer.
     """
 
     enclave_key: bytes
     nonce: bytes
     ciphertext: bytes
     sha256: str
+    order: bytes = b""
 
 
 def parse_sealed(raw: bytes) -> SealedInput:
@@ -71,11 +75,15 @@ def parse_sealed(raw: bytes) -> SealedInput:
     if len(raw) > MAX_SEALED_BYTES:
         msg = f"the sealed input has {len(raw)} bytes, at most {MAX_SEALED_BYTES}"
         raise FormatError(msg, code="too-large")
-    frames = unpack(raw, what="sealed input", max_frames=_FRAMES)
-    if len(frames) != _FRAMES or len(frames[0]) != KEY_BYTES:
+    frames = unpack(raw, what="sealed input", max_frames=_FRAMES + 1)
+    if len(frames) not in {_FRAMES, _FRAMES + 1} or len(frames[0]) != KEY_BYTES:
         raise FormatError("the sealed input is not key, nonce and ciphertext")
-    enclave_key, nonce, ciphertext = frames
-    return SealedInput(enclave_key, check_nonce(nonce), ciphertext, sha256_hex(raw))
+    enclave_key, nonce, ciphertext, *order = frames
+    if order == [b""]:
+        raise FormatError("the sealed input ends with an empty order")
+    return SealedInput(
+        enclave_key, check_nonce(nonce), ciphertext, sha256_hex(raw), b"".join(order)
+    )
 
 
 def seal_input(
@@ -100,10 +108,10 @@ def seal_input(
     Raises:
         FormatError: The rows are not such rows, or the enclave's key is no X25519 key.
     """
-    checked = _float32_rows(rows, columns=columns)
+    checked = float32_rows(rows, columns=columns)
     inside = {"reply_key": b64url(reply_key.public_bytes_raw()), "rows": checked}
     info = _input_info(model_sha256, nonce)
-    ciphertext = _encrypt(canonical_json(inside), enclave_key, info)
+    ciphertext = encrypt(canonical_json(inside), enclave_key, info)
     return pack([enclave_key, nonce, ciphertext])
 
 
@@ -117,6 +125,27 @@ def open_input(
             or changed ("unsealable"); or its inside is malformed. Messages say nothing
             about what is inside: the node's operator reads them.
     """
+    plain = decrypt(
+        sealed, key, _input_info(model_sha256, sealed.nonce), columns=columns
+    )
+    try:
+        return _parse_inside(plain, columns=columns)
+    except (FormatError, ValueError):
+        msg = (
+            f"the sealed input does not hold a reply key and up to {MAX_ROWS} rows "
+            f"of {columns} finite numbers"
+        )
+        raise FormatError(msg, code="malformed-input") from None
+
+
+def decrypt(
+    sealed: SealedInput, key: X25519PrivateKey, info: bytes, *, columns: int
+) -> bytes:
+    """Return what is inside a sealed input, in the enclave.
+
+    Raises:
+        FormatError: See `open_input`.
+    """
     if sealed.enclave_key != key.public_key().public_bytes_raw():
         msg = (
             "the input is sealed to an enclave that is gone: "
@@ -128,19 +157,10 @@ def open_input(
         msg = f"the sealed input has more bytes than {MAX_ROWS} rows of {columns} need"
         raise FormatError(msg, code="malformed-input")
     try:
-        info = _input_info(model_sha256, sealed.nonce)
-        plain = _SUITE.decrypt(sealed.ciphertext, key, info)
+        return _SUITE.decrypt(sealed.ciphertext, key, info)
     except (InvalidTag, ValueError) as exc:
         msg = "the sealed input cannot be opened: seal it again for this model"
         raise FormatError(msg, code="unsealable") from exc
-    try:
-        return _parse_inside(plain, columns=columns)
-    except (FormatError, ValueError):
-        msg = (
-            f"the sealed input does not hold a reply key and up to {MAX_ROWS} rows "
-            f"of {columns} finite numbers"
-        )
-        raise FormatError(msg, code="malformed-input") from None
 
 
 def seal_answer(
@@ -152,7 +172,7 @@ def seal_answer(
         FormatError: An output is not finite, or the reply key cannot be used.
     """
     info = _answer_info(model_sha256, sealed.nonce, sealed.sha256)
-    return _encrypt(canonical_json({"outputs": outputs}), reply_key, info)
+    return encrypt(canonical_json({"outputs": outputs}), reply_key, info)
 
 
 def open_answer(
@@ -190,17 +210,27 @@ def _parse_inside(plain: bytes, *, columns: int) -> tuple[Rows, bytes]:
         raise FormatError("the sealed input has other members than these")
     reply_key = b64url_decode(str(value["reply_key"]), what="reply key")
     X25519PublicKey.from_public_bytes(reply_key)
-    return _float32_rows(value["rows"], columns=columns), reply_key
+    return float32_rows(value["rows"], columns=columns), reply_key
 
 
-def _float32_rows(rows: object, *, columns: int) -> Rows:
+def float32_rows(rows: object, *, columns: int) -> Rows:
+    """Return rows that the engine can take.
+
+    Raises:
+        FormatError: They are not such rows.
+    """
     checked = finite_rows(rows, columns=columns, max_rows=MAX_ROWS)
     if any(abs(x) > _FLOAT32_MAX for row in checked for x in row):
         raise FormatError("a feature does not fit a 32-bit float", code="not-finite")
     return checked
 
 
-def _encrypt(plain: bytes, public_key: bytes, info: bytes) -> bytes:
+def encrypt(plain: bytes, public_key: bytes, info: bytes) -> bytes:
+    """Return an HPKE ciphertext to a public key.
+
+    Raises:
+        FormatError: The key is no usable X25519 key.
+    """
     try:
         key = X25519PublicKey.from_public_bytes(public_key)
         return _SUITE.encrypt(plain, key, info)
@@ -210,15 +240,16 @@ def _encrypt(plain: bytes, public_key: bytes, info: bytes) -> bytes:
 
 
 def _input_info(model_sha256: str, nonce: bytes) -> bytes:
-    return canonical_json(_bound(_INPUT_DOMAIN, model_sha256, nonce))
+    return canonical_json(bound(_INPUT_DOMAIN, model_sha256, nonce))
 
 
 def _answer_info(model_sha256: str, nonce: bytes, input_sha256: str) -> bytes:
-    bound = _bound(_ANSWER_DOMAIN, model_sha256, nonce)
-    return canonical_json({**bound, "input_sha256": input_sha256})
+    common = bound(_ANSWER_DOMAIN, model_sha256, nonce)
+    return canonical_json({**common, "input_sha256": input_sha256})
 
 
-def _bound(domain: str, model_sha256: str, nonce: bytes) -> Json:
+def bound(domain: str, model_sha256: str, nonce: bytes) -> Json:
+    """Return what every `info` of HPKE binds."""
     return {
         "domain": domain,
         "mode": "tee",

@@ -6,6 +6,7 @@ of other enclaves too: without that check, anyone with one TDX machine could wri
 quotes for code that runs nowhere.
 """
 
+import functools
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import ClassVar
@@ -131,6 +132,7 @@ class SimulatedTrustStore:
 TrustStore = HardwareTrustStore | SimulatedTrustStore
 
 
+@functools.cache
 def hardware_trust_store() -> HardwareTrustStore:
     """Return the store with the vendors' roots, as shipped and pinned here."""
     return HardwareTrustStore(
@@ -146,6 +148,7 @@ def hardware_trust_store() -> HardwareTrustStore:
     )
 
 
+@functools.cache
 def simulated_trust_store() -> SimulatedTrustStore:
     """Return the store with the simulated vendor's root, as shipped and pinned."""
     return SimulatedTrustStore(_shipped("simulated_intel_root.pem")[0])

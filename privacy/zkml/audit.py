@@ -36,6 +36,7 @@ from privacy.zkml.field import dequantize
 from privacy.zkml.onnx_prep import fix_batch
 from privacy.zkml.params import ZkmlParams, parse_params
 from privacy.zkml.prescale import prescale
+from privacy.zkml.salt import widen_input
 from privacy.zkml.srs import is_public, srs_facts, verifier_srs
 from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
 
@@ -118,11 +119,15 @@ def _audit(
     fixed = scratch / "fixed.onnx"
     fix_batch(onnx, fixed)
     prescale(fixed, np.array(params.input_minimum), np.array(params.input_maximum))
+    plain = scratch / "plain.onnx"
+    shutil.copyfile(fixed, plain)
+    if params.visibility.salted:
+        widen_input(fixed, params.features)
     backend.recompile(fixed, made)
     backend.setup(made)
     checks["verifying key"] = _check_key(made, kept)  # 5
     progress({"stage": "compare answers"})
-    found = _compare(backend, made, fixed, params, bundle.manifest)  # 6
+    found = _compare(backend, made, plain, params, bundle.manifest)  # 6
     checks["answers"] = f"as the model's, within {found['max_error']:.3g}"
     listed = [{"name": k, "detail": v} for k, v in checks.items()]
     return {"checks": listed, "accuracy": found}
@@ -180,7 +185,12 @@ def _check_settings(
     except (KeyError, TypeError, ValueError) as exc:
         msg = "the settings are not those of a circuit"
         raise VerificationError(msg, code="wrong-settings") from exc
-    stated = {**params.to_json(), "output_visibility": "public"}
+    seen = params.visibility  # salt is no setting: it is in the key
+    stated = {
+        **params.to_json(),
+        "visibility": {"input": seen.input, "params": seen.params},
+        "output_visibility": "public",
+    }
     wrong = sorted(k for k, v in found.items() if stated[k] != v)
     if wrong:
         msg = f"settings and manifest disagree on {', '.join(wrong)}"
@@ -202,16 +212,16 @@ def _check_key(made: CircuitFiles, kept: CircuitFiles) -> str:
 def _compare(
     backend: ProofSystem,
     made: CircuitFiles,
-    fixed: Path,
+    plain: Path,
     params: ZkmlParams,
     manifest: Manifest,
 ) -> Json:
     low, high = np.array(params.input_minimum), np.array(params.input_maximum)
     rows = np.random.default_rng(0).uniform(low, high, (_ROWS, len(low)))
-    clear = run_onnx(fixed, (rows - params.input_offset) / params.input_scale)
+    clear = run_onnx(plain, (rows - params.input_offset) / params.input_scale)
     path, bits = made.root / "row.witness", params.input_scale_bits
     answers = []
-    for row in params.quantize(rows):
+    for row in params.circuit_rows(rows, bytes(32)):
         witness = backend.witness(made, row, path, scale_bits=bits)
         outputs = list(witness.outputs)
         answers.append(dequantize(outputs, scale_bits=params.output_scale_bits))

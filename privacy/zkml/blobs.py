@@ -5,9 +5,9 @@
     evidence  {"insecure_srs": bool, "model_sha256": hex,
                "proofs": [{"instances": [felt, ...], "proof": hex}, ...]}
 
-Rows are standardised features. The salt makes the blob's SHA-256 unguessable and has no
-other use. A felt is 64 hex digits, big-endian; the instances of one proof are the
-Poseidon hash of the quantised input row, then the outputs in order.
+Rows are standardised features. The salt makes the blob's SHA-256 unguessable, and in
+salted circuits the proof's commitment too (`privacy.zkml.salt`). A felt is 64 hex
+digits, big-endian; `ZkmlParams.instances` says what the instances of a proof are.
 """
 
 from collections.abc import Sequence
@@ -64,22 +64,29 @@ def make_input(rows: Any, *, salt: bytes) -> bytes:
     return blob
 
 
-def parse_input(raw: bytes, *, columns: int) -> list[list[float]]:
-    """Return the rows of an input blob, each `columns` wide, at most 256.
+def parse_input(raw: bytes, *, columns: int) -> tuple[list[list[float]], bytes]:
+    """Return the rows of an input blob, each `columns` wide, at most 256, and its salt.
 
     Raises:
         FormatError: Not such a blob, to the byte.
     """
     value = parse_canonical(raw, what="input")
     _expect(value, {"rows", "salt"}, what="input")
-    salt = value["salt"]
-    if (
-        not isinstance(salt, str)
-        or len(b64url_decode(salt, what="salt")) != _SALT_BYTES
-    ):
+    salt = parse_salt(value["salt"])
+    return finite_rows(value["rows"], columns=columns, max_rows=MAX_ROWS), salt
+
+
+def parse_salt(text: object) -> bytes:
+    """Return the 32 bytes of a salt in base64url.
+
+    Raises:
+        FormatError: It is none; code `bad-salt`.
+    """
+    salt = b64url_decode(text, what="salt") if isinstance(text, str) else b""
+    if len(salt) != _SALT_BYTES:
         msg = f"the input's salt is not {_SALT_BYTES} bytes in base64url"
         raise FormatError(msg, code="bad-salt")
-    return finite_rows(value["rows"], columns=columns, max_rows=MAX_ROWS)
+    return salt
 
 
 def make_outputs(rows: Sequence[Sequence[float]]) -> bytes:

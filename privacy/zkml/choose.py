@@ -19,6 +19,7 @@ from privacy.zkml.corners import far_corners, widened_range
 from privacy.zkml.field import dequantize, quantize
 from privacy.zkml.onnx_prep import fix_batch, open_session
 from privacy.zkml.prescale import prescale
+from privacy.zkml.salt import ELEMENTS, LARGEST, widen_input
 from privacy.zkml.system import (
     CircuitChoice,
     CircuitFacts,
@@ -29,6 +30,7 @@ from privacy.zkml.system import (
 
 _CALIBRATION_ROWS = 40
 _CHECKED_ROWS = 100
+_AT_ONCE = 5
 _MARGIN = 0.25
 _AT_CORNERS = Grade(part=1.0, share=0.9)
 """Corners are far from the data: a few may differ, but a wrapping circuit fails."""
@@ -54,6 +56,7 @@ class Model:
     scale: Any
     task: str
     activation: str
+    salted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +66,21 @@ class Circuit:
     choice: CircuitChoice
     facts: CircuitFacts
     files: CircuitFiles
+    salted: bool
     accuracy: Json = field(default_factory=dict)
 
+    def inputs(self, rows: Any) -> list[list[int]]:
+        """Return rows as the circuit takes them, with the largest salt there is."""
+        return _inputs(rows, self.facts.input_scale_bits, salted=self.salted)
 
-def prepare(request: PartRequest, scratch: Path) -> Model:
+
+def prepare(request: PartRequest, scratch: Path, *, salted: bool = False) -> Model:
     """Return the model with a batch of one, and rows to calibrate and check it on.
+
+    Args:
+        request: The model and its rows.
+        scratch: A folder for the model as circuits are made of it.
+        salted: See `privacy.zkml.salt`.
 
     Raises:
         FormatError: The model or the rows are not of the expected shape.
@@ -81,19 +94,23 @@ def prepare(request: PartRequest, scratch: Path) -> Model:
     low, high = widened_range(np.concatenate([calibration, held]), margin=_MARGIN)
     offset, scale = prescale(onnx, low, high)
     corners = far_corners(onnx, (low - offset) / scale, (high - offset) / scale)
+    corners_clear = run_onnx(onnx, corners)
+    if salted:
+        widen_input(onnx, features)
     return Model(
         onnx=onnx,
         calibration=(calibration[:_CALIBRATION_ROWS] - offset) / scale,
         corners=corners,
         held=(held[:_CHECKED_ROWS] - offset) / scale,
         clear=np.load(request.clear)[:_CHECKED_ROWS],
-        corners_clear=run_onnx(onnx, corners),
+        corners_clear=corners_clear,
         low=low,
         high=high,
         offset=offset,
         scale=scale,
         task=request.task,
         activation=request.activation,
+        salted=salted,
     )
 
 
@@ -105,6 +122,11 @@ def run_onnx(onnx: Path, rows: Any) -> Any:
         for row in rows
     ]
     return np.array(made, dtype=np.float64)
+
+
+def _inputs(rows: Any, scale_bits: int, *, salted: bool) -> list[list[int]]:
+    tail = [LARGEST] * (ELEMENTS if salted else 0)
+    return [[*row, *tail] for row in quantize(rows, scale_bits=scale_bits)]
 
 
 def compile_circuit(
@@ -123,11 +145,11 @@ def compile_circuit(
     root.mkdir()
     files = CircuitFiles(root)
     rows = np.concatenate([model.corners, model.calibration])
-    quantized = quantize(rows, scale_bits=choice.scale_bits)
+    quantized = _inputs(rows, choice.scale_bits, salted=model.salted)
     facts = backend.compile(model.onnx, quantized, choice, visibility, files)
     if facts.input_scale_bits != choice.scale_bits:
         raise BackendError("the engine changed the input's scale")
-    return Circuit(choice, facts, files)
+    return Circuit(choice, facts, files, model.salted)
 
 
 def check(
@@ -145,25 +167,53 @@ def check(
         FormatError: It does not pass the gate (`inaccurate`), has other outputs, or
             rows leave its range (`out-of-range`).
     """
-    activation, task = model.activation, model.task
-    made = answers(backend, circuit, model.corners)
-    if made.shape != model.corners_clear.shape or made.shape[1] != model.clear.shape[1]:
-        msg = f"the circuit has {made.shape[1]} outputs, not {model.clear.shape[1]}"
-        raise FormatError(msg, code="wrong-output-count")
-    reason = shortfall(
-        made, model.corners_clear, activation=activation, task=task, grade=_AT_CORNERS
-    )
-    if reason:
-        msg = f"at the corners of the input range, {reason}"
-        raise FormatError(msg, code="inaccurate")
-    made = answers(backend, circuit, model.held)
-    answers(backend, circuit, model.calibration)  # they must fit, too
-    reason = shortfall(made, model.clear, activation=activation, task=task, grade=grade)
-    if reason:
-        raise FormatError(reason, code="inaccurate")
+    made = judged(backend, circuit, model, model.held, model.clear, grade)
+    try:
+        judged(backend, circuit, model, model.corners, model.corners_clear, _AT_CORNERS)
+    except FormatError as exc:
+        if exc.code != "inaccurate":
+            raise
+        msg = f"at the corners of the input range, {exc.message}"
+        raise FormatError(msg, code="inaccurate") from exc
     return replace(
-        circuit, accuracy=accuracy(made, model.clear, activation=activation, task=task)
+        circuit,
+        accuracy=accuracy(
+            made, model.clear, activation=model.activation, task=model.task
+        ),
     )
+
+
+def judged(
+    backend: ProofSystem,
+    circuit: Circuit,
+    model: Model,
+    rows: Any,
+    clear: Any,
+    grade: Grade,
+) -> Any:
+    """Return a circuit's raw outputs on rows, or stop at what no other row mends.
+
+    Raises:
+        FormatError: They do not pass (`inaccurate`), have another shape
+            (`wrong-output-count`), or leave its range (`out-of-range`).
+    """
+    made = np.empty((0, clear.shape[1]))
+    for start in range(0, len(rows), _AT_ONCE):
+        more = answers(backend, circuit, rows[start : start + _AT_ONCE])
+        if more.shape[1] != clear.shape[1]:
+            msg = f"the circuit has {more.shape[1]} outputs, not {clear.shape[1]}"
+            raise FormatError(msg, code="wrong-output-count")
+        made = np.concatenate([made, more])
+        reason = shortfall(  # were the rest as the clear model says
+            np.concatenate([made, clear[len(made) :]]),
+            clear,
+            activation=model.activation,
+            task=model.task,
+            grade=grade,
+        )
+        if reason:
+            raise FormatError(reason, code="inaccurate")
+    return made
 
 
 def answers(backend: ProofSystem, circuit: Circuit, rows: Any) -> Any:
@@ -177,7 +227,7 @@ def answers(backend: ProofSystem, circuit: Circuit, rows: Any) -> Any:
     bits = facts.input_scale_bits
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "row.witness"
-        for row in quantize(rows, scale_bits=bits):
+        for row in circuit.inputs(rows):
             made = backend.witness(files, row, path, scale_bits=bits)
             outputs.append(
                 dequantize(list(made.outputs), scale_bits=facts.output_scale_bits)

@@ -7,18 +7,20 @@ from typing import Any
 from privacy.bundle import Bundle, open_bundle
 from privacy.child import Handler, Progress, run_in_child
 from privacy.encoding import Json
-from privacy.errors import CannotVerifyError
+from privacy.errors import CannotVerifyError, FormatError
 from privacy.zkml.blobs import make_input
+from privacy.zkml.params import is_salted
 from privacy.zkml.runner import Runner
 
 _NO_SALT = bytes(32)
-"""The blob never leaves this machine, so nothing has to be made unguessable."""
+"""The blob never leaves this machine, so its digest may be guessable."""
 
 
 def prove_rows(
     bundle: Bundle,
     rows: Any,
     *,
+    salt: bytes | None = None,
     timeout_s: float = 3600.0,
     progress: Progress = lambda _: None,
 ) -> bytes:
@@ -27,20 +29,26 @@ def prove_rows(
     Args:
         bundle: The whole model, proving key included.
         rows: Standardised features, shape (rows, features).
+        salt: 32 random bytes, which salted circuits commit to; keep them for whoever
+            shall check that the proofs are about these rows.
         timeout_s: Wall limit for all rows.
         progress: Told how far it is.
 
     Raises:
-        FormatError: The rows are malformed or out of the circuit's range.
+        FormatError: The rows are malformed or out of the circuit's range, or a salted
+            circuit was given no salt.
         CannotVerifyError: The bundle holds public files only.
         BackendError: The engine failed.
     """
     if not bundle.path("zkml/pk.key").is_file():
         msg = "the proving key is not here: proving needs the publisher's whole folder"
         raise CannotVerifyError(msg, code="no-proving-key")
+    if salt is None and is_salted(bundle):
+        msg = "this model's proofs are salted: give 32 random bytes as salt"
+        raise FormatError(msg, code="salt-missing")
     with tempfile.TemporaryDirectory() as scratch:
         given, made = Path(scratch) / "input", Path(scratch) / "evidence"
-        given.write_bytes(make_input(rows, salt=_NO_SALT))
+        given.write_bytes(make_input(rows, salt=salt or _NO_SALT))
         run_in_child(
             "privacy.zkml.local:handler",
             {"bundle": str(bundle.root), "input": str(given), "evidence": str(made)},

@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,17 @@ from privacy.encoding import Json
 from privacy.errors import BackendError, VerificationError
 from privacy.zkml.blobs import Proof
 from privacy.zkml.choose import Circuit
-from privacy.zkml.field import MODULUS, quantize
+from privacy.zkml.field import MODULUS
 from privacy.zkml.prove import prove_row
 from privacy.zkml.system import CircuitFiles, ProofSystem
-from privacy.zkml.verify import PUBLIC_FILES
 
 
 def measure(
-    backend: ProofSystem, circuit: Circuit, rows: Any, progress: Progress
+    backend: ProofSystem,
+    circuit: Circuit,
+    rows: Any,
+    public: Sequence[str],
+    progress: Progress,
 ) -> tuple[Proof, Json]:
     """Return one of this circuit's proofs, and what proving a row costs.
 
@@ -28,6 +32,7 @@ def measure(
         backend: The proof system.
         circuit: With keys and SRS in place.
         rows: Standardised rows to prove, shape (rows, features).
+        public: The files that verifiers fetch.
         progress: Told how far it is.
 
     Raises:
@@ -36,7 +41,7 @@ def measure(
     files, bits = circuit.files, circuit.facts.input_scale_bits
     proofs, prove_s, verify_s = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
-        for i, row in enumerate(quantize(rows, scale_bits=bits)):
+        for i, row in enumerate(circuit.inputs(rows)):
             progress({"stage": "prove", "done": i, "total": len(rows)})
             start = time.perf_counter()
             proof = prove_row(backend, files, row, Path(scratch), scale_bits=bits)
@@ -55,7 +60,7 @@ def measure(
         "proving_key_bytes": files.proving_key.stat().st_size,
         "verifying_key_bytes": files.verifying_key.stat().st_size,
         "srs_bytes": files.srs.stat().st_size,
-        "client_bytes": sum((files.root / n).stat().st_size for n in PUBLIC_FILES),
+        "client_bytes": sum((files.root / n).stat().st_size for n in public),
         "cpus": os.cpu_count() or 1,
     }
     return proofs[0], cost

@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from privacy.bundle import Bundle
 from privacy.encoding import Json, check_sha256
 from privacy.errors import FormatError
+from privacy.modes import Mode
 from privacy.zkml.field import from_hex, quantize
+from privacy.zkml.salt import elements
 from privacy.zkml.system import Visibility
 from privacy.zkml.visibility import instance_names, verifier_learns
 
@@ -105,7 +108,7 @@ class ZkmlParams:
         return instances[self.instances.index("poseidon(model)")]
 
     def quantize(self, rows: Any) -> list[list[int]]:
-        """Return the integers the circuit computes on, and hashes, for each row.
+        """Return the integers the circuit computes on for each row.
 
         Args:
             rows: Standardised features, shape (rows, features).
@@ -120,6 +123,21 @@ class ZkmlParams:
         with np.errstate(over="ignore"):  # an infinity is refused by `quantize`
             scaled = (values - self.input_offset) / self.input_scale
         return quantize(scaled, scale_bits=self.input_scale_bits)
+
+    def circuit_rows(self, rows: Any, salt: bytes) -> list[list[int]]:
+        """Return the circuit's whole input for each row: quantised, then salted.
+
+        Args:
+            rows: Standardised features, shape (rows, features).
+            salt: The job's, which only salted circuits use.
+
+        Raises:
+            FormatError: See `quantize`.
+        """
+        quantized = self.quantize(rows)
+        if not self.visibility.salted:
+            return quantized
+        return [[*row, *elements(salt, i)] for i, row in enumerate(quantized)]
 
     def check_range(self, rows: Any) -> None:
         """Refuse rows that the circuit was not built for.
@@ -168,8 +186,15 @@ def parse_params(value: Json) -> ZkmlParams:
     return params
 
 
+def is_salted(bundle: Bundle) -> bool:
+    """Return whether a model's proofs are about the salt of their job as well."""
+    return parse_params(bundle.manifest.mode(Mode.ZKML).params).visibility.salted
+
+
 def _visibility(value: Json) -> Visibility:
-    if set(value) != {"input", "params"}:
+    if set(value) != {f.name for f in fields(Visibility)}:
+        raise TypeError
+    if type(value["salted"]) is not bool:
         raise TypeError
     return Visibility(**value)
 

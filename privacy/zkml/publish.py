@@ -26,11 +26,11 @@ from privacy.zkml.params import SrsFacts, ZkmlParams
 from privacy.zkml.srs import obtain_srs, verifier_srs
 from privacy.zkml.system import CircuitFiles, ProofSystem, Visibility, load_backend
 from privacy.zkml.tune import TuneOptions, parse_options, tune
-from privacy.zkml.verify import PUBLIC_FILES
 from privacy.zkml.visibility import OPTIONS as WORDS
 from privacy.zkml.visibility import (
     instance_names,
     parse_visibility,
+    public_files,
     verifier_learns,
 )
 
@@ -44,7 +44,8 @@ def handler() -> Handler:
     Options: `srs`, as `obtain_srs` takes it (`development` by default), and what
     `privacy.zkml.tune.options` takes: `objective`, `memory_bytes`, and `settings`, a
     list of `CircuitChoice` members to try instead of a search. `hide`, `commit` and
-    `show` are lists of `input` and `model`; see `privacy.zkml.visibility`.
+    `show` are lists of `input` and `model`, `salt` is true or false; see
+    `privacy.zkml.visibility`.
     """
 
     def serve(request: Json, progress: Progress) -> Json:
@@ -65,7 +66,7 @@ def _publish(request: PartRequest, progress: Progress) -> PartResult:
     files = CircuitFiles(request.out)
     progress({"stage": "prepare"})
     with tempfile.TemporaryDirectory() as scratch:
-        model = prepare(request, Path(scratch))
+        model = prepare(request, Path(scratch), salted=options.visibility.salted)
         tuned = tune(backend, model, options, Path(scratch), progress)
         circuit = tuned.circuit
         shutil.copyfile(circuit.files.network, files.network)
@@ -80,7 +81,9 @@ def _publish(request: PartRequest, progress: Progress) -> PartResult:
         else:
             backend.setup(files)
         circuit = replace(circuit, files=files)
-        proof, cost = measure(backend, circuit, model.held[:_PROVEN_ROWS], progress)
+        public = public_files(options.visibility)
+        rows = model.held[:_PROVEN_ROWS]
+        proof, cost = measure(backend, circuit, rows, public, progress)
     return PartResult(
         available=True,
         accuracy=circuit.accuracy,
@@ -88,7 +91,7 @@ def _publish(request: PartRequest, progress: Progress) -> PartResult:
         params=_params(
             backend, model, circuit, srs, proof, options.visibility
         ).to_json(),
-        public=PUBLIC_FILES,
+        public=public,
     )
 
 

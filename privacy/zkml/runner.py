@@ -71,9 +71,9 @@ class Runner:
         if keys is not None:
             raise FormatError("a zkml job takes no keys", code="unexpected-keys")
         params = self._params
-        values = parse_input(input_blob, columns=params.features)
+        values, salt = parse_input(input_blob, columns=params.features)
         params.check_range(values)
-        quantized = params.quantize(values)
+        quantized = params.circuit_rows(values, salt)
         check_memory(self._memory_bytes)
         proofs: list[Proof] = []
         with tempfile.TemporaryDirectory() as scratch:  # 0700: witnesses hold inputs

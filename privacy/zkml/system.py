@@ -86,12 +86,14 @@ class Visibility:
     """Who gets to see what, in the engine's words; see `privacy.zkml.visibility`.
 
     Attributes:
-        input: `hashed`, `private` or `public`.
+        input: `hashed`, `committed`, `private` or `public`.
         params: `fixed`, `hashed` or `private`.
+        salted: The input carries elements of the job's salt; see `privacy.zkml.salt`.
     """
 
     input: str = "hashed"
     params: str = "fixed"
+    salted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +218,13 @@ class ProofSystem(Protocol):
 
     def hash_input(self, row: Sequence[int]) -> int:
         """Return the Poseidon hash of a quantised row."""
+        ...
+
+    def commits_to(self, files: CircuitFiles, proof: Proof, row: Sequence[int]) -> bool:
+        """Return whether a valid proof of a `committed` input is about a quantised row.
+
+        Needs the whole SRS, not the verifier's part.
+        """
         ...
 
     def make_development_srs(self, out: Path, logrows: int) -> None:

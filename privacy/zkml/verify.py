@@ -2,13 +2,14 @@
 
 import json
 import tempfile
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from privacy.bundle import Bundle
-from privacy.child import ChildDied, Handler, Progress, run_in_child
+from privacy.child import Child, ChildDied, Handler, Progress
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import (
     AppraisalError,
@@ -21,15 +22,14 @@ from privacy.errors import (
 )
 from privacy.modes import Mode
 from privacy.zkml.blobs import Evidence, Proof, parse_evidence
-from privacy.zkml.field import MODULUS, dequantize, from_hex, to_hex
+from privacy.zkml.field import MODULUS, dequantize, from_hex
 from privacy.zkml.params import ZkmlParams, parse_params
-from privacy.zkml.srs import is_public
-from privacy.zkml.system import CircuitFiles, load_backend
-
-PUBLIC_FILES = ("settings.json", "vk.key", "verifier.srs")
-"""What a verifier needs of the part `zkml/`, pinned by the manifest."""
+from privacy.zkml.srs import is_public, srs_facts, verifier_srs
+from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
+from privacy.zkml.visibility import public_files
 
 _MEMORY_BYTES = 8 << 30
+_COMMITTED = frozenset({"hashed", "committed"})
 
 
 def verify_proofs(
@@ -37,106 +37,217 @@ def verify_proofs(
     evidence: bytes,
     *,
     rows: Any | None,
+    salt: bytes | None = None,
     allow_insecure_srs: bool = False,
     timeout_s: float = 120.0,
 ) -> Any:
-    """Return the raw outputs that a job's proofs prove.
+    """Return the raw outputs that a job's proofs prove; see `Verifier.verify`."""
+    with Verifier() as verifier:
+        return verifier.verify(
+            bundle,
+            evidence,
+            rows=rows,
+            salt=salt,
+            allow_insecure_srs=allow_insecure_srs,
+            timeout_s=timeout_s,
+        )
 
-    After this a verifier knows, if the SRS comes from the public ceremony: somebody
-    holds inputs whose Poseidon hashes are the first instances, and the circuit behind
-    this verifying key maps them to these outputs. With `rows` given, those inputs are
-    these rows, in this order. The verifier does not know that the circuit is the model
-    it was told about (the publisher made both), nor when or by whom the proof was made;
-    a proof of an earlier job about the same row is as good. Without `rows`, nothing
-    ties the proofs to any input: hashes of guessable rows can be searched, and rows of
-    another job would pass.
 
-    Plan:
-        1. Parse the evidence, exact to the byte; it must name this model.
-        2. Read the verifying files and compare them with the manifest's digests.
-        3. In a child process under a wall limit: verify each proof, hash my rows.
-        4. Compare the inputs and the weights with the proofs' instances.
-        5. See from its own bytes whether the SRS is the public ceremony's.
-        6. Decode the outputs from the other instances.
+class Verifier:
+    """Verifies proofs in a child process that is kept for the next ones.
 
-    Args:
-        bundle: The model as pinned by its digest; only the public files are read.
-        evidence: The evidence blob; see `privacy.zkml.blobs`.
-        rows: The standardised input, shape (rows, features), or None.
-        allow_insecure_srs: Accept proofs under an SRS that its maker can forge with.
-        timeout_s: Wall limit for all proofs together.
+    The engine takes a second to load, and then milliseconds a proof.
 
-    Returns:
-        float64, shape (rows, outputs).
-
-    Raises:
-        VerificationError: Something was checked and is false; the code says what:
-            `evidence-malformed`, `wrong-model`, `wrong-proof-count`, `bundle-changed`,
-            `proof-invalid`, `proof-not-about-input`, `proof-not-about-model` or
-            `srs-mislabelled`.
-        AppraisalError: All is true, but the SRS is `insecure-srs`.
-        CannotVerifyError: The engine is missing or failed, or ran out of time; or the
-            proofs hide the input that should be compared (`input-hidden`).
-        FormatError: `rows` could not have been an input of this circuit.
+        with Verifier() as verifier:
+            outputs = verifier.verify(bundle, evidence, rows=rows)
     """
-    params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
-    if rows is not None and params.visibility.input == "private":
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._child: Child | None = None
+        self._lock = threading.Lock()
+
+    def verify(
+        self,
+        bundle: Bundle,
+        evidence: bytes,
+        *,
+        rows: Any | None,
+        salt: bytes | None = None,
+        allow_insecure_srs: bool = False,
+        timeout_s: float = 120.0,
+    ) -> Any:
+        """Return the raw outputs that a job's proofs prove.
+
+        After this a verifier knows, if the SRS comes from the public ceremony: somebody
+        holds inputs with the commitments that stand in the proofs, and the circuit
+        behind this verifying key maps them to these outputs. With `rows` given, those
+        inputs are these rows, in this order; in salted circuits, of the job with this
+        salt. The verifier does not know that the circuit is the model it was told about
+        (the publisher made both), nor when or by whom the proof was made: in circuits
+        without salt, a proof of an earlier job about the same row is as good. Without
+        `rows`, nothing ties the proofs to any input: commitments to guessable rows can
+        be searched where no salt is in them, and rows of another job would pass.
+
+        Plan:
+            1. Parse the evidence, exact to the byte; it must name this model.
+            2. Read the verifying files and compare them with the manifest's digests.
+            3. See from their own bytes whether the SRS is the public ceremony's.
+            4. In a child process under a wall limit: verify each proof, and compare
+               each commitment with my row.
+            5. Compare inputs that are shown, and the weights, with the instances.
+            6. Judge the SRS, and decode the outputs from the other instances.
+
+        Args:
+            bundle: The model as pinned by its digest; only the public files are read.
+            evidence: The evidence blob; see `privacy.zkml.blobs`.
+            rows: The standardised input, shape (rows, features), or None.
+            salt: The job's 32 bytes of salt; needed with `rows` in salted circuits.
+            allow_insecure_srs: Accept proofs that the SRS's maker can forge.
+            timeout_s: Wall limit for all proofs together.
+
+        Returns:
+            float64, shape (rows, outputs).
+
+        Raises:
+            VerificationError: Something was checked and is false; the code says what:
+                `evidence-malformed`, `wrong-model`, `wrong-proof-count`,
+                `bundle-changed`, `proof-invalid`, `proof-not-about-input`,
+                `proof-not-about-model` or `srs-mislabelled`.
+            AppraisalError: All is true, but the SRS is `insecure-srs`.
+            CannotVerifyError: The engine is missing or failed, or ran out of time; or
+                the proofs hide the input that should be compared (`input-hidden`), or
+                its salt is missing (`salt-missing`).
+            FormatError: `rows` could not have been an input of this circuit.
+        """
+        params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
+        ours = None if rows is None else _our_rows(params, rows, salt)
+        claim = _parse(evidence, params, None if ours is None else len(ours))  # 1
+        if claim.model_sha256 != bundle.sha256:
+            msg = (
+                f"the proofs are of model {claim.model_sha256[:12]}, expected "
+                f"{bundle.sha256[:12]}: ask for proofs of this model"
+            )
+            raise VerificationError(msg, code="wrong-model")
+        compared = ours if params.visibility.input in _COMMITTED else None
+        with tempfile.TemporaryDirectory() as scratch:
+            root = Path(scratch)
+            _pinned_files(bundle, root, params, whole_srs=compared is not None)  # 2
+            insecure = _is_insecure(root)  # 3
+            job = {
+                "proofs": [p.to_json() for p in claim.proofs],
+                "rows": compared,
+                "input": params.visibility.input,
+            }
+            (root / "job.json").write_text(json.dumps(job))
+            about = self._ask(root, timeout_s)  # 4
+        for i, proof in enumerate(claim.proofs):  # 5
+            if params.visibility.params == "hashed":
+                _check_weights(params, proof)
+            if ours is not None:
+                same = about[i] if compared else _shows(params, proof, ours[i])
+                _check_input(i, same=same)
+        _appraise_srs(  # 6
+            insecure,
+            told={params.insecure_srs, claim.insecure_srs},
+            allow_insecure_srs=allow_insecure_srs,
+        )
+        outputs = [params.outputs_of(p.instances) for p in claim.proofs]
+        bits = params.output_scale_bits
+        decoded = [dequantize(values, scale_bits=bits) for values in outputs]
+        return np.array(decoded, dtype=np.float64)
+
+    def _ask(self, root: Path, timeout_s: float) -> list[bool]:
+        """Return of each proof whether it is about the row; raise if one is false."""
+        try:
+            answer = self._engine().call({"root": str(root)}, timeout_s=timeout_s)
+        except ChildDied as exc:
+            msg = f"the proof engine gave no answer within {timeout_s:g} s: "
+            msg += exc.message
+            raise CannotVerifyError(msg, code="verify-died") from exc
+        except UnavailableError as exc:
+            raise CannotVerifyError(exc.message, code=exc.code) from exc
+        except BackendError as exc:
+            msg = f"the proof engine failed: {exc.message}"
+            raise CannotVerifyError(msg, code="verify-failed") from exc
+        return [about is True for about in answer["about"]]
+
+    def _engine(self) -> Child:
+        with self._lock:
+            if self._child is None or not self._child.alive:
+                self.close()
+                target = "privacy.zkml.verify:handler"
+                self._child = Child(target, memory_bytes=_MEMORY_BYTES)
+            return self._child
+
+    def close(self) -> None:
+        """End the child process, if there is one."""
+        if self._child:
+            self._child.close()
+        self._child = None
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the child process."""
+        self.close()
+
+
+def _our_rows(params: ZkmlParams, rows: Any, salt: bytes | None) -> list[list[int]]:
+    """Return the rows as the circuit took them."""
+    if params.visibility.input == "private":
         msg = "proofs of this model hide the input: nobody can compare it with rows"
         raise CannotVerifyError(msg, code="input-hidden")
-    ours = None if rows is None else params.quantize(rows)
-    claim = _parse(evidence, params, None if ours is None else len(ours))  # 1
-    if claim.model_sha256 != bundle.sha256:
+    if params.visibility.salted and salt is None:
         msg = (
-            f"the proofs are of model {claim.model_sha256[:12]}, expected "
-            f"{bundle.sha256[:12]}: ask for proofs of this model"
+            "proofs of this model are about rows and the salt of their job: give the "
+            "salt, which the data owner keeps beside the proofs (--salt)"
         )
-        raise VerificationError(msg, code="wrong-model")
-    proofs = claim.proofs
-    with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
-        _pinned_files(bundle, root)  # 2
-        job = {"proofs": [p.to_json() for p in proofs], "rows": ours}
-        (root / "job.json").write_text(json.dumps(job))
-        hashes = _in_child(root, timeout_s)  # 3
-        insecure = not is_public((root / "verifier.srs").read_bytes())
-    for i, proof in enumerate(proofs):  # 4
-        if params.visibility.params == "hashed":
-            _check_weights(params, proof)
-        if ours is not None:
-            _check_input(params, proof, i, ours[i], hashes)
-    _appraise_srs(  # 5
-        insecure,
-        told={params.insecure_srs, claim.insecure_srs},
-        allow_insecure_srs=allow_insecure_srs,
-    )
-    bits = params.output_scale_bits
-    return np.array(  # 6
-        [dequantize(params.outputs_of(p.instances), scale_bits=bits) for p in proofs],
-        dtype=np.float64,
-    )
+        raise CannotVerifyError(msg, code="salt-missing")
+    return params.circuit_rows(rows, salt or b"")
+
+
+def _shows(params: ZkmlParams, proof: Proof, row: list[int]) -> bool:
+    """Return whether the input among the instances is this row."""
+    first = params.instances.index("input 1")
+    shown = proof.instances[first : first + len(row)]
+    return shown == tuple(v % MODULUS for v in row)
+
+
+def _check_input(i: int, *, same: bool) -> None:
+    if not same:
+        msg = (
+            f"proof {i + 1} is valid, but about another input than row {i + 1} of this "
+            "job: the node answered a different question"
+        )
+        raise VerificationError(msg, code="proof-not-about-input")
+
+
+def _is_insecure(root: Path) -> bool:
+    """Return whether the SRS is another one than the public ceremony's.
+
+    Raises:
+        VerificationError: The verifier's part is not of the whole SRS, if that is here.
+    """
+    cut, whole = (root / "verifier.srs").read_bytes(), root / "kzg.srs"
+    insecure = not is_public(cut)
+    if whole.exists():
+        try:
+            facts, part = srs_facts(whole, development=True), verifier_srs(whole)
+        except FormatError as exc:
+            raise VerificationError(exc.message, code="srs-mislabelled") from exc
+        if part != cut or (facts.kind != "public") != insecure:
+            msg = "the verifier's part of the SRS and the whole are not of one ceremony"
+            raise VerificationError(msg, code="srs-mislabelled")
+    return insecure
 
 
 def _check_weights(params: ZkmlParams, proof: Proof) -> None:
     if params.model_hash_of(proof.instances) != int(params.params_hash, 16):
         msg = "a proof is valid, but about other weights than the manifest's"
         raise VerificationError(msg, code="proof-not-about-model")
-
-
-def _check_input(
-    params: ZkmlParams, proof: Proof, i: int, row: list[int], hashes: list[int]
-) -> None:
-    if params.visibility.input == "public":
-        first = params.instances.index("input 1")
-        shown = proof.instances[first : first + params.features]
-        same = shown == tuple(v % MODULUS for v in row)
-    else:
-        same = proof.instances[0] == hashes[i]
-    if not same:
-        msg = (
-            f"proof {i + 1} is valid, but about another input than row {i + 1}: "
-            "the node answered a different question"
-        )
-        raise VerificationError(msg, code="proof-not-about-input")
 
 
 def _appraise_srs(
@@ -174,9 +285,13 @@ def _parse(evidence: bytes, params: ZkmlParams, count: int | None) -> Evidence:
     return claim
 
 
-def _pinned_files(bundle: Bundle, root: Path) -> None:
+def _pinned_files(
+    bundle: Bundle, root: Path, params: ZkmlParams, *, whole_srs: bool
+) -> None:
     """Copy the verifying files, so that what was checked is what is used."""
-    for name in PUBLIC_FILES:
+    for name in public_files(params.visibility):
+        if name == "kzg.srs" and not whole_srs:
+            continue
         try:
             raw = bundle.path(f"zkml/{name}").read_bytes()
             expected = bundle.manifest.files[f"zkml/{name}"].sha256
@@ -192,25 +307,6 @@ def _pinned_files(bundle: Bundle, root: Path) -> None:
         (root / name).write_bytes(raw)
 
 
-def _in_child(root: Path, timeout_s: float) -> list[int]:
-    try:
-        answer = run_in_child(
-            "privacy.zkml.verify:handler",
-            {"root": str(root)},
-            timeout_s=timeout_s,
-            memory_bytes=_MEMORY_BYTES,
-        )
-    except ChildDied as exc:
-        msg = f"the proof engine gave no answer within {timeout_s:g} s: {exc.message}"
-        raise CannotVerifyError(msg, code="verify-died") from exc
-    except UnavailableError as exc:
-        raise CannotVerifyError(exc.message, code=exc.code) from exc
-    except BackendError as exc:
-        msg = f"the proof engine failed: {exc.message}"
-        raise CannotVerifyError(msg, code="verify-failed") from exc
-    return [from_hex(h, what="an input hash") for h in answer["input_hashes"]]
-
-
 def handler() -> Handler:
     """Return what the verifying child serves; see `_in_child`."""
     backend = load_backend()
@@ -218,11 +314,23 @@ def handler() -> Handler:
     def serve(request: Json, progress: Progress) -> Json:
         files = CircuitFiles(Path(request["root"]))
         job = json.loads((files.root / "job.json").read_text())
+        about: list[bool] = []
+        rows = job["rows"]
         for i, item in enumerate(job["proofs"]):
             felts = [from_hex(f, what="an instance") for f in item["instances"]]
-            backend.verify(files, Proof(tuple(felts), bytes.fromhex(item["proof"])))
+            proof = Proof(tuple(felts), bytes.fromhex(item["proof"]))
+            backend.verify(files, proof)
+            if rows is not None:
+                about.append(_is_about(backend, files, job["input"], proof, rows[i]))
             progress({"stage": "verify", "done": i + 1, "total": len(job["proofs"])})
-        hashes = [to_hex(backend.hash_input(row)) for row in job["rows"] or []]
-        return {"input_hashes": hashes}
+        return {"about": about}
 
     return serve
+
+
+def _is_about(
+    backend: ProofSystem, files: CircuitFiles, how: str, proof: Proof, row: list[int]
+) -> bool:
+    if how == "committed":
+        return backend.commits_to(files, proof, row)
+    return backend.hash_input(row) == proof.instances[0]

@@ -52,6 +52,7 @@ _WORDS = {
     "Fixed": "fixed",
     "KZGCommit": "committed",
 }
+_POINT_BYTES = 64
 
 
 class Backend:
@@ -210,6 +211,25 @@ class Backend:
         (made,) = _call("hash the input", ezkl.poseidon_hash, [_to_le(v) for v in row])
         return _from_le(made)
 
+    def commits_to(self, files: CircuitFiles, proof: Proof, row: Sequence[int]) -> bool:
+        """Return whether a proof begins with the KZG commitment of a quantised row.
+
+        The row has columns of its own, which EZKL does not blind, and which come first
+        in the proof: so the commitment is the same in every proof about this row.
+        """
+        points = _call(
+            "commit to the input",
+            ezkl.kzg_commit,
+            [_to_le(v) for v in row],
+            str(files.verifying_key),
+            str(files.settings),
+            str(files.srs),
+        )
+        made = b"".join(bytes.fromhex(v)[::-1] for p in points for v in (p.x, p.y))
+        if not points or len(made) != _POINT_BYTES * len(points):
+            raise BackendError("EZKL wrote a commitment that is not one")
+        return proof.proof.startswith(made)
+
     def make_development_srs(self, out: Path, logrows: int) -> None:
         """Write a fresh SRS whose maker could forge."""
         _call("make an SRS", ezkl.gen_srs, str(out), logrows)
@@ -274,7 +294,8 @@ def _settings(onnx: Path, args: Any, out: Path) -> Json:
 
 def _run_args(choice: CircuitChoice, visibility: Visibility) -> Any:
     args: Any = ezkl.PyRunArgs()
-    args.input_visibility = visibility.input
+    committed = visibility.input == "committed"
+    args.input_visibility = "polycommit" if committed else visibility.input
     args.output_visibility = "public"
     args.param_visibility = visibility.params
     args.input_scale = args.param_scale = choice.scale_bits

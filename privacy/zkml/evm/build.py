@@ -113,7 +113,7 @@ def _generate(bundle: Bundle, progress: Progress) -> _Made:
     if files.proving_key.is_file() and files.srs.is_file():
         low, high = params.input_minimum, params.input_maximum
         middle = [(a + b) / 2 for a, b in zip(low, high, strict=True)]
-        row = params.quantize([middle])[0]
+        row = params.circuit_rows([middle], bytes(32))[0]
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         job = {

@@ -13,12 +13,13 @@ from privacy.zkml.system import load_backend
 _TIMEOUT_S = 120.0
 
 
-def input_commitments(bundle: Bundle, rows: Any) -> list[int]:
+def input_commitments(bundle: Bundle, rows: Any, *, salt: bytes) -> list[int]:
     """Return each row's commitment: the first instance of its proofs.
 
     Args:
         bundle: The model; its manifest suffices.
         rows: Standardised rows, shape (rows, features).
+        salt: That of the input blob, which salted circuits commit to as well.
 
     Raises:
         FormatError: The rows could not have been an input of this circuit.
@@ -26,7 +27,7 @@ def input_commitments(bundle: Bundle, rows: Any) -> list[int]:
     """
     params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
     params.check_range(rows)
-    request = {"rows": params.quantize(rows)}
+    request = {"rows": params.circuit_rows(rows, salt)}
     answer = run_in_child(
         "privacy.zkml.evm.commit:handler", request, timeout_s=_TIMEOUT_S
     )

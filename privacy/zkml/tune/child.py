@@ -21,7 +21,8 @@ def handler() -> Handler:
         _, options = tuning_options(part.options)
         progress({"stage": "prepare"})
         with tempfile.TemporaryDirectory() as scratch:
-            model = prepare(part, Path(scratch))
+            salted = options.visibility.salted
+            model = prepare(part, Path(scratch), salted=salted)
             tuned = tune(backend, model, options, Path(scratch), progress)
         return {**tuned.report, "accuracy": tuned.circuit.accuracy}
 

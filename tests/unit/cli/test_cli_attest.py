@@ -1,6 +1,8 @@
 """`privacy attest`: what it prints, and its exit codes."""
 
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -106,3 +108,96 @@ def test_verify_takes_a_policy_file_that_says_all(capsys, quote, tmp_path):
     policy.write_text(text.replace("MRTD", "02" * 48))
     code, found = verify(capsys, *arguments)
     assert (code, found["error"]["code"]) == (6, "measurement-mismatch")
+
+
+@pytest.fixture
+def policy(tmp_path):
+    file = tmp_path / "policy.toml"
+    text = 'allow_unchecked_collateral = true\nreport_data = "' + "00" * 64
+    file.write_text(text + '"\n[measurements.tdx-v4]\nmrtd = "' + "01" * 48 + '"\n')
+    return file
+
+
+def test_a_result_of_verify_is_accepted_by_check_result(
+    capsys, quote, policy, tmp_path
+):
+    home, token, key = (tmp_path / name for name in ("home", "token", "key.jwk"))
+    code, found = verify(
+        capsys,
+        *(quote, "--allow-simulated", "--policy", policy),
+        *("--ear", token, "--ear-nonce", "nonce 12", "--home", home),
+    )
+    assert code == 0
+    assert (
+        run(["attest", "verifier-key", "--export", str(key), "--home", str(home)]) == 0
+    )
+    assert (home / "verifier.key").stat().st_mode & 0o777 == 0o600
+    capsys.readouterr()
+
+    def check(*arguments):
+        code = run(["attest", "check-result", str(token), *arguments, "--json"])
+        return code, json.loads(capsys.readouterr().out)
+
+    trusted = ["--verifier", str(key), "--nonce", "nonce 12"]
+    code, found = check(*trusted, "--allow-simulated")
+    assert (code, found["simulated"], found["verdict"]) == (0, True, "accepted")
+    code, found = check(*trusted)
+    assert (code, found["error"]["code"]) == (6, "simulated-evidence")
+    code, found = check("--verifier", str(quote))
+    assert (code, found["error"]["code"]) == (2, "not-json")
+    code, found = check("--verifier", str(tmp_path / "none"))
+    assert (code, found["error"]["code"]) == (4, "no-such-file")
+    options = [*trusted, "--allow-simulated"]
+    assert run(["attest", "check-result", str(token), *options]) == 0
+    assert "SIMULATED" in capsys.readouterr().out
+
+
+def test_a_result_can_go_to_standard_output(capsys, quote, policy, tmp_path):
+    options = ["--allow-simulated", "--policy", str(policy), "--ear", "-"]
+    home = ["--home", str(tmp_path)]
+    assert run(["attest", "verify", str(quote), *options, *home]) == 0
+    assert capsys.readouterr().out.count(".") == 2
+
+
+def test_an_event_log_is_shown_and_replayed(capsys, quote, tmp_path):
+    sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
+    from event_logs import event, log
+
+    file = tmp_path / "ccel"
+    file.write_bytes(log(event(1, b"an event")))
+    options = ["--event-log", str(file)]
+    assert run(["attest", "show", str(quote), *options]) == 0
+    assert "an event" in capsys.readouterr().out
+    assert run(["attest", "show", str(quote), *options, "--json"]) == 0
+    pieces = json.loads(capsys.readouterr().out)
+    assert pieces[1]["events"][0]["content"] == "an event"
+    code, found = verify(capsys, quote, ANYWAY, "--allow-simulated", *options)
+    assert (code, found["error"]["code"]) == (6, "event-log-mismatch")
+    failed = [check["name"] for check in found["checks"] if not check["ok"]]
+    assert failed == [f"event-log rtmr{i}" for i in range(4)]
+
+
+def test_reference_values_are_signed_and_taken_from_the_manifest(
+    capsys, quote, tmp_path
+):
+    values, manifest, home = (tmp_path / n for n in ("values.toml", "jws", "home"))
+    values.write_text(f'[measurements.tdx-v4]\nmrtd = "{"01" * 48}"\n')
+    sign = ["attest", "sign-reference-values", str(values), "--output", str(manifest)]
+    assert run([*sign, "--home", str(home), "--json"]) == 0
+    signer = json.loads(capsys.readouterr().out)["signer"]
+    policy = tmp_path / "policy.toml"
+    text = "allow_unchecked_collateral = true\nallow_any_report_data = true\n"
+    policy.write_text(f'{text}reference_value_signers = ["{signer}"]\n')
+    arguments = [quote, "--allow-simulated", "--policy", policy]
+    assert verify(capsys, *arguments, "--reference-values", manifest)[0] == 0
+    code, found = verify(capsys, *arguments)
+    assert (code, found["error"]["code"]) == (7, "reference-values-missing")
+    policy.write_text(f'{text}reference_value_signers = ["another"]\n')
+    code, found = verify(capsys, *arguments, "--reference-values", manifest)
+    assert (code, found["error"]["code"]) == (6, "reference-values-signer")
+    code, found = verify(
+        capsys, quote, "--allow-simulated", "--reference-values", manifest
+    )
+    assert (code, found["error"]["code"]) == (2, "usage")
+    values.write_text("report_data = 'aa'\n")
+    assert run(sign) == 2

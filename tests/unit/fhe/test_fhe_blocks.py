@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from privacy.errors import BackendError
 from privacy.fhe.binning import BitNode
-from privacy.fhe.blocks import Block, cut, index_of, index_size
+from privacy.fhe.blocks import cut
+from privacy.fhe.indices import Block, index_of, index_size
 from privacy.fhe.plan import check_indices, evaluate, leaf_steps, plan, walk_steps
 
 OWNER = (0, 0, 0, 1, 1, 2, 3, 3, 3, 3)
@@ -78,10 +79,10 @@ def test_no_input_overflows_a_sum(forest, sum_bits):
 def test_no_input_leaves_a_blocks_table_and_one_block_answers(tree):
     tree = _whole_numbers(tree)
     for block in cut(tree, OWNER, 16):
-        index = index_of(block, OWNER)
+        index = index_of(block, OWNER, 16)
         at = index.constant + INPUTS[:, list(index.bits)] @ np.array(index.weights)
         assert at.min() >= 0
-        assert at.max() < index.size == index_size(block, OWNER) <= 16
+        assert at.max() < index.size <= 16
 
 
 def _whole_numbers(tree):

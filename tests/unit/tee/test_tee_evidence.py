@@ -25,7 +25,9 @@ SHOWN = Evidence(
 JOB = replace(SHOWN, statement=STATEMENT, signature=STATEMENT.sign(KEY))
 
 
-@pytest.mark.parametrize("evidence", [SHOWN, JOB])
+@pytest.mark.parametrize(
+    "evidence", [SHOWN, JOB, replace(SHOWN, chain_public_key=bytes(64))]
+)
 def test_evidence_survives_the_wire(evidence):
     assert parse_evidence(evidence.to_bytes()) == evidence
 
@@ -47,6 +49,7 @@ def test_evidence_refuses_missing_members(evidence):
         {"quote": "a b"},
         {"hpke_public_key": "AAAA"},
         {"signing_public_key": "AAAA"},
+        {"chain_public_key": "AAAA"},
         {"signature": "AAAA"},
         {"nonce": "AAAA"},
         {"model_sha256": "no digest"},
@@ -80,20 +83,20 @@ def test_any_splice_of_evidence_parses_or_is_a_format_error(data):
 
 
 def test_report_data_depends_on_every_part():
-    parts = (bytes(32), bytes(32), bytes(32))
+    parts = (bytes(32), bytes(32), bytes(32), bytes(64), "00" * 32)
     seen = {report_data(*parts)}
-    for i in range(3):
+    for i, part in enumerate(parts):
         changed = [*parts]
-        changed[i] = b"\1" + bytes(31)
+        changed[i] = b"\1" + part[1:] if isinstance(part, bytes) else "01" + part[2:]
         seen.add(report_data(*changed))
-    assert len(seen) == 4
+    assert len(seen) == 6
     assert {len(value) for value in seen} == {64}
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
 def test_report_data_refuses_a_nonce_that_is_not_32_bytes(size):
     with pytest.raises(FormatError) as caught:
-        report_data(bytes(size), bytes(32), bytes(32))
+        report_data(bytes(size), bytes(32), bytes(32), b"", "00" * 32)
     assert caught.value.code == "bad-nonce"
 
 

@@ -162,7 +162,7 @@ SECRET = 1234.5678
 )
 def test_the_enclave_says_nothing_about_a_malformed_inside(inside):
     info = seal._input_info(MODEL, NONCE)
-    ciphertext = seal._encrypt(inside, raw_public(ENCLAVE), info)
+    ciphertext = seal.encrypt(inside, raw_public(ENCLAVE), info)
     raw = pack([raw_public(ENCLAVE), NONCE, ciphertext])
     message = assert_refused(raw, "malformed-input")
     assert "1234" not in message

@@ -23,6 +23,15 @@ from privacy.publishing import PartRequest
 from privacy.zkml import make_input
 
 _FEATURES = 30
+ONE = {
+    "scale_bits": 9,
+    "decomp_base": 512,
+    "decomp_legs": 3,
+    "num_inner_cols": 1,
+    "scale_rebase_multiplier": 1,
+    "logrows": 12,
+}
+"""A circuit that needs no search."""
 
 
 @dataclass(frozen=True)

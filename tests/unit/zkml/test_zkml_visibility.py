@@ -1,16 +1,20 @@
 """What proofs show and hide: every choice published, proven and checked for real."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from privacy.bundle import Bundle
+from privacy.bundle import Bundle, list_files, write_manifest
+from privacy.encoding import canonical_json
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
-from privacy.zkml import parse_params, verify_proofs
+from privacy.zkml import Verifier, parse_params, verify_proofs
 from privacy.zkml.audit import audit
 from privacy.zkml.local import prove_rows
 from privacy.zkml.system import Visibility
@@ -20,21 +24,14 @@ from privacy.zkml.visibility import (
     verifier_learns,
     weaknesses_of,
 )
+from tests.unit.zkml.conftest import ONE
 
-_ONE = {
-    "scale_bits": 9,
-    "decomp_base": 512,
-    "decomp_legs": 3,
-    "num_inner_cols": 1,
-    "scale_rebase_multiplier": 1,
-    "logrows": 12,
-}
 Publish = Callable[..., Bundle]
 
 
 @pytest.fixture
 def published(bundle_of: Publish, linear: Any, tmp_path: Path) -> Publish:
-    return lambda **options: bundle_of(tmp_path, linear, settings=[_ONE], **options)
+    return lambda **options: bundle_of(tmp_path, linear, settings=[ONE], **options)
 
 
 def params_of(bundle: Bundle) -> Any:
@@ -93,6 +90,54 @@ def test_a_committed_model_follows_the_hash_of_the_input(
         params_of(claiming(bundle, params_hash=""))
 
 
+def test_a_kzg_commitment_is_computed_here_and_compared(
+    published: Publish, rows: Any, tmp_path: Path
+) -> None:
+    bundle = published(commit=["input:kzg"])
+    params = params_of(bundle)
+    assert params.instances == ("output 1",)
+    assert "can be computed" in params.verifier_learns["input"]
+    mine, near = rows[540:541], rows[540:541].copy()
+    near[0, 29] += 2.0**-params.input_scale_bits
+    evidence = prove_rows(bundle, mine)
+    with Verifier() as verifier:
+        check = partial(verifier.verify, evidence=evidence, allow_insecure_srs=True)
+        assert check(bundle, rows=mine).shape == (1, 1)
+        for other in (near, rows[541:542]):
+            with pytest.raises(VerificationError) as caught:
+                check(bundle, rows=other)
+            assert caught.value.code == "proof-not-about-input"
+        told = json.loads(evidence)
+        (theirs,) = json.loads(prove_rows(bundle, rows[541:542]))["proofs"]
+        proof = told["proofs"][0]
+        proof["proof"] = theirs["proof"][:128] + proof["proof"][128:]
+        with pytest.raises(VerificationError) as caught:
+            check(bundle, evidence=canonical_json(told), rows=rows[541:542])
+        assert caught.value.code == "proof-invalid"
+        lying = with_srs_of_another(bundle, tmp_path / "lying")
+        relabelled = {**json.loads(evidence), "model_sha256": lying.sha256}
+        with pytest.raises(VerificationError) as caught:
+            check(lying, evidence=canonical_json(relabelled), rows=mine)
+        assert caught.value.code == "srs-mislabelled"
+        (bundle.root / "zkml/kzg.srs").unlink()
+        assert check(bundle, rows=None).shape == (1, 1)  # needs no SRS
+        with pytest.raises(CannotVerifyError) as missing:
+            check(bundle, rows=mine)
+        assert missing.value.code == "verifier-file-missing"
+
+
+def with_srs_of_another(bundle: Bundle, root: Path) -> Bundle:
+    """Return a bundle whose whole SRS differs from the verifier's part."""
+    shutil.copytree(bundle.root, root)
+    path = root / "zkml/kzg.srs"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    public = frozenset(n for n, e in bundle.manifest.files.items() if e.public)
+    files = list_files(root, public)
+    return write_manifest(root, replace(bundle.manifest, files=files))
+
+
 def test_what_is_lost_by_hiding_is_said() -> None:
     assert weaknesses_of(Visibility()) == {}
     hidden = Visibility(input="private", params="private")
@@ -115,6 +160,10 @@ def test_names_of_instances_follow_the_engines_order() -> None:
         {"hide": ["input"], "show": ["input"]},
         {"commit": ["model", "model"]},
         {"hide": [["input"]]},
+        {"commit": ["input", "input:kzg"]},
+        {"hide": ["input:kzg"]},
+        {"salt": ["input"]},
+        {"salt": True, "hide": ["input"]},
     ],
 )
 def test_odd_wishes_are_refused(options: dict[str, Any]) -> None:
@@ -126,8 +175,10 @@ def test_odd_wishes_are_refused(options: dict[str, Any]) -> None:
 def test_params_that_promise_other_words_are_refused(bundle: Bundle) -> None:
     for change in (
         {"verifier_learns": {"input": "nothing"}},
-        {"visibility": {"input": "private", "params": "fixed"}},
-        {"visibility": {"input": "fixed", "params": "fixed"}},
+        {"visibility": {"input": "private", "params": "fixed", "salted": False}},
+        {"visibility": {"input": "hashed", "params": "fixed", "salted": 0}},
+        {"visibility": {"input": "hashed", "params": "fixed", "salted": True}},
+        {"visibility": {"input": "fixed", "params": "fixed", "salted": False}},
         {"visibility": {"input": "hashed"}},
         {"visibility": "hashed"},
     ):
