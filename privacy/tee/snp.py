@@ -27,6 +27,7 @@ from privacy.tee.chain import (
     Rules,
     extension_value,
     load_certificate,
+    names,
     public_key,
     verify_chain,
 )
@@ -251,9 +252,9 @@ def verify_snp_report(
 
 def _settings(report: SnpReport) -> dict[str, str]:
     """Return what else a policy may ask for: whose guest it is, how it is set up."""
-    names = ("family_id", "image_id", "host_data", "id_key_digest", "author_key_digest")
+    said = ("family_id", "image_id", "host_data", "id_key_digest", "author_key_digest")
     fields = report.as_dict()
-    return {name: fields[name] for name in names} | {"policy": f"{report.policy:016x}"}
+    return {name: fields[name] for name in said} | {"policy": f"{report.policy:016x}"}
 
 
 def _choose(
@@ -263,10 +264,10 @@ def _choose(
     found = []
     for raw in certificates:
         leaf = load_certificate(raw, "certificate")
-        issuer = _issuer(leaf)
+        named = names(leaf)
         for product in trust_store.amd:
             ca = product.ask if report.signing_key == VCEK else product.asvk
-            if issuer == load_certificate(ca, _RULES.names[1]).subject:
+            if named and named[1] == load_certificate(ca, _RULES.names[1]).subject:
                 found.append((_signs(report, leaf), raw, product))
     if not found:
         kind = {VCEK: "VCEK", VLEK: "VLEK"}.get(report.signing_key, "key that exists")
@@ -277,13 +278,6 @@ def _choose(
         raise CannotVerifyError(msg, code="certificate-missing")
     _, raw, product = max(found, key=lambda f: f[0])
     return raw, product
-
-
-def _issuer(certificate: x509.Certificate) -> x509.Name | None:
-    try:
-        return certificate.issuer
-    except ValueError:  # nothing in it is checked yet
-        return None
 
 
 def _signs(report: SnpReport, leaf: x509.Certificate) -> bool:
@@ -302,16 +296,6 @@ def tcb_versions(report: SnpReport, *, turin: bool) -> dict[str, int]:
     """Return the security versions that the report names; Turin orders its own way."""
     layout = _TCB_TURIN if turin else _TCB
     return {name: report.reported_tcb[at] for name, at in layout.items()}
-
-
-def _extension(leaf: x509.Certificate, oid: str) -> bytes | None:
-    for extension in leaf.extensions:
-        value = extension.value
-        if extension.oid.dotted_string == oid and isinstance(
-            value, x509.UnrecognizedExtension
-        ):
-            return value.value
-    return None
 
 
 def _check_tcb(
