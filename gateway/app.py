@@ -110,6 +110,8 @@ def run(
         app,
         host=settings.host,
         port=settings.port,
+        loop="uvloop",
+        http="h11",  # httptools, which uvicorn prefers, bounds no header
         log_config=None,
         access_log=False,
         server_header=False,

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     contract_inputs_ttl_s: float = Field(
         default=30 * 86400.0, gt=0, description="Inputs handed over for contracts."
     )
+    results_ttl_s: float = Field(
+        default=7 * 86400.0, gt=0, description="Outputs and evidence of finished jobs."
+    )
     sweep_every_s: float = Field(
         default=600.0, gt=0, description="How often what has expired is removed."
     )
