@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks import (
     attestation,
+    chain_campaign,
     contracts_gas,
     fhe_cold_start,
     fhe_execution,
@@ -176,6 +177,10 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     ),
     "attestation": (lambda quick: attestation.measure(quick=quick), attestation.show),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
+    "chain": (
+        lambda quick: chain_campaign.measure(quick=quick),
+        chain_campaign.show,
+    ),
     "contracts-gas": (
         lambda quick: contracts_gas.measure(quick=quick),
         contracts_gas.show,
@@ -199,8 +204,8 @@ PROOFS: dict[str, Any] = {
     "zkml-operators": zkml_operators,
     "zkml-search": zkml_search,
 }
-SLOW = {*PROOFS, "contracts-gas"}
-"""Minutes each; run by name. The last needs `make contracts-tools`."""
+SLOW = {*PROOFS, "chain", "contracts-gas"}
+"""Minutes each; run by name. The last two need `make contracts-tools`."""
 
 
 if __name__ == "__main__":
