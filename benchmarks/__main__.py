@@ -151,7 +151,9 @@ def _show_malformed(found: Json) -> None:
         f"{len(found['untyped'])} untyped refusals, "
         f"{inputs['worker_deaths'] + damaged['worker_deaths']} worker deaths"
     )
-    console.print(f"the engine without our checks: {found['bare_engine']['outcomes']}")
+    console.print(
+        f"Concrete-ML's FHEModelServer.run: {found['bare_library']['outcomes']}"
+    )
 
 
 BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
