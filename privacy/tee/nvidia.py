@@ -276,7 +276,8 @@ def _under(root: bytes, certificates: Sequence[bytes]) -> Sequence[bytes]:
     for _ in range(_MAX_CHAIN):
         known |= {one[0] for one in named if one and one[1] in known}
     pairs = zip(certificates, named, strict=True)
-    return [raw for raw, one in pairs if one and one[1] in known]
+    under = [raw for raw, one in pairs if one and one[1] in known]
+    return under or certificates  # another root: say which
 
 
 def _check_fwid(fwid: bytes, leaf: x509.Certificate) -> None:
