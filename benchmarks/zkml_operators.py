@@ -18,7 +18,7 @@ from privacy.zkml.choose import run_onnx
 from privacy.zkml.field import dequantize, quantize
 from privacy.zkml.system import CircuitChoice, CircuitFiles, Visibility, load_backend
 
-_TIMEOUT_S = 60.0
+_TIMEOUT_S = 300.0
 _CLOSE = 0.02
 _ROWS = 6
 
