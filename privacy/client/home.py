@@ -6,15 +6,14 @@
     keys/ID.sealed     FHE secret keys: see `privacy.client.keystore`
     models/SHA256/     a model's manifest and public files, by model digest
     receipts/JOB/      receipt.json with what is needed to check it offline
+    collateral/        vendors' answers about platforms: see `privacy.tee.cache`
 
 `$PRIVACY_HOME`, or `~/.privacy`.
 """
 
-import fcntl
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from privacy.bundle import check_name
 from privacy.client.keyring import get_secret, put_secret
 from privacy.encoding import Json, check_sha256, parse_object, sha256_hex
 from privacy.errors import FormatError, VerificationError
-from privacy.files import make_folder, write_atomic
+from privacy.files import locked, write_atomic
 from privacy.jws import keys_from_jwks
 from privacy.publisher import TRUST_FILE, trusted_publishers
 
@@ -36,6 +35,11 @@ class Home:
     """The folder; made on first use, readable by its owner only."""
 
     root: Path
+
+    @property
+    def collateral(self) -> Path:
+        """Folder of what evidence of hardware is verified with; may be missing."""
+        return self.root / "collateral"
 
     def config(self) -> Json:
         """Return what `save_login` saved, or nothing."""
@@ -162,14 +166,9 @@ class Home:
             raise FormatError("the gateway gave a job id that is not a plain name")
         return self.root / "receipts" / job_id
 
-    @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
+    def locked(self, name: str) -> AbstractContextManager[None]:
         """Keep other processes and threads that ask for this name waiting meanwhile."""
-        path = self.root / f".{name}.lock"
-        make_folder(path.parent, private=True)
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return locked(self.root / f".{name}.lock")
 
     def pins_path(self, gateway: str) -> Path:
         """Return the file of what was first seen of a gateway."""

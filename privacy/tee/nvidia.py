@@ -24,12 +24,19 @@ from cryptography.x509.oid import NameOID
 
 from privacy.encoding import Json
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
-from privacy.tee.chain import Rules, load_certificate, public_key, verify_chain
+from privacy.tee.chain import (
+    Rules,
+    extension_value,
+    load_certificate,
+    names,
+    public_key,
+    verify_chain,
+)
 from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.reader import Reader
 from privacy.tee.signature import check_raw_signature
-from privacy.tee.trust import TrustStore
+from privacy.tee.trust import TrustStore, check_root
 
 MAX_BYTES = 1 << 16
 SIGNATURE_BYTES = 96
@@ -236,6 +243,8 @@ def verify_nvidia_report(
                 "expected its chain, leaf first: the GPU's driver gives it"
             )
             raise CannotVerifyError(msg, code="certificate-missing")
+    with checks.step("root", f"a pinned {trust_store.kind} root"):
+        check_root(certificates[-1], trust_store.nvidia)
     with checks.step("certificate-chain", f"NVIDIA root to leaf at {now.isoformat()}"):
         chain = verify_chain(
             certificates, roots=[trust_store.nvidia], rules=_RULES, now=now
@@ -269,26 +278,18 @@ def _under(root: bytes, certificates: Sequence[bytes]) -> Sequence[bytes]:
     """Return the certificates in their order, without those of others in the folder."""
     if list(certificates[-1:]) == [root] and len(certificates) <= _MAX_CHAIN:
         return certificates
-    names = {load_certificate(root, _RULES.names[0]).subject}
-    loaded = [load_certificate(raw, "certificate") for raw in certificates]
+    known = {load_certificate(root, _RULES.names[0]).subject}
+    named = [names(load_certificate(raw, "certificate")) for raw in certificates]
     for _ in range(_MAX_CHAIN):
-        names |= {c.subject for c in loaded if c.issuer in names}
-    return [
-        raw
-        for raw, certificate in zip(certificates, loaded, strict=True)
-        if certificate.issuer in names
-    ]
+        known |= {one[0] for one in named if one and one[1] in known}
+    pairs = zip(certificates, named, strict=True)
+    return [raw for raw, one in pairs if one and one[1] in known]
 
 
 def _check_fwid(fwid: bytes, leaf: x509.Certificate) -> None:
-    for extension in leaf.extensions:
-        value = extension.value
-        if extension.oid == _FWID_EXTENSION and isinstance(
-            value, x509.UnrecognizedExtension
-        ):
-            if fwid and value.value.endswith(fwid):
-                return
-            break
+    issued_to = extension_value(leaf, _FWID_EXTENSION) or b""
+    if fwid and issued_to.endswith(fwid):
+        return
     msg = f"the leaf is not of firmware {fwid.hex()[:16]}, which the report names"
     raise VerificationError(msg, code="firmware-mismatch")
 

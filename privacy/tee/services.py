@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from urllib.parse import quote as quoted
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.ocsp import OCSPRequestBuilder
@@ -92,14 +93,23 @@ def wanted(
     if product not in {None, *PRODUCTS}:
         msg = f"{product!r} is no processor family, expected one of {PRODUCTS}"
         raise FormatError(msg, code="usage")
-    found = (w for item in detect(evidence) for w in _of(item, product, beside))
+    items = detect(evidence)
+    try:
+        found = [w for item in items for w in _of(item, product, beside)]
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        msg = f"a certificate of the evidence has odd values ({type(exc).__name__})"
+        raise FormatError(msg) from exc
     return tuple(dict.fromkeys(found))
 
 
 def wanted_of_rims(rims: Iterable[bytes]) -> tuple[Wanted, ...]:
     """Return what to ask for to know that nobody revoked the signers of RIMs."""
-    chains = (parse_rim(raw).signed.certificates for raw in rims)
-    return tuple(dict.fromkeys(one for chain in chains for one in _ocsp(chain)))
+    chains = [parse_rim(raw).signed.certificates for raw in rims]
+    try:
+        return tuple(dict.fromkeys(one for chain in chains for one in _ocsp(chain)))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as exc:
+        msg = f"a certificate of a RIM has odd values ({type(exc).__name__})"
+        raise FormatError(msg) from exc
 
 
 def _of(item: Item, product: str | None, beside: Sequence[bytes]) -> Iterator[Wanted]:

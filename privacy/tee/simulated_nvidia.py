@@ -20,7 +20,7 @@ from cryptography.x509.ocsp import (
 from privacy.tee import der
 from privacy.tee.collateral import Collateral
 from privacy.tee.nvidia import REQUEST_HEAD, RESPONSE_HEAD
-from privacy.tee.simulated_x509 import Signer, issue, issue_crl
+from privacy.tee.simulated_x509 import Signer, issue, issue_crl, known_key
 from privacy.tee.trust import SimulatedTrustStore
 from privacy.tee.xmldsig import DSIG, canonical, parse_xml
 
@@ -58,16 +58,23 @@ class SimulatedNvidia:
         measurements: That its RIMs call good, 48 bytes each.
     """
 
-    def __init__(self, *, chip: str = "GH100") -> None:
-        """Make roots, intermediates, leaf and the signer of RIMs."""
+    def __init__(self, *, chip: str = "GH100", shipped: bool = False) -> None:
+        """Make roots, intermediates, leaf and the signer of RIMs.
+
+        Args:
+            chip: What it is.
+            shipped: Under the simulated roots that ship with this package, under which
+                anyone can make devices, not under fresh ones.
+        """
         self.chip = chip
         self.fwid = secrets.token_bytes(48)
         self.measurements = tuple(bytes([i]) * 48 for i in range(1, 5))
-        self.root = issue("SIMULATED Device Identity CA", ca=True)
+        keys = [known_key(n) if shipped else None for n in ("nvidia", "nvidia-rim")]
+        self.root = issue("SIMULATED Device Identity CA", key=keys[0], ca=True)
         self.ca = issue(f"SIMULATED {chip} Identity", self.root, ca=True)
         extensions = {"2.23.133.5.4.1": bytes([der.OCTETS, 48]) + self.fwid}
         self.leaf = issue(f"{chip} SIMULATED", self.ca, extensions=extensions)
-        self.rim_root = issue("SIMULATED CoRIM signing Root CA", ca=True)
+        self.rim_root = issue("SIMULATED CoRIM signing Root CA", key=keys[1], ca=True)
         self.rim_signer = issue("SIMULATED RIM Signer", self.rim_root)
 
     @property

@@ -20,6 +20,8 @@ from privacy.encoding import sha256_hex
 from privacy.tee.chain import SGX_EXTENSION
 
 _ROOT_SEED = b"privacy-compute/simulated-intel/root-key/1: public, not a secret"
+_CA_SEED = b"privacy-compute/simulated-intel/pck-ca-key/1: public, not a secret"
+_CA_SERIAL = 0x53494D4341  # "SIMCA"
 _ROOT_SERIAL = 0x53494D554C41544544  # "SIMULATED"
 _VALID_FROM = datetime(2024, 1, 1, tzinfo=UTC)
 _VALID_TO = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -58,6 +60,16 @@ def make_root() -> Issued:
 def make_ca(root: Issued) -> Issued:
     """Return a fresh PCK CA."""
     return issue(_CA, ec.generate_private_key(ec.SECP256R1()), root, ca_depth=0)
+
+
+def known_ca() -> Issued:
+    """Return the PCK CA of the platforms here; the same bytes every time.
+
+    Its key is public like the root's, so that anyone can issue CRLs for it: whoever
+    verifies simulated evidence makes the simulated vendor's collateral himself.
+    """
+    key = ec.derive_private_key(int(sha256_hex(_CA_SEED), 16), ec.SECP256R1())
+    return issue(_CA, key, make_root(), ca_depth=0, serial=_CA_SERIAL)
 
 
 def make_leaf(ca: Issued) -> Issued:

@@ -13,7 +13,7 @@ from privacy.tee.cbor import encode_head
 from privacy.tee.nitro import PROTECTED
 from privacy.tee.simulated_amd import SimulatedAmd
 from privacy.tee.simulated_nvidia import SimulatedNvidia
-from privacy.tee.simulated_x509 import issue
+from privacy.tee.simulated_x509 import issue, known_key
 from privacy.tee.trust import SimulatedTrustStore
 
 __all__ = ["SimulatedAmd", "SimulatedAws", "SimulatedNvidia", "issue"]
@@ -22,10 +22,11 @@ __all__ = ["SimulatedAmd", "SimulatedAws", "SimulatedNvidia", "issue"]
 class SimulatedAws:
     """A Nitro hypervisor with its own root; its leaf lives three hours."""
 
-    def __init__(self, *, now: datetime) -> None:
-        """Make root, intermediate and leaf."""
+    def __init__(self, *, now: datetime, shipped: bool = False) -> None:
+        """Make root, intermediate and leaf; the root is fresh unless `shipped`."""
         self.now = now.replace(microsecond=0)
-        self.root = issue("simulated.nitro-enclaves", ca=True)
+        key = known_key("aws") if shipped else None
+        self.root = issue("simulated.nitro-enclaves", key=key, ca=True)
         self.ca = issue("simulated.zone", self.root, ca=True)
         valid = self.now - timedelta(seconds=3), self.now + timedelta(hours=3)
         self.leaf = issue("i-simulated-enc0", self.ca, valid=valid)

@@ -30,8 +30,12 @@ NEEDED = {
     ("DELETE", "/v1/jobs/{job_id}"): "jobs:write",
     ("GET", "/v1/jobs/{job_id}/events"): "jobs:read",
     ("GET", "/v1/jobs/{job_id}/result"): "jobs:read",
+    ("DELETE", "/v1/jobs/{job_id}/result"): "jobs:write",
     ("GET", "/v1/jobs/{job_id}/evidence"): "jobs:read",
     ("GET", "/v1/jobs/{job_id}/receipt"): "jobs:read",
+    ("PUT", "/v1/contract-inputs/{commitment}"): "jobs:write",
+    ("GET", "/v1/contract-inputs/{commitment}"): "jobs:read",
+    ("DELETE", "/v1/contract-inputs/{commitment}"): "jobs:write",
     ("GET", "/v1/attestations"): "models:read",
     ("GET", "/v1/nodes"): "models:read",
     ("POST", "/v1/api-keys"): "admin",
@@ -43,6 +47,7 @@ PARTS = {
     "{version}": "1",
     "{path}": "fhe/client.json",
     "{sha256}": DIGEST,
+    "{commitment}": f"{DIGEST}?model=demo",
     "{key_id}": "key_none",
 }
 
@@ -91,7 +96,8 @@ def test_no_route_answers_a_key_without_its_scope(
         assert needed in answer.json()["detail"]
     if needed in SCOPES:
         with gateway.client(gateway.new_key(needed)) as api:
-            allowed = api.request(method, _url(path, job["id"]))
+            harmless = "job_none" if method == "DELETE" else job["id"]
+            allowed = api.request(method, _url(path, harmless))
         assert allowed.status_code not in {401, 403}
 
 
