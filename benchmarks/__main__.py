@@ -1,9 +1,14 @@
-"""`python -m benchmarks [NAME…] [--quick] [--json FILE]`: measure, print, write."""
+"""`python -m benchmarks [NAME…] [--quick] [--only WORD…] [--json FILE]`.
+
+Measure, print, write. With `--only`, some models of the benchmarks `zkml…`; the file's
+figures of the others are kept.
+"""
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +22,9 @@ from benchmarks import (
     gateway_cost,
     model_families,
     zkml,
+    zkml_gas,
+    zkml_operators,
+    zkml_search,
 )
 from privacy.cli.output import size
 from privacy.encoding import Json
@@ -31,21 +39,39 @@ def main() -> None:
     """Run the benchmarks named, or every one that is not slow."""
     parser = argparse.ArgumentParser(description=__doc__)
     listed = ", ".join(BENCHMARKS)
-    parser.add_argument("name", nargs="*", help=f"of {listed}; by default all but zkml")
+    parser.add_argument(
+        "name", nargs="*", help=f"of {listed}; by default all but zkml…"
+    )
     parser.add_argument("--quick", action="store_true", help="few repetitions")
+    parser.add_argument("--only", nargs="+", default=[], help="zkml: words in names")
     parser.add_argument("--json", type=Path, default=OUT / "results.json")
     args = parser.parse_args()
     if unknown := set(args.name) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}: {listed}")
-    names = args.name or [name for name in BENCHMARKS if name != "zkml"]  # minutes
+    names = args.name or [name for name in BENCHMARKS if name not in PROOFS]  # minutes
     OUT.mkdir(parents=True, exist_ok=True)
     results: Json = gateway_cost.machine()
     for name in names:
         measure, show = BENCHMARKS[name]
-        found = results[name.replace("-", "_")] = measure(args.quick)
+        if name in PROOFS and args.only:
+            found = _some_models(name, args.only, args.json)
+        else:
+            found = measure(args.quick)
+        results[name.replace("-", "_")] = found
         show(found)
     args.json.write_text(json.dumps(results, indent=1) + "\n")
     Console().print(f"written to {args.json}")
+
+
+def _some_models(name: str, only: Sequence[str], file: Path) -> Json:
+    """Return figures of models with such names, and the file's of the others."""
+    before: Json = {}
+    if file.exists():
+        found = json.loads(file.read_text()).get(name.replace("-", "_"), {})
+        before = found.get("models", {})
+    made = PROOFS[name].measure(quick=False, only=only)["models"]
+    summary: Json = PROOFS[name].summary({**before, **made})
+    return summary
 
 
 def _show(cost: Json) -> None:
@@ -147,6 +173,18 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     ),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
     "zkml": (lambda quick: zkml.measure(quick=quick), zkml.show),
+    "zkml-gas": (lambda quick: zkml_gas.measure(quick=quick), zkml_gas.show),
+    "zkml-operators": (
+        lambda quick: zkml_operators.measure(quick=quick),
+        zkml_operators.show,
+    ),
+    "zkml-search": (lambda quick: zkml_search.measure(quick=quick), zkml_search.show),
+}
+PROOFS: dict[str, Any] = {
+    "zkml": zkml,
+    "zkml-gas": zkml_gas,
+    "zkml-operators": zkml_operators,
+    "zkml-search": zkml_search,
 }
 
 

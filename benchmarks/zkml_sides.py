@@ -1,182 +1,151 @@
-"""The two sides of a comparison of proofs, each in a child process of its own."""
+"""The two sides of a comparison of proofs: who makes the circuit and its keys."""
 
 import asyncio
 import inspect
 import json
-import resource
+import os
+import shutil
 import tempfile
-import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from privacy.activations import activate
 from privacy.child import Handler, Progress
 from privacy.encoding import Json
-from privacy.publishing import PartRequest, accuracy
+from privacy.publishing import PartRequest
 from privacy.zkml.choose import Circuit, Model, answers, prepare
-from privacy.zkml.field import dequantize, quantize
+from privacy.zkml.field import quantize
 from privacy.zkml.onnx_prep import fix_batch
-from privacy.zkml.prove import prove_row
-from privacy.zkml.system import Visibility, load_backend
+from privacy.zkml.srs import verifier_srs
+from privacy.zkml.system import (
+    CircuitChoice,
+    CircuitFacts,
+    CircuitFiles,
+    Visibility,
+    load_backend,
+)
 from privacy.zkml.tune import parse_options, tune
 
-
-class Side(Protocol):
-    """One way to make a circuit of a model."""
-
-    def facts(self) -> Json:
-        """Return sizes, how it was made, and how close its answers are."""
-
-    def prove(self) -> Json:
-        """Return what a proof took."""
+_FEW_ROWS = 8
+_LARGE = 200
+"""Models of more features are calibrated on few rows by the default side."""
 
 
-class Tuned:
-    """Our tuner's circuit."""
-
-    def __init__(self, part: PartRequest, model: Model, visibility: Visibility) -> None:
-        """Tune, with nothing in the cache."""
-        self._backend = load_backend()
-        self._circuit: Circuit
-        options = parse_options({}, visibility)
-        quiet: Progress = lambda _: None  # noqa: E731
-        self._tuned = tune(self._backend, model, options, part.out, quiet)
-        self._circuit = self._tuned.circuit
-        bits = self._circuit.facts.input_scale_bits
-        self._row = quantize(model.held[:1], scale_bits=bits)[0]
-        made = answers(self._backend, self._circuit, model.held)
-        self._close = _close(made, model)
-
-    def facts(self) -> Json:
-        """See `Side`."""
-        report, files = self._tuned.report, self._circuit.files
-        kept = ("considered", "proofs", "seconds", "chosen")
-        return {
-            **{name: report[name] for name in kept},
-            "proving_key_bytes": files.proving_key.stat().st_size,
-            **self._close,
-        }
-
-    def prove(self) -> Json:
-        """See `Side`."""
-        bits, files = self._circuit.facts.input_scale_bits, self._circuit.files
-        start, cpu = time.perf_counter(), time.process_time()
-        proof = prove_row(self._backend, files, self._row, files.root, scale_bits=bits)
-        took = time.perf_counter() - start
-        spent = time.process_time() - cpu
-        start = time.perf_counter()
-        self._backend.verify(files, proof)
-        return {
-            "prove_s": took,
-            "cpu_s": spent,
-            "verify_s": time.perf_counter() - start,
-            "proof_bytes": len(proof.proof),
-        }
+def _tuned(part: PartRequest, model: Model, visibility: Visibility) -> Json:
+    """Tune, with nothing in the cache; the circuit then lies in `part.out`."""
+    backend, options = load_backend(), parse_options({}, visibility)
+    with tempfile.TemporaryDirectory() as scratch:
+        tuned = tune(backend, model, options, Path(scratch), lambda _: None)
+        shutil.copytree(tuned.circuit.files.root, part.out, dirs_exist_ok=True)
+    report = tuned.report
+    kept = ("considered", "proofs", "seconds", "chosen")
+    circuit = replace(tuned.circuit, files=CircuitFiles(part.out))
+    expected = [(t["expected"]["prove_s"], t["prove_s"]) for t in report["tried"]]
+    made = {**{name: report[name] for name in kept}, "expected_and_taken_s": expected}
+    return {**made, **_facts(circuit, model)}
 
 
-class Default:
-    """EZKL as its manual shows it: default arguments, calibrated for resources."""
+def _default(part: PartRequest, model: Model, visibility: Visibility) -> Json:
+    """Make a circuit as EZKL's manual does: default arguments, then `resources`."""
+    import ezkl
 
-    def __init__(self, part: PartRequest, model: Model, visibility: Visibility) -> None:
-        """Make the circuit and its keys."""
-        import ezkl
+    files = CircuitFiles(part.out)
+    fix_batch(part.onnx, files.onnx)
+    args: Any = ezkl.PyRunArgs()
+    args.input_visibility = visibility.input
+    args.output_visibility, args.param_visibility = "public", "fixed"
+    _call(ezkl.gen_settings, files.onnx, files.settings, py_run_args=args)
+    rows = np.load(part.calibration)[:40].astype(np.float64)
+    if rows.shape[1] > _LARGE:
+        rows = rows[:_FEW_ROWS]
+    data = part.out / "calibration.json"
+    data.write_text(json.dumps({"input_data": [rows.ravel().tolist()]}))
+    _call(ezkl.calibrate_settings, data, files.onnx, files.settings, target="resources")
+    _call(ezkl.compile_circuit, files.onnx, files.network, files.settings)
+    settings = json.loads(files.settings.read_text())
+    logrows = settings["run_args"]["logrows"]
+    ezkl.gen_srs(str(files.srs), logrows)
+    files.verifier_srs.write_bytes(verifier_srs(files.srs))
+    _call(ezkl.setup, files.network, files.verifying_key, files.proving_key, files.srs)
+    return _facts(_circuit(settings, files), model)
 
-        self._at = part.out / "default"
-        self._at.mkdir()
-        fix_batch(part.onnx, self._at / "model.onnx")
-        args: Any = ezkl.PyRunArgs()
-        args.input_visibility = visibility.input
-        args.output_visibility, args.param_visibility = "public", "fixed"
-        self._call(ezkl.gen_settings, "model.onnx", "settings.json", py_run_args=args)
-        rows = np.load(part.held)[:100].astype(np.float64)
-        calibration = np.load(part.calibration)[:40].astype(np.float64)
-        self._write("calibration.json", calibration.ravel())
-        names = ("calibration.json", "model.onnx", "settings.json")
-        self._call(ezkl.calibrate_settings, *names, target="resources")
-        self._call(ezkl.compile_circuit, "model.onnx", "net.ezkl", "settings.json")
-        self._settings = json.loads((self._at / "settings.json").read_text())
-        logrows = self._settings["run_args"]["logrows"]
-        ezkl.gen_srs(str(self._at / "srs"), logrows)
-        self._call(ezkl.setup, "net.ezkl", "vk", "pk", "srs")
-        self._close = _close(self._answers(rows), model)
-        self._write("input.json", rows[0])
 
-    def _call(self, function: Any, *names: str, **options: Any) -> Any:
-        async def go() -> Any:
-            here = [str(self._at / name) for name in names]
-            made = function(*here, **options)
-            return await made if inspect.isawaitable(made) else made
+def _call(function: Any, *paths: Path, **options: Any) -> None:
+    async def go() -> None:
+        made = function(*map(str, paths), **options)
+        if inspect.isawaitable(made):
+            await made
 
-        return asyncio.run(go())
+    asyncio.run(go())
 
-    def _write(self, name: str, row: Any) -> None:
-        (self._at / name).write_text(json.dumps({"input_data": [row.tolist()]}))
 
-    def _answers(self, rows: Any) -> Any:
-        import ezkl
+def _circuit(settings: Json, files: CircuitFiles) -> Circuit:
+    args = settings["run_args"]
+    names = set(CircuitChoice.__slots__) - {"scale_bits"}
+    choice = CircuitChoice(args["input_scale"], **{n: args[n] for n in names})
+    return Circuit(
+        choice,
+        CircuitFacts(
+            logrows=args["logrows"],
+            table_rows=0,
+            input_scale_bits=settings["model_input_scales"][0],
+            output_scale_bits=settings["model_output_scales"][0],
+        ),
+        files,
+        salted=False,
+    )
 
-        bits, made = self._settings["model_output_scales"][0], []
-        for row in rows:
-            self._write("row.json", row)
-            found = self._call(ezkl.gen_witness, "row.json", "net.ezkl", "row.witness")
-            felts = [
-                int.from_bytes(bytes.fromhex(f), "little")
-                for tensor in found["outputs"]
-                for f in tensor
-            ]
-            made.append(dequantize(felts, scale_bits=bits))
-        return np.array(made)
 
-    def facts(self) -> Json:
-        """See `Side`."""
-        key = (self._at / "pk").stat().st_size
-        return {"proving_key_bytes": key, **self._close}
-
-    def prove(self) -> Json:
-        """See `Side`."""
-        import ezkl
-
-        start, cpu = time.perf_counter(), time.process_time()
-        self._call(ezkl.gen_witness, "input.json", "net.ezkl", "witness")
-        self._call(ezkl.prove, "witness", "net.ezkl", "pk", "proof", "srs")
-        took = time.perf_counter() - start
-        spent = time.process_time() - cpu
-        start = time.perf_counter()
-        self._call(ezkl.verify, "proof", "settings.json", "vk", "srs")
-        proof = json.loads((self._at / "proof").read_text())["proof"]
-        return {
-            "prove_s": took,
-            "cpu_s": spent,
-            "verify_s": time.perf_counter() - start,
-            "proof_bytes": len(proof),
-        }
+def _facts(circuit: Circuit, model: Model) -> Json:
+    """Return a circuit's size, how close its answers are, and a row to prove."""
+    bits = circuit.facts.input_scale_bits
+    made = answers(load_backend(), circuit, model.held)
+    return {
+        "root": str(circuit.files.root),
+        "row": quantize(model.held[:1], scale_bits=bits)[0],
+        "scale_bits": bits,
+        "logrows": circuit.facts.logrows,
+        "proving_key_bytes": circuit.files.proving_key.stat().st_size,
+        **_close(made, model),
+    }
 
 
 def _close(made: Any, model: Model) -> Json:
     """Return how close answers are, or that they are of another shape."""
-    if made.shape != model.clear.shape or not np.isfinite(activate(made, "none")).all():
+    if made.shape != model.clear.shape:
         return {"max_error": float("nan")}
-    return accuracy(made, model.clear, activation=model.activation, task=model.task)
+    ours, theirs = (activate(m, model.activation) for m in (made, model.clear))
+    found = {"max_error": float(np.abs(ours - theirs).max()), "rows": len(ours)}
+    if model.task == "classification":
+        if ours.shape[1] == 1:  # a probability alone
+            ours, theirs = (np.hstack([1 - p, p]) for p in (ours, theirs))
+        same = ours.argmax(axis=1) == theirs.argmax(axis=1)
+        found["label_agreement"] = float(same.mean())
+    else:  # values have a unit: relative to their spread
+        found["max_error"] /= float(theirs.max() - theirs.min())
+    return found
 
 
 def handler() -> Handler:
-    """Return what serves one side: first made from a request, then asked to prove."""
-    held: list[Side] = []
-    scratch = tempfile.TemporaryDirectory()
+    """Return what makes one side's circuit and keys in the folder `part.out`."""
+    sides = {"tuned": _tuned, "default": _default}
 
     def serve(request: Json, progress: Progress) -> Json:
         _ = progress
-        if "side" in request:
-            part = PartRequest.from_json({**request["part"], "out": scratch.name})
-            model = prepare(part, Path(scratch.name))
-            sides: dict[str, Any] = {"tuned": Tuned, "default": Default}
+        part = PartRequest.from_json(request["part"])
+        with tempfile.TemporaryDirectory() as scratch:
+            model = prepare(part, Path(scratch))
+            if request["side"] == "default":  # it knows no prescaling
+                model = replace(
+                    model, held=np.load(part.held)[: len(model.held)].astype(float)
+                )
+            cpu = os.times()
             visibility = Visibility(input=request["input"])
-            held.append(sides[request["side"]](part, model, visibility))
-            return held[0].facts()
-        made = held[0].prove()
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return {**made, "peak_rss_bytes": peak}
+            made = sides[request["side"]](part, model, visibility)
+            spent = sum(os.times()[:2]) - sum(cpu[:2])
+        return {**made, "making_cpu_s": spent}
 
     return serve

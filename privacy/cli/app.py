@@ -42,6 +42,7 @@ _GROUPS = {
     "fhe": "Circuits for encrypted inputs.",
     "zk": "Circuits and proofs.",
     "attest": "Evidence of enclaves and GPUs.",
+    "attest collateral": "What evidence is verified with.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
 }
@@ -72,14 +73,15 @@ def _group(name: str) -> typer.Typer:
         _groups[name] = typer.Typer(
             help=_GROUPS[name], no_args_is_help=True, pretty_exceptions_enable=False
         )
-        app.add_typer(_groups[name], name=name)
+        above, _, last = name.rpartition(" ")
+        (_group(above) if above else app).add_typer(_groups[name], name=last)
     return _groups[name]
 
 
 def command(name: str) -> Callable[[F], F]:
     """Register a command whose errors become its exit code.
 
-    A name of two words, such as `zk calldata`, puts it into a group.
+    A name of several words, such as `zk calldata`, puts it into a group.
     """
     group, _, last = name.rpartition(" ")
 

@@ -13,6 +13,7 @@ from privacy.cli.attest_results import (
     verifier_key,
     write_result,
 )
+from privacy.cli.collateral import Cache, Product, Service, parse_time, vendors
 from privacy.cli.output import out, print_json, safe, table
 from privacy.errors import FormatError, NotFoundError, PrivacyError
 from privacy.tee.attest import Verdict, attest, show
@@ -23,6 +24,7 @@ from privacy.tee.ear import sign_result
 from privacy.tee.event_log import MAX_BYTES as LOG_BYTES
 from privacy.tee.event_log import Event, parse_event_log, replay
 from privacy.tee.policy import EvidencePolicy, Relaxations, parse_policy
+from privacy.tee.reference_values import apply_reference_values
 from privacy.tee.trust import hardware_trust_store, simulated_trust_store
 
 Evidence = Annotated[
@@ -42,8 +44,18 @@ def verify(
         list[Path] | None,
         typer.Option(help="Certificates, CRLs, TCB info: file or folder; repeatable."),
     ] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="Ask the vendors for what is not kept.")
+    ] = False,
+    cache: Cache = None,
+    service: Service = None,
+    product: Product = None,
     policy: Annotated[
         Path | None, typer.Option(help="What it must show, TOML: reference values.")
+    ] = None,
+    reference_values: Annotated[
+        Path | None,
+        typer.Option(help="Signed manifest, if the policy names its signers."),
     ] = None,
     at: Annotated[
         str | None, typer.Option(help="When it must hold, RFC 3339; now by default.")
@@ -76,9 +88,11 @@ def verify(
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check evidence offline, line by line: exit 6 refused, 7 cannot say."""
+    """Check evidence line by line, offline by default: exit 6 refused, 7 cannot say."""
     raw = _read(file)
     checks = Checklist()
+    store = simulated_trust_store() if allow_simulated else hardware_trust_store()
+    given = FileCollateral(tuple(collateral or ())).collateral()
     relaxations = Relaxations(
         allow_debug=allow_debug,
         allow_unchecked_collateral=allow_unchecked_collateral,
@@ -86,14 +100,24 @@ def verify(
     )
     wanted = _policy(policy, relaxations)
     events = _events(event_log)
+    now = datetime.now(UTC) if at is None else parse_time(at)
+    manifest = None if reference_values is None else _read(reference_values)
+    if manifest and policy is None:
+        msg = "with --reference-values, give the --policy that names its signers"
+        raise FormatError(msg, code="usage")
     try:
+        if not isinstance(wanted, Relaxations):
+            wanted = apply_reference_values(wanted, manifest, now=now, checks=checks)
+        if fetch:
+            with vendors(
+                store, cache, service, product=product, quiet=as_json
+            ) as source:
+                given += source.collateral(raw)
         verdict = attest(
             raw,
-            trust_store=(
-                simulated_trust_store() if allow_simulated else hardware_trust_store()
-            ),
-            collateral=FileCollateral(tuple(collateral or ())).collateral(),
-            now=datetime.now(UTC) if at is None else _time(at),
+            trust_store=store,
+            collateral=given,
+            now=now,
             checks=checks,
             policy=wanted,
             event_log=events,
@@ -196,15 +220,3 @@ def _policy(
         msg = "with --policy, say in the policy file what is allowed"
         raise FormatError(msg, code="usage")
     return parse_policy(_read(path))
-
-
-def _time(text: str) -> datetime:
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError as exc:
-        msg = f"{text!r} is no time, expected one like 2025-06-20T12:00:00Z"
-        raise FormatError(msg, code="bad-time") from exc
-    if when.tzinfo is None:
-        msg = f"{text!r} has no time zone: write Z behind it for UTC"
-        raise FormatError(msg, code="bad-time")
-    return when

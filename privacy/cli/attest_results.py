@@ -1,9 +1,12 @@
-"""Commands about Attestation Results: attest verifier-key, attest check-result."""
+"""Commands of those who sign: Verifiers their results, publishers reference values.
+
+attest verifier-key, attest check-result, attest sign-reference-values.
+"""
 
 import json
 import sys
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -18,9 +21,11 @@ from privacy.cli.output import out, print_json, safe, table
 from privacy.errors import FormatError, NotFoundError, PrivacyError
 from privacy.files import default_home, write_atomic
 from privacy.jws import key_id, public_jwk
-from privacy.publisher import load_private_key, trusted_publishers
+from privacy.publisher import load_private_key, publisher_key, trusted_publishers
 from privacy.tee.checks import Check, Checklist
 from privacy.tee.ear import KEY_FILE, CheckedResult, check_result
+from privacy.tee.policy import parse_toml, reference_values
+from privacy.tee.reference_values import sign_reference_values
 
 _MAX_BYTES = 1 << 19
 
@@ -75,6 +80,36 @@ def verifier_key_(
         print_json({"key_id": key_id(public_key), "jwk": jwk})
     else:
         out.print(f"verifier {key_id(public_key)}")
+
+
+@command("attest sign-reference-values")
+def sign_reference_values_(
+    file: Annotated[
+        Path, typer.Argument(help="TOML with the tables [measurements.FORMAT].")
+    ],
+    output: Annotated[Path, typer.Option(help="Where the manifest goes.")],
+    days: Annotated[int, typer.Option(help="How long it counts.", min=1)] = 90,
+    home: HomeDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign reference values with your publisher key, for policies that name it."""
+    value = parse_toml(_read(file), what="the reference values")
+    if set(value) != {"measurements"}:
+        msg = f"{file} holds {', '.join(value) or 'nothing'}, expected measurements"
+        raise FormatError(msg, code="bad-policy")
+    key, now = publisher_key(home or default_home()), datetime.now(UTC)
+    manifest = sign_reference_values(
+        reference_values(value["measurements"]),
+        key,
+        issued_at=now,
+        expires_at=now + timedelta(days=days),
+    )
+    write_atomic(output, manifest.encode() + b"\n")
+    signer = key_id(key.public_key())
+    if as_json:
+        print_json({"signer": signer, "file": str(output)})
+    else:
+        out.print(f"{safe(output)}, by {signer}: name it in reference_value_signers")
 
 
 @command("attest check-result")

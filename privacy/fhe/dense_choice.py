@@ -20,12 +20,15 @@ VALUE_AND_WEIGHT_BITS = ((4, -1), (3, 0), (4, 2))
 first fit the key set that trees and others share, and look-ups are a third cheaper."""
 CLIPS = (0.98, 0.995, 0.95)
 _INPUT_BITS, _SUM_BITS = 5, 12
-"""More are nearly free, and gain nothing."""
+"""More are nearly free, and seldom gain anything: a class is a coarse answer."""
+FINE = ((6, 6, 4), (7, 6, 4))
+"""For outputs that count as numbers: bits of tables, values and weights."""
+_FINE_INPUT_BITS, _FINE_SUM_BITS = 6, 15
 _TWO = 2
 
 
-def shapes() -> Iterator[Shape]:
-    """Yield precisions, cheap ones first."""
+def shapes(task: str) -> Iterator[Shape]:
+    """Yield precisions, cheap ones first; finer ones too unless it classifies."""
     for table_bits in TABLE_BITS:
         for value_bits, weight_bits in VALUE_AND_WEIGHT_BITS:
             for clip in CLIPS:
@@ -37,6 +40,17 @@ def shapes() -> Iterator[Shape]:
                     weight_bits=weight_bits,
                     clip=clip,
                 )
+    fine = () if task == "classification" else FINE
+    for table_bits, value_bits, weight_bits in fine:
+        for clip in CLIPS:
+            yield Shape(
+                input_bits=_FINE_INPUT_BITS,
+                sum_bits=_FINE_SUM_BITS,
+                table_bits=table_bits,
+                value_bits=value_bits,
+                weight_bits=weight_bits,
+                clip=clip,
+            )
 
 
 def fit_dense(layers: Sequence[Layer], shape: Shape, *, mirror: bool) -> Fit:
@@ -75,7 +89,7 @@ def choose_dense(
     mirror = mirrors(layers, yardstick.activation)
     found: list[tuple[float, Shape]] = []
     why = BackendError("there is no precision to choose", code="fhe-bad-plan")
-    for shape in shapes():
+    for shape in shapes(yardstick.task):
         try:
             losses = yardstick.losses(fit_dense(layers, shape, mirror=mirror))
         except BackendError as exc:  # too coarse for this network's weights

@@ -1,6 +1,5 @@
 """Networks given as TorchScript or ONNX."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from privacy.errors import FormatError
 from privacy.publish.core import Core, to_onnx
+from privacy.publish.endings import without_ending
 from privacy.quantized import (
     QuantizedNetwork,
     brevitas_domain,
@@ -88,8 +88,7 @@ def from_onnx(raw: bytes, features: int, task: str, activation: str) -> Core:
 
     outputs = clear(np.zeros((1, features))).shape[1]
     renamed = _only_output(model, given, kept, features, outputs)
-    core = _network(renamed, clear, features, outputs, task, activation)
-    return replace(core, estimator=estimator)
+    return _network(renamed, clear, features, outputs, task, activation, estimator)
 
 
 def _only_output(
@@ -115,17 +114,28 @@ def _only_output(
 
 
 def _network(
-    onnx: bytes, clear: Any, features: int, outputs: int, task: str, activation: str
+    onnx: bytes,
+    clear: Any,
+    features: int,
+    outputs: int,
+    task: str,
+    activation: str,
+    estimator: Any = None,
 ) -> Core:
-    if not activation:
-        is_classifier = task == "classification"
+    if task == "classification" and activation in {"", "none"}:
+        ending = ""
+        if estimator is None:  # else its own integers are compiled, to the end
+            onnx, clear, ending = without_ending(
+                onnx, clear, features=features, outputs=outputs
+            )
         one = "sigmoid" if outputs == 1 else "softmax"
-        activation = one if is_classifier else "none"
+        activation = ending or activation or one
     return Core(
         onnx=onnx,
         clear=clear,
         offset=np.zeros(features),
         scale=np.ones(features),
-        activation=activation,
+        activation=activation or "none",
         task=task or "raw",
+        estimator=estimator,
     )

@@ -1,6 +1,7 @@
 """Find a model's best circuit for proofs without publishing it."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,38 +45,57 @@ def tune_circuit(
         BackendError: The engine cannot express the model.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        work, out = Path(scratch), Path(scratch) / "out"
-        out.mkdir()
-        schema = run_in_child(
-            "privacy.publish.prepare:handler",
-            {
-                "model": str(model),
-                "data": str(data),
-                "out": str(work),
-                "label": label,
-                "names": [],
-                "classes": [],
-                "task": task,
-                "activation": activation,
-            },
-            timeout_s=_PREPARE_TIMEOUT_S,
-            progress=progress,
-        )
-        request = PartRequest(
-            out=out,
-            onnx=work / "core.onnx",
-            estimator=None,
-            calibration=work / "calibration.npy",
-            held=work / "held.npy",
-            clear=work / "clear.npy",
-            outputs=schema["outputs"],
-            activation=schema["activation"],
-            task=schema["task"],
-            options=options or {},
-        )
+        said = {"label": label, "task": task, "activation": activation}
+        request = tuning_request(model, data, said, Path(scratch), progress=progress)
+        request = replace(request, options=options or {})
         return run_in_child(
             "privacy.zkml.tune.child:handler",
             request.to_json(),
             timeout_s=_TUNE_TIMEOUT_S,
             progress=progress,
         )
+
+
+def tuning_request(
+    model: Path,
+    data: Path,
+    said: Json,
+    work: Path,
+    *,
+    progress: Progress = lambda _: None,
+) -> PartRequest:
+    """Return what a mode is asked for a model, its files written into a folder.
+
+    Args:
+        model: A model file.
+        data: Calibration rows, raw.
+        said: `label`, `task` and `activation`; see `tune_circuit`.
+        work: The folder; the request's `out` is a new one in it.
+        progress: Called with `{"stage", …}` as work goes on.
+    """
+    (work / "out").mkdir()
+    schema = run_in_child(
+        "privacy.publish.prepare:handler",
+        {
+            "model": str(model),
+            "data": str(data),
+            "out": str(work),
+            "names": [],
+            "classes": [],
+            **said,
+        },
+        timeout_s=_PREPARE_TIMEOUT_S,
+        progress=progress,
+    )
+    return PartRequest(
+        out=work / "out",
+        onnx=work / "core.onnx",
+        estimator=None,
+        calibration=work / "calibration.npy",
+        held=work / "held.npy",
+        clear=work / "clear.npy",
+        outputs=schema["outputs"],
+        activation=schema["activation"],
+        task=schema["task"],
+        options={},
+    )

@@ -24,7 +24,8 @@ from privacy.tee.detect import Item, detect
 from privacy.tee.event_log import Event, compare
 from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
 from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
-from privacy.tee.parse import Quote, SgxReport, TdReport, parse_quote
+from privacy.tee.parse import Quote, SgxReport, TdReport, TdReport15, parse_quote
+from privacy.tee.pck import platform_of
 from privacy.tee.policy import EvidencePolicy, Relaxations, tcb_line
 from privacy.tee.revocation import check_revocation
 from privacy.tee.snp import parse_snp_report, verify_snp_report
@@ -33,6 +34,8 @@ from privacy.tee.trust import TrustStore
 from privacy.tee.verify import verify_quote
 
 _SGX_DEBUG = 2
+_SEAM_SIGNER = "mrsignerseam"
+_MOST_NAMED = 8
 _REVOCATION = {True: "none was", False: "unknown: no current CRL of every issuer"}
 NO_REFERENCE = (
     "measurements were compared with nothing: the evidence is genuine, but what runs "
@@ -196,19 +199,26 @@ def _verify_dcap(
     unchecked: tuple[str, ...] = () if tcb else ("TCB status",)
     if not revocation or (tcb and not tcb.signer_checked):
         unchecked += ("revocation",)
-    report = quote.report
+    report, platform = quote.report, platform_of(chain[0])
     if isinstance(report, TdReport):
         measurements = report.measurements.as_dict() | {
             "mrseam": report.mrseam.hex(),
             "mrconfigid": report.mrconfigid.hex(),
             "mrowner": report.mrowner.hex(),
             "mrownerconfig": report.mrownerconfig.hex(),
+            _SEAM_SIGNER: report.mrsignerseam.hex(),
+            "seam_attributes": report.seam_attributes.hex(),
+            "td_attributes": report.td_attributes.hex(),
+            "xfam": report.xfam.hex(),
         }
+        if isinstance(report, TdReport15):
+            measurements["mr_servicetd"] = report.mr_servicetd.hex()
         debug = report.td_attributes[0] != 0
     else:
         measurements = {
             "mrenclave": report.mrenclave.hex(),
             "mrsigner": report.mrsigner.hex(),
+            "attributes": report.attributes.hex(),
         }
         debug = bool(report.attributes[0] & _SGX_DEBUG)
     return Claims(
@@ -218,9 +228,12 @@ def _verify_dcap(
         debug=debug,
         measurements=measurements,
         report_data=report.report_data.hex(),
-        svns=_svns(quote),
+        product=platform.fmspc.hex(),
+        hardware_id=platform.ppid.hex(),
+        svns=_svns(quote) | ({"tcb_evaluation": tcb.evaluation_number} if tcb else {}),
         chain=chain,
         tcb_status=tcb.status if tcb else "",
+        tcb_date=tcb.tcb_date if tcb else "",
         advisories=tcb.advisories if tcb else (),
         unchecked=unchecked,
     )
@@ -255,7 +268,7 @@ def _appraise(
         relaxations, wanted = policy.relaxations, policy.check(claims, now=now)
     else:
         relaxations, wanted = policy, []
-    lines = [line for c in claims for line in _appraisal(c, relaxations)]
+    lines = [line for c in claims for line in _appraisal(c, relaxations, now)]
     lines += wanted + explained
     checks.lines += lines
     failed = [line for line in lines if not line.ok]
@@ -272,10 +285,19 @@ def _appraise(
     caveats = [
         f"not checked: {' and '.join(c.unchecked)}" for c in claims if c.unchecked
     ]
-    return caveats if wanted else [*caveats, NO_REFERENCE]
+    if not isinstance(policy, EvidencePolicy):
+        return [*caveats, NO_REFERENCE]
+    return caveats + [_uncompared(c, policy) for c in claims if policy.uncompared(c)]
 
 
-def _appraisal(claims: Claims, relaxations: Relaxations) -> list[Check]:
+def _uncompared(claims: Claims, policy: EvidencePolicy) -> str:
+    names = policy.uncompared(claims)
+    more = len(names) - _MOST_NAMED
+    listed = ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"not compared in {claims.format}: {listed}"
+
+
+def _appraisal(claims: Claims, relaxations: Relaxations, now: datetime) -> list[Check]:
     lines = []
     if claims.debug is not None:
         lines.append(
@@ -288,8 +310,11 @@ def _appraisal(claims: Claims, relaxations: Relaxations) -> list[Check]:
             )
         )
     if claims.tcb_status:
-        allowed = relaxations.allow_tcb_statuses
-        lines.append(tcb_line(claims.tcb_status, claims.advisories, allowed))
+        lines.append(tcb_line(claims, relaxations, now))
+    if signer := claims.measurements.get(_SEAM_SIGNER):
+        intels = not signer.strip("0")
+        found, code = ("Intel's", "ok") if intels else (signer, "tdx-module-unknown")
+        lines.append(Check("tdx-module", found, "Intel's", ok=intels, code=code))
     unchecked = " and ".join(claims.unchecked)
     anything = relaxations.allow_unchecked_collateral
     lines.append(

@@ -17,7 +17,8 @@ class Claims:
         vendor: `intel`, `amd`, `aws` or `nvidia`.
         simulated: It chains to a simulated vendor, so it proves nothing.
         debug: The host can look in; None where the format cannot say.
-        measurements: Registers by name, in hex.
+        measurements: Registers by name, in hex, and other fields that say what runs
+            there or how it is set up.
         report_data: What the workload bound into the evidence, in hex; of Nitro the
             user data, of NVIDIA nothing.
         nonce: What the verifier asked with, in hex, where the format has a field.
@@ -27,6 +28,7 @@ class Claims:
         made_at: When, as the evidence itself says; None if it does not.
         chain: Certificates from the signer to the root.
         tcb_status: In the vendor's words; empty if the vendor has none, or unchecked.
+        tcb_date: Of the oldest TCB level behind, else of the oldest, RFC 3339.
         advisories: Security advisories that apply.
         unchecked: What could not be looked up: `tcb status`, `revocation`.
     """
@@ -44,6 +46,7 @@ class Claims:
     made_at: datetime | None = None
     chain: tuple[x509.Certificate, ...] = ()
     tcb_status: str = ""
+    tcb_date: str = ""
     advisories: tuple[str, ...] = ()
     unchecked: tuple[str, ...] = ()
 
@@ -62,6 +65,7 @@ class Claims:
             "nonce": self.nonce,
             "svns": self.svns,
             "tcb_status": self.tcb_status,
+            "tcb_date": self.tcb_date,
             "advisories": list(self.advisories),
             "unchecked": list(self.unchecked),
             "signer": self.chain[0].subject.rfc4514_string() if self.chain else "",

@@ -67,10 +67,10 @@ class Collateral:
 
 
 class CollateralSource(Protocol):
-    """Whatever collateral comes from: files now, the vendors' services later."""
+    """Whatever collateral comes from: files, the vendors' services, a cache."""
 
-    def collateral(self) -> Collateral:
-        """Return all there is."""
+    def collateral(self, evidence: bytes) -> Collateral:
+        """Return what there is for the evidence in a file, and maybe more."""
         ...
 
 
@@ -80,8 +80,8 @@ class FileCollateral:
 
     paths: tuple[Path, ...]
 
-    def collateral(self) -> Collateral:
-        """Return what the files hold.
+    def collateral(self, evidence: bytes = b"") -> Collateral:  # noqa: ARG002
+        """Return what the files hold, whatever the evidence is.
 
         Raises:
             NotFoundError: A path is not there.

@@ -12,7 +12,7 @@ from privacy.tee import der
 from privacy.tee.chain import SGX_EXTENSION
 
 _BASE = bytes.fromhex("2a864886f84d010d01")  # 1.2.840.113741.1.13.1
-_TCB, _PCEID, _FMSPC = b"\x02", b"\x03", b"\x04"
+_PPID, _TCB, _PCEID, _FMSPC = b"\x01", b"\x02", b"\x03", b"\x04"
 _PCESVN = 17
 COMPONENTS = 16
 
@@ -22,12 +22,14 @@ class Platform:
     """The platform a quote comes from.
 
     Attributes:
+        ppid: Of this very processor, 16 bytes.
         fmspc: Family, model and so on, 6 bytes.
         pceid: Of the provisioning certification enclave, 2 bytes.
         svns: Security versions of the 16 components.
         pce_svn: Security version of the provisioning certification enclave.
     """
 
+    ppid: bytes
     fmspc: bytes
     pceid: bytes
     svns: tuple[int, ...]
@@ -54,15 +56,18 @@ def _parse(pck: x509.Certificate) -> Platform:
     what = "SGX extension"
     content = der.only(extension.value, der.SEQUENCE, what=what)
     values = der.oid_values(content, what=what)
-    fmspc, pceid = (_octets(values[_BASE + oid]) for oid in (_FMSPC, _PCEID))
+    ppid, fmspc, pceid = (
+        _octets(values[_BASE + oid]) for oid in (_PPID, _FMSPC, _PCEID)
+    )
     tag, content = values[_BASE + _TCB]
-    if (tag, len(fmspc), len(pceid)) != (der.SEQUENCE, 6, 2):
+    if (tag, len(ppid), len(fmspc), len(pceid)) != (der.SEQUENCE, 16, 6, 2):
         raise FormatError("the SGX extension holds values of other types or sizes")
     tcb = der.oid_values(content, what=what)
     numbers = [
         _number(tcb[_BASE + _TCB + bytes([i + 1])]) for i in range(COMPONENTS + 1)
     ]
-    return Platform(fmspc, pceid, tuple(numbers[:COMPONENTS]), numbers[_PCESVN - 1])
+    svns = tuple(numbers[:COMPONENTS])
+    return Platform(ppid, fmspc, pceid, svns, numbers[_PCESVN - 1])
 
 
 def _octets(value: tuple[int, bytes]) -> bytes:

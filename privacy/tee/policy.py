@@ -2,12 +2,14 @@
 
     allow_tcb_statuses = ["SWHardeningNeeded"]
     allow_advisories = ["INTEL-SA-00615"]
+    allow_out_of_date_days = 30          # since the firmware's TCB level was new
     report_data = "…"                    # or allow_any_report_data = true
     nonce = "…"                          # for formats with a field for it
-    max_age_s = 300                      # for formats that say when
-    products = ["Milan"]
-    hardware_ids = ["…"]
+    max_age_s = 300                      # refuses formats that do not say when
+    products = ["Milan"]                 # of Intel the FMSPC
+    hardware_ids = ["…"]                 # chip id, of Intel the PPID
     require_gpu = true
+    reference_value_signers = ["…"]      # instead of tables of measurements
 
     [measurements."snp-v3"]              # a table for every format to accept
     measurement = ["…", "…"]             # reference values, any of them
@@ -16,27 +18,30 @@
     snp = 8
 
 Unknown names are refused, and a policy without reference values, since it would accept
-anything. All failures are reported. A register that no table names is not compared.
+anything. All failures are reported. A register that no table names is not compared; the
+verdict says which. Signed reference values: see `privacy.tee.reference_values`.
 """
 
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from privacy.errors import FormatError
 from privacy.tee.checks import Check
 from privacy.tee.claims import Claims
-from privacy.tee.tcb import REVOKED, STATUSES, UP_TO_DATE
+from privacy.tee.tcb import OUT_OF_DATE, REVOKED, STATUSES, UP_TO_DATE
 
 _MAX_BYTES = 1 << 20
+_MAX_DAYS = 3650
 _RELAXATIONS = {
     "allow_debug": bool,
     "allow_unchecked_collateral": bool,
     "allow_any_report_data": bool,
     "allow_tcb_statuses": list,
     "allow_advisories": list,
+    "allow_out_of_date_days": int,
 }
 _REQUIREMENTS = {
     "report_data": str,
@@ -45,6 +50,7 @@ _REQUIREMENTS = {
     "products": list,
     "hardware_ids": list,
     "require_gpu": bool,
+    "reference_value_signers": list,
     "measurements": dict,
     "minimum_svns": dict,
 }
@@ -60,6 +66,8 @@ class Relaxations:
         allow_any_report_data: Evidence whose report data is compared with nothing.
         allow_tcb_statuses: Names of Intel's beyond `UpToDate`, except `Revoked`.
         allow_advisories: Security advisories that may apply to the platform.
+        allow_out_of_date_days: Accept `OutOfDate` this long after the day that the
+            oldest TCB level behind is of.
     """
 
     allow_debug: bool = False
@@ -67,9 +75,13 @@ class Relaxations:
     allow_any_report_data: bool = False
     allow_tcb_statuses: tuple[str, ...] = ()
     allow_advisories: tuple[str, ...] = ()
+    allow_out_of_date_days: int = 0
 
     def __post_init__(self) -> None:
         """Refuse names that no platform may have."""
+        if not 0 <= self.allow_out_of_date_days <= _MAX_DAYS:
+            msg = f"allow_out_of_date_days is not 0 to {_MAX_DAYS}"
+            raise FormatError(msg, code="bad-policy")
         for name in self.allow_tcb_statuses:
             if name not in STATUSES or name == REVOKED:
                 allowed = ", ".join(s for s in STATUSES if s != REVOKED)
@@ -91,6 +103,8 @@ class EvidencePolicy:
         products: Accepted ones; empty for any.
         hardware_ids: Accepted ones; empty for any.
         require_gpu: One piece of evidence must be of a GPU.
+        reference_value_signers: Key ids of those whose manifest gives the reference
+            values; then `measurements` is empty until `with_reference_values`.
     """
 
     relaxations: Relaxations
@@ -102,6 +116,19 @@ class EvidencePolicy:
     products: tuple[str, ...] = ()
     hardware_ids: tuple[str, ...] = ()
     require_gpu: bool = False
+    reference_value_signers: tuple[str, ...] = ()
+
+    def with_reference_values(
+        self, measurements: dict[str, dict[str, tuple[str, ...]]]
+    ) -> "EvidencePolicy":
+        """Return the policy with reference values from a manifest."""
+        return replace(self, measurements=measurements)
+
+    def uncompared(self, claims: Claims) -> list[str]:
+        """Return the registers with a value that no reference value is for."""
+        table = self.measurements.get(claims.format, {})
+        found = claims.measurements.items()
+        return [name for name, v in found if name not in table and v.strip("0")]
 
     def check(self, claims: Sequence[Claims], *, now: datetime) -> list[Check]:
         """Return a line for everything the policy asks for."""
@@ -125,17 +152,18 @@ class EvidencePolicy:
             code, text = "svn-too-low", f"at least {least}"
             yield _line(f"svn {name}", str(svn), text, code, ok=svn >= least)
         yield from self._binding(c)
-        for name, listed, one in (
-            ("product", self.products, c.product),
-            ("hardware-id", self.hardware_ids, c.hardware_id),
-        ):
-            if listed:
-                code = f"{name}-refused"
-                yield _line(name, one, _any(listed), code, ok=one in listed)
-        if self.max_age_s and c.made_at is not None:
-            ok = now - c.made_at <= timedelta(seconds=self.max_age_s)
+        if listed := self.products:
+            ok, code = c.product in listed, "product-refused"
+            yield _line("product", c.product, _any(listed), code, ok=ok)
+        if listed := self.hardware_ids:
+            ok, code = c.hardware_id in listed, "hardware-id-refused"
+            yield _line("hardware-id", c.hardware_id, _any(listed), code, ok=ok)
+        if self.max_age_s:
+            age = None if c.made_at is None else now - c.made_at
+            ok = age is not None and age <= timedelta(seconds=self.max_age_s)
             text = f"within {self.max_age_s} s"
-            yield _line("age", f"{now - c.made_at}", text, "evidence-too-old", ok=ok)
+            found = "unknown: no time in it" if age is None else str(age)
+            yield _line("age", found, text, "evidence-too-old", ok=ok)
         listed = self.relaxations.allow_advisories
         ok = set(c.advisories) <= set(listed)
         text = ", ".join(c.advisories) or "none"
@@ -161,11 +189,18 @@ def _any(values: Sequence[str]) -> str:
     return " or ".join(values) or "none"
 
 
-def tcb_line(status: str, advisories: Sequence[str], allowed: Sequence[str]) -> Check:
+def tcb_line(claims: Claims, relaxations: Relaxations, now: datetime) -> Check:
     """Return the line on a platform's TCB status."""
-    good = (UP_TO_DATE, *allowed)
-    found = " ".join((status, *advisories))
-    return _line("tcb-status", found, _any(good), "tcb-status", ok=status in good)
+    good = (UP_TO_DATE, *relaxations.allow_tcb_statuses)
+    found = " ".join((claims.tcb_status, *claims.advisories))
+    expected, ok = _any(good), claims.tcb_status in good
+    days = relaxations.allow_out_of_date_days
+    if days and claims.tcb_status == OUT_OF_DATE:
+        level = datetime.fromisoformat(claims.tcb_date)
+        found += f" of {level.date()}"
+        expected += f" or {OUT_OF_DATE} for {days} days"
+        ok = ok or now - level <= timedelta(days=days)
+    return _line("tcb-status", found, expected, "tcb-status", ok=ok)
 
 
 def parse_policy(raw: bytes) -> EvidencePolicy:
@@ -175,12 +210,7 @@ def parse_policy(raw: bytes) -> EvidencePolicy:
         FormatError: Not TOML, unknown names, values of other types, or a policy that
             would accept anything.
     """
-    if len(raw) > _MAX_BYTES:
-        raise FormatError("the policy has more than 1 MiB", code="too-large")
-    try:
-        value = tomllib.loads(raw.decode())
-    except (ValueError, RecursionError) as exc:
-        raise FormatError(f"the policy is not TOML: {exc}", code="bad-policy") from exc
+    value = parse_toml(raw, what="the policy")
     for name, part in value.items():
         kind = (_RELAXATIONS | _REQUIREMENTS).get(name)
         if kind is None or type(part) is not kind:
@@ -190,19 +220,42 @@ def parse_policy(raw: bytes) -> EvidencePolicy:
             value[name] = _texts(part, name)
         if name in {"report_data", "nonce"}:
             value[name] = str(part).lower()
-    tables = {k: _table(v, k) for k, v in value.pop("measurements", {}).items()}
     policy = EvidencePolicy(
         relaxations=Relaxations(
             **{k: value.pop(k) for k in _RELAXATIONS.keys() & value.keys()}
         ),
-        measurements={
-            form: {name: _values(v, name) for name, v in table.items()}
-            for form, table in tables.items()
-        },
+        measurements=reference_values(value.pop("measurements", {})),
         **value,
     )
     _check_policy(policy)
     return policy
+
+
+def parse_toml(raw: bytes, *, what: str) -> dict[str, Any]:
+    """Return what a TOML file says.
+
+    Raises:
+        FormatError: Not TOML, or more than 1 MiB.
+    """
+    if len(raw) > _MAX_BYTES:
+        raise FormatError(f"{what} has more than 1 MiB", code="too-large")
+    try:
+        return tomllib.loads(raw.decode())
+    except (ValueError, RecursionError) as exc:
+        raise FormatError(f"{what} is not TOML: {exc}", code="bad-policy") from exc
+
+
+def reference_values(value: Any) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Return tables of reference values by format and register, in lowercase hex.
+
+    Raises:
+        FormatError: Not such tables, or an empty one.
+    """
+    tables = value if isinstance(value, dict) else {"measurements": value}
+    return {
+        form: {name: _values(v, name) for name, v in _table(table, form).items()}
+        for form, table in tables.items()
+    }
 
 
 def _texts(value: Any, name: str) -> tuple[str, ...]:
@@ -236,8 +289,11 @@ def _check_hex(text: str, name: str) -> None:
 
 
 def _check_policy(policy: EvidencePolicy) -> None:
-    if not policy.measurements:
-        msg = "the policy has no measurements: it would accept any workload"
+    if bool(policy.measurements) == bool(policy.reference_value_signers):
+        msg = (
+            "the policy has no measurements: it would accept any workload; give "
+            "measurements or reference_value_signers, not both"
+        )
         raise FormatError(msg, code="bad-policy")
     if bool(policy.report_data) == policy.relaxations.allow_any_report_data:
         msg = "the policy must give report_data, or allow_any_report_data = true"
@@ -246,6 +302,7 @@ def _check_policy(policy: EvidencePolicy) -> None:
     _check_hex(policy.nonce, "nonce")
     for form, table in policy.minimum_svns.items():
         good = all(type(v) is int and v >= 0 for v in _table(table, form).values())
-        if form not in policy.measurements or not good:
+        known = form in policy.measurements or policy.reference_value_signers
+        if not known or not good:
             msg = f"minimum_svns of {form} are not numbers, or no format is accepted"
             raise FormatError(msg, code="bad-policy")

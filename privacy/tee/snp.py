@@ -75,6 +75,11 @@ class SnpReport:
         return self._int(0, 4)
 
     @property
+    def guest_svn(self) -> int:
+        """Of the guest's image, as its owner numbers them."""
+        return self._int(4, 4)
+
+    @property
     def policy(self) -> int:
         """The guest's policy; bit 19 allows debugging."""
         return self._int(0x08, 8)
@@ -103,6 +108,11 @@ class SnpReport:
     def reported_tcb(self) -> bytes:
         """The TCB version whose key signed, 8 bytes."""
         return self._at(0x180, 8)
+
+    @property
+    def cpuid(self) -> bytes:
+        """Family, model and stepping of the processor; zeros before version 3."""
+        return self._at(0x188, 3)
 
     @property
     def chip_id(self) -> bytes:
@@ -147,7 +157,7 @@ class SnpReport:
         }
         return {
             "version": self.version,
-            "guest_svn": self._int(4, 4),
+            "guest_svn": self.guest_svn,
             "policy": f"{self.policy:#x}",
             "vmpl": self.vmpl,
             "signing_key": {VCEK: "vcek", VLEK: "vlek"}.get(self.signing_key, "none"),
@@ -223,14 +233,21 @@ def verify_snp_report(
         vendor="amd",
         simulated=trust_store.simulated,
         debug=bool(report.policy & _DEBUG),
-        measurements={"measurement": report.measurement.hex()},
+        measurements={"measurement": report.measurement.hex(), **_settings(report)},
         report_data=report.report_data.hex(),
         product=product.name,
         hardware_id=report.chip_id.hex(),
-        svns=svns | {"vmpl": report.vmpl},
+        svns=svns | {"vmpl": report.vmpl, "guest_svn": report.guest_svn},
         chain=chain,
         unchecked=("revocation",),
     )
+
+
+def _settings(report: SnpReport) -> dict[str, str]:
+    """Return what else a policy may ask for: whose guest it is, how it is set up."""
+    names = ("family_id", "image_id", "host_data", "id_key_digest", "author_key_digest")
+    fields = report.as_dict()
+    return {name: fields[name] for name in names} | {"policy": f"{report.policy:016x}"}
 
 
 def _choose(
@@ -267,10 +284,18 @@ def _signs(report: SnpReport, leaf: x509.Certificate) -> bool:
     try:
         signed, what = report.raw[:SIGNED_BYTES], "the report's signature"
         key = public_key(leaf)
-        check_raw_signature(key, report.signature, signed, code="x", what=what)
+        check_raw_signature(
+            key, report.signature, signed, code="report-signature", what=what
+        )
     except (VerificationError, ValueError):
         return False
     return True
+
+
+def tcb_versions(report: SnpReport, *, turin: bool) -> dict[str, int]:
+    """Return the security versions that the report names; Turin orders its own way."""
+    layout = _TCB_TURIN if turin else _TCB
+    return {name: report.reported_tcb[at] for name, at in layout.items()}
 
 
 def _extension(leaf: x509.Certificate, oid: str) -> bytes | None:
@@ -286,10 +311,9 @@ def _extension(leaf: x509.Certificate, oid: str) -> bytes | None:
 def _check_tcb(
     report: SnpReport, leaf: x509.Certificate, product: AmdProduct
 ) -> dict[str, int]:
-    layout = _TCB_TURIN if product.name.endswith(_TURIN) else _TCB
-    reported = {name: report.reported_tcb[at] for name, at in layout.items()}
+    reported = tcb_versions(report, turin=product.name.endswith(_TURIN))
     issued = {}
-    for name in layout:
+    for name in reported:
         raw = _extension(leaf, _TCB_OIDS[name])
         what = f"{name} version in the certificate"
         if raw is None:

@@ -34,13 +34,13 @@ from privacy.tee.revocation import check_revocation
 from privacy.tee.signature import check_raw_signature
 from privacy.tee.trust import TrustStore
 
-UP_TO_DATE, REVOKED = "UpToDate", "Revoked"
+UP_TO_DATE, OUT_OF_DATE, REVOKED = "UpToDate", "OutOfDate", "Revoked"
 STATUSES = (
     UP_TO_DATE,
     "SWHardeningNeeded",
     "ConfigurationNeeded",
     "ConfigurationAndSWHardeningNeeded",
-    "OutOfDate",
+    OUT_OF_DATE,
     "OutOfDateConfigurationNeeded",
     REVOKED,
 )
@@ -60,7 +60,8 @@ class TcbStatus:
     Attributes:
         status: One of `STATUSES`.
         advisories: Names of the security advisories that apply, sorted.
-        tcb_date: Of the oldest level reached, RFC 3339.
+        tcb_date: Of the oldest level reached that is not up to date, else of the
+            oldest, RFC 3339.
         evaluation_number: Of the TCB info; newer ones are higher.
         signer_checked: Current CRLs speak for the key that signed all this.
     """
@@ -133,10 +134,11 @@ def _tcb_status(
             own = _platform_level(report, platform, info)
             statuses.append(_converge(own.status, [x.status for x in others]))
             levels += [own, *others]
+    behind = [level for level in levels if level.status != UP_TO_DATE]
     return TcbStatus(
         status=max(statuses, key=STATUSES.index),
         advisories=tuple(sorted({a for level in levels for a in level.advisories})),
-        tcb_date=min(level.tcb_date for level in levels),
+        tcb_date=min(level.tcb_date for level in behind or levels),
         evaluation_number=int(info["tcbEvaluationDataNumber"]),
         signer_checked=signer_checked,
     )
@@ -312,7 +314,7 @@ def _converge(platform: str, others: list[str]) -> str:
     if all(status == UP_TO_DATE for status in others):
         return platform
     if platform in {UP_TO_DATE, "SWHardeningNeeded"}:
-        return "OutOfDate"
+        return OUT_OF_DATE
     if platform in {"ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded"}:
         return "OutOfDateConfigurationNeeded"
     return platform

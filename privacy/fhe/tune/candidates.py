@@ -84,7 +84,7 @@ def dense(subject: Subject) -> Iterator[Candidate]:
     """
     layers = read_dense(subject.request.onnx, subject.calibration.shape[1])
     mirror = mirrors(layers, subject.request.activation)
-    for rank, shape in enumerate(shapes()):
+    for rank, shape in enumerate(shapes(subject.request.task)):
         yield Candidate(
             name=f"fhe-native, {shape.table_bits}-bit tables of {shape.value_bits}-bit "
             f"values, {shape.weight_bits:+d} bits of weights, clipped at {shape.clip}",

@@ -30,7 +30,8 @@ class Cost:
         prove_s: Seconds to prove a row.
         proving_key_bytes: On disk.
         memory_bytes: At most, while proving.
-        proof_bytes: Of one proof; gas on a chain grows with it.
+        proof_bytes: Of one proof.
+        verify_gas: Of a transaction in which a plain verifier contract checks it.
     """
 
     advice: int
@@ -40,6 +41,7 @@ class Cost:
     proving_key_bytes: int
     memory_bytes: int
     proof_bytes: int
+    verify_gas: int
 
 
 def blocks(size: CircuitSize, choice: CircuitChoice) -> int:
@@ -87,6 +89,7 @@ def estimate(size: CircuitSize, choice: CircuitChoice, *, speed: float = 1.0) ->
     )
     weigh = (11.1 * advice + 38.2 * fixed + 1.32 * selectors - 70.0) * rows * _CELL
     hold = (27.0 * advice + 75.9 * fixed + 2.18 * selectors - 137.6) * rows * _CELL
+    proof_bytes = int(334 * advice - 65 * fixed + 15.6 * selectors + 1036)
     return Cost(
         advice=advice,
         fixed=fixed,
@@ -94,5 +97,15 @@ def estimate(size: CircuitSize, choice: CircuitChoice, *, speed: float = 1.0) ->
         prove_s=seconds * speed,
         proving_key_bytes=int(weigh),
         memory_bytes=_ENGINE_BYTES + int(hold),
-        proof_bytes=int(334 * advice - 65 * fixed + 15.6 * selectors + 1036),
+        proof_bytes=proof_bytes,
+        verify_gas=expected_gas(proof_bytes, fixed=fixed),
     )
+
+
+def expected_gas(proof_bytes: int, *, fixed: int) -> int:
+    """Return what a plain verifier contract should take for a proof.
+
+    The curve operations and the calldata of a proof grow with its length; those of the
+    key's own commitments with the columns of constants. Fitted to real contracts.
+    """
+    return 177_000 + 116 * proof_bytes + 4_100 * max(0, fixed - 3)

@@ -28,6 +28,7 @@ class TuneOptions:
         visibility: What proofs show.
         settings: These choices only, instead of a search.
         proofs: How many circuits at most get keys and prove a row; the tuner's own.
+        proving_s: Once keys and proofs took so long, no more circuits get them.
         memory_bytes: What proving may take.
     """
 
@@ -35,6 +36,7 @@ class TuneOptions:
     visibility: Visibility = field(default_factory=Visibility)
     settings: tuple[CircuitChoice, ...] = ()
     proofs: int = 3
+    proving_s: float = 90.0
     memory_bytes: int = 0
 
 

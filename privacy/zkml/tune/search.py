@@ -22,7 +22,7 @@ from privacy.zkml.prove import prove_row
 from privacy.zkml.srs import obtain_srs, verifier_srs
 from privacy.zkml.system import CircuitChoice, ProofSystem
 from privacy.zkml.tune.cache import key_of, remember, remembered
-from privacy.zkml.tune.cost import Cost, estimate, fits
+from privacy.zkml.tune.cost import Cost, estimate, expected_gas, fits
 from privacy.zkml.tune.layout import Candidate, lay_out
 from privacy.zkml.tune.machine import remember_speed, speed
 from privacy.zkml.tune.numbers import (
@@ -91,7 +91,7 @@ def tune(
         LimitError: Proving would take more memory than allowed.
         BackendError: The engine cannot express the model, or panicked.
     """
-    started = time.monotonic()
+    started, cpu = time.monotonic(), time.process_time()
     key = key_of(model, options, f"{backend.name} {backend.version}")
     known = () if options.settings else remembered(key)
     search = _Search(backend, model, options, scratch, progress)
@@ -110,6 +110,7 @@ def tune(
         "considered": search.considered,
         "proofs": len(tried),
         "seconds": round(time.monotonic() - started, 3),
+        "cpu_s": round(time.process_time() - cpu, 3),
         "chosen": asdict(best.circuit.choice),
         "tried": [t.as_json() for t in tried],
     }
@@ -178,12 +179,10 @@ def _ranked(search: _Search, grade: Grade) -> list[Candidate]:
 
 
 def _sorted(search: _Search, found: list[Candidate]) -> list[Candidate]:
-    keys = {
-        "time": lambda c: c.cost.prove_s,
-        "key": lambda c: c.cost.proving_key_bytes,
-        "gas": lambda c: c.cost.proof_bytes,
-    }
-    return sorted(found, key=keys[search.options.objective])
+    figure = {"time": "prove_s", "key": "proving_key_bytes", "gas": "verify_gas"}[
+        search.options.objective
+    ]
+    return sorted(found, key=lambda c: (getattr(c.cost, figure), c.cost.prove_s))
 
 
 def _lay_out(search: _Search, numbers: Numbers) -> list[Candidate]:
@@ -226,7 +225,12 @@ class Tried:
             return self.cpu_s
         if objective == "key":
             return float(self.circuit.files.proving_key.stat().st_size)
-        return float(self.proof_bytes)
+        return float(self.gas)
+
+    @property
+    def gas(self) -> int:
+        """What checking this proof on a chain should take."""
+        return expected_gas(self.proof_bytes, fixed=self.cost.fixed)
 
     def as_json(self) -> Json:
         """Return the choice, what was expected of it and what it took."""
@@ -238,6 +242,7 @@ class Tried:
             "cpu_s": round(self.cpu_s, 4),
             "proving_key_bytes": key,
             "proof_bytes": self.proof_bytes,
+            "verify_gas": self.gas,
         }
 
 
@@ -248,8 +253,8 @@ def _prove_passing(
     widen = search.considered > 0 and not search.options.settings
     tried: list[Tried] = []
     accuracies: dict[tuple[int, int], Json] = {}
-    waiting = list(ranked)
-    while waiting and len(tried) < search.options.proofs:
+    waiting, spent_s, options = list(ranked), 0.0, search.options
+    while waiting and len(tried) < options.proofs and spent_s < options.proving_s:
         candidate = waiting.pop(0)
         choice = candidate.choice
         group = (choice.scale_bits, choice.scale_rebase_multiplier)
@@ -277,7 +282,9 @@ def _prove_passing(
             {"stage": "prove", "done": len(tried), "total": search.options.proofs}
         )
         passed = replace(circuit, accuracy=accuracies[group])
+        started = time.monotonic()
         tried.append(_prove(search, passed, candidate.cost))
+        spent_s += time.monotonic() - started
     return tried
 
 

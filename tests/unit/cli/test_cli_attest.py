@@ -175,3 +175,29 @@ def test_an_event_log_is_shown_and_replayed(capsys, quote, tmp_path):
     assert (code, found["error"]["code"]) == (6, "event-log-mismatch")
     failed = [check["name"] for check in found["checks"] if not check["ok"]]
     assert failed == [f"event-log rtmr{i}" for i in range(4)]
+
+
+def test_reference_values_are_signed_and_taken_from_the_manifest(
+    capsys, quote, tmp_path
+):
+    values, manifest, home = (tmp_path / n for n in ("values.toml", "jws", "home"))
+    values.write_text(f'[measurements.tdx-v4]\nmrtd = "{"01" * 48}"\n')
+    sign = ["attest", "sign-reference-values", str(values), "--output", str(manifest)]
+    assert run([*sign, "--home", str(home), "--json"]) == 0
+    signer = json.loads(capsys.readouterr().out)["signer"]
+    policy = tmp_path / "policy.toml"
+    text = "allow_unchecked_collateral = true\nallow_any_report_data = true\n"
+    policy.write_text(f'{text}reference_value_signers = ["{signer}"]\n')
+    arguments = [quote, "--allow-simulated", "--policy", policy]
+    assert verify(capsys, *arguments, "--reference-values", manifest)[0] == 0
+    code, found = verify(capsys, *arguments)
+    assert (code, found["error"]["code"]) == (7, "reference-values-missing")
+    policy.write_text(f'{text}reference_value_signers = ["another"]\n')
+    code, found = verify(capsys, *arguments, "--reference-values", manifest)
+    assert (code, found["error"]["code"]) == (6, "reference-values-signer")
+    code, found = verify(
+        capsys, quote, "--allow-simulated", "--reference-values", manifest
+    )
+    assert (code, found["error"]["code"]) == (2, "usage")
+    values.write_text("report_data = 'aa'\n")
+    assert run(sign) == 2

@@ -9,7 +9,8 @@ from privacy.errors import AppraisalError, FormatError
 from privacy.tee.attest import NO_REFERENCE, attest
 from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
-from privacy.tee.policy import parse_policy
+from privacy.tee.collateral import Collateral
+from privacy.tee.policy import Relaxations, parse_policy
 from privacy.tee.simulated_collateral import Defects, simulated_collateral
 from privacy.tee.simulator import SimulatedTdxAttester
 from privacy.tee.trust import simulated_trust_store
@@ -146,8 +147,89 @@ def test_age_and_nonce_are_compared_where_the_format_has_them(now):
         pytest.param(GOOD.replace("= 6", "= '6'"), id="svn a text"),
         pytest.param(GOOD.replace("svns.tdx-v4", "svns.nitro"), id="svn of others"),
         pytest.param("=", id="not TOML"),
+        pytest.param("reference_value_signers = ['a']\n" + GOOD, id="two sources"),
+        pytest.param("# " + "x" * (1 << 20), id="too long"),
+        pytest.param(GOOD.replace("[measurements.tdx-v4]", ""), id="no table"),
     ],
 )
 def test_a_policy_with_anything_odd_in_it_is_refused(text):
     with pytest.raises(FormatError):
         parse_policy(text.encode())
+
+
+def level(status, date):
+    from privacy.tee.simulated_collateral import tcb_info
+
+    (known,) = tcb_info()["tcbLevels"]
+    return [{**known, "tcbStatus": status, "tcbDate": date.strftime("%FT%TZ")}]
+
+
+def test_an_outdated_platform_is_accepted_for_some_days_on_purpose(run, now):
+    fresh, stale = now - timedelta(days=9), now - timedelta(days=11)
+    grace = "allow_out_of_date_days = 10\n" + GOOD
+    assert run(grace, now, tcbLevels=level("OutOfDate", fresh)).claims[0].tcb_date
+    for policy, status, date in [
+        (grace, "OutOfDate", stale),
+        (GOOD, "OutOfDate", fresh),
+        (grace, "SWHardeningNeeded", fresh),
+        (grace, "OutOfDateConfigurationNeeded", fresh),
+    ]:
+        with pytest.raises(AppraisalError) as caught:
+            run(policy, now, tcbLevels=level(status, date))
+        assert caught.value.code == "tcb-status"
+    for days in (-1, 4000):
+        with pytest.raises(FormatError):
+            parse_policy(f"allow_out_of_date_days = {days}\n{GOOD}".encode())
+
+
+def test_a_minimum_of_intels_tcb_evaluations_can_refuse(run, now):
+    policy = GOOD + "tcb_evaluation = 17\n"
+    run(policy, now, tcbEvaluationDataNumber=17)
+    with pytest.raises(AppraisalError) as caught:
+        run(policy, now, tcbEvaluationDataNumber=16)
+    assert caught.value.code == "svn-too-low"
+
+
+def test_intels_platforms_are_named_by_family_and_processor(run, now):
+    claims = run(GOOD, now).claims[0]
+    assert (len(claims.product), len(claims.hardware_id)) == (12, 32)
+    text = f'products = ["{claims.product}"]\nhardware_ids = ["{claims.hardware_id}"]\n'
+    assert run(text + GOOD, now)
+
+
+def test_what_the_policy_does_not_compare_is_said(run, now):
+    (caveat,) = run(GOOD, now).caveats
+    assert caveat == "not compared in tdx-v4: rtmr1, rtmr2, rtmr3, td_attributes, xfam"
+
+
+def test_attributes_of_the_guest_can_be_compared(run, now):
+    text = GOOD.replace("mrtd =", 'td_attributes = "0000001000000000"\nmrtd =')
+    assert run(text, now)
+    with pytest.raises(AppraisalError) as caught:
+        run(text.replace("0000001000000000", "0000000000000000"), now)
+    assert caught.value.code == "measurement-mismatch"
+
+
+def test_evidence_that_does_not_say_when_is_refused_where_its_age_is_asked(run, now):
+    with pytest.raises(AppraisalError) as caught:
+        run("max_age_s = 60\n" + GOOD, now)
+    assert caught.value.code == "evidence-too-old"
+
+
+def test_a_module_that_is_not_intels_is_refused_without_collateral_too(now):
+    from lying_attester import LyingTdxAttester
+
+    from privacy.tee.parse import REGISTERS, Measurements
+
+    registers = Measurements(*(bytes(48) for _ in REGISTERS))
+    attester = LyingTdxAttester(report={"mrsignerseam": b"\1" * 48})
+    with pytest.raises(AppraisalError) as caught:
+        attest(
+            attester.quote(bytes(64), registers),
+            trust_store=simulated_trust_store(),
+            collateral=Collateral(),
+            now=now,
+            checks=Checklist(),
+            policy=Relaxations(allow_unchecked_collateral=True),
+        )
+    assert caught.value.code == "tdx-module-unknown"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import zkml_gas
 from privacy.bundle import Bundle, open_bundle
 from privacy.cli.app import run
 from privacy.errors import BackendError, FormatError, NotFoundError, UnavailableError
@@ -32,6 +33,7 @@ from privacy.zkml.evm.local import (
 )
 from privacy.zkml.field import MODULUS
 from privacy.zkml.params import parse_params
+from privacy.zkml.tune.cost import expected_gas
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,29 @@ def test_the_verifiers_are_measured_and_the_plain_one_is_chosen(built, bundle):
     assert 100_000 < facts.plain.verify_gas < facts.reusable.verify_gas < 1_000_000
     assert 10 * facts.register_gas < facts.plain.deploy_gas
     assert built.stages[0] == "write Solidity"
+
+
+def test_real_gas_is_what_the_tuner_expects(built):
+    hashed = 7  # columns of constants
+    expected = expected_gas(len(built.proofs[0].proof), fixed=hashed)
+    assert built.facts.plain.verify_gas == pytest.approx(expected, rel=0.08)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::RuntimeWarning")
+def test_one_reusable_verifier_takes_every_model_of_the_zoo():
+    found = zkml_gas.measure(quick=False)
+    assert set(found["models"]) == set(zkml_gas.ZOO)
+    assert found["reusable_contracts"] == 1
+    for one in found["models"].values():
+        plain, reusable = one["plain"], one["reusable"]
+        assert reusable["runtime_bytes"] < 11_000
+        assert reusable["verify_gas"] > 0  # a real proof was accepted
+        assert 10 * one["register_gas"] <= plain["deploy_gas"]
+        assert plain["verify_gas"] == pytest.approx(one["expected_gas"], rel=0.08)
+    assert found["models"]["mlp 30-64-32-1"]["plain"]["verify_gas"] <= 410_000
 
 
 def test_what_is_deployed_has_the_digest_that_the_facts_give(built):

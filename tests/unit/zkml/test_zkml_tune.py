@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import zkml_search
 from privacy.child import run_in_child
 from privacy.errors import FormatError, LimitError
+from privacy.zkml import choose
+from privacy.zkml.candidates import GRADES, Grade
+from privacy.zkml.choose import judged
 from privacy.zkml.srs import cache_folder
 from privacy.zkml.system import CircuitChoice, CircuitSize
 from privacy.zkml.tune import OBJECTIVES, estimate
@@ -163,6 +168,49 @@ def test_a_circuit_too_large_is_refused_with_the_estimate(
 
 def test_objectives_are_named() -> None:
     assert OBJECTIVES == ("time", "key", "gas")
+
+
+def test_gas_is_wanted_where_gas_is_the_objective(linear: Any, tmp_path: Path) -> None:
+    found = tuned(linear.request(tmp_path), objective="gas")
+    cheapest = min(found["tried"], key=lambda t: t["verify_gas"])
+    assert found["chosen"] == cheapest["choice"]
+    assert cheapest["expected"]["advice"] == 6  # hashed: no fewer can be had
+    for one in found["tried"]:
+        expected = one["expected"]["verify_gas"]
+        assert one["verify_gas"] == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize(("bad", "ran"), [(0, 5), (12, 15), (29, 30)])
+def test_a_row_that_cannot_be_made_good_ends_the_check(
+    monkeypatch: pytest.MonkeyPatch, bad: int, ran: int
+) -> None:
+    clear = np.linspace(-2.0, 2.0, 30)[:, None]
+    asked: list[float] = []
+
+    def answers(_backend: Any, _circuit: Any, rows: Any) -> Any:
+        asked.extend(rows[:, 0])
+        return np.where(rows == clear[bad], 9.0, rows)
+
+    monkeypatch.setattr(choose, "answers", answers)
+    model: Any = SimpleNamespace(activation="sigmoid", task="classification")
+    nothing: Any = None
+    with pytest.raises(FormatError, match="keep their label") as caught:
+        judged(nothing, nothing, model, clear, clear, GRADES[0])
+    assert caught.value.code == "inaccurate"
+    assert len(asked) == ran
+    asked.clear()
+    made = judged(nothing, nothing, model, clear, clear, Grade(part=1.0, share=0.9))
+    assert (made != clear).sum() == 1
+    assert len(asked) == len(clear)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", zkml_search.NAMES)
+def test_three_proofs_find_what_all_proofs_would(name: str) -> None:
+    found = zkml_search.compare(name)
+    assert found["layouts"] >= 20
+    assert found["ratio"] <= 1.3
 
 
 @pytest.mark.slow

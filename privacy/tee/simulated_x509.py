@@ -1,0 +1,132 @@
+"""Certificates and CRLs of simulated AMD, AWS and NVIDIA, signed with SHA-384."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA384
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+_FOREVER = datetime(2049, 12, 31, tzinfo=UTC)
+_FROM = datetime(2024, 1, 1, tzinfo=UTC)
+_CRL_VALID = timedelta(days=30)
+_USAGES = (
+    "digital_signature",
+    "content_commitment",
+    "key_encipherment",
+    "data_encipherment",
+    "key_agreement",
+    "key_cert_sign",
+    "crl_sign",
+    "encipher_only",
+    "decipher_only",
+)
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """A certificate with its private key."""
+
+    certificate: x509.Certificate
+    key: PrivateKey
+
+    @property
+    def der(self) -> bytes:
+        """The certificate in DER."""
+        return self.certificate.public_bytes(Encoding.DER)
+
+    def sign(self, message: bytes) -> tuple[int, int]:
+        """Return an ECDSA signature with SHA-384."""
+        if not isinstance(self.key, ec.EllipticCurvePrivateKey):
+            raise TypeError("only leaves sign evidence, and their keys are elliptic")
+        return decode_dss_signature(self.key.sign(message, ec.ECDSA(SHA384())))
+
+
+def issue(
+    name: str,
+    issuer: Signer | None = None,
+    *,
+    key: PrivateKey | None = None,
+    ca: bool = False,
+    bare: bool = False,
+    extensions: Mapping[str, bytes] | None = None,
+    valid: tuple[datetime, datetime] = (_FROM, _FOREVER),
+) -> Signer:
+    """Return a certificate, signed with SHA-384 and, under RSA, PSS.
+
+    Args:
+        name: Common name of the subject.
+        issuer: Who signs; the certificate itself if None.
+        key: A fresh P-384 key by default.
+        ca: It may issue others.
+        bare: Without basic constraints and key usage.
+        extensions: More of them, not critical: DER by OID.
+        valid: From when to when.
+    """
+    key = key or ec.generate_private_key(ec.SECP384R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(secrets.randbits(152) | 1)
+        .not_valid_before(valid[0])
+        .not_valid_after(valid[1])
+    )
+    if not bare:
+        usage = dict.fromkeys(_USAGES, False)
+        usage["key_cert_sign" if ca else "digital_signature"] = True
+        builder = builder.add_extension(x509.BasicConstraints(ca, None), critical=True)
+        builder = builder.add_extension(x509.KeyUsage(**usage), critical=True)
+    for oid, value in (extensions or {}).items():
+        extension = x509.UnrecognizedExtension(x509.ObjectIdentifier(oid), value)
+        builder = builder.add_extension(extension, critical=False)
+    signing_key = issuer.key if issuer else key
+    if isinstance(signing_key, rsa.RSAPrivateKey):
+        return Signer(builder.sign(signing_key, SHA384(), rsa_padding=_pss()), key)
+    return Signer(builder.sign(signing_key, SHA384()), key)
+
+
+def issue_crl(
+    issuer: Signer,
+    now: datetime,
+    *,
+    revoked: Iterable[int] = (),
+    key: PrivateKey | None = None,
+) -> bytes:
+    """Return a CRL for 30 days, DER, that lists these serial numbers.
+
+    Args:
+        issuer: Whose list it is.
+        now: When it is issued.
+        revoked: Serial numbers.
+        key: That signs it; the issuer's own by default.
+    """
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .last_update(now.replace(microsecond=0))
+        .next_update(now.replace(microsecond=0) + _CRL_VALID)
+        .add_extension(x509.CRLNumber(1), critical=False)
+    )
+    for serial in revoked:
+        entry = x509.RevokedCertificateBuilder(serial, now)
+        builder = builder.add_revoked_certificate(entry.build())
+    signing_key = key or issuer.key
+    if isinstance(signing_key, rsa.RSAPrivateKey):
+        crl = builder.sign(signing_key, SHA384(), rsa_padding=_pss())
+    else:
+        crl = builder.sign(signing_key, SHA384())
+    return crl.public_bytes(Encoding.DER)
+
+
+def _pss() -> padding.PSS:
+    return padding.PSS(padding.MGF1(SHA384()), SHA384.digest_size)
