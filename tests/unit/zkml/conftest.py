@@ -212,6 +212,12 @@ def other_bundle(
 
 
 @pytest.fixture(scope="session")
+def salted(linear: Linear, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    root = tmp_path_factory.mktemp("salted")
+    return make_bundle(root, linear, settings=[ONE], salt=True)
+
+
+@pytest.fixture(scope="session")
 def node(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with Child("gateway.executors.worker:handler") as child:
         yield Node(child, bundle, tmp_path_factory.mktemp("node"))
