@@ -372,6 +372,7 @@ class Client(_Common):
     def close(self) -> None:
         """Close the connection."""
         self._driver.close()
+        self._context.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -481,6 +482,7 @@ class AsyncClient(_Common):
     async def close(self) -> None:
         """Close the connection."""
         await self._driver.close()
+        self._context.close()
 
     async def __aenter__(self) -> Self:
         """Return itself."""
