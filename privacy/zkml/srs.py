@@ -15,11 +15,12 @@ import struct
 import tempfile
 from pathlib import Path
 
-from privacy.encoding import sha256_file, sha256_hex
+from privacy.child import Handler, Progress, run_in_child
+from privacy.encoding import Json, sha256_file, sha256_hex
 from privacy.errors import FormatError, NotFoundError, VerificationError
 from privacy.zkml.params import SrsFacts
 from privacy.zkml.srs_digests import PUBLIC_SHA256, PUBLIC_VERIFIER_SHA256
-from privacy.zkml.system import ProofSystem
+from privacy.zkml.system import ProofSystem, load_backend
 
 _G1_BYTES = 64
 _TAIL_BYTES = 256
@@ -62,6 +63,37 @@ def obtain_srs(
         )
         raise VerificationError(msg, code="srs-not-listed")
     return facts
+
+
+def fetch_srs(logrows: int, out: Path, *, timeout_s: float = 3600.0) -> SrsFacts:
+    """Write the public ceremony's SRS of 2**logrows points to `out`.
+
+    Raises:
+        FormatError: The ceremony has no file of that size.
+        UnavailableError: It could not be fetched, or the engine is not installed.
+        VerificationError: What was fetched is not the ceremony's file.
+    """
+    if logrows not in PUBLIC_SHA256:
+        known = f"{min(PUBLIC_SHA256)} to {max(PUBLIC_SHA256)}"
+        msg = f"the ceremony has files of 2**k points for k from {known}, not {logrows}"
+        raise FormatError(msg, code="no-such-srs")
+    request = {"logrows": logrows, "out": str(out)}
+    run_in_child("privacy.zkml.srs:handler", request, timeout_s=timeout_s)
+    return srs_facts(out, development=False)
+
+
+def handler() -> Handler:
+    """Return what serves `fetch_srs` in a child process."""
+    backend = load_backend()
+
+    def serve(request: Json, progress: Progress) -> Json:
+        progress({"stage": "fetch the SRS"})
+        obtain_srs(
+            "download", request["logrows"], Path(request["out"]), backend=backend
+        )
+        return {}
+
+    return serve
 
 
 def srs_facts(path: Path, *, development: bool) -> SrsFacts:
