@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import (
+    attestation,
     fhe_cold_start,
     fhe_execution,
     fhe_malformed,
@@ -22,6 +23,7 @@ from benchmarks import (
     gateway_cost,
     model_families,
     zkml,
+    zkml_families,
     zkml_gas,
     zkml_operators,
     zkml_search,
@@ -172,8 +174,13 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
         lambda quick: fhe_malformed.measure(OUT, quick=quick),
         _show_malformed,
     ),
+    "attestation": (lambda quick: attestation.measure(quick=quick), attestation.show),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
     "zkml": (lambda quick: zkml.measure(quick=quick), zkml.show),
+    "zkml-families": (
+        lambda quick: zkml_families.measure(quick=quick),
+        zkml_families.show,
+    ),
     "zkml-gas": (lambda quick: zkml_gas.measure(quick=quick), zkml_gas.show),
     "zkml-operators": (
         lambda quick: zkml_operators.measure(quick=quick),
@@ -187,6 +194,7 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
 }
 PROOFS: dict[str, Any] = {
     "zkml": zkml,
+    "zkml-families": zkml_families,
     "zkml-gas": zkml_gas,
     "zkml-operators": zkml_operators,
     "zkml-search": zkml_search,

@@ -12,16 +12,27 @@ def train(kind: str, x: Any, y: Any, folder: Path) -> Path:
     import torch
 
     torch.manual_seed(0)
-    rows, labels = torch.tensor(x, dtype=torch.float32), torch.tensor(y)
     net = {"cnn": _cnn, "lenet": _lenet, "transformer": _transformer}[kind]()
-    optimizer = torch.optim.Adam(net.parameters(), 1e-2 if kind == "cnn" else 3e-3)
+    rows = torch.tensor(x, dtype=torch.float32)
+    trained = train_module(net, rows, y, rate=1e-2 if kind == "cnn" else 3e-3)
+    torch.jit.save(torch.jit.trace(trained, rows[:1]), str(folder / "model.pt"))
+    return folder / "model.pt"
+
+
+def train_module(net: Any, x: Any, y: Any, *, rate: float = 1e-2) -> Any:
+    """Return a network after some steps, on labels or on values."""
+    import torch
+
+    rows, truth = torch.as_tensor(x), torch.as_tensor(y)
+    loss = torch.nn.functional.mse_loss
+    if not truth.is_floating_point():
+        loss = torch.nn.functional.cross_entropy
+    optimizer = torch.optim.Adam(net.parameters(), rate)
     for _ in range(_STEPS):
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(net(rows), labels).backward()
+        loss(net(rows), truth).backward()
         optimizer.step()
-    traced = torch.jit.trace(net.eval(), rows[:1])
-    torch.jit.save(traced, str(folder / "model.pt"))
-    return folder / "model.pt"
+    return net.eval()
 
 
 def _cnn() -> Any:

@@ -15,6 +15,7 @@ import numpy as np
 from privacy.activations import activate
 from privacy.child import Handler, Progress
 from privacy.encoding import Json
+from privacy.errors import FormatError
 from privacy.publishing import PartRequest
 from privacy.zkml.choose import Circuit, Model, answers, prepare
 from privacy.zkml.field import quantize
@@ -102,22 +103,31 @@ def _circuit(settings: Json, files: CircuitFiles) -> Circuit:
 def _facts(circuit: Circuit, model: Model) -> Json:
     """Return a circuit's size, how close its answers are, and a row to prove."""
     bits = circuit.facts.input_scale_bits
-    made = answers(load_backend(), circuit, model.held)
+    made = np.array([_answer(circuit, row, model) for row in model.held])
+    ran = np.isfinite(made).all(axis=1)
+    first = int(ran.argmax())
     return {
         "root": str(circuit.files.root),
-        "row": quantize(model.held[:1], scale_bits=bits)[0],
+        "row": quantize(model.held[first : first + 1], scale_bits=bits)[0],
         "scale_bits": bits,
         "logrows": circuit.facts.logrows,
         "proving_key_bytes": circuit.files.proving_key.stat().st_size,
-        **_close(made, model),
+        "refused_rows": int((~ran).sum()),
+        **_close(made[ran], model.clear[ran], model),
     }
 
 
-def _close(made: Any, model: Model) -> Json:
-    """Return how close answers are, or that they are of another shape."""
-    if made.shape != model.clear.shape:
-        return {"max_error": float("nan")}
-    ours, theirs = (activate(m, model.activation) for m in (made, model.clear))
+def _answer(circuit: Circuit, row: Any, model: Model) -> Any:
+    """Return a row's raw outputs, not numbers if it leaves the circuit's range."""
+    try:
+        return answers(load_backend(), circuit, row[None])[0]
+    except FormatError:
+        return np.full(model.clear.shape[1], np.nan)
+
+
+def _close(made: Any, clear: Any, model: Model) -> Json:
+    """Return how close answers are."""
+    ours, theirs = (activate(m, model.activation) for m in (made, clear))
     found = {"max_error": float(np.abs(ours - theirs).max()), "rows": len(ours)}
     if model.task == "classification":
         if ours.shape[1] == 1:  # a probability alone

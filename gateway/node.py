@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.jobs.hub import Hub
+from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
 from gateway.jobs.workflow import Workflows, start_workflow
 from gateway.lock import FolderLock
@@ -23,6 +24,7 @@ from gateway.store.blobs import Blobs
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs
 from gateway.store.parts import Parts
+from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
 from privacy.modes import Mode
 from privacy.publisher import Trust, load_trust
@@ -38,6 +40,7 @@ class Gateway:
     blobs: Blobs
     uploads: Uploads
     jobs: Jobs
+    results: Results
     registry: ModelRegistry
     signing_key: Ed25519PrivateKey
     node: LocalNode
@@ -70,6 +73,9 @@ class Gateway:
             self.database, self.blobs, parts, _allowance(self.settings)
         )
         self.jobs = Jobs(self.database)
+        self.results = Results(
+            self.database, self.uploads, ttl_s=self.settings.results_ttl_s
+        )
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
 
     async def start(self) -> None:
@@ -90,7 +96,7 @@ class Gateway:
             max_queued=settings.max_queued_jobs,
             max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
-            start_workflow=start_workflow,
+            runs=Runs(start_workflow),
         )
         await asyncio.to_thread(self._attach_enclaves)
         self._workflows = Workflows(settings.data_dir, self.service)
@@ -103,6 +109,7 @@ class Gateway:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
         self._sweeping.cancel()
+        self.service.runs.close()
         await self.node.close()
         self._workflows.close()
         _log.info("stopped", node=self.settings.node_name)
@@ -118,6 +125,7 @@ class Gateway:
         await _remove(self.uploads.remove_lost_files)
         while True:
             await _remove(self.uploads.sweep)
+            await _remove(self.results.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
 
     def _trust(self) -> Trust:

@@ -10,7 +10,12 @@ from pathlib import Path
 import structlog
 
 from privacy.bundle import MANIFEST, SIGNATURE, Bundle
-from privacy.errors import FormatError, NotFoundError, PrivacyError
+from privacy.errors import (
+    FormatError,
+    NotFoundError,
+    PrivacyError,
+    UnavailableError,
+)
 from privacy.modes import Mode
 from privacy.publisher import Trust, open_trusted
 from privacy.tee.measure import measure
@@ -33,7 +38,8 @@ class ModelRegistry:
 
     A folder is read again only when its manifest or signature changes; one that was not
     usable, when any file of it does, for it may have been half copied; every one, when
-    other publishers are trusted than before.
+    other publishers are trusted than before. While nobody can say who is trusted, no
+    model is given out; jobs that were accepted before go on, as they would have.
     """
 
     def __init__(
@@ -52,6 +58,7 @@ class ModelRegistry:
         self._models_dir = models_dir
         self._ask_trust = trust
         self._trust = trust()
+        self._trust_known = True
         self._fresh_s = fresh_s
         self._lock = threading.Lock()
         self._seen: dict[Path, _Seen] = {}
@@ -64,7 +71,29 @@ class ModelRegistry:
             self._read()
 
     def all(self) -> list[Bundle]:
-        """Return every usable bundle, the newest first."""
+        """Return every usable bundle, the newest first.
+
+        Raises:
+            UnavailableError: Whom to trust cannot be read.
+        """
+        found = self._all()
+        self.check_trust()
+        return found
+
+    def check_trust(self) -> None:
+        """Raise if it could not be read, last time, whom to trust.
+
+        Raises:
+            UnavailableError: It could not.
+        """
+        if not self._trust_known:
+            msg = (
+                "the gateway cannot read whose models to trust, so it serves none: "
+                "its operator has to mend the file that its log names"
+            )
+            raise UnavailableError(msg, code="trust-unreadable")
+
+    def _all(self) -> list[Bundle]:
         is_old = time.monotonic() - self._read_at > self._fresh_s
         # If another thread reads just now, perhaps a large new bundle, do not wait.
         if is_old and self._lock.acquire(blocking=False):
@@ -84,13 +113,24 @@ class ModelRegistry:
 
         Raises:
             NotFoundError: There is no such model or version.
+            UnavailableError: Whom to trust cannot be read.
+        """
+        found = self.accepted(name, version)
+        self.check_trust()
+        return found
+
+    def accepted(self, name: str, version: str | None) -> Bundle:
+        """Return the bundle of a job that was accepted; see `get`.
+
+        Raises:
+            NotFoundError: There is no such model or version.
         """
         found = self._match(name, version)
         if not found:
             self.refresh()
             found = self._match(name, version)
         if not found:
-            names = sorted({b.manifest.name for b in self.all()})
+            names = sorted({b.manifest.name for b in self._all()})
             wanted = name[:63] if version is None else f"{name[:63]} {version[:63]}"
             msg = (
                 f"there is no model {wanted!r}; this gateway has "
@@ -102,7 +142,7 @@ class ModelRegistry:
     def _match(self, name: str, version: str | None) -> list[Bundle]:
         return [
             b
-            for b in self.all()
+            for b in self._all()
             if b.manifest.name == name and version in {None, b.manifest.version}
         ]
 
@@ -118,7 +158,9 @@ class ModelRegistry:
             trust = self._ask_trust()
         except (PrivacyError, OSError) as exc:
             _log.error("trust-unreadable", why=str(exc), todo="mend the file")
+            self._trust_known = False
             return
+        self._trust_known = True
         if trust != self._trust:
             self._trust, self._seen = trust, {}
 

@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     inputs_ttl_s: float = Field(
         default=86400.0, gt=0, description="Inputs, after their last use."
     )
+    results_ttl_s: float = Field(
+        default=7 * 86400.0, gt=0, description="Outputs and evidence of finished jobs."
+    )
     sweep_every_s: float = Field(
         default=600.0, gt=0, description="How often what has expired is removed."
     )

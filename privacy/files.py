@@ -1,8 +1,11 @@
 """Files written whole or not at all, and private ones readable by their owner only."""
 
 import errno
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -28,6 +31,19 @@ def write_atomic(path: Path, content: bytes, *, private: bool = False) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes and threads that ask for this file waiting meanwhile.
+
+    Args:
+        path: Of the lock, which is made if absent and stays.
+    """
+    make_folder(path.parent, private=True)
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def make_folder(path: Path, *, private: bool) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from privacy.bundle import MANIFEST, SIGNATURE, Bundle, open_bundle
 from privacy.encoding import b64url, canonical_json, parse_object, sha256_hex
 from privacy.errors import FormatError, NotFoundError, VerificationError
-from privacy.files import make_folder, write_atomic
+from privacy.files import locked, make_folder, write_atomic
 from privacy.jws import (
     bare_jwk,
     key_from_jwk,
@@ -109,8 +110,9 @@ def trusted_publishers(path: Path) -> dict[str, Ed25519PublicKey]:
 
 def trust_publisher(home: Path, public_key: Ed25519PublicKey) -> None:
     """Add a publisher to those a home trusts."""
-    known = trusted_publishers(home / TRUST_FILE)
-    _write_trust(home, {**known, key_id(public_key): public_key})
+    with _locked_trust(home):
+        known = trusted_publishers(home / TRUST_FILE)
+        _write_trust(home, {**known, key_id(public_key): public_key})
 
 
 def distrust_publisher(home: Path, publisher: str) -> None:
@@ -119,12 +121,18 @@ def distrust_publisher(home: Path, publisher: str) -> None:
     Raises:
         NotFoundError: It is not among them.
     """
-    known = trusted_publishers(home / TRUST_FILE)
-    if publisher not in known:
-        msg = f"publisher {publisher[:43]!r} is not trusted here: see the list"
-        raise NotFoundError(msg, code="unknown-publisher")
-    del known[publisher]
-    _write_trust(home, known)
+    with _locked_trust(home):
+        known = trusted_publishers(home / TRUST_FILE)
+        if publisher not in known:
+            msg = f"publisher {publisher[:43]!r} is not trusted here: see the list"
+            raise NotFoundError(msg, code="unknown-publisher")
+        del known[publisher]
+        _write_trust(home, known)
+
+
+def _locked_trust(home: Path) -> AbstractContextManager[None]:
+    """Let one change at a time be read, made and written."""
+    return locked(home / f".{TRUST_FILE}.lock")
 
 
 def _write_trust(home: Path, keys: dict[str, Ed25519PublicKey]) -> None:

@@ -32,12 +32,12 @@ class RowStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Keep results in a folder that belongs to one job; made if absent."""
+        """Keep results in a folder that belongs to one job; made for the first."""
         self._folder = folder
-        folder.mkdir(mode=0o700, exist_ok=True)
 
     def keep(self, index: int, result: bytes) -> None:
         """Write the result of a row, whole or not at all."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
         path = self._folder / str(index)
         part = path.with_suffix(".part")
         part.write_bytes(sha256(result).digest() + result)

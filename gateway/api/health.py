@@ -1,5 +1,7 @@
 """What anyone may ask: health, the modes' contract, the receipt key."""
 
+import asyncio
+
 from fastapi import APIRouter
 
 from gateway.api.auth import GatewayDep
@@ -23,6 +25,7 @@ async def ready(gateway: GatewayDep) -> Json:
     """Say whether jobs are taken."""
     if not gateway.ready:
         raise UnavailableError("the gateway is starting or stopping: try again soon")
+    await asyncio.to_thread(gateway.registry.all)  # refused if nobody can be trusted
     return {"status": "ready"}
 
 

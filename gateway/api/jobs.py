@@ -148,10 +148,18 @@ async def result(gateway: GatewayDep, job: FinishedJob) -> Response:
     return await _blob(gateway, job, job.output_sha256)
 
 
+@router.delete("/{job_id}/result", status_code=204, response_class=Response)
+async def delete_result(gateway: GatewayDep, key: JobWriter, job_id: str) -> Response:
+    """Delete the output and the evidence; the job and its receipt stay."""
+    job = await _finished(await gateway.service.get(job_id, tenant=key.tenant))
+    await asyncio.to_thread(gateway.results.delete, job.id)
+    return Response(status_code=204)
+
+
 @router.get("/{job_id}/evidence", responses=_BLOB_RESPONSE, response_class=FileResponse)
 async def evidence(gateway: GatewayDep, job: FinishedJob) -> Response:
     """Return the proofs or the attestation; a failed job answers with its problem."""
-    if job.status == "succeeded" and not job.evidence_sha256:
+    if job.status == "succeeded" and not job.evidence_kind:
         msg = f"mode {job.mode} gives no evidence"
         raise NotFoundError(msg, code="no-evidence")
     return await _blob(gateway, job, job.evidence_sha256)
@@ -173,12 +181,22 @@ async def _blob(gateway: Gateway, job: Job, sha256: str) -> Response:
         return problem_response(job.problem)
     if job.status == "cancelled":
         raise JobFailedError("the job was cancelled", code="cancelled")
+    if not sha256:
+        raise _gone()
     headers = {"ETag": f'"{sha256}"'}
     kind = "application/octet-stream"
-    small = await asyncio.to_thread(gateway.blobs.small, sha256)
+    try:
+        small = await asyncio.to_thread(gateway.blobs.small, sha256)
+    except FileNotFoundError:  # deleted just now
+        raise _gone() from None
     if small is not None:
         return Response(small, media_type=kind, headers=headers)
     return FileResponse(gateway.blobs.path(sha256), media_type=kind, headers=headers)
+
+
+def _gone() -> NotFoundError:
+    msg = "what the job gave was deleted, or kept for long enough: submit it again"
+    return NotFoundError(msg, code="result-gone")
 
 
 def _status_event(gateway: Gateway, job: Job) -> ServerSentEvent:

@@ -49,7 +49,8 @@ def _run(request: Json, progress: Progress) -> Json:
     finally:
         SHARED.settle()
     Path(request["output"]).write_bytes(result.output)
-    Path(request["evidence"]).write_bytes(result.evidence)
+    if result.evidence_kind:
+        Path(request["evidence"]).write_bytes(result.evidence)
     return {"evidence_kind": result.evidence_kind}
 
 

@@ -2,18 +2,18 @@
 
 A job's life:
 
-1. `submit` checks the request, writes the row, and starts a durable workflow.
-2. Its first half, `run`, has the executor compute and keeps the blobs.
-3. Its second, `finish`, signs the receipt and writes the terminal state with it.
+1. `submit` checks the request, writes the row, and begins a run of it.
+2. The executor computes, and the blobs that it made are kept.
+3. The receipt is signed, and the terminal state is written with it.
 
-Both may be repeated after a crash: a run is a pure function of its inputs, and the
-terminal state is written once, by whoever comes first (`finish` or `cancel`).
+A durable workflow of a job that lasts waits for its run. After a crash runs begin
+again: a run is a pure function of its inputs, and the terminal state is written once,
+by whoever comes first (a run or `cancel`).
 """
 
 import asyncio
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.executors.base import Done, Executor, Watch, Work
 from gateway.jobs.hub import Hub, Inbox, news
+from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
 from gateway.problems import internal_problem, problem_of
@@ -71,7 +72,7 @@ class JobService:
     """The jobs of one gateway.
 
     Attributes:
-        start_workflow: Begins the durable workflow of an accepted job.
+        runs: Those under way.
         folder: For files of runs under way.
     """
 
@@ -86,7 +87,7 @@ class JobService:
     max_queued: int
     max_queued_by_tenant: int
     folder: Path
-    start_workflow: Callable[[str], Awaitable[None]]
+    runs: Runs
 
     async def submit(
         self,
@@ -111,10 +112,10 @@ class JobService:
         )
         if not is_new:
             if job.status == "queued":  # the first request may have failed just here
-                await self.start_workflow(job.id)
+                self.begin(job.id)
             return await self.get(job.id, tenant=tenant, wait_s=wait_s)
         with self.hub.follow(job.id) as inbox:
-            await self.start_workflow(job.id)
+            self.begin(job.id)
             return await _latest(job, inbox, wait_s)
 
     def view(self, job: Job) -> Json:
@@ -143,25 +144,34 @@ class JobService:
         self.executor.cancel(job_id)  # again: it may have reached the executor since
         return job
 
-    async def run(self, job_id: str) -> Outcome:
-        """Compute a job and return its outcome."""
+    def begin(self, job_id: str) -> None:
+        """Begin the run of an accepted job, unless it is under way."""
+        self.runs.begin(job_id, self._complete)
+
+    async def join(self, job_id: str) -> None:
+        """Wait until a job has ended; see `Runs.join`."""
+        await self.runs.join(job_id, self._complete)
+
+    async def _complete(self, job_id: str) -> None:
+        """Run a job, and write its terminal state unless it has one.
+
+        What is left of the run goes last, for nobody waits for that; and not if the
+        gateway stops, for its next life goes on with the rows that are there.
+        """
         folder = self.folder / job_id
+        await self._end(job_id, await self._run(job_id, folder))
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _run(self, job_id: str, folder: Path) -> Outcome:
         try:
             work = await asyncio.to_thread(self._work, job_id, folder)
             done = await self.executor.run(work, self._watch(job_id))
-            outcome = await asyncio.to_thread(self._keep, done, folder)
+            outcome = await asyncio.to_thread(self._keep, done)
         except PrivacyError as exc:
             outcome = _failure(exc, job_id)
         except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
             outcome = Outcome("failed", internal_problem(error_id_of(exc, job=job_id)))
-        # Not after a cancellation: the next life goes on with the rows that are there.
-        if folder.exists():
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
         return outcome
-
-    async def finish(self, job_id: str, outcome: Outcome) -> None:
-        """Write a job's terminal state and receipt, unless it has one."""
-        await self._end(job_id, outcome)
 
     async def abandon(self, job_id: str) -> None:
         """Fail a job whose workflow ended without an outcome: a defect of ours."""
@@ -211,7 +221,7 @@ class JobService:
         if job.attempts >= _MAX_ATTEMPTS:
             msg = f"the node died {job.attempts} times while it ran this job"
             raise BackendError(msg, code="worker-died")
-        bundle = self.registry.get(job.model, job.version)
+        bundle = self.registry.accepted(job.model, job.version)
         if bundle.sha256 != job.model_sha256:
             msg = f"model {job.model} {job.version} was replaced: submit the job again"
             raise ConflictError(msg, code="model-changed")
@@ -231,10 +241,9 @@ class JobService:
             progress=lambda progress: self.hub.report(job_id, progress),
         )
 
-    def _keep(self, done: Done, folder: Path) -> Outcome:
+    def _keep(self, done: Done) -> Outcome:
         output_sha256 = self.blobs.adopt(done.output)
         evidence_sha256 = self.blobs.adopt(done.evidence) if done.evidence else ""
-        shutil.rmtree(folder, ignore_errors=True)
         return Outcome(
             "succeeded",
             output_sha256=output_sha256,

@@ -38,10 +38,9 @@ def _current() -> JobService:
 
 @DBOS.workflow(name="job", max_recovery_attempts=None)
 async def _job(job_id: str) -> None:
-    # No steps: `run` may be repeated, `finish` writes once however often it is called,
-    # so records of either would only cost time.
-    outcome = await _current().run(job_id)
-    await _current().finish(job_id, outcome)
+    # No steps: a run may be repeated, its end is written once however often it is
+    # tried, so records of either would only cost time.
+    await _current().join(job_id)
     # DBOS writes the workflow's end on the event loop: answer first who waits.
     await asyncio.sleep(_ANSWER_FIRST_S)
 
@@ -87,12 +86,12 @@ class Workflows:
             raise
 
     async def recover(self) -> None:
-        """Start rows that have no workflow, and end those whose workflow gave up."""
+        """Begin rows that have no workflow, and end those whose workflow gave up."""
         service = _current()
         for job_id in service.jobs.unfinished():
             status = await DBOS.get_workflow_status_async(job_id)
             if status is None:
-                await start_workflow(job_id)
+                service.begin(job_id)
             elif status.status not in {"PENDING", "ENQUEUED", "DELAYED"}:
                 await service.abandon(job_id)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.store.arrival import Arrival, Room
-from privacy.encoding import check_sha256
+from privacy.encoding import check_sha256, sha256_file
 from privacy.errors import (
     ConflictError,
     FormatError,
@@ -137,9 +137,11 @@ class Parts:
         offset: int = 0,
         announced_bytes: int = 0,
     ) -> tuple[Path, int]:
-        """Write an upload, or the rest of one, while hashing it; give file and size.
+        """Write an upload, or the rest of one; give file and size.
 
-        What a broken or slow connection leaves is kept; nothing else is.
+        What a broken or slow connection leaves is kept; nothing else is. Bytes are
+        hashed as they come, or once all are here if they came in several requests:
+        however often a connection breaks, none is read twice.
 
         Raises:
             ConflictError: Another number of bytes than `offset` is here.
@@ -155,19 +157,20 @@ class Parts:
         arrivals.append(arrival)
         tenant, before = owner.tenant, self._brought[owner.tenant]
         try:
+            digest = hashlib.sha256()
             with part.open("ab") as file:
-                digest = hashlib.sha256()
-                if offset:
-                    digest = await asyncio.to_thread(_digest, part)
                 while (chunk := await arrival.next()) is not None:
                     self._brought[tenant] += len(chunk)
                     others = self._brought[tenant] - before - arrival.size
                     room.check(offset + arrival.size, others=others)
                     self._check_disk()
-                    digest.update(chunk)
+                    if not offset:
+                        digest.update(chunk)
                     file.write(chunk)
-            size = offset + arrival.size
-            _check_upload(size, digest.hexdigest(), owner.sha256)
+            size, found = offset + arrival.size, digest.hexdigest()
+            if offset:
+                found = await asyncio.to_thread(sha256_file, part)
+            _check_upload(size, found, owner.sha256)
         except PrivacyError as exc:
             if exc.code == "upload-too-slow":
                 self._shelve(part)
@@ -220,11 +223,6 @@ class Parts:
         if disk.f_bavail * disk.f_frsize < self._reserve_bytes:
             msg = "the gateway's disk is full: the operator has to make room"
             raise UnavailableError(msg, code="storage-full")
-
-
-def _digest(part: Path) -> "hashlib._Hash":
-    with part.open("rb") as file:
-        return hashlib.file_digest(file, "sha256")
 
 
 def _wrong_offset(found: int, given: int) -> ConflictError:

@@ -195,7 +195,7 @@ class Uploads:
                 msg = f"{count} unfinished jobs need this upload: cancel them or wait"
                 raise ConflictError(msg, code="upload-in-use")
             known = self._forget(c, owner)
-            self._remove_unneeded(c, {owner.sha256})
+            self.remove_unneeded(c, {owner.sha256})
         broken = self.parts.offset(owner)
         self.parts.discard(owner)
         if not known and not broken:
@@ -218,7 +218,7 @@ class Uploads:
                 for owner in self._expired_owners(c)
                 if (owner.tenant, owner.sha256) not in needed and self._forget(c, owner)
             }
-            return self._remove_unneeded(c, gone)
+            return self.remove_unneeded(c, gone)
 
     def remove_lost_files(self, *, older_than_s: float = _NEW_FILE_S) -> int:
         """Remove files that a crash left without anyone who names them.
@@ -229,8 +229,31 @@ class Uploads:
         found, removed = sorted(self._blobs.older_than(older_than_s)), 0
         for at in range(0, len(found), _AT_ONCE):
             with self._database.write() as c:
-                removed += self._remove_unneeded(c, set(found[at : at + _AT_ONCE]))
+                removed += self.remove_unneeded(c, set(found[at : at + _AT_ONCE]))
         return removed
+
+    def remove_unneeded(self, c: sa.Connection, candidates: set[str]) -> int:
+        """Remove those of these files that nothing names; return how many.
+
+        Args:
+            c: In a write transaction.
+            candidates: Their digests.
+        """
+        if not candidates:
+            return 0
+        named = [
+            sa.select(uploads.c.sha256).where(uploads.c.sha256.in_(candidates)),
+            *(
+                sa.select(column).where(column.in_(candidates))
+                for column in (jobs.c.output_sha256, jobs.c.evidence_sha256)
+            ),
+            *(
+                sa.select(column).where(_IS_OPEN)
+                for column in (jobs.c.input_sha256, jobs.c.keys_sha256)
+            ),
+        ]
+        needed = set(c.execute(sa.union(*named)).scalars())
+        return sum(self._blobs.remove(sha256) for sha256 in candidates - needed)
 
     def _expired(self, upload: Upload) -> bool:
         return self.expires_at(upload) <= now()
@@ -262,24 +285,6 @@ class Uploads:
             bytes_of = c.execute(_BYTES, {"this_tenant": tenant})
             self._kept.setdefault(tenant, int(bytes_of.scalar_one()))
         return self._kept[tenant]
-
-    def _remove_unneeded(self, c: sa.Connection, candidates: set[str]) -> int:
-        """Remove those of these files that nothing names."""
-        if not candidates:
-            return 0
-        named = [
-            sa.select(uploads.c.sha256).where(uploads.c.sha256.in_(candidates)),
-            *(
-                sa.select(column).where(column.in_(candidates))
-                for column in (jobs.c.output_sha256, jobs.c.evidence_sha256)
-            ),
-            *(
-                sa.select(column).where(_IS_OPEN)
-                for column in (jobs.c.input_sha256, jobs.c.keys_sha256)
-            ),
-        ]
-        needed = set(c.execute(sa.union(*named)).scalars())
-        return sum(self._blobs.remove(sha256) for sha256 in candidates - needed)
 
     def _over_quota(self) -> LimitError:
         msg = (

@@ -110,7 +110,7 @@ def verify(
             wanted = apply_reference_values(wanted, manifest, now=now, checks=checks)
         if fetch:
             with vendors(
-                store, cache, service, product=product, quiet=as_json
+                store, cache, service, product=product, beside=given, quiet=as_json
             ) as source:
                 given += source.collateral(raw)
         verdict = attest(

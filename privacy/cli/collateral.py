@@ -39,6 +39,10 @@ Product = Annotated[
 @command("attest collateral fetch")
 def fetch(
     file: Annotated[Path, typer.Argument(help="The evidence to get it for.")],
+    collateral: Annotated[
+        list[Path] | None,
+        typer.Option(help="Certificates that came with it; repeatable."),
+    ] = None,
     cache: Cache = None,
     service: Service = None,
     product: Product = None,
@@ -53,8 +57,15 @@ def fetch(
     """Ask the vendors for what evidence is verified with, and keep it."""
     store = simulated_trust_store() if allow_simulated else hardware_trust_store()
     raw = _read(file)
+    beside = FileCollateral(tuple(collateral or ())).collateral()
     with vendors(
-        store, cache, service, product=product, refresh=refresh, quiet=as_json
+        store,
+        cache,
+        service,
+        product=product,
+        beside=beside,
+        refresh=refresh,
+        quiet=as_json,
     ) as source:
         found = source.collateral(raw)
     _print(found, datetime.now(UTC), as_json=as_json)
@@ -86,6 +97,7 @@ def vendors(
     services: list[str] | None,
     *,
     product: str | None,
+    beside: Collateral,
     quiet: bool,
     refresh: bool = False,
 ) -> Iterator[VendorCollateral]:
@@ -96,6 +108,7 @@ def vendors(
             CollateralCache(_folder(cache), datetime.now(UTC)),
             services=_services(services or []),
             product=product,
+            beside=beside.certificates,
             refresh=refresh,
             progress=lambda words: tell({"stage": f"asking for {words}"}),
         )

@@ -10,11 +10,9 @@
 `$PRIVACY_HOME`, or `~/.privacy`.
 """
 
-import fcntl
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +22,7 @@ from privacy.bundle import check_name
 from privacy.client.keyring import get_secret, put_secret
 from privacy.encoding import Json, check_sha256, parse_object, sha256_hex
 from privacy.errors import FormatError, VerificationError
-from privacy.files import make_folder, write_atomic
+from privacy.files import locked, write_atomic
 from privacy.jws import keys_from_jwks
 from privacy.publisher import TRUST_FILE, trusted_publishers
 
@@ -162,14 +160,9 @@ class Home:
             raise FormatError("the gateway gave a job id that is not a plain name")
         return self.root / "receipts" / job_id
 
-    @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
+    def locked(self, name: str) -> AbstractContextManager[None]:
         """Keep other processes and threads that ask for this name waiting meanwhile."""
-        path = self.root / f".{name}.lock"
-        make_folder(path.parent, private=True)
-        with path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+        return locked(self.root / f".{name}.lock")
 
     def pins_path(self, gateway: str) -> Path:
         """Return the file of what was first seen of a gateway."""

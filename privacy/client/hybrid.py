@@ -10,12 +10,13 @@ that were published for training, so adapters around them can be trained.
 """
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from privacy.errors import FormatError, UnavailableError
+from privacy.errors import FormatError, PrivacyError, UnavailableError
 from privacy.hybrid import HybridSpec, RemoteLayer, from_rows, to_rows
 from privacy.modes import Mode
 from privacy.runs import MAX_ROWS
@@ -63,10 +64,15 @@ def connect(module: Any, spec: HybridSpec, client: "Client") -> dict[str, LayerU
         msg = f"the module has no layer {missing[0]!r}: is it the one of {spec.name}?"
         raise FormatError(msg, code="no-such-layer")
     usage = {layer.path: LayerUsage() for layer in spec.layers}
-    for layer in spec.layers:
-        parent, _, last = layer.path.rpartition(".")
-        bias = getattr(named[layer.path], "bias", None)
-        setattr(named[parent], last, remote(layer, bias, client, usage[layer.path]))
+    made = {
+        layer.path: remote(
+            layer, getattr(named[layer.path], "bias", None), client, usage[layer.path]
+        )
+        for layer in spec.layers
+    }
+    for path, stand_in in made.items():  # only now: all or none are replaced
+        parent, _, last = path.rpartition(".")
+        setattr(named[parent], last, stand_in)
     return usage
 
 
@@ -163,6 +169,8 @@ class _Ask:
         answer = self._client.infer(self._model, rows.tolist(), mode=Mode.FHE)
         # The receipt stays. Its output is megabytes, and of no use once decrypted.
         answer.receipt.with_name("output.bin").unlink(missing_ok=True)
+        with suppress(PrivacyError):  # it expires there in any case
+            self._client.delete_result(answer.job_id)
         used = self._usage
         used.jobs += 1
         used.rows += len(rows)

@@ -19,7 +19,7 @@ from privacy.client.passphrase import Unlock
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical
 from privacy.errors import FormatError, VerificationError
-from privacy.fhe.caveats import p_error_caveats
+from privacy.fhe.caveats import clipping_caveats, p_error_caveats
 from privacy.modes import Mode
 
 if TYPE_CHECKING:
@@ -170,7 +170,10 @@ class _Fhe:
             raise VerificationError("there is no input whose answer this could be")
         raw = yield Work(lambda: keys.client.decrypt(output, rows=len(prepared.rows)))
         check = Check("decrypted-here", "the key that opens the answer never left here")
-        caveats = p_error_caveats(self.bundle.manifest.mode(Mode.FHE).params)
+        caveats = (
+            *p_error_caveats(self.bundle.manifest.mode(Mode.FHE).params),
+            *clipping_caveats(prepared.rows, keys.client.spec),
+        )
         return Opened(raw, (check,), caveats)
 
 

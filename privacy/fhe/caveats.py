@@ -1,7 +1,30 @@
 """What weakens an answer under FHE, in words."""
 
 from privacy.encoding import Json
+from privacy.fhe.backend import Floats
 from privacy.fhe.options import DEFAULT_P_ERROR
+from privacy.fhe.quantizers import count_clipped
+from privacy.fhe.spec import CircuitSpec
+
+
+def clipping_caveats(rows: Floats, spec: CircuitSpec) -> tuple[str, ...]:
+    """Return what to say of values that a circuit takes for the ends of its range.
+
+    The range that the manifest publishes may be wider: it is rounded outwards, and
+    networks tell values apart between two quantiles of the calibration rows.
+
+    Args:
+        rows: Standardised features, (rows, features).
+        spec: The circuit's.
+    """
+    count = count_clipped(rows, spec.quantizers)
+    if not count:
+        return ()
+    words = (
+        f"{count} of {rows.size} values lie beyond what the circuit tells apart and "
+        "count as the ends of its range; the accuracy that was measured includes such"
+    )
+    return (words,)
 
 
 def p_error_caveats(said: Json) -> tuple[str, ...]:

@@ -81,13 +81,31 @@ def quantize(rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]) ->
     return thermometer(rows, edges) if edges else _affine(rows, quantizers)
 
 
+def count_clipped(
+    rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]
+) -> int:
+    """Return how many values lie beyond what a circuit tells apart.
+
+    None where features are compared with edges: beyond the last, values are alike.
+    """
+    affine = [q for q in quantizers if isinstance(q, Quantizer)]
+    if not affine:
+        return 0
+    return int((_steps(rows, affine) != _affine(rows, affine)).sum())
+
+
 def _affine(rows: Floats, quantizers: Sequence[Any]) -> Ints:
-    scale = np.array([q.scale for q in quantizers])
-    zero_point = np.array([q.zero_point for q in quantizers])
-    found = np.rint(rows / scale + zero_point)
     low, high = [q.low for q in quantizers], [q.high for q in quantizers]
+    found = _steps(rows, quantizers)
     clipped: Ints = found.clip(np.array(low), np.array(high)).astype(np.int64)
     return clipped
+
+
+def _steps(rows: Floats, quantizers: Sequence[Any]) -> Floats:
+    scale = np.array([q.scale for q in quantizers])
+    zero_point = np.array([q.zero_point for q in quantizers])
+    found: Floats = np.rint(rows / scale + zero_point)
+    return found
 
 
 def raw_outputs(integers: Ints | Floats, steps: OutputSteps | SumSteps) -> Floats:

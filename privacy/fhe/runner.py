@@ -81,6 +81,8 @@ class Runner:
             msg = f"the FHE input has room for {total} rows, at most {MAX_ROWS} a job"
             raise FormatError(msg, code="too-many-rows")
         evaluation_keys = self._keys(keys)
+        if len(ciphertexts) == 1:
+            rows = None  # its result is the output: there is nothing to go on with
         results = []
         for at, (batch, ciphertext) in enumerate(
             zip(batches, ciphertexts, strict=True)

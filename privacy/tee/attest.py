@@ -16,12 +16,15 @@ from privacy.errors import (
     AppraisalError,
     CannotVerifyError,
     FormatError,
+    VerificationError,
 )
 from privacy.tee.checks import Check, Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.collateral import Collateral
+from privacy.tee.composite import Composite
 from privacy.tee.detect import Item, detect
 from privacy.tee.event_log import Event, compare
+from privacy.tee.gpu import device_status
 from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
 from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
 from privacy.tee.parse import Quote, SgxReport, TdReport, TdReport15, parse_quote
@@ -106,6 +109,7 @@ def attest(
         _verify(item, parsed, trust_store, collateral, now, checks)
         for item, parsed in items
     )
+    claims = _bound(items[0][0].composite, claims, checks)
     explained = compare(event_log, claims[0].measurements) if event_log else []
     caveats = _appraise(claims, checks, policy, now, explained)
     return Verdict(claims, tuple(checks.lines), tuple(caveats), now)
@@ -176,9 +180,33 @@ def _verify(
         case "nitro":
             return verify_nitro_document(parsed, trust_store, now=now, checks=checks)
         case "nvidia":
-            return verify_nvidia_report(
+            claims = verify_nvidia_report(
                 parsed, trust_store, certificates=beside, now=now, checks=checks
             )
+            return device_status(
+                parsed,
+                claims,
+                collateral,
+                trust_store=trust_store,
+                now=now,
+                checks=checks,
+            )
+
+
+def _bound(
+    composite: Composite | None, claims: tuple[Claims, ...], checks: Checklist
+) -> tuple[Claims, ...]:
+    """Return the claims of a composite, the CPU's with what the workload bound."""
+    if composite is None:
+        return claims
+    cpu, *devices = claims
+    with checks.step("device-binding", "the CPU vouches for every device's report"):
+        composite.check_binding(bytes.fromhex(cpu.report_data))
+    with checks.step("device-nonce", "all devices answer one nonce"):
+        if len({device.nonce for device in devices}) != 1:
+            msg = "the devices answer different nonces: not all of them are fresh"
+            raise VerificationError(msg, code="device-nonce")
+    return replace(cpu, report_data=composite.bound.hex()), *devices
 
 
 def _verify_dcap(

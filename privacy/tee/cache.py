@@ -1,7 +1,7 @@
 """Vendors' answers kept in a folder, to verify offline and to ask less.
 
     <digest of what was asked>.entry    what, from where, until when, which files
-    <sha256>.json|der|pem               the answers, by their digest, as they came
+    <sha256>.json|der|pem|xml           the answers, by their digest, as they came
 
 The folder is also one to give as collateral: older answers stay, so that evidence can
 be verified at an earlier time. A file that does not match its digest is not used.
@@ -69,7 +69,7 @@ class CollateralCache:
         write_atomic(self._entry(asked, url), canonical_json(entry))
 
     def _entry(self, asked: Wanted, url: str) -> Path:
-        key = sha256_hex(canonical_json([asked.kind, url]))
+        key = sha256_hex(canonical_json([asked.kind, url, sha256_hex(asked.body)]))
         return self.folder / f"{key}{ENTRY}"
 
     def _keep(self, raw: bytes) -> str:
@@ -92,4 +92,6 @@ class CollateralCache:
 def _ending(raw: bytes) -> str:
     if raw[:1] == b"{":
         return ".json"
+    if raw.lstrip()[:1] == b"<":
+        return ".xml"
     return ".pem" if raw.lstrip().startswith(b"-----") else ".der"

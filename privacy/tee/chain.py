@@ -110,6 +110,14 @@ def load_certificate(der: bytes, name: str) -> x509.Certificate:
         raise VerificationError(msg, code="certificate-malformed") from exc
 
 
+def names(certificate: x509.Certificate) -> tuple[x509.Name, x509.Name] | None:
+    """Return subject and issuer of a certificate nobody checked; None if unreadable."""
+    try:
+        return certificate.subject, certificate.issuer
+    except ValueError:
+        return None
+
+
 def public_key(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:
     """Return the key of a leaf that `verify_chain` let through."""
     try:

@@ -1,13 +1,17 @@
 """What a verifier needs beside evidence: certificates, CRLs, signed statements on TCB.
 
-Pure but for `read_collateral`. Everything here is as untrusted as the evidence: it
+Pure but for `FileCollateral`. Everything here is as untrusted as the evidence: it
 counts only once its own signature chains to a pinned root.
 
 A file may be a PEM or DER certificate (or several in PEM), a CRL in DER or PEM, an
-answer of Intel's provisioning service (`{"tcbInfo":…}` or `{"enclaveIdentity":…}`), or
-a JSON set of such answers with the members of Intel's `sgx_ql_qve_collateral_t`.
+OCSP response in DER, an answer of Intel's provisioning service (`{"tcbInfo":…}` or
+`{"enclaveIdentity":…}`), a JSON set of such answers with the members of Intel's
+`sgx_ql_qve_collateral_t`, reference measurements of NVIDIA's in XML, or as its RIM
+service sends them (`{"rim":…}`).
 """
 
+import base64
+import binascii
 import re
 import warnings
 from collections.abc import Iterable
@@ -18,10 +22,12 @@ from typing import Protocol
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
+from cryptography.x509.ocsp import load_der_ocsp_response
 
 from privacy.encoding import Json, parse_object
 from privacy.errors import FormatError, NotFoundError
 from privacy.tee.detect import pem_blocks, pem_certificates
+from privacy.tee.rim import parse_rim
 
 MAX_FILE_BYTES, MAX_FILES = 1 << 22, 256
 _ANSWER = re.compile(
@@ -49,12 +55,16 @@ class Collateral:
         crls: DER.
         tcb_infos: Which firmware versions of Intel's platforms are good.
         qe_identities: Which quoting enclaves are Intel's.
+        ocsp: Responses on certificates, DER.
+        rims: NVIDIA's reference measurements, XML.
     """
 
     certificates: tuple[bytes, ...] = ()
     crls: tuple[bytes, ...] = ()
     tcb_infos: tuple[SignedJson, ...] = ()
     qe_identities: tuple[SignedJson, ...] = ()
+    ocsp: tuple[bytes, ...] = ()
+    rims: tuple[bytes, ...] = ()
 
     def __add__(self, other: "Collateral") -> "Collateral":
         """Return both together."""
@@ -128,13 +138,13 @@ def parse_collateral(raw: bytes, *, what: str) -> Collateral:
         msg = f"{what} has more than {MAX_FILE_BYTES} bytes"
         raise FormatError(msg, code="too-large")
     if match := _ANSWER.fullmatch(raw):
-        kind, body, signature = match.groups()
-        signed = SignedJson(body, bytes.fromhex(signature.decode()))
-        if kind == b"tcbInfo":
-            return Collateral(tcb_infos=(signed,))
-        return Collateral(qe_identities=(signed,))
+        return _parse_statement(match)
     if raw.lstrip()[:1] == b"{":
-        return _parse_set(parse_object(raw, what=what), what)
+        value = parse_object(raw, what=what)
+        return _parse_rim(value, what) if "rim" in value else _parse_set(value, what)
+    if raw.lstrip()[:1] == b"<":
+        parse_rim(raw)
+        return Collateral(rims=(raw,))
     if b"-----BEGIN" in raw:
         crls = tuple(
             _crl(m, what) for m in pem_blocks(raw, b"X509 CRL", limit=MAX_FILE_BYTES)
@@ -148,14 +158,43 @@ def parse_collateral(raw: bytes, *, what: str) -> Collateral:
     raise FormatError(msg, code="unknown-collateral")
 
 
+def _parse_statement(match: re.Match[bytes]) -> Collateral:
+    kind, body, signature = match.groups()
+    signed = SignedJson(body, bytes.fromhex(signature.decode()))
+    if kind == b"tcbInfo":
+        return Collateral(tcb_infos=(signed,))
+    return Collateral(qe_identities=(signed,))
+
+
 def _parse_der(raw: bytes, what: str) -> Collateral:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CryptographyDeprecationWarning)
         try:
             certificate = x509.load_der_x509_certificate(raw)
+            return Collateral(certificates=(certificate.public_bytes(Encoding.DER),))
         except (ValueError, x509.InvalidVersion):
-            return Collateral(crls=(_crl(raw, what),))
-    return Collateral(certificates=(certificate.public_bytes(Encoding.DER),))
+            pass
+    try:
+        return Collateral(crls=(_crl(raw, what),))
+    except FormatError:
+        return Collateral(ocsp=(_ocsp(raw, what),))
+
+
+def _ocsp(raw: bytes, what: str) -> bytes:
+    try:
+        return load_der_ocsp_response(raw).public_bytes(Encoding.DER)
+    except ValueError as exc:
+        msg = f"{what} is neither a certificate, a CRL nor an OCSP response"
+        raise FormatError(msg) from exc
+
+
+def _parse_rim(value: Json, what: str) -> Collateral:
+    try:
+        raw = base64.b64decode(_text(value, "rim", what), validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise FormatError(f"{what} holds a RIM that is not base64") from exc
+    parse_rim(raw)
+    return Collateral(rims=(raw,))
 
 
 def _crl(raw: bytes, what: str) -> bytes:
@@ -188,7 +227,7 @@ def _signed(value: Json, name: str, what: str) -> SignedJson:
 def _text(value: Json, name: str, what: str) -> bytes:
     text = value.get(name)
     if not isinstance(text, str):
-        raise FormatError(f"{what} lacks {name}: it is no set of collateral")
+        raise FormatError(f"{what} lacks {name}: it is no collateral")
     return text.encode()
 
 

@@ -1,20 +1,23 @@
 """Which attestation format bytes are, and out of which wrapping they came. Pure.
 
 Evidence comes as raw bytes, as hex, as base64, as NVIDIA's JSON list of devices with
-their certificates, or in this project's own evidence files.
+their certificates, or in this project's own files: evidence of an enclave, or a
+composite of a CPU with its devices.
 """
 
 import base64
 import binascii
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from privacy.encoding import parse_json
+from privacy.encoding import parse_canonical, parse_json
 from privacy.errors import FormatError
+from privacy.tee.composite import FORMAT as COMPOSITE
+from privacy.tee.composite import Composite, parse_composite
 from privacy.tee.evidence import parse_evidence
 from privacy.tee.nvidia import REQUEST_HEAD
 from privacy.tee.parse import KEY_TYPE_P256, TEE_TYPE_SGX, TEE_TYPE_TDX
@@ -38,15 +41,17 @@ class Item:
     Attributes:
         kind: Which parser it is for.
         certificates: DER, that came with it.
+        composite: Of which this is the CPU; None for all others.
     """
 
     kind: Kind
     raw: bytes
     certificates: tuple[bytes, ...] = ()
+    composite: Composite | None = None
 
 
 def detect(raw: bytes) -> tuple[Item, ...]:
-    """Return the pieces of evidence in a file; several only in NVIDIA's JSON list.
+    """Return the pieces of evidence in a file, a composite's CPU first.
 
     Raises:
         FormatError: No format that is known.
@@ -60,7 +65,7 @@ def detect(raw: bytes) -> tuple[Item, ...]:
     if raw.lstrip()[:1] == b"[":
         return _devices(raw)
     if raw[:1] == b"{":
-        return (_one(parse_evidence(raw.rstrip(b"\n")).quote),)
+        return _own(raw.removesuffix(b"\n"))
     if (match := _HEX.match(raw)) and len(match.group(1)) % 2 == 0:
         return (_one(bytes.fromhex(match.group(1).decode())),)
     if _BASE64.match(raw):
@@ -122,6 +127,23 @@ def _one(raw: bytes) -> Item:
         )
         raise FormatError(msg, code="unknown-format")
     return Item(kind, raw)
+
+
+def _own(raw: bytes) -> tuple[Item, ...]:
+    if b'"devices"' not in raw:
+        return (_one(parse_evidence(raw).quote),)
+    value = parse_canonical(raw, what="composite evidence", limit=MAX_BYTES)
+    if value.get("format") != COMPOSITE:
+        raise FormatError(f"the evidence is JSON, but not {COMPOSITE}")
+    composite = parse_composite(value)
+    cpu = _one(composite.cpu)
+    devices = tuple(
+        replace(_one(device.report), certificates=device.certificates)
+        for device in composite.devices
+    )
+    if cpu.kind == "nvidia" or any(device.kind != "nvidia" for device in devices):
+        raise FormatError("a composite is evidence of one CPU and of NVIDIA devices")
+    return replace(cpu, composite=composite), *devices
 
 
 def _base64(text: str | bytes) -> bytes:

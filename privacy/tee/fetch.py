@@ -28,7 +28,7 @@ from privacy.errors import (
 from privacy.tee.collateral import Collateral, parse_collateral
 from privacy.tee.detect import pem_certificates
 from privacy.tee.inventory import inventory
-from privacy.tee.services import SERVICES, Wanted, wanted
+from privacy.tee.services import SERVICES, Wanted, wanted, wanted_of_rims
 from privacy.tee.trust import TrustStore
 
 MAX_ANSWER_BYTES = 1 << 22
@@ -93,6 +93,7 @@ class VendorCollateral:
         keep: Where answers are looked up first and kept; nowhere if None.
         services: Addresses by name, where they are not the vendors' own.
         product: AMD's processor family, for reports that do not name it.
+        beside: Certificates that came with the evidence, DER.
         refresh: Ask also for what is kept.
         progress: Told about every answer that is asked for.
     """
@@ -101,6 +102,7 @@ class VendorCollateral:
     keep: Keep | None = None
     services: Mapping[str, str] = field(default_factory=dict)
     product: str | None = None
+    beside: Sequence[bytes] = ()
     refresh: bool = False
     patience: Patience = Patience()
     progress: Callable[[str], None] = lambda _: None
@@ -116,11 +118,14 @@ class VendorCollateral:
             VerificationError: An answer does not come under a pinned root.
             CannotVerifyError: An answer is out of date, or evidence says too little.
         """
-        asked = wanted(evidence, product=self.product)
-        return asyncio.run(self._all(asked))
+        asked = wanted(evidence, product=self.product, beside=self.beside)
+        found = asyncio.run(self._all(asked))
+        return found + asyncio.run(self._all(wanted_of_rims(found.rims)))
 
     async def _all(self, asked: Sequence[Wanted]) -> Collateral:
         found = Collateral()
+        if not asked:
+            return found
         timeout = httpx.Timeout(self.patience.answer_s)
         async with httpx.AsyncClient(timeout=timeout) as http:
             for one in asked:
@@ -188,8 +193,11 @@ def _host(url: str) -> str:
 
 
 async def _get(http: httpx.AsyncClient, asked: Wanted, url: str) -> Answer:
-    plain = {"Accept-Encoding": "identity"}  # so that a limit on bytes is one
-    async with http.stream("GET", url, headers=plain) as reply:
+    headers = {"Accept-Encoding": "identity"}  # so that a limit on bytes is one
+    method = "POST" if asked.body else "GET"
+    if asked.body:
+        headers["Content-Type"] = "application/ocsp-request"
+    async with http.stream(method, url, headers=headers, content=asked.body) as reply:
         _check_status(reply, asked, url)
         body = bytearray()
         async for part in reply.aiter_raw():

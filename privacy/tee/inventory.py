@@ -6,14 +6,16 @@ from datetime import datetime
 from typing import Literal
 
 from cryptography import x509
+from cryptography.x509.ocsp import OCSPResponseStatus, load_der_ocsp_response
 from cryptography.x509.oid import NameOID
 
 from privacy.encoding import Json, parse_object, sha256_hex
 from privacy.errors import FormatError
 from privacy.tee.chain import load_certificate
 from privacy.tee.collateral import Collateral, SignedJson
+from privacy.tee.rim import parse_rim
 
-Kind = Literal["certificate", "crl", "tcb-info", "qe-identity"]
+Kind = Literal["certificate", "crl", "tcb-info", "qe-identity", "ocsp", "rim"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Entry:
 
     Attributes:
         about: Subject of a certificate, issuer of a CRL, platform of TCB info, name of
-            a quoting enclave.
+            a quoting enclave, serial number (OCSP), product and version (RIM).
         starts: When it was issued.
         ends: Until when it counts; None for ever.
         sha256: Of the signed bytes.
@@ -91,6 +93,23 @@ def _entries(collateral: Collateral) -> Iterator[Entry]:
         value = _parsed(signed)
         about = str(value["id"])
         yield Entry("qe-identity", about, *_dates(value), sha256_hex(signed.body))
+    yield from _of_devices(collateral)
+
+
+def _of_devices(collateral: Collateral) -> Iterator[Entry]:
+    for der in collateral.ocsp:
+        response = load_der_ocsp_response(der)
+        if response.response_status != OCSPResponseStatus.SUCCESSFUL:
+            msg = f"the OCSP responder says {response.response_status.name}"
+            raise FormatError(msg, code="unsupported-collateral")
+        for one in response.responses:
+            about, starts = f"{one.serial_number:x}", one.this_update_utc
+            yield Entry("ocsp", about, starts, one.next_update_utc, sha256_hex(der))
+    for raw in collateral.rims:
+        rim = parse_rim(raw)
+        signer = load_certificate(rim.signed.certificates[0], "certificate")
+        starts, ends = signer.not_valid_before_utc, signer.not_valid_after_utc
+        yield Entry("rim", rim.about, starts, ends, sha256_hex(raw))
 
 
 def _parsed(signed: SignedJson) -> Json:

@@ -23,7 +23,7 @@ from privacy.tee.chain import Rules, public_key, verify_chain
 from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.signature import check_raw_signature
-from privacy.tee.trust import TrustStore
+from privacy.tee.trust import TrustStore, check_root
 
 MAX_BYTES = 1 << 15
 PROTECTED = bytes.fromhex("a1013822")  # {1: -35}, ES384
@@ -169,6 +169,8 @@ def verify_nitro_document(
     Raises:
         VerificationError: The document is not genuine.
     """
+    with checks.step("root", f"a pinned {trust_store.kind} root"):
+        check_root(document.certificates[-1], trust_store.aws)
     with checks.step("certificate-chain", f"AWS root to leaf at {now.isoformat()}"):
         chain = verify_chain(
             document.certificates, roots=[trust_store.aws], rules=_RULES, now=now

@@ -7,8 +7,7 @@ certificates come beside it.
     2. The leaf signed request and response.
     3. Where the report names the firmware's identity (FWID), the leaf's is the same.
 
-Measurements are claims here: comparing them with NVIDIA's reference values (RIM) is
-not done yet, and neither is asking NVIDIA whether a certificate was revoked.
+Measurements are claims here; `privacy.tee.gpu` compares them with NVIDIA's.
 
 Source: DMTF DSP0274 1.1, sections 10.11; names of opaque fields as in NVIDIA's
 published verifier.
@@ -25,12 +24,12 @@ from cryptography.x509.oid import NameOID
 
 from privacy.encoding import Json
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
-from privacy.tee.chain import Rules, public_key, verify_chain
+from privacy.tee.chain import Rules, load_certificate, names, public_key, verify_chain
 from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.reader import Reader
 from privacy.tee.signature import check_raw_signature
-from privacy.tee.trust import TrustStore
+from privacy.tee.trust import TrustStore, check_root
 
 MAX_BYTES = 1 << 16
 SIGNATURE_BYTES = 96
@@ -45,14 +44,16 @@ _RULES = Rules(
 )
 _MIN_CHAIN, _MAX_CHAIN = 2, 8
 _FWID_EXTENSION = x509.ObjectIdentifier("2.23.133.5.4.1")
-_FWID = 20
+_FWID, _CHIP, _DRIVER, _VBIOS, _NVDEC0 = 20, 35, 3, 6, 11
+_DISABLED = b"\x55"
 _OPAQUE = {
-    3: "driver_version",
+    _DRIVER: "driver_version",
     4: "gpu_info",
     5: "sku",
-    6: "vbios_version",
+    _VBIOS: "vbios_version",
     7: "manufacturer_id",
     8: "tamper_detection",
+    _NVDEC0: "nvdec0_status",
     12: "measurement_counts",
     13: "cpr_info",
     14: "board_id",
@@ -64,8 +65,11 @@ _OPAQUE = {
     _FWID: "fwid",
     21: "protected_pcie",
     22: "switch_pdi",
+    34: "opaque_data_version",
+    _CHIP: "chip",
+    36: "feature_flag",
 }
-_TEXTS = {3, 15, 16, 17, 18, 19}
+_TEXTS = {_DRIVER, 15, 16, 17, 18, 19, _CHIP}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,40 @@ class NvidiaReport:
     device_nonce: bytes
     measurements: dict[int, bytes]
     opaque: dict[int, bytes]
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is of a switch, which runs no driver."""
+        return _DRIVER not in self.opaque
+
+    @property
+    def chip(self) -> str:
+        """As Blackwell reports name it, `GB100`; empty in those of Hopper."""
+        return _text(self.opaque.get(_CHIP, b""))
+
+    @property
+    def nvdec0_disabled(self) -> bool:
+        """Whether the video decoder is off."""
+        return self.opaque.get(_NVDEC0) == _DISABLED
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Of `driver` (not in switches) and `vbios`, as NVIDIA writes them."""
+        found = {} if self.is_switch else {"driver": _text(self.opaque[_DRIVER])}
+        raw = self.opaque.get(_VBIOS, b"")
+        if self.is_switch:
+            return {"vbios": _text(raw)}
+        digits = bytes(reversed(raw)).hex()
+        half = len(digits) // 2
+        digits = digits[half:] + digits[max(half - 2, 0) : half]
+        parts = (digits[i : i + 2] for i in range(0, len(digits), 2))
+        return {**found, "vbios": ".".join(parts).upper()}
+
+    @property
+    def board(self) -> tuple[str, str, str]:
+        """Project, its SKU and the chip's SKU, by which NVIDIA names a VBIOS."""
+        project, sku, chip = (_text(self.opaque.get(i, b"")) for i in (17, 18, 15))
+        return project, sku, chip
 
     def as_dict(self) -> Json:
         """Return every field, JSON-ready, bytes in hex, texts as texts."""
@@ -190,6 +228,7 @@ def verify_nvidia_report(
         VerificationError: The report is not genuine.
         CannotVerifyError: The certificates were not given.
     """
+    certificates = _under(trust_store.nvidia, certificates)
     with checks.step("certificate", "the device's certificate chain beside the report"):
         if not _MIN_CHAIN <= len(certificates) <= _MAX_CHAIN:
             msg = (
@@ -197,6 +236,8 @@ def verify_nvidia_report(
                 "expected its chain, leaf first: the GPU's driver gives it"
             )
             raise CannotVerifyError(msg, code="certificate-missing")
+    with checks.step("root", f"a pinned {trust_store.kind} root"):
+        check_root(certificates[-1], trust_store.nvidia)
     with checks.step("certificate-chain", f"NVIDIA root to leaf at {now.isoformat()}"):
         chain = verify_chain(
             certificates, roots=[trust_store.nvidia], rules=_RULES, now=now
@@ -224,6 +265,18 @@ def verify_nvidia_report(
         chain=chain,
         unchecked=("revocation",),
     )
+
+
+def _under(root: bytes, certificates: Sequence[bytes]) -> Sequence[bytes]:
+    """Return the certificates in their order, without those of others in the folder."""
+    if list(certificates[-1:]) == [root] and len(certificates) <= _MAX_CHAIN:
+        return certificates
+    known = {load_certificate(root, _RULES.names[0]).subject}
+    named = [names(load_certificate(raw, "certificate")) for raw in certificates]
+    for _ in range(_MAX_CHAIN):
+        known |= {one[0] for one in named if one and one[1] in known}
+    pairs = zip(certificates, named, strict=True)
+    return [raw for raw, one in pairs if one and one[1] in known]
 
 
 def _check_fwid(fwid: bytes, leaf: x509.Certificate) -> None:

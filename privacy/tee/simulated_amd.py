@@ -32,7 +32,12 @@ class SimulatedAmd:
     """
 
     def __init__(
-        self, *, vlek: bool = False, product: str = "Genoa", version: int = 3
+        self,
+        *,
+        vlek: bool = False,
+        product: str = "Genoa",
+        version: int = 3,
+        key: rsa.RSAPrivateKey | None = None,
     ) -> None:
         """Make root, signing keys and the leaf; RSA keys take a moment.
 
@@ -40,8 +45,9 @@ class SimulatedAmd:
             vlek: Sign with a key lent to a cloud provider, not with the chip's.
             product: `Milan`, `Genoa` or `Turin`.
             version: Of the reports, 2, 3 or 5.
+            key: RSA 4096, of its CAs; a fresh one by default.
         """
-        key = rsa.generate_private_key(65537, 4096)
+        key = key or rsa.generate_private_key(65537, 4096)
         self.product, self.version = product, version
         self.turin = product == _TURIN
         self.tcb = _TURIN_TCB_BYTES if self.turin else _TCB_BYTES

@@ -1,6 +1,6 @@
 """Certificates and CRLs of simulated AMD, AWS and NVIDIA, signed with SHA-384."""
 
-import secrets
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
 _FOREVER = datetime(2049, 12, 31, tzinfo=UTC)
@@ -77,7 +77,7 @@ def issue(
         .subject_name(subject)
         .issuer_name(issuer.certificate.subject if issuer else subject)
         .public_key(key.public_key())
-        .serial_number(secrets.randbits(152) | 1)
+        .serial_number(_serial(name, key))
         .not_valid_before(valid[0])
         .not_valid_after(valid[1])
     )
@@ -92,7 +92,23 @@ def issue(
     signing_key = issuer.key if issuer else key
     if isinstance(signing_key, rsa.RSAPrivateKey):
         return Signer(builder.sign(signing_key, SHA384(), rsa_padding=_pss()), key)
-    return Signer(builder.sign(signing_key, SHA384()), key)
+    signed = builder.sign(signing_key, SHA384(), ecdsa_deterministic=True)
+    return Signer(signed, key)
+
+
+def known_key(name: str) -> ec.EllipticCurvePrivateKey:
+    """Return the private key of a shipped simulated root, which everyone knows."""
+    seed = f"privacy-compute/simulated/{name}/1: public, not a secret"
+    number = int.from_bytes(hashlib.sha384(seed.encode()).digest(), "big")
+    return ec.derive_private_key(number, ec.SECP384R1())
+
+
+def _serial(name: str, key: PrivateKey) -> int:
+    """Return a serial number; the same certificate always has the same."""
+    form = PublicFormat.SubjectPublicKeyInfo
+    raw = key.public_key().public_bytes(Encoding.DER, form)
+    digest = hashlib.sha256(name.encode() + raw).digest()
+    return int.from_bytes(digest[:19], "big") | 1
 
 
 def issue_crl(

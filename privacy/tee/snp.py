@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from privacy.encoding import Json
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
 from privacy.tee import der
-from privacy.tee.chain import Rules, load_certificate, public_key, verify_chain
+from privacy.tee.chain import Rules, load_certificate, names, public_key, verify_chain
 from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.reader import Reader
@@ -257,10 +257,10 @@ def _choose(
     found = []
     for raw in certificates:
         leaf = load_certificate(raw, "certificate")
-        issuer = _issuer(leaf)
+        named = names(leaf)
         for product in trust_store.amd:
             ca = product.ask if report.signing_key == VCEK else product.asvk
-            if issuer == load_certificate(ca, _RULES.names[1]).subject:
+            if named and named[1] == load_certificate(ca, _RULES.names[1]).subject:
                 found.append((_signs(report, leaf), raw, product))
     if not found:
         kind = {VCEK: "VCEK", VLEK: "VLEK"}.get(report.signing_key, "key that exists")
@@ -271,13 +271,6 @@ def _choose(
         raise CannotVerifyError(msg, code="certificate-missing")
     _, raw, product = max(found, key=lambda f: f[0])
     return raw, product
-
-
-def _issuer(certificate: x509.Certificate) -> x509.Name | None:
-    try:
-        return certificate.issuer
-    except ValueError:  # nothing in it is checked yet
-        return None
 
 
 def _signs(report: SnpReport, leaf: x509.Certificate) -> bool:

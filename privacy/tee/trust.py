@@ -44,6 +44,15 @@ _PINS = {
         "c0575e76d0303b61d09cde8cbdb70db34a74f38318300d7c0e6ba8cf4bf45aea",
     ),
     "simulated_intel_root.pem": (SIMULATED_ROOT_SHA256,),
+    "simulated_aws_root.pem": (
+        "8b1dda590b952c075f38b489af928c9b85ff5865bbe455b5b678c1914e4e9170",
+    ),
+    "simulated_nvidia_root.pem": (
+        "6141529398c98ec9a8cc1601a63ff2d4f7ccbdf62d0ea2cda52b4016b1c12e4e",
+    ),
+    "simulated_nvidia_rim_root.pem": (
+        "5701ccaac8cf25d78e037d3884b4449203ebd4fb54dbbb684ea0ea6539afca7f",
+    ),
     "aws_nitro_root.pem": (
         "641a0321a3e244efe456463195d606317ed7cdcc3c1756e09893f3c68f79bb5b",
     ),
@@ -110,6 +119,7 @@ class HardwareTrustStore:
     nvidia: bytes = b""
     nvidia_rim: bytes = b""
     simulated: ClassVar[bool] = False
+    kind: ClassVar[str] = "hardware"
     qe_mrsigner: ClassVar[bytes] = INTEL_TD_QE_MRSIGNER
     sgx_qe_mrsigner: ClassVar[bytes] = INTEL_SGX_QE_MRSIGNER
 
@@ -125,6 +135,7 @@ class SimulatedTrustStore:
     nvidia: bytes = b""
     nvidia_rim: bytes = b""
     simulated: ClassVar[bool] = True
+    kind: ClassVar[str] = "simulated"
     qe_mrsigner: ClassVar[bytes] = SIMULATED_QE_MRSIGNER
     sgx_qe_mrsigner: ClassVar[bytes] = SIMULATED_SGX_QE_MRSIGNER
 
@@ -150,8 +161,50 @@ def hardware_trust_store() -> HardwareTrustStore:
 
 @functools.cache
 def simulated_trust_store() -> SimulatedTrustStore:
-    """Return the store with the simulated vendor's root, as shipped and pinned."""
-    return SimulatedTrustStore(_shipped("simulated_intel_root.pem")[0])
+    """Return the store with the simulated vendors' roots, as shipped and pinned.
+
+    The simulated AMD has fresh ones each time, and is in no shipped store.
+    """
+    return SimulatedTrustStore(
+        intel=_shipped("simulated_intel_root.pem")[0],
+        aws=_shipped("simulated_aws_root.pem")[0],
+        nvidia=_shipped("simulated_nvidia_root.pem")[0],
+        nvidia_rim=_shipped("simulated_nvidia_rim_root.pem")[0],
+    )
+
+
+def check_root(root: bytes, pinned: bytes) -> None:
+    """Check that a chain ends in the pinned root.
+
+    Raises:
+        VerificationError: It ends in another one; the code tells a simulated vendor's
+            from a real one's and from one that nobody knows.
+    """
+    if root == pinned:
+        return
+    found = sha256_hex(root)
+    if found in _digests(simulated=True):
+        msg = (
+            "the evidence is simulated: it proves nothing about where the model runs; "
+            "accept it on purpose with allow_simulated for tests and development"
+        )
+        raise VerificationError(msg, code="simulated-evidence")
+    if found in _digests(simulated=False):
+        msg = "the evidence is from hardware, but only simulated evidence is trusted"
+        raise VerificationError(msg, code="hardware-evidence")
+    msg = (
+        f"the evidence chains to root {found[:12]}, expected {sha256_hex(pinned)[:12]}"
+    )
+    raise VerificationError(msg, code="untrusted-root")
+
+
+def _digests(*, simulated: bool) -> set[str]:
+    return {
+        digest
+        for name, digests in _PINS.items()
+        for digest in digests
+        if name.startswith("simulated_") == simulated
+    }
 
 
 def _shipped(name: str) -> list[bytes]:

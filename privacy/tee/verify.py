@@ -19,18 +19,16 @@ from typing import Generic, Literal, TypeVar
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from privacy.encoding import sha256_hex
 from privacy.errors import FormatError, VerificationError
 from privacy.tee.chain import INTEL, public_key, verify_chain
 from privacy.tee.checks import Checklist
 from privacy.tee.parse import Quote, SgxReport
 from privacy.tee.signature import check_raw_signature
 from privacy.tee.trust import (
-    INTEL_ROOT_SHA256,
     SGX_QE_PRODUCT_ID,
-    SIMULATED_ROOT_SHA256,
     TD_QE_PRODUCT_ID,
     TrustStore,
+    check_root,
 )
 
 Collateral = Literal["not checked"]
@@ -79,8 +77,8 @@ def verify_quote(
     if now.tzinfo is None:
         raise FormatError("the time to verify at has no time zone: give UTC")
     checks = checks or Checklist()
-    with checks.step("root", f"a pinned {_kind(trust_store)} root"):
-        _check_root(quote.certificates[-1], trust_store)
+    with checks.step("root", f"a pinned {trust_store.kind} root"):
+        check_root(quote.certificates[-1], trust_store.intel)
     with checks.step("certificate-chain", f"root, PCK CA, PCK at {now.isoformat()}"):
         chain = verify_chain(
             quote.certificates, roots=[trust_store.intel], rules=INTEL, now=now
@@ -114,35 +112,11 @@ def verify_quote(
     )
 
 
-def _kind(trust_store: TrustStore) -> str:
-    return "simulated" if trust_store.simulated else "hardware"
-
-
 def _check_qe_binding(quote: Quote) -> None:
     binding = hashlib.sha256(quote.attestation_key + quote.qe_auth).digest()
     if quote.qe_report.report_data != binding + bytes(32):
         msg = "the quoting enclave does not vouch for the quote's attestation key"
         raise VerificationError(msg, code="qe-binding")
-
-
-def _check_root(root: bytes, trust_store: TrustStore) -> None:
-    if root == trust_store.intel:
-        return
-    found = sha256_hex(root)
-    if found == SIMULATED_ROOT_SHA256:
-        msg = (
-            "the evidence is simulated: it proves nothing about where the model runs; "
-            "accept it on purpose with allow_simulated for tests and development"
-        )
-        raise VerificationError(msg, code="simulated-evidence")
-    if found == INTEL_ROOT_SHA256:
-        msg = "the evidence is from hardware, but only simulated evidence is trusted"
-        raise VerificationError(msg, code="hardware-evidence")
-    msg = (
-        f"the evidence chains to root {found[:12]}, expected "
-        f"{sha256_hex(trust_store.intel)[:12]}"
-    )
-    raise VerificationError(msg, code="untrusted-root")
 
 
 def _check_qe_identity(quote: Quote, trust_store: TrustStore) -> None:

@@ -1,7 +1,9 @@
 """A gateway process that is killed while it works loses no job and ends none twice."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,30 @@ def test_jobs_survive_three_kills_and_end_exactly_once(
             again = api.order(order, mode=mode, headers=headers, wait=5)
             assert again.json() == job
         assert len(api.get("/v1/jobs").json()["jobs"]) == 12
+
+
+def test_jobs_killed_before_a_workflow_was_written_down_are_run_again(
+    process: ProcessGateway, tmp_path: Path
+):
+    with process.client() as api:
+        api.order({"do": "echo"}, wait=20)  # the workers are warm now
+        accepted = {}
+        for i in range(8):
+            log = tmp_path / f"log{i}"
+            order = {"do": "sleep", "seconds": 0.02, "log": str(log)}
+            accepted[api.order(order).json()["id"]] = log
+    process.kill()
+    with closing(sqlite3.connect(tmp_path / "data" / "workflows.sqlite")) as database:
+        query = "SELECT workflow_uuid FROM workflow_status"
+        written_down = {name for (name,) in database.execute(query)}
+    assert set(accepted) - written_down
+    process.start()
+    with process.client() as api:
+        for job_id, log in accepted.items():
+            job = api.finished(job_id)
+            assert job["status"] == "succeeded"
+            assert job["attempts"] >= len(_logged(log)) >= 1
+            _receipt(api, job_id)
 
 
 def test_workers_of_a_killed_gateway_end_with_it(

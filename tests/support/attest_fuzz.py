@@ -95,7 +95,11 @@ def make_target(form: str, now: datetime) -> Target:
         given = Collateral(certificates=vendor.chain)
         store = vendor.trust_store
         return Target(*raws, store, given, now, _nvidia, _join_nvidia, _without_end)
-    attester = SimulatedTdxAttester()
+    return make_dcap_target(form, SimulatedTdxAttester(), now)
+
+
+def make_dcap_target(form: str, attester: SimulatedTdxAttester, now: datetime):
+    """Return a target of one of the DCAP forms, by that platform."""
     raws = [
         make_quote(a, form, _DATA, _REGISTERS)
         for a in (attester, SimulatedTdxAttester())

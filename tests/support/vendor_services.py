@@ -5,16 +5,21 @@ with VendorServices(intel=attester, amd=processor, now=now) as services:
     VendorCollateral(store, services=services.addresses).collateral(quote)
 """
 
+import base64
+import json
 import threading
 import time
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import quote
 
+from cryptography.x509.ocsp import load_der_ocsp_request
+
 from privacy.tee.collateral import SignedJson
 from privacy.tee.parse import _to_pem
 from privacy.tee.services import SERVICES
 from privacy.tee.simulated_collateral import Defects, simulated_collateral
+from privacy.tee.simulated_nvidia import ocsp_response
 from privacy.tee.simulated_pki import make_root
 
 JSON, BINARY, PEM = "application/json", "application/octet-stream", "application/x-pem"
@@ -29,7 +34,7 @@ def answer_of(name: str, signed: SignedJson) -> bytes:
 class VendorServices:
     """Answers about one simulated platform of each vendor that is given."""
 
-    def __init__(self, *, now, intel=None, amd=None, defects=None):
+    def __init__(self, *, now, intel=None, amd=None, nvidia=None, defects=None):
         self.answers: dict[str, tuple[str, bytes, dict[str, str]]] = {}
         self.asked: list[str] = []
         self._misbehaviours: list[list] = []
@@ -37,6 +42,8 @@ class VendorServices:
             self._intel(intel, now, defects or Defects())
         if amd:
             self._amd(amd, now)
+        if nvidia:
+            self._nvidia(nvidia, now)
         handler = type("Handler", (_Handler,), {"services": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -92,6 +99,18 @@ class VendorServices:
             "/vcek/v1/": (BINARY, processor.leaf.der, {}),
         }
 
+    def _nvidia(self, device, now):
+        made = device.collateral(now)
+        names = ["NV_SWITCH_BIOS"] if device.is_switch else ["DRIVER_", "NV_GPU_VBIOS"]
+        for name, rim in zip(names, made.rims, strict=True):
+            body = {"id": name, "rim": base64.b64encode(rim).decode()}
+            self.answers[name] = (JSON, json.dumps(body).encode(), {})
+        of_signer = ocsp_response(device.rim_signer, device.rim_root, now)
+        self.ocsp = {
+            device.ca.certificate.serial_number: made.ocsp[0],
+            device.rim_signer.certificate.serial_number: of_signer,
+        }
+
 
 class _Handler(BaseHTTPRequestHandler):
     services: VendorServices
@@ -100,6 +119,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
+        size = int(self.headers.get("Content-Length", 0))
+        self.sent = self.rfile.read(size)
         self.services.asked.append(self.path)
         with suppress(BrokenPipeError, ConnectionResetError):
             self._answer(self.services.how(self.path))
@@ -108,6 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, how: str) -> None:  # noqa: C901, PLR0912
         found = self.services.find(self.path)
+        if self.sent:
+            serial = load_der_ocsp_request(self.sent).serial_number
+            found = ("application/ocsp-response", self.services.ocsp[serial], {})
         if found is None:
             return self._send(404, "text/plain", b"no such platform")
         media, body, headers = found

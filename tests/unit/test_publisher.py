@@ -3,6 +3,7 @@
 import json
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -149,6 +150,19 @@ def test_publishers_are_trusted_and_distrusted_by_file(tmp_path):
     assert load_trust(tmp_path) == NOBODY
     with pytest.raises(NotFoundError):
         distrust_publisher(tmp_path, KID)
+
+
+def test_publishers_trusted_at_once_are_all_trusted(tmp_path):
+    keys = [Ed25519PrivateKey.generate().public_key() for _ in range(8)]
+    meet = threading.Barrier(len(keys))
+
+    def trust(key):
+        meet.wait(10)
+        trust_publisher(tmp_path, key)
+
+    with ThreadPoolExecutor(len(keys)) as pool:
+        list(pool.map(trust, keys))
+    assert set(trusted_publishers(tmp_path / TRUST_FILE)) == {key_id(k) for k in keys}
 
 
 def test_a_named_trust_file_must_exist_and_hold_keys(tmp_path):

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from gateway import registry as registry_module
 from gateway.registry import ModelRegistry
 from privacy.bundle import SIGNATURE, Bundle, ModePart, write_manifest
-from privacy.errors import FormatError, NotFoundError
+from privacy.errors import FormatError, NotFoundError, UnavailableError
 from privacy.files import default_home
 from privacy.jws import key_id
 from privacy.publisher import (
@@ -94,17 +94,26 @@ def test_a_bundle_whose_signature_is_gone_is_skipped(tmp_path: Path):
     assert registry.all() == []
 
 
-def test_a_trust_file_that_breaks_changes_nothing_until_it_is_mended(tmp_path: Path):
+def test_while_a_trust_file_is_broken_only_accepted_jobs_find_their_model(
+    tmp_path: Path,
+):
     home, private_key = tmp_path / "home", Ed25519PrivateKey.generate()
     sign_bundle(write_bundle(tmp_path / "models").root, private_key)
     trust_publisher(home, private_key.public_key())
     registry = ModelRegistry(tmp_path / "models", lambda: load_trust(home), fresh_s=0)
+    whole = (home / TRUST_FILE).read_bytes()
     (home / TRUST_FILE).write_text("{")
-    with capture_logs() as logs:
-        assert len(registry.all()) == 1
-    assert [line["event"] for line in logs] == ["trust-unreadable"]
+    for ask in (registry.all, lambda: registry.get("demo"), registry.check_trust):
+        with capture_logs() as logs, pytest.raises(UnavailableError) as refusal:
+            ask()
+        assert refusal.value.code == "trust-unreadable"
+        assert str(home) not in refusal.value.message
+        assert {line["event"] for line in logs} <= {"trust-unreadable"}
+    assert registry.accepted("demo", "1").manifest.name == "demo"
     with pytest.raises(FormatError):
         ModelRegistry(tmp_path / "models", lambda: load_trust(home))
+    (home / TRUST_FILE).write_bytes(whole)
+    assert len(registry.all()) == 1
 
 
 def test_a_bundle_under_another_name_is_skipped(tmp_path: Path):

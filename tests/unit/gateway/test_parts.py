@@ -8,7 +8,7 @@ import pytest
 
 from gateway.store.arrival import Room
 from gateway.store.parts import Owner, Parts
-from privacy.encoding import sha256_hex
+from privacy.encoding import sha256_file, sha256_hex
 from privacy.errors import (
     ConflictError,
     FormatError,
@@ -73,6 +73,23 @@ def test_a_broken_upload_is_gone_on_with_where_it_stopped(parts: Parts):
     part = receive(parts, CONTENT[7000:], offset=7000)
     assert part.read_bytes() == CONTENT
     assert parts.offset(OWNER) == 0
+
+
+def test_however_often_an_upload_breaks_it_is_hashed_once(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+):
+    hashed = []
+
+    def note(path: Path) -> str:
+        hashed.append(path.stat().st_size)
+        return sha256_file(path)
+
+    monkeypatch.setattr("gateway.store.parts.sha256_file", note)
+    for at in range(0, 9000, 1000):
+        break_off(parts, CONTENT[at : at + 1000], offset=at)
+    assert hashed == []
+    receive(parts, CONTENT[9000:], offset=9000)
+    assert hashed == [len(CONTENT)]
 
 
 def test_a_broken_upload_survives_the_gateways_death(parts: Parts, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from gateway.app import create_app
+from gateway.jobs.runs import LASTING_S, Complete, Runs
+from gateway.jobs.workflow import start_workflow
 from gateway.node import _forget_finished, open_database
 from gateway.settings import Settings
 from gateway.store.blobs import Blobs
@@ -67,25 +70,38 @@ def test_rows_without_a_workflow_are_run_at_the_next_start(tmp_path: Path):
             assert api.get(f"/v1/jobs/{job_id}/receipt").is_success
 
 
-def test_a_row_whose_workflow_could_not_be_started_is_run_when_it_is_asked_again(
-    tmp_path: Path,
-):
-    write_bundle(tmp_path / "models")
-    headers = {"Idempotency-Key": "k"}
-
-    async def fail(job_id: str) -> None:
+class _Broken(Runs):
+    def begin(self, job_id: str, complete: Complete) -> None:
+        _ = complete
         raise OSError(job_id)
 
+
+def test_a_row_whose_run_never_began_is_run_when_it_is_asked_again(tmp_path: Path):
+    write_bundle(tmp_path / "models")
+    headers = {"Idempotency-Key": "k"}
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         holder = gateway.app.state.gateway
-        whole, holder.service = (
-            holder.service,
-            replace(holder.service, start_workflow=fail),
-        )
+        whole = holder.service
+        holder.service = replace(whole, runs=_Broken(start_workflow))
         assert api.order({"do": "echo"}, headers=headers).status_code == 500
         holder.service = whole
         job = api.order({"do": "echo"}, headers=headers, wait=20).json()
         assert (job["status"], job["attempts"]) == ("succeeded", 1)
+
+
+def test_a_job_whose_workflow_cannot_be_written_down_runs_all_the_same(tmp_path: Path):
+    write_bundle(tmp_path / "models")
+    tried = []
+
+    async def fail(job_id: str) -> None:
+        tried.append(job_id)
+        raise OSError(job_id)
+
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        holder = gateway.app.state.gateway
+        holder.service = replace(holder.service, runs=Runs(fail))
+        job = api.order({"do": "sleep", "seconds": 4 * LASTING_S}, wait=20).json()
+        assert (job["status"], tried) == ("succeeded", [job["id"]])
 
 
 def _workflows(folder: Path) -> list[str]:
@@ -94,10 +110,22 @@ def _workflows(folder: Path) -> list[str]:
         return [status for (status,) in rows]
 
 
+def test_a_job_that_ends_at_once_needs_no_workflow(tmp_path: Path):
+    write_bundle(tmp_path / "models")
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        api.order({"do": "echo"}, wait=20)  # starts the worker, which takes longer
+        wait_until(lambda: "PENDING" not in _workflows(tmp_path))
+        before = _workflows(tmp_path)
+        assert api.order({"do": "echo"}, wait=20).json()["status"] == "succeeded"
+        time.sleep(2 * LASTING_S)
+        assert _workflows(tmp_path) == before
+
+
 def test_a_job_whose_workflow_gave_up_is_failed_at_the_next_start(tmp_path: Path):
     write_bundle(tmp_path / "models")
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
-        done = api.order({"do": "echo"}, wait=20).json()["id"]
+        order = {"do": "sleep", "seconds": 4 * LASTING_S}
+        done = api.order(order, wait=20).json()["id"]
         wait_until(lambda: _workflows(tmp_path) == ["SUCCESS"])
     # Its workflow has ended, yet the row says it runs: as after a lost write.
     database = open_database(tmp_path / "data")

@@ -9,7 +9,7 @@ from privacy.errors import AppraisalError, CannotVerifyError, FormatError
 
 ROOT = Path(privacy.tee.__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "attestation-codes.md"
-ENTRIES = ("attest", "ear", "reference_values")
+ENTRIES = ("attest", "ear", "reference_values", "cache")
 ELSEWHERE = {"ok", "no-such-file"}
 INHERITED = {FormatError.default_code, "not-json"}  # the classes' own, and encoding's
 CODE = re.compile(r"[a-z]+(-[a-z]+)*")

@@ -1,5 +1,6 @@
 """Vendors' services, honest and not: what is believed, kept, and asked again."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,16 +19,18 @@ from privacy.errors import (
 from privacy.tee.attest import attest
 from privacy.tee.cache import CollateralCache
 from privacy.tee.checks import Checklist
-from privacy.tee.collateral import FileCollateral
+from privacy.tee.collateral import Collateral, FileCollateral
 from privacy.tee.fetch import Patience, VendorCollateral
 from privacy.tee.policy import Relaxations
 from privacy.tee.services import product_of, wanted
 from privacy.tee.simulated_amd import SimulatedAmd
 from privacy.tee.simulated_collateral import Defects
+from privacy.tee.simulated_nvidia import SimulatedNvidia
 from privacy.tee.snp import parse_snp_report
 from privacy.tee.trust import simulated_trust_store
 
-HASTY = Patience(answer_s=0.5, tries=2, wait_s=0.01, longest_wait_s=2)
+HASTY = Patience(answer_s=20, tries=2, wait_s=0.01, longest_wait_s=2)
+SLOW = "slow 0.05"
 DATA = bytes(64)
 
 
@@ -84,8 +87,8 @@ def test_what_intels_service_says_verifies_a_quote_without_relaxation(
 
 
 @pytest.mark.parametrize("product", ["Milan", "Turin"])
-def test_what_amds_service_says_verifies_a_report_without_relaxation(product, now):
-    amd = SimulatedAmd(product=product, version=5)
+def test_what_amds_service_says_verifies_a_report_without_relaxation(amd, product, now):
+    amd = SimulatedAmd(product=product, version=5, key=amd.ark.key)
     report = amd.report(DATA)
     with VendorServices(amd=amd, now=now) as services:
         found = ask(services, report, store=amd.trust_store)
@@ -101,10 +104,54 @@ def test_what_amds_service_says_verifies_a_report_without_relaxation(product, no
         assert path.endswith("?blSPL=10&teeSPL=00&snpSPL=23&ucodeSPL=84")
 
 
-def test_a_vlek_is_not_asked_for_but_its_crl_is():
-    amd = SimulatedAmd(vlek=True, product="Milan")
+def test_a_vlek_is_not_asked_for_but_its_crl_is(amd):
+    amd = SimulatedAmd(vlek=True, product="Milan", key=amd.ark.key)
     paths = [w.path for w in wanted(amd.report(DATA))]
     assert paths == ["/vlek/v1/Milan/cert_chain", "/vlek/v1/Milan/crl"]
+
+
+@pytest.mark.parametrize(
+    ("chip", "paths"),
+    [
+        (
+            "GH100",
+            [
+                "/v1/rim/NV_GPU_DRIVER_GH100_550.90.07",
+                "/v1/rim/NV_GPU_VBIOS_1010_0200_882_96009F0001",
+            ],
+        ),
+        (
+            "GB100",
+            [
+                "/v1/rim/NV_GPU_CC_DRIVER_GB100_550.90.07",
+                "/v1/rim/NV_GPU_VBIOS_1010_0200_882_96009F0001",
+            ],
+        ),
+        ("LS10", ["/v1/rim/NV_SWITCH_BIOS_5612_0002_890_9610550001"]),
+    ],
+)
+def test_what_nvidias_services_say_verifies_a_report_without_relaxation(
+    chip, paths, now, tmp_path
+):
+    device = SimulatedNvidia(chip=chip)
+    report, store = device.report(bytes(32)), device.trust_store
+    beside = Collateral(certificates=device.chain)
+    with VendorServices(nvidia=device, now=now) as services:
+        keep = CollateralCache(tmp_path, now)
+        options = {"store": store, "beside": beside.certificates, "keep": keep}
+        found = ask(services, report, **options)
+        assert services.asked == ["/", *paths, "/"]
+        assert ask(services, report, **options) == found
+    assert len(services.asked) == len(paths) + 2
+    assert accepted(report, store, found + beside, now).product == chip
+    offline = FileCollateral((tmp_path,)).collateral()
+    assert accepted(report, store, offline + beside, now).product == chip
+
+
+def test_a_device_whose_certificates_are_not_given_cannot_be_asked_about():
+    with pytest.raises(CannotVerifyError) as caught:
+        wanted(SimulatedNvidia().report(bytes(32)))
+    assert caught.value.code == "certificate-missing"
 
 
 def test_processor_families_are_told_by_the_report(amd):
@@ -118,8 +165,8 @@ def test_processor_families_are_told_by_the_report(amd):
         assert product_of(report) == product
 
 
-def test_a_report_that_does_not_name_its_family_needs_the_option():
-    old = SimulatedAmd(version=2).report(DATA)
+def test_a_report_that_does_not_name_its_family_needs_the_option(amd):
+    old = SimulatedAmd(version=2, key=amd.ark.key).report(DATA)
     with pytest.raises(CannotVerifyError) as caught:
         wanted(old)
     assert caught.value.code == "product-unknown"
@@ -145,7 +192,7 @@ def test_a_masked_chip_cannot_be_asked_for(amd):
         ("busy 3600", UnavailableError, "collateral-unavailable"),
         ("busy soon", UnavailableError, "collateral-unavailable"),
         ("truncated", UnavailableError, "collateral-unavailable"),
-        ("slow 0.05", UnavailableError, "collateral-unavailable"),
+        (SLOW, UnavailableError, "collateral-unavailable"),
         ("page", FormatError, "collateral-content-type"),
         ("garbage", FormatError, "unknown-collateral"),
         ("empty", FormatError, "unknown-collateral"),
@@ -158,8 +205,9 @@ def test_a_masked_chip_cannot_be_asked_for(amd):
 )
 def test_a_service_that_misbehaves_is_a_typed_error(services, quote, how, kind, code):
     services.misbehave("/tcb?", how)
+    patience = replace(HASTY, answer_s=0.3, tries=1) if how == SLOW else HASTY
     with pytest.raises(kind) as caught:
-        ask(services, quote)
+        ask(services, quote, patience=patience)
     assert (type(caught.value), caught.value.code) == (kind, code)
     said = caught.value.message
     assert any(name in said for name in ("127.0.0.1", "TDX 51AB0F000000"))
@@ -194,7 +242,7 @@ def test_an_answer_under_another_root_is_refused(services, quote, amd):
         ask(services, quote, store=amd.trust_store)
     assert caught.value.code == "untrusted-root"
     with pytest.raises(VerificationError) as caught:
-        ask(services, amd.report(DATA), store=SimulatedAmd().trust_store)
+        ask(services, amd.report(DATA), store=SimulatedAmd(key=amd.ark.key).trust_store)
     assert caught.value.code == "untrusted-root"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import zkml_search
+from benchmarks import zkml, zkml_search
 from privacy.child import run_in_child
 from privacy.errors import FormatError, LimitError
 from privacy.zkml import choose
@@ -202,6 +202,20 @@ def test_a_row_that_cannot_be_made_good_ends_the_check(
     made = judged(nothing, nothing, model, clear, clear, Grade(part=1.0, share=0.9))
     assert (made != clear).sum() == 1
     assert len(asked) == len(clear)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_tuned_circuits_beat_the_engines_defaults_with_the_same_answers() -> None:
+    for found in zkml.measure(quick=True)["models"].values():
+        tuned_side = found["tuned"]
+        assert tuned_side["rows"] == 100
+        assert tuned_side["label_agreement"] == 1.0
+        assert tuned_side["max_error"] <= 0.005
+        assert tuned_side["proofs"] <= 3
+        assert found["cpu_ratio"] >= 5
+        assert found["key_ratio"] >= 8
+        assert found["memory_ratio"] >= 4
 
 
 @pytest.mark.slow

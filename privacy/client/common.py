@@ -1,0 +1,213 @@
+"""What the synchronous and the asynchronous client share: no I/O happens here."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+
+from privacy.bundle import Bundle
+from privacy.client.answer import Answer
+from privacy.client.fhe_keys import rotate
+from privacy.client.home import Home
+from privacy.client.infer import Meter, infer
+from privacy.client.keystore import KeyInfo, KeyStore
+from privacy.client.model import fetch_files, fetch_model
+from privacy.client.passphrase import Given, Unlock
+from privacy.client.second_run import SecondRuns, infer_compared
+from privacy.client.sessions import Context
+from privacy.client.wire import Call, Flow, Work
+from privacy.encoding import Json, check_sha256
+from privacy.errors import AuthError, NotFoundError
+from privacy.files import default_home
+from privacy.modes import Mode, parse_mode
+
+DEFAULT_GATEWAY = "http://127.0.0.1:8400"
+_PLAIN_HTTP = "PRIVACY_ALLOW_PLAIN_HTTP"
+_UPLOADS = {"/v1/keys": "evaluation keys", "/v1/blobs": "input"}
+_DELETED = 204
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+Rows = Sequence[Sequence[float]]
+
+
+def silent(_: Json) -> None:
+    """Tell nobody."""
+    return
+
+
+class Common:
+    """What both clients share: configuration, and flows that need no mode."""
+
+    driver: Any
+
+    def __init__(  # noqa: PLR0913 - every one is a choice of the data owner's
+        self,
+        gateway: str | None,
+        api_key: str | None,
+        home: Path | None,
+        notify: Callable[[Json], None],
+        *,
+        allow_simulated: bool,
+        allow_insecure_srs: bool,
+        allow_out_of_range: bool,
+        allow_plain_http: bool,
+        allow_unsigned: bool,
+        passphrase: Given,
+        allow_plaintext_keys: bool,
+    ) -> None:
+        self.home = Home(home or default_home())
+        config = self.home.config()
+        self.gateway = self.home.address(
+            gateway
+            or os.environ.get("PRIVACY_GATEWAY")
+            or config.get("gateway")
+            or DEFAULT_GATEWAY
+        ).rstrip("/")
+        self.api_key = (
+            api_key
+            or os.environ.get("PRIVACY_API_KEY")
+            or self.home.api_key(self.gateway)
+        )
+        if self.api_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
+            _refuse_plain_http(self.gateway)
+        self._context = Context(
+            home=self.home,
+            gateway=self.gateway,
+            notify=notify,
+            allow_simulated=allow_simulated,
+            allow_insecure_srs=allow_insecure_srs,
+            allow_out_of_range=allow_out_of_range,
+            unlock=Unlock(
+                passphrase,
+                keyring_name=f"fhe-keys {self.home.root.resolve()}"
+                if config.get("keyring")
+                else "",
+                allow_plaintext=allow_plaintext_keys,
+            ),
+        )
+        self._allow_unsigned = allow_unsigned
+        self._models: dict[str, Bundle] = {}
+
+    def asked(
+        self, model: str, rows: Any, mode: str, meter: Meter, *, keep_input: bool
+    ) -> Flow[Answer]:
+        """Return a flow that asks once; see `Client.infer`."""
+        if not self.api_key:
+            msg = (
+                f"no API key for {self.gateway}: give one, set PRIVACY_API_KEY, or run "
+                "`privacy login`"
+            )
+            raise AuthError(msg)
+        chosen = parse_mode(mode)
+        bundle = yield from self._model(model)
+        plain = [[_plain(x) for x in row] for row in rows]
+        return (
+            yield from infer(
+                self._context, bundle, chosen, plain, meter, keep_input=keep_input
+            )
+        )
+
+    def _infer(
+        self,
+        model: str,
+        rows: Any,
+        mode: str,
+        meter: Meter,
+        again: tuple[int, float, float, Sequence["Common"]],
+    ) -> Flow[Answer]:
+        runs, share, tolerance, others = again
+        runs = runs or len(others)
+        if not runs:
+            return (yield from self.asked(model, rows, mode, meter, keep_input=False))
+        wanted = SecondRuns(
+            runs=runs, share=share, tolerance=tolerance, askers=others or (self,)
+        )
+        wanted.check(parse_mode(mode))
+        return (yield from infer_compared(self, model, rows, mode, meter, wanted))
+
+    def _model(self, reference: str) -> Flow[Bundle]:
+        if reference not in self._models:
+            self._models[reference] = yield from fetch_model(
+                self.home,
+                self.gateway,
+                reference,
+                allow_unsigned=self._allow_unsigned,
+            )
+        return self._models[reference]
+
+    def _fetch(self, reference: str) -> Flow[Bundle]:
+        bundle = yield from self._model(reference)
+        for mode in Mode:
+            yield from fetch_files(bundle, mode, self._context.notify)
+        return bundle
+
+    @property
+    def keys(self) -> KeyStore:
+        """Your FHE keys: list, load, export, import, remove."""
+        return self._context.store
+
+    def _rotate_keys(self, key_id: str) -> Flow[KeyInfo]:
+        made: KeyInfo = yield Work(lambda: rotate(self._context, key_id))
+        return made
+
+    def _uploads(self) -> Flow[Json]:
+        found: Json = {}
+        uploads: list[Json] = []
+        for path, kind in _UPLOADS.items():
+            reply = yield Call("GET", path)
+            found = reply.object("uploads")
+            uploads += [{"kind": kind, **u} for u in reply.objects("uploads")]
+        return {**found, "uploads": uploads}
+
+    @staticmethod
+    def _delete_upload(sha256: str) -> Flow[None]:
+        """Delete an upload, whether it is an input or evaluation keys."""
+        found = False
+        for path in _UPLOADS:
+            call = Call("DELETE", f"{path}/{check_sha256(sha256)}", accept=(204, 404))
+            found |= (yield call).status == _DELETED
+        if not found:
+            msg = f"the gateway has no upload {sha256[:12]}… of yours"
+            raise NotFoundError(msg, code="unknown-upload")
+
+    def _delete_uploaded_keys(self, key_id: str) -> Flow[None]:
+        info = self.keys.info(key_id)
+        if info.evaluation_sha256:
+            path = f"/v1/keys/{info.evaluation_sha256}"
+            yield Call("DELETE", path, accept=(204, 404))
+        self.keys.note(key_id, not_uploaded=self.gateway)
+
+    @staticmethod
+    def _delete_result(job_id: str) -> Flow[None]:
+        yield Call("DELETE", f"/v1/jobs/{quote(job_id, safe='')}/result")
+
+    @staticmethod
+    def _list(name: str, **params: str) -> Flow[list[Json]]:
+        reply = yield Call("GET", f"/v1/{name}", params=params)
+        return reply.objects(name)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _job(method: str, job_id: str) -> Flow[Json]:
+        reply = yield Call(method, f"/v1/jobs/{quote(job_id, safe='')}")
+        return reply.object("job")  # type: ignore[no-any-return]
+
+
+def _refuse_plain_http(gateway: str) -> None:
+    """Refuse to send an API key in the clear to another machine."""
+    try:
+        url = httpx.URL(gateway)
+    except httpx.InvalidURL:
+        return  # refused as an address, later
+    if url.scheme == "http" and url.host not in _LOOPBACK:
+        msg = (
+            f"{gateway} is not encrypted, and your API key would cross the network in "
+            f"the clear: use https, or set {_PLAIN_HTTP}=1 if the network encrypts"
+        )
+        raise AuthError(msg, code="plain-http")
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as a Python number, anything else as it is."""
+    return value.item() if hasattr(value, "item") else value
