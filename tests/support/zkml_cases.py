@@ -23,6 +23,7 @@ BASE_FIELD = 0x30644E72E131A029B85045B68181585D97816A916871CA8D3C208C16D87CFD47
 DEADLINE_S = 20.0
 MALFORMED, INVALID = "evidence-malformed", "proof-invalid"
 CHANGED, FAILED = "bundle-changed", "verify-failed"
+DEGENERATE = "srs-degenerate"
 ELSEWHERE, RANGE = "proof-not-about-input", "out-of-range"
 Claim = dict[str, Any]
 
@@ -444,6 +445,15 @@ def _of_publisher(
     )
 
 
+def _of_srs(what: str, codes: str, change: Callable[[bytes], bytes]) -> Case:
+    name = "verifier.srs"
+    return Case(
+        f"{name}, pinned: {what}",
+        codes,
+        lambda lab: lab.verify_pinned(name, change(lab.read(name))),
+    )
+
+
 _EITHER = f"{FAILED} verify-died {INVALID}"
 PINNED = [
     _of_publisher(
@@ -465,21 +475,14 @@ PINNED = [
     _of_publisher(
         "a million columns", "settings.json", _EITHER, _settings(num_inner_cols=10**6)
     ),
-    _of_publisher("base 0", "settings.json", _EITHER, _settings(decomp_base=0)),
-    _of_publisher(
-        "a million legs", "settings.json", _EITHER, _settings(decomp_legs=10**6)
-    ),
-    _of_publisher("empty", "verifier.srs", _EITHER, lambda _: b""),
-    _of_publisher("zeros", "verifier.srs", _EITHER, lambda _: bytes(388)),
-    _of_publisher(
-        "truncated", "verifier.srs", _EITHER, lambda lab: lab.read("verifier.srs")[:200]
-    ),
-    _of_publisher(
-        "another secret's",
-        "verifier.srs",
-        _EITHER,
-        lambda lab: lab.read("verifier.srs")[:260] + lab.read("verifier.srs")[132:260],
-    ),
+    _of_srs("empty", DEGENERATE, lambda _: b""),
+    _of_srs("zeros", DEGENERATE, lambda _: bytes(388)),
+    _of_srs("of secret 0", DEGENERATE, lambda raw: raw[:260] + bytes(128)),
+    _of_srs("of secret 1", DEGENERATE, lambda raw: raw[:260] + raw[132:260]),
+    _of_srs("with another generator", DEGENERATE, lambda raw: b"\1" + raw[1:]),
+    _of_srs("with a byte behind it", DEGENERATE, lambda raw: raw + b"\0"),
+    _of_srs("truncated", DEGENERATE, lambda raw: raw[:200]),
+    _of_srs("of a secret off the curve", _EITHER, lambda raw: raw[:260] + b"\1" * 128),
 ]
 
 
