@@ -81,6 +81,7 @@ class Node:
     def __init__(self, child: Child, bundle: Bundle, folder: Path) -> None:
         self._child, self._bundle, self._folder = child, bundle, folder
         self.progress: list[dict[str, Any]] = []
+        self.timeout_s = 60.0
 
     def run_blob(self, blob: bytes, *, bundle: Bundle | None = None) -> Job:
         used = bundle or self._bundle
@@ -97,7 +98,7 @@ class Node:
                 "rows": None,
                 **{n: str(p) for n, p in paths.items()},
             },
-            timeout_s=60,
+            timeout_s=self.timeout_s,
             progress=self.progress.append,
         )
         assert answer == {"evidence_kind": "proof"}
