@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     inputs_ttl_s: float = Field(
         default=86400.0, gt=0, description="Inputs, after their last use."
     )
+    contract_inputs_ttl_s: float = Field(
+        default=30 * 86400.0, gt=0, description="Inputs handed over for contracts."
+    )
     results_ttl_s: float = Field(
         default=7 * 86400.0, gt=0, description="Outputs and evidence of finished jobs."
     )

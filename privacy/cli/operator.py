@@ -259,7 +259,9 @@ def api_keys(
     ] = None,
     scope: Annotated[
         list[str] | None,
-        typer.Option(help="models:read, jobs:read, jobs:write, admin; repeatable."),
+        typer.Option(
+            help="models:read, jobs:read, jobs:write, inputs:read, admin; repeatable."
+        ),
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="Whose key it is.")] = None,
     expires_in_s: Annotated[int | None, typer.Option(min=1)] = None,

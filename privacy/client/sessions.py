@@ -295,12 +295,14 @@ class _Tee:
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
         from privacy.tee.client import TeeSession
+        from privacy.tee.collateral import kept_in
 
         manifest = self.bundle.manifest
         session = self._session = TeeSession(
             model_sha256=self.bundle.sha256,
             reference=param(self.bundle, Mode.TEE, "measurements", dict),
             columns=len(manifest.columns),
+            collateral=kept_in(self.context.home.collateral),
             allow_simulated=self.context.allow_simulated,
         )
         params = {

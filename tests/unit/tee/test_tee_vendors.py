@@ -167,6 +167,16 @@ def test_nitro_documents_of_others_or_another_time_are_refused(aws, now):
     assert refused(aws.document(members=members), aws, now) == "certificate-signature"
 
 
+def test_a_nitro_leaf_without_constraints_is_refused(aws, now):
+    aws.leaf = issue("bare", aws.ca, bare=True)
+    assert refused(aws.document(), aws, now) == "certificate-role"
+
+
+def test_a_document_beyond_its_size_is_refused(aws, now):
+    raw = aws.document(members={"user_data": bytes(1 << 15)})
+    assert refused(raw, aws, now) == "too-large"
+
+
 def test_a_nitro_leaf_may_not_issue_certificates(aws, now):
     aws.leaf, ca = issue("below a leaf", aws.leaf), aws.leaf
     bundle = [aws.root.der, aws.ca.der, ca.der]
@@ -197,6 +207,27 @@ def test_gpu_reports_that_lie_or_are_of_others_are_refused(gpu, now):
     assert refused(gpu.report(NONCE, longest), gpu, now, gpu.chain) == (
         "unsupported-report"
     )
+
+
+def test_gpu_reports_need_not_name_their_firmware(gpu, now, monkeypatch):
+    said = {kind: v for kind, v in gpu._opaque().items() if kind != 20}
+    monkeypatch.setattr(gpu, "_opaque", lambda: said)
+    assert check(gpu.report(NONCE, DIGESTS), gpu, now, gpu.chain)
+
+
+def test_gpu_reports_with_bytes_behind_their_measurements_are_refused(gpu):
+    raw = gpu.report(NONCE, DIGESTS)
+    size = int.from_bytes(raw[42:45], "little")
+    longer = (size + 1).to_bytes(3, "little") + raw[45 : 45 + size] + b"\0"
+    with pytest.raises(FormatError) as caught:
+        show(raw[:42] + longer + raw[45 + size :])
+    assert caught.value.code == "not-canonical"
+
+
+def test_an_snp_leaf_with_an_issuer_that_is_no_text_is_passed_over(amd, now):
+    odd = amd.leaf.der.replace(b"SEV-Simulated", b"\xffEV-Simulated")
+    assert odd != amd.leaf.der
+    assert refused(amd.report(DATA), amd, now, [odd]) == "certificate-missing"
 
 
 @pytest.fixture(params=["amd", "aws", "gpu"])
