@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := $(or $(PRIVACY_VENV),.venv)/bin
 SETUP := @$(PYTHON) scripts/setup.py
 
-.PHONY: help demo test test-slow check bench serve demo-chain contracts contracts-tools lock clean
+.PHONY: help demo test test-slow check bench serve demo-chain contracts contracts-tools coverage lock clean
+VERIFIER_TESTS := appraise cbor chain collateral composite der device_collateral ear event_log fetch gpu parse policy reference_values tcb vectors vendors verify xmldsig
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile
@@ -25,6 +26,12 @@ test-slow: ## the slow tests
 	$(SETUP) dev
 	@$(BIN)/python scripts/contracts_tools.py
 	$(BIN)/pytest -m slow $(ARGS)
+
+coverage: ## every branch of what parses, verifies and appraises evidence
+	$(SETUP) dev
+	$(BIN)/coverage run -m pytest -q -m "not slow" tests/conformance tests/unit/cli/test_cli_attest.py \
+	  $(addprefix tests/unit/tee/test_tee_,$(VERIFIER_TESTS:=.py))
+	$(BIN)/coverage report --fail-under=100
 
 check: ## format, lint, types, direction of imports
 	$(SETUP) dev

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks import (
     attestation,
+    contracts_gas,
     fhe_cold_start,
     fhe_execution,
     fhe_malformed,
@@ -27,6 +28,7 @@ from benchmarks import (
     zkml_gas,
     zkml_operators,
     zkml_search,
+    zkml_serving,
 )
 from privacy.cli.output import size
 from privacy.encoding import Json
@@ -50,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := set(args.name) - set(BENCHMARKS):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}: {listed}")
-    names = args.name or [name for name in BENCHMARKS if name not in PROOFS]  # minutes
+    names = args.name or [name for name in BENCHMARKS if name not in SLOW]
     OUT.mkdir(parents=True, exist_ok=True)
     results: Json = gateway_cost.machine()
     for name in names:
@@ -177,6 +179,10 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     ),
     "attestation": (lambda quick: attestation.measure(quick=quick), attestation.show),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
+    "contracts-gas": (
+        lambda quick: contracts_gas.measure(quick=quick),
+        contracts_gas.show,
+    ),
     "zkml": (lambda quick: zkml.measure(quick=quick), zkml.show),
     "zkml-families": (
         lambda quick: zkml_families.measure(quick=quick),
@@ -187,6 +193,10 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
         lambda quick: zkml_operators.measure(quick=quick),
         zkml_operators.show,
     ),
+    "zkml-serving": (
+        lambda quick: zkml_serving.measure(OUT, quick=quick),
+        zkml_serving.show,
+    ),
     "zkml-search": (lambda quick: zkml_search.measure(quick=quick), zkml_search.show),
 }
 PROOFS: dict[str, Any] = {
@@ -196,6 +206,8 @@ PROOFS: dict[str, Any] = {
     "zkml-operators": zkml_operators,
     "zkml-search": zkml_search,
 }
+SLOW = {*PROOFS, "contracts-gas"}
+"""Minutes each; run by name. The last needs `make contracts-tools`."""
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from gateway.api import (
     api_keys,
     attestations,
     blobs,
+    contract_inputs,
     health,
     jobs,
     models,
@@ -69,7 +70,16 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
     app.add_middleware(JsonBodyLimit)
     app.add_middleware(problems.DefectsAsProblems)
     app.add_middleware(RequestLog)
-    for module in (health, models, blobs, jobs, attestations, nodes, api_keys):
+    for module in (
+        health,
+        models,
+        blobs,
+        jobs,
+        contract_inputs,
+        attestations,
+        nodes,
+        api_keys,
+    ):
         app.include_router(module.router)
     return app
 

@@ -21,6 +21,7 @@ from gateway.settings import Settings
 from gateway.signing import load_signing_key
 from gateway.store.api_keys import ApiKeys
 from gateway.store.blobs import Blobs
+from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs
 from gateway.store.parts import Parts
@@ -39,6 +40,7 @@ class Gateway:
     api_keys: ApiKeys
     blobs: Blobs
     uploads: Uploads
+    contract_inputs: ContractInputs
     jobs: Jobs
     results: Results
     registry: ModelRegistry
@@ -71,6 +73,9 @@ class Gateway:
         parts = Parts(data_dir / "blobs" / "uploads")
         self.uploads = Uploads(
             self.database, self.blobs, parts, _allowance(self.settings)
+        )
+        self.contract_inputs = ContractInputs(
+            data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
         )
         self.jobs = Jobs(self.database)
         self.results = Results(
@@ -125,6 +130,7 @@ class Gateway:
         await _remove(self.uploads.remove_lost_files)
         while True:
             await _remove(self.uploads.sweep)
+            await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
 

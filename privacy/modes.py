@@ -63,7 +63,7 @@ _TABLE: dict[str, WhoSeesWhat] = {
         gateway_sees=f"sealed bytes, {_SEEN_BY_GATEWAY}",
         others_see="nothing",
         answer_is_proven="as far as the attestation is trusted",
-        checkable_on_chain="no",
+        checkable_on_chain="no; an enclave's answers to contracts are, and are public",
     ),
     "tee (simulated)": WhoSeesWhat(
         operator_sees_input="not by design, but root on the node could read it",
@@ -72,7 +72,7 @@ _TABLE: dict[str, WhoSeesWhat] = {
         gateway_sees=f"sealed bytes, {_SEEN_BY_GATEWAY}",
         others_see="nothing",
         answer_is_proven="no: anyone can make simulated evidence",
-        checkable_on_chain="no",
+        checkable_on_chain="no; contracts that allow it take its public answers",
     ),
 }
 

@@ -5,7 +5,8 @@ elements that describe the input, then the outputs in fixed point. How, follows 
 the manifest alone:
 
     hashed   the model's circuit hashes its input: the Poseidon hash of the quantised
-             row is the commitment, and the one instance about the input
+             row is the commitment, and the one instance about the input; a salted
+             circuit hashes 128 bits of the salt as well
     shown    the circuit shows its input: the quantised row itself, one instance a
              feature; the commitment is the Keccak-256 of these
     salted   there is no circuit that fits: the SHA-256 of the row and a salt
@@ -24,6 +25,7 @@ from privacy.fixed_point import MODULUS, quantize, signed
 from privacy.keccak import keccak
 from privacy.modes import Mode
 from privacy.poseidon import poseidon
+from privacy.salt import elements
 
 HASHED, SHOWN, SALTED = "hashed", "shown", "salted"
 SALTED_OUTPUT_BITS = 16
@@ -54,6 +56,7 @@ class Terms:
         output_bits: Fixed-point bits of the outputs.
         offset: Per feature: circuits take (x - offset) / scale; empty if salted.
         scale: Per feature; empty if salted.
+        is_salted: The circuit hashes salt as well; see `privacy.salt`.
         tolerance: How far a proven output may be from the model's own.
     """
 
@@ -64,6 +67,7 @@ class Terms:
     output_bits: int
     offset: tuple[float, ...]
     scale: tuple[float, ...]
+    is_salted: bool
     tolerance: float
 
     @property
@@ -81,7 +85,7 @@ class Terms:
 
         Args:
             row: Standardised features.
-            salt: 32 random bytes; of use only where there is no circuit.
+            salt: 32 random bytes; unused by circuits that are not salted.
 
         Raises:
             FormatError: The row has another width, or a value that does not fit.
@@ -96,7 +100,8 @@ class Terms:
         (quantized,) = quantize([scaled], scale_bits=self.input_bits)
         if self.kind == SHOWN:
             return [v % MODULUS for v in quantized]
-        return [poseidon(quantized)]
+        more = elements(salt, 0) if self.is_salted else []
+        return [poseidon([*quantized, *more])]
 
     def commitment(self, described: Sequence[int]) -> bytes:
         """Return the 32 bytes that requests name an input by."""
@@ -151,9 +156,21 @@ def terms_of(manifest: Manifest) -> Terms:
     params: Json = dict(part.params) if part and part.available else {}
     visibility = params.get("visibility") or {}
     kind = _KINDS.get(str(visibility.get("input")), SALTED)
+    if kind == SHOWN and visibility.get("salted"):
+        kind = SALTED  # no request publishes a salt
     if part is None or kind == SALTED or visibility.get("params") != "fixed":
         bits = SALTED_OUTPUT_BITS
-        return Terms(SALTED, columns, manifest.outputs, 0, bits, (), (), 0.0)
+        return Terms(
+            kind=SALTED,
+            columns=columns,
+            outputs=manifest.outputs,
+            input_bits=0,
+            output_bits=bits,
+            offset=(),
+            scale=(),
+            is_salted=False,
+            tolerance=0.0,
+        )
     try:
         error = float(part.accuracy["max_error"])
         output_bits = int(params["output_scale_bits"])
@@ -165,6 +182,7 @@ def terms_of(manifest: Manifest) -> Terms:
             output_bits=output_bits,
             offset=tuple(float(x) for x in params["input_offset"]),
             scale=tuple(float(x) for x in params["input_scale"]),
+            is_salted=visibility.get("salted") is True,
             tolerance=_TOLERANCE_FACTOR * error + 2.0 ** (3 - output_bits),
         )
     except (KeyError, TypeError, ValueError) as exc:

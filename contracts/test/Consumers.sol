@@ -141,3 +141,20 @@ contract PublicSource is Recorder {
         return (commitment, input);
     }
 }
+
+/// @dev Names the same input in every round, and is not called back.
+contract FixedSource {
+    bytes32 private immutable _commitment;
+
+    constructor(bytes32 commitment) {
+        _commitment = commitment;
+    }
+
+    function nextInput(uint256, uint256)
+        external
+        view
+        returns (bytes32 commitment, uint256[] memory input)
+    {
+        return (_commitment, input);
+    }
+}

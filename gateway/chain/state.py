@@ -1,7 +1,8 @@
 """What a watcher remembers of requests; all of it could be learnt anew."""
 
+import json
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _SCHEMA = """
@@ -12,7 +13,7 @@ CREATE TABLE IF NOT EXISTS requests (
     attempts INTEGER NOT NULL DEFAULT 0,
     retry_at REAL NOT NULL DEFAULT 0,
     note TEXT NOT NULL DEFAULT '',
-    job TEXT NOT NULL DEFAULT '',
+    jobs TEXT NOT NULL DEFAULT '{}',
     PRIMARY KEY (chain, id)
 )
 """
@@ -27,7 +28,7 @@ class Known:
         attempts: How often answering it failed.
         retry_at: Unix time before which it is left alone.
         note: Why it is not answered yet.
-        job: The job at the gateway.
+        jobs: The jobs at the gateway, by mode.
     """
 
     id: int
@@ -35,7 +36,7 @@ class Known:
     attempts: int = 0
     retry_at: float = 0.0
     note: str = ""
-    job: str = ""
+    jobs: dict[str, str] = field(default_factory=dict)
 
 
 class State:
@@ -66,17 +67,20 @@ class State:
     def get(self, request_id: int) -> Known:
         """Return what is known of a request, even if that is nothing."""
         row = self._db.execute(
-            "SELECT id, is_final, attempts, retry_at, note, job FROM requests "
+            "SELECT id, is_final, attempts, retry_at, note, jobs FROM requests "
             "WHERE chain = ? AND id = ?",
             (self._chain, request_id),
         ).fetchone()
-        return Known(row[0], bool(row[1]), *row[2:]) if row else Known(request_id)
+        if row is None:
+            return Known(request_id)
+        number, is_final, attempts, retry_at, note, jobs = row
+        return Known(number, bool(is_final), attempts, retry_at, note, json.loads(jobs))
 
     def put(self, known: Known) -> None:
         """Keep what is known of a request."""
         self._db.execute(
             "INSERT OR REPLACE INTO requests "
-            "(chain, id, is_final, attempts, retry_at, note, job) "
+            "(chain, id, is_final, attempts, retry_at, note, jobs) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             (
                 self._chain,
@@ -85,7 +89,7 @@ class State:
                 known.attempts,
                 known.retry_at,
                 known.note,
-                known.job,
+                json.dumps(known.jobs),
             ),
         )
 

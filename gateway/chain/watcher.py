@@ -6,11 +6,11 @@ a restart, and after a reorganisation a request that is open again is answered a
 Nothing is paid twice, since the contract ends a request once. For each open request:
 
 1. It is left alone if it has ended since, or is not ours to answer; the note says why.
-2. Its input is looked up by its commitment, and a job is asked for. The job's name
-   (the idempotency key) holds chain, coordinator, request, model and input, so that no
+2. Its answer is made by jobs; see `gateway.chain.answers`. A job's name (the
+   idempotency key) holds chain, coordinator, request, model and input, so that no
    restart and no second watcher with the same gateway proves anything twice.
-3. The proof must be about the request's input. The answer is delivered, if the fee
-   pays for the gas; the chain verifies it once more before anything is sent.
+3. The answer is delivered, if the fee pays for the gas; the chain verifies it before
+   anything is sent.
 """
 
 import json
@@ -19,24 +19,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gateway.chain.answers import Answers, Bundles
 from gateway.chain.jobs import Jobs
 from gateway.chain.state import Known, State
+from gateway.chain.subscriptions import Subscriptions
 from privacy.bundle import Bundle
 from privacy.chain.abi import Reverted
 from privacy.chain.config import ChainConfig, ServedModel
 from privacy.chain.contracts import ZERO, check_chain, contract
-from privacy.chain.models import answer_of, input_path
 from privacy.chain.rpc import Rpc
 from privacy.chain.sender import Sender
 from privacy.encoding import Json
 from privacy.errors import BackendError, NotFoundError, PrivacyError, UnavailableError
 from privacy.files import write_atomic
-from privacy.modes import Mode
-from privacy.zkml.blobs import Proof, parse_evidence
-from privacy.zkml.params import parse_params
 
 Notify = Callable[[Json], None]
-Bundles = Callable[[ServedModel], Bundle]
 
 _LEAST_TIME_S = 30  # before the deadline, for proving and mining
 _LATER_S = 30.0
@@ -51,11 +48,13 @@ class Terms:
         folder: Holds `inputs/` and `receipts/`.
         least_fee: In wei.
         allow_loss: Deliver also where the gas costs more than the fee.
+        trigger: Trigger the rounds of subscriptions that are due.
     """
 
     folder: Path
     least_fee: int = 0
     allow_loss: bool = False
+    trigger: bool = False
 
 
 class Watcher:
@@ -75,10 +74,25 @@ class Watcher:
     ) -> None:
         """Prepare; nothing is asked yet."""
         self._config, self._rpc, self._sender = config, rpc, sender
-        self._jobs, self._bundles, self._terms = jobs, bundles, terms
+        self._jobs, self._terms = jobs, terms
         self._notify, self._clock = notify, clock
         self._coordinator = contract(rpc, config, "coordinator")
+        self._answers = Answers(
+            config,
+            self._coordinator,
+            jobs=jobs,
+            bundles=bundles,
+            folder=terms.folder,
+        )
         self._chain = f"{config.chain_id}:{self._coordinator.address.lower()}"
+        self._subscriptions = Subscriptions(
+            config,
+            rpc=rpc,
+            sender=sender,
+            least_fee=terms.least_fee,
+            allow_loss=terms.allow_loss,
+            clock=clock,
+        )
         self.state = State(terms.folder / "watcher.sqlite", self._chain)
 
     def round(self) -> int:
@@ -99,11 +113,17 @@ class Watcher:
                 raise
             return 0  # the coordinator is younger than that block
         count = 0
+        for subscription in self._due():
+            event = {"stage": "triggered", "subscription": subscription}
+            self._notify({**event, "chain": self._config.chain_id})
         for request_id in range(self.state.first_open(), end):
             known = self.state.get(request_id)
             if not known.is_final:
                 count += self._attend(known, block)
         return count
+
+    def _due(self) -> list[int]:
+        return self._subscriptions.trigger_due() if self._terms.trigger else []
 
     def _attend(self, known: Known, block: int) -> int:
         """Return 1 if the request is open, after doing what can be done now."""
@@ -111,16 +131,19 @@ class Watcher:
         if request is None:
             known.is_final, known.note = True, ""
             self.state.put(known)
+            self._answers.forget(known.id)
             return 0
         if known.retry_at > self._clock():
             return 1
         try:
-            note = self._answer(known, request)
+            note = self._answer(known, request, block)
             known.note, known.retry_at = note, 0.0
             if note:
                 known.retry_at = self._clock() + _LATER_S
         except UnavailableError:
             raise
+        except NotFoundError as exc:
+            known.note, known.retry_at = exc.message, self._clock() + _LATER_S
         except PrivacyError as exc:
             known.attempts += 1
             known.note = f"{exc.code}: {exc.message}"[:500]
@@ -130,7 +153,7 @@ class Watcher:
         self.state.put(known)
         return 1
 
-    def _answer(self, known: Known, request: Json) -> str:
+    def _answer(self, known: Known, request: Json, block: int) -> str:
         """Return why the request is not answered, or "" if it is or soon will be."""
         now = self._request(known.id)
         if now is None or now["inputCommitment"] != request["inputCommitment"]:
@@ -138,26 +161,9 @@ class Watcher:
         refusal = self._refusal(now)
         if refusal:
             return refusal
-        model_id, commitment = now["modelId"], now["inputCommitment"]
-        served = self._config.models[model_id.hex()]
-        blob = self._input(commitment)
-        if blob is None:
-            return "the input of this commitment was not handed over"
-        options = {
-            "chain_id": self._config.chain_id,
-            "coordinator": self._coordinator.address,
-            "request_id": str(known.id),
-            "model_id": model_id.hex(),
-            "input_commitment": commitment.hex(),
-        }
-        key = (
-            f"{self._chain}:{known.id}:{model_id.hex()[:16]}:"
-            f"{commitment.hex()[:32]}:{known.attempts}"
-        )
-        known.job, evidence = self._jobs.ask(served, blob, key=key, options=options)
-        if evidence is not None:
-            proof = self._proof(served, evidence, commitment)
-            self._deliver(known, now, answer_of(proof, served))
+        answer = self._answers.make(known, now, block=block)
+        if answer is not None:
+            self._deliver(known, now, answer)
         return ""
 
     def _refusal(self, request: Json) -> str:
@@ -168,29 +174,9 @@ class Watcher:
             return "another provider is named"
         if request["modelId"].hex() not in self._config.models:
             return "the model is not served here"
-        if request["evidence"] != 0:
-            return "only proofs are delivered so far, no attestations"
-        if request["publicInput"]:
-            return "only models with a hashed input are served so far"
         if request["fee"] < self._terms.least_fee:
             return f"the fee is {request['fee']} wei, at least {self._terms.least_fee}"
         return "too little time is left" if left_s < _LEAST_TIME_S else ""
-
-    def _input(self, commitment: bytes) -> bytes | None:
-        path = input_path(self._terms.folder, commitment)
-        return path.read_bytes() if path.is_file() else None
-
-    def _proof(self, served: ServedModel, evidence: bytes, commitment: bytes) -> Proof:
-        params = parse_params(self._bundles(served).manifest.mode(Mode.ZKML).params)
-        proofs = parse_evidence(
-            evidence,
-            instances=len(params.instances),
-            proof_bytes=params.proof_bytes,
-        ).proofs
-        if len(proofs) != 1 or proofs[0].instances[0].to_bytes(32, "big") != commitment:
-            msg = "the input that was handed over is not the one of the commitment"
-            raise BackendError(msg, code="wrong-input")
-        return proofs[0]
 
     def _deliver(self, known: Known, request: Json, answer: tuple[object, ...]) -> None:
         data = self._coordinator.abi.call("deliver", known.id, answer)
@@ -209,19 +195,21 @@ class Watcher:
         self._tell("delivered", known, transaction=receipt["transactionHash"])
 
     def _keep_receipt(self, known: Known, receipt: Json) -> None:
-        """Keep the job's signed receipt, which names chain and request, and the gas."""
+        """Keep the jobs' signed receipts, which name chain and request, and the gas."""
         folder = self._terms.folder / "receipts"
         stem = f"{self._config.chain_id}-{known.id}"
         delivery = {
             "chain": self._chain,
             "request_id": known.id,
-            "job": known.job,
+            "jobs": known.jobs,
             "transaction": receipt["transactionHash"],
             "block": int(receipt["blockNumber"], 16),
             "gas_used": int(receipt["gasUsed"], 16),
         }
         write_atomic(folder / f"{stem}.delivery.json", json.dumps(delivery).encode())
-        write_atomic(folder / f"{stem}.receipt.json", self._jobs.receipt(known.job))
+        for mode, job in known.jobs.items():
+            receipt_path = folder / f"{stem}.{mode}.receipt.json"
+            write_atomic(receipt_path, self._jobs.receipt(job))
 
     def _request(self, request_id: int, *, block: int | None = None) -> Json | None:
         """Return an open request, None if it has ended or does not exist there."""

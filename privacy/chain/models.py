@@ -7,16 +7,24 @@ from typing import Any
 from privacy.bundle import Bundle
 from privacy.chain.abi import Event, Reverted
 from privacy.chain.config import ChainConfig, ServedModel
-from privacy.chain.contracts import ZERO, contract, deploy_code
+from privacy.chain.contracts import ZERO, OnChain, contract, deploy_code
+from privacy.chain.inputs import Input
 from privacy.chain.rpc import Rpc, log_parts
 from privacy.chain.sender import Sender
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import FormatError, NotFoundError, VerificationError
 from privacy.modes import Mode
+from privacy.onchain import SALTED, terms_of
 from privacy.zkml.blobs import Proof
 from privacy.zkml.evm import parse_vka, read_facts, register_calldata
 from privacy.zkml.field import signed
 from privacy.zkml.params import parse_params
+
+PROOF, ATTESTATION, BOTH = 0, 1, 2
+EVIDENCE = {"proof": PROOF, "attestation": ATTESTATION, "both": BOTH}
+"""What a request can want an answer to come with; `Evidence` in Types.sol."""
+
+_LOG_BLOCKS = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +36,32 @@ class OrderOptions:
         callback_gas: How much gas it is given.
         valid_s: Seconds until the fee goes back.
         provider: Who alone may answer; anyone if empty.
+        evidence: `PROOF`, `ATTESTATION` or `BOTH`.
         allow_insecure_srs: Accept a model whose publisher could forge proofs.
+        allow_simulated: Accept an attestation of a simulated enclave.
     """
 
     callback: str = ""
     callback_gas: int = 0
     valid_s: int = 3600
     provider: str = ""
+    evidence: int = PROOF
     allow_insecure_srs: bool = False
+    allow_simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Circuit:
+    """What the registry holds of a model's circuit; nothing if there is none."""
+
+    verifier: str = ZERO
+    code_hash: bytes = bytes(32)
+    proof_bytes: int = 0
+    insecure_srs: bool = False
+    vka: bytes = b""
+    vka_digest: bytes = bytes(32)
+    srs: bytes = bytes(32)
+    settings: bytes = bytes(32)
 
 
 def register_model(
@@ -43,7 +69,7 @@ def register_model(
     rpc: Rpc,
     config: ChainConfig,
     bundle: Bundle,
-    folder: Path,
+    folder: Path | None,
     *,
     verifier: str = "",
 ) -> tuple[bytes, ChainConfig]:
@@ -54,16 +80,61 @@ def register_model(
         rpc: The chain's node.
         config: The chain.
         bundle: The model.
-        folder: What `privacy zk solidity` wrote for it.
+        folder: What `privacy zk solidity` wrote for it; None for a model that only
+            enclaves answer.
         verifier: Address of a reusable verifier that is there already.
 
     Returns:
         The model's id, and the configuration with the model in it.
 
     Raises:
-        FormatError: The verifier is of another model.
+        FormatError: The verifier is of another model, or the circuit does not fit.
         Reverted: The registry refused.
     """
+    terms = terms_of(bundle.manifest)
+    circuit = _Circuit()
+    if folder is not None:
+        if terms.kind == SALTED:
+            msg = (
+                "the model has no circuit for contracts: it takes one with the weights "
+                "bound and the input committed or shown; leave --verifier out to have "
+                "enclaves alone answer"
+            )
+            raise FormatError(msg, code="no-circuit")
+        circuit = _deploy_circuit(sender, bundle, folder, verifier)
+    model = (
+        circuit.verifier,
+        circuit.proof_bytes,
+        terms.inputs,
+        terms.outputs,
+        terms.output_bits,
+        terms.input_kind,
+        circuit.insecure_srs,
+        False,  # set by the registry, as is the publisher
+        circuit.code_hash,
+        circuit.vka_digest,
+        bytes.fromhex(bundle.sha256),
+        circuit.srs,
+        circuit.settings,
+        ZERO,
+    )
+    registry = contract(rpc, config, "registry")
+    name = bundle.manifest.name.encode().ljust(32, b"\0")[:32]
+    registry.send(sender, "register", name, model)
+    model_id: bytes = registry.view("modelIdOf", sender.address, model[10])
+    served = ServedModel(
+        model=bundle.manifest.name,
+        version=bundle.manifest.version,
+        model_sha256=bundle.sha256,
+        verifier=circuit.verifier,
+        vka=circuit.vka.hex(),
+    )
+    return model_id, config.with_model(model_id, served)
+
+
+def _deploy_circuit(
+    sender: Sender, bundle: Bundle, folder: Path, verifier: str
+) -> _Circuit:
     params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
     facts = read_facts(folder)
     if facts.model_sha256 != bundle.sha256:
@@ -80,34 +151,16 @@ def register_model(
         words = parse_vka((folder / "vka.bin").read_bytes())
         vka, digest = b"".join(words), bytes.fromhex(facts.vka_digest)
         sender.send(verifier, register_calldata(words))
-    model = (
-        verifier,
-        params.proof_bytes,
-        len(params.instances) - params.outputs,
-        params.outputs,
-        params.output_scale_bits,
-        0,  # InputKind.Hash
-        params.insecure_srs,
-        False,  # set by the registry, as is the publisher
-        bytes.fromhex(chosen.code_hash),
-        digest,
-        bytes.fromhex(bundle.sha256),
-        bytes.fromhex(params.srs.sha256),
-        bytes.fromhex(bundle.manifest.files["zkml/settings.json"].sha256),
-        ZERO,
-    )
-    registry = contract(rpc, config, "registry")
-    name = bundle.manifest.name.encode().ljust(32, b"\0")[:32]
-    registry.send(sender, "register", name, model)
-    model_id: bytes = registry.view("modelIdOf", sender.address, model[10])
-    served = ServedModel(
-        model=bundle.manifest.name,
-        version=bundle.manifest.version,
-        model_sha256=bundle.sha256,
+    return _Circuit(
         verifier=verifier,
-        vka=vka.hex(),
+        code_hash=bytes.fromhex(chosen.code_hash),
+        proof_bytes=params.proof_bytes,
+        insecure_srs=params.insecure_srs,
+        vka=vka,
+        vka_digest=digest,
+        srs=bytes.fromhex(params.srs.sha256),
+        settings=bytes.fromhex(bundle.manifest.files["zkml/settings.json"].sha256),
     )
-    return model_id, config.with_model(model_id, served)
 
 
 def request_inference(
@@ -115,31 +168,66 @@ def request_inference(
     rpc: Rpc,
     config: ChainConfig,
     model_id: bytes,
-    commitment: int,
+    given: Input,
     *,
     fee: int,
     options: OrderOptions,
 ) -> int:
-    """Ask a model on chain, from this account, and return the request's id."""
+    """Ask a model on chain, from this account, and return the request's id.
+
+    Args:
+        sender: Who pays.
+        rpc: The chain's node.
+        config: The chain.
+        model_id: As `register_model` returned it.
+        given: The input; handed over in another way, unless it is public.
+        fee: In wei.
+        options: See `OrderOptions`.
+
+    Raises:
+        Reverted: The coordinator refused.
+    """
     deadline = rpc.latest()["timestamp"] + options.valid_s
+    published = list(given.described) if given.is_public else []
     order = (
         model_id,
-        commitment.to_bytes(32, "big"),
+        bytes(32) if given.is_public else given.commitment,
         options.callback or ZERO,
         options.callback_gas,
         deadline,
         ZERO,
         options.provider or ZERO,
-        0,  # Evidence.Proof
+        options.evidence,
         options.allow_insecure_srs,
-        False,
+        options.allow_simulated,
     )
     coordinator = contract(rpc, config, "coordinator")
-    receipt = coordinator.send(sender, "request", order, [], value=fee)
+    receipt = coordinator.send(sender, "request", order, published, value=fee)
     for event in events(coordinator.abi, receipt.get("logs", []), coordinator.address):
         if event.name == "Requested":
             return int(event.values["requestId"])
     raise NotFoundError("the transaction logged no request: is the coordinator ours?")
+
+
+def public_input_of(coordinator: OnChain, request_id: int, *, newest: int) -> list[int]:
+    """Return the input that a request published, from the chain's logs.
+
+    They are searched backwards from the block `newest`, in ranges that nodes allow.
+
+    Raises:
+        NotFoundError: No log of that request is there.
+    """
+    topics = [coordinator.abi.topic("Requested"), request_id.to_bytes(32, "big")]
+    last = newest
+    while last >= 0:
+        first = max(0, last - _LOG_BLOCKS + 1)
+        logs = coordinator.rpc.logs(
+            coordinator.address, [*topics], first=first, last=last
+        )
+        for event in events(coordinator.abi, logs, coordinator.address):
+            return [int(v) for v in event.values["input"]]
+        last = first - 1
+    raise NotFoundError(f"the chain's node has no log of request {request_id}")
 
 
 def events(abi: Any, logs: list[Json], address: str) -> list[Event]:
@@ -149,11 +237,19 @@ def events(abi: Any, logs: list[Json], address: str) -> list[Event]:
     return [event for event in found if event is not None]
 
 
-def answer_of(proof: Proof, served: ServedModel) -> tuple[object, ...]:
-    """Return an answer as `InferenceCoordinator.deliver` takes it."""
-    raw = bytes.fromhex(served.vka)
+def answer_of(
+    proof: Proof, served: ServedModel, *, signature: bytes = b""
+) -> tuple[object, ...]:
+    """Return an answer as `InferenceCoordinator.deliver` takes it.
+
+    Args:
+        proof: The proof and its instances; an empty one if an enclave alone answers.
+        served: The model.
+        signature: An enclave's, 65 bytes.
+    """
+    raw = bytes.fromhex(served.vka) if proof.proof else b""
     words = [raw[i : i + 32] for i in range(0, len(raw), 32)]
-    return (proof.proof, list(proof.instances), words, b"")
+    return (proof.proof, list(proof.instances), words, signature)
 
 
 def verify_on_chain(
@@ -174,9 +270,16 @@ def verify_on_chain(
     return [signed(v) for v in proof.instances[int(model["inputs"]) :]]
 
 
-def input_path(folder: Path, commitment: bytes) -> Path:
-    """Return where a watcher looks for the input of a commitment."""
-    return folder / "inputs" / f"{commitment.hex()}.json"
+def input_path(folder: Path, commitment: bytes, *, sealed: bool = False) -> Path:
+    """Return where a watcher looks for the input of a commitment.
+
+    Args:
+        folder: The watcher's.
+        commitment: 32 bytes.
+        sealed: For an enclave; otherwise in the clear, for proving.
+    """
+    kind = "sealed" if sealed else "json"
+    return folder / "inputs" / f"{commitment.hex()}.{kind}"
 
 
 def served_model(config: ChainConfig, model_id: bytes) -> ServedModel:

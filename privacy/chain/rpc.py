@@ -94,12 +94,20 @@ class Rpc:
         found = self.ask("eth_getTransactionReceipt", transaction)
         return found if isinstance(found, dict) else None
 
-    def logs(self, address: str, topics: list[bytes | None]) -> list[Json]:
-        """Return all logs of a contract with these topics."""
+    def logs(
+        self,
+        address: str,
+        topics: list[bytes | None],
+        *,
+        first: int = 0,
+        last: int | None = None,
+    ) -> list[Json]:
+        """Return all logs of a contract with these topics, in a range of blocks."""
         wanted = [None if t is None else _hex(t) for t in topics]
-        found = self.ask(
-            "eth_getLogs", {"address": address, "topics": wanted, "fromBlock": "0x0"}
-        )
+        asked = {"address": address, "topics": wanted, "fromBlock": hex(first)}
+        if last is not None:
+            asked["toBlock"] = hex(last)
+        found = self.ask("eth_getLogs", asked)
         if not isinstance(found, list):
             raise UnavailableError("the chain's node gave no list of logs")
         return found

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +13,21 @@ import typer
 
 from privacy.bundle import Bundle, open_bundle, standardise
 from privacy.chain.account import create_keystore, open_keystore
-from privacy.chain.config import ChainConfig, read_config, write_config
+from privacy.chain.config import (
+    ChainConfig,
+    ServedModel,
+    read_config,
+    write_config,
+)
 from privacy.chain.contracts import check_chain, contract, deploy_all
+from privacy.chain.enclaves import attest_enclave
+from privacy.chain.enclaves import revoke as revoke_enclave
+from privacy.chain.enclaves import vouch as vouch_for
+from privacy.chain.inputs import Input, seal_to_enclave
+from privacy.chain.inputs import make_input as commit_to
 from privacy.chain.models import (
+    ATTESTATION,
+    EVIDENCE,
     OrderOptions,
     answer_of,
     input_path,
@@ -37,7 +50,7 @@ from privacy.errors import (
 from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.runs import MAX_ROWS
-from privacy.zkml.blobs import Proof, make_input, parse_evidence
+from privacy.zkml.blobs import Proof, parse_evidence
 from privacy.zkml.params import parse_params
 
 DEFAULT_CHAIN = Path("var/chain/chain.json")
@@ -47,6 +60,16 @@ DEFAULT_FOLDER = Path("var/chain")
 ChainFile = Annotated[Path, typer.Option("--chain", help="The chain's file.")]
 Keystore = Annotated[
     Path, typer.Option(help="Key of who pays; password: $PRIVACY_CHAIN_PASSWORD.")
+]
+HandOver = Annotated[
+    Path | None,
+    typer.Option(help="A watcher's folder for the input; else the gateway gets it."),
+]
+Wanted = Annotated[
+    str, typer.Option(help="What the answer comes with: proof, attestation, both.")
+]
+AllowSimulated = Annotated[
+    bool, typer.Option("--allow-simulated", help="Accept an enclave that is none.")
 ]
 MaxFee = Annotated[
     float, typer.Option(min=0.001, help="Most that a unit of gas may cost, in gwei.")
@@ -116,7 +139,12 @@ def deploy(
 @command("chain register")
 def register(
     bundle: Annotated[Path, typer.Argument(help="The model's folder.")],
-    verifier: Annotated[Path, typer.Option(help="What `zk solidity` wrote.")],
+    verifier: Annotated[
+        Path | None,
+        typer.Option(
+            help="What `zk solidity` wrote; without it, only enclaves answer."
+        ),
+    ] = None,
     chain: ChainFile = DEFAULT_CHAIN,
     keystore: Keystore = DEFAULT_KEYSTORE,
     reusable: Annotated[
@@ -125,7 +153,7 @@ def register(
     max_fee_gwei: MaxFee = 500.0,
     as_json: AsJson = False,
 ) -> None:
-    """Deploy a model's verifier and register the model on the chain."""
+    """Register a model on the chain, its verifier deployed before."""
     with _chain(chain) as (config, node), progress(quiet=as_json) as notify:
         notify({"stage": "register"})
         sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
@@ -140,17 +168,107 @@ def register(
         out.print(f"model {model_id.hex()}")
 
 
+@command("chain vouch")
+def vouch(
+    model_id: Annotated[str, typer.Argument(help="As `chain register` printed it.")],
+    bundle: Annotated[Path, typer.Option(help="The model's folder.")],
+    folder: Annotated[
+        Path, typer.Option(help="Where the attestation result is kept.")
+    ] = DEFAULT_FOLDER,
+    chain: ChainFile = DEFAULT_CHAIN,
+    keystore: Keystore = DEFAULT_KEYSTORE,
+    gateway: Gateway = None,
+    valid_s: Annotated[
+        int, typer.Option(min=1, help="Until the key is worth nothing.")
+    ] = 30 * 86_400,
+    allow_simulated: Annotated[
+        bool, typer.Option(help="Vouch, with that flag, for an enclave that is none.")
+    ] = False,
+    max_fee_gwei: MaxFee = 500.0,
+    as_json: AsJson = False,
+) -> None:
+    """Verify an enclave's evidence and register its key, as the authority."""
+    asked, model = _model_id(model_id), open_bundle(bundle, check_files=False)
+    nonce, evidence = _evidence(gateway, model)
+    attested = attest_enclave(
+        model,
+        evidence,
+        nonce=nonce,
+        now=datetime.now(UTC),
+        allow_simulated=allow_simulated,
+    )
+    with _chain(chain) as (config, node):
+        sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
+        made = vouch_for(
+            sender, node, config, asked, model, attested, valid_s=valid_s, folder=folder
+        )
+    if as_json:
+        print_json(
+            {
+                "enclave": made.address,
+                "expires": made.expires,
+                "simulated": made.simulated,
+                "result_sha256": made.result_sha256,
+            }
+        )
+        return
+    worth = "SIMULATED, proves nothing" if made.simulated else "hardware"
+    out.print(f"enclave {made.address} ({worth}); why, in {safe(made.path)}")
+
+
+@command("chain revoke")
+def revoke(
+    enclave: Annotated[str, typer.Argument(help="Its key's address.")],
+    chain: ChainFile = DEFAULT_CHAIN,
+    keystore: Keystore = DEFAULT_KEYSTORE,
+    max_fee_gwei: MaxFee = 500.0,
+    as_json: AsJson = False,
+) -> None:
+    """Withdraw an enclave's key for good, as the authority."""
+    with _chain(chain) as (config, node):
+        sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
+        revoke_enclave(sender, node, config, enclave)
+    if as_json:
+        print_json({"revoked": enclave})
+    else:
+        out.print(f"revoked {safe(enclave)}")
+
+
+@command("chain input")
+def input_(
+    bundle: Annotated[Path, typer.Argument(help="The model's folder.")],
+    row: Annotated[Path, typer.Option("--input", help="One row of raw features.")],
+    folder: HandOver = None,
+    chain: ChainFile = DEFAULT_CHAIN,
+    evidence: Wanted = "proof",
+    gateway: Gateway = None,
+    allow_simulated: AllowSimulated = False,
+    as_json: AsJson = False,
+) -> None:
+    """Hand an input over, for a request that a contract makes; print its commitment."""
+    model = open_bundle(bundle, check_files=False)
+    options = OrderOptions(evidence=_wanted(evidence), allow_simulated=allow_simulated)
+    given = _read_input(model, row)
+    _hand_over(folder, model, given, read_config(chain), options, gateway)
+    commitment = given.commitment.hex()
+    if as_json:
+        elements = [str(v) for v in given.described] if given.is_public else []
+        print_json({"input_commitment": commitment, "public_input": elements})
+    else:
+        out.print(f"input {commitment}")
+
+
 @command("chain request")
 def request(
     model_id: Annotated[str, typer.Argument(help="As `chain register` printed it.")],
     bundle: Annotated[Path, typer.Option(help="The model's folder.")],
     input_: Annotated[Path, typer.Option("--input", help="One row of raw features.")],
     fee: Annotated[int, typer.Option(min=0, help="In wei.")],
-    folder: Annotated[
-        Path, typer.Option(help="The watcher's folder, where the input is put.")
-    ] = DEFAULT_FOLDER,
+    folder: HandOver = None,
     chain: ChainFile = DEFAULT_CHAIN,
     keystore: Keystore = DEFAULT_KEYSTORE,
+    evidence: Wanted = "proof",
+    gateway: Gateway = None,
     callback: Annotated[str, typer.Option(help="Contract to call.")] = "",
     callback_gas: Annotated[int, typer.Option(min=0)] = 0,
     valid_s: Annotated[int, typer.Option(min=1, help="Until the refund.")] = 3600,
@@ -158,30 +276,39 @@ def request(
     allow_insecure_srs: Annotated[
         bool, typer.Option(help="Accept a model whose publisher could forge.")
     ] = False,
+    allow_simulated: AllowSimulated = False,
     max_fee_gwei: MaxFee = 500.0,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a model on chain about one row; only its hash goes there."""
-    asked = _model_id(model_id)
+    """Ask a model on chain about one row; the input is handed over, its hash asked."""
+    asked, model = _model_id(model_id), open_bundle(bundle, check_files=False)
     options = OrderOptions(
         callback=callback,
         callback_gas=callback_gas,
         valid_s=valid_s,
         provider=provider,
+        evidence=_wanted(evidence),
         allow_insecure_srs=allow_insecure_srs,
+        allow_simulated=allow_simulated,
     )
+    given = _read_input(model, input_)
     with _chain(chain) as (config, node):
-        commitment, blob = _commit(open_bundle(bundle, check_files=False), input_)
-        path = input_path(folder, commitment.to_bytes(32, "big"))
-        write_atomic(path, blob, private=True)
+        _hand_over(folder, model, given, config, options, gateway)
         sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
         made = request_inference(
-            sender, node, config, asked, commitment, fee=fee, options=options
+            sender,
+            node,
+            config,
+            asked,
+            given,
+            fee=fee,
+            options=options,
         )
+    commitment = given.commitment.hex()
     if as_json:
-        print_json({"request_id": made, "input_commitment": f"{commitment:064x}"})
+        print_json({"request_id": made, "input_commitment": commitment})
     else:
-        out.print(f"request {made}, input {commitment:064x}")
+        out.print(f"request {made}, input {commitment}")
 
 
 @command("chain deliver")
@@ -253,6 +380,9 @@ def watch(
     allow_loss: Annotated[
         bool, typer.Option(help="Answer also where gas costs more than the fee.")
     ] = False,
+    trigger: Annotated[
+        bool, typer.Option(help="Trigger rounds of subscriptions that are due.")
+    ] = False,
     every_s: Annotated[float, typer.Option(min=0.1)] = 4.0,
     once: Annotated[
         bool, typer.Option(help="End when no request is open any more.")
@@ -268,7 +398,9 @@ def watch(
     with ExitStack() as stack:
         stack.callback(lock.release)
         jobs = _gateway_jobs(gateway)
-        terms = Terms(folder, least_fee=least_fee, allow_loss=allow_loss)
+        terms = Terms(
+            folder, least_fee=least_fee, allow_loss=allow_loss, trigger=trigger
+        )
         watchers = []
         for file in chain or [DEFAULT_CHAIN]:
             config, node = stack.enter_context(_chain(file))
@@ -303,7 +435,8 @@ def _rounds(watchers: list[Any]) -> int:
 
 def _news(*, as_json: bool) -> Any:
     def tell(event: Json) -> None:
-        words = [f"request {event['request']} {event['stage']}"]
+        what = "request" if "request" in event else "subscription"
+        words = [f"{what} {event[what]} {event['stage']}"]
         words += [
             f"{k} {v}" for k, v in event.items() if k in {"reason", "transaction"}
         ]
@@ -359,20 +492,64 @@ def _model_id(text: str) -> bytes:
     return raw
 
 
-def _commit(bundle: Bundle, path: Path) -> tuple[int, bytes]:
-    """Return one row's commitment, and the input that a node proves from."""
+def _read_input(bundle: Bundle, path: Path) -> Input:
+    """Return the one row of raw features in a file, committed to."""
     from privacy.client.rows import read_rows
-    from privacy.zkml.evm.commit import input_commitments
 
     columns = bundle.manifest.columns
     rows = read_rows(path, [c.name for c in columns])
     rows = finite_rows(rows, columns=len(columns), max_rows=MAX_ROWS)
     if len(rows) != 1:
         raise FormatError(f"{path} has {len(rows)} rows, a request takes exactly one")
-    standardised = standardise(rows, columns)
-    salt = os.urandom(32)
-    (commitment,) = input_commitments(bundle, standardised, salt=salt)
-    return commitment, make_input(standardised, salt=salt)
+    return commit_to(bundle, standardise(rows, columns)[0].tolist())
+
+
+def _hand_over(
+    folder: Path | None,
+    bundle: Bundle,
+    given: Input,
+    config: ChainConfig,
+    options: OrderOptions,
+    gateway: str | None,
+) -> None:
+    """Give the input to who answers: in the clear to prove, else sealed."""
+    if given.is_public:
+        return
+    is_sealed, body = options.evidence == ATTESTATION, given.blob
+    if is_sealed:
+        nonce, evidence = _evidence(gateway, bundle)
+        body = seal_to_enclave(
+            bundle,
+            given,
+            evidence,
+            nonce=nonce,
+            config=config,
+            now=datetime.now(UTC),
+            allow_simulated=options.allow_simulated,
+        )
+    if folder is not None:
+        path = input_path(folder, given.commitment, sealed=is_sealed)
+        write_atomic(path, body, private=True)
+        return
+    jobs = _gateway_jobs(gateway)
+    jobs.hand_over(_named(bundle), given.commitment, body, sealed=is_sealed)
+
+
+def _evidence(gateway: str | None, bundle: Bundle) -> tuple[bytes, bytes]:
+    """Return a fresh nonce, and the evidence of a model's enclave for it."""
+    nonce = os.urandom(32)
+    return nonce, _gateway_jobs(gateway).attest(_named(bundle), nonce)
+
+
+def _named(bundle: Bundle) -> ServedModel:
+    manifest = bundle.manifest
+    return ServedModel(manifest.name, manifest.version, bundle.sha256, "", "")
+
+
+def _wanted(evidence: str) -> int:
+    if evidence not in EVIDENCE:
+        raise FormatError(f"--evidence is one of {', '.join(EVIDENCE)}", code="usage")
+    return EVIDENCE[evidence]
 
 
 def _proof(bundle: Bundle, evidence: Path) -> Proof:

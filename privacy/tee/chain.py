@@ -110,6 +110,17 @@ def load_certificate(der: bytes, name: str) -> x509.Certificate:
         raise VerificationError(msg, code="certificate-malformed") from exc
 
 
+def extension_value(
+    certificate: x509.Certificate, oid: x509.ObjectIdentifier
+) -> bytes | None:
+    """Return the DER of a vendor's extension, None if there is none."""
+    for extension in certificate.extensions:
+        value = extension.value
+        if extension.oid == oid and isinstance(value, x509.UnrecognizedExtension):
+            return value.value
+    return None
+
+
 def names(certificate: x509.Certificate) -> tuple[x509.Name, x509.Name] | None:
     """Return subject and issuer of a certificate nobody checked; None if unreadable."""
     try:

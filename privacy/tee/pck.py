@@ -9,7 +9,7 @@ from cryptography import x509
 
 from privacy.errors import FormatError, VerificationError
 from privacy.tee import der
-from privacy.tee.chain import SGX_EXTENSION
+from privacy.tee.chain import SGX_EXTENSION, extension_value
 
 _BASE = bytes.fromhex("2a864886f84d010d01")  # 1.2.840.113741.1.13.1
 _PPID, _TCB, _PCEID, _FMSPC = b"\x01", b"\x02", b"\x03", b"\x04"
@@ -50,11 +50,10 @@ def platform_of(pck: x509.Certificate) -> Platform:
 
 
 def _parse(pck: x509.Certificate) -> Platform:
-    extension = pck.extensions.get_extension_for_oid(SGX_EXTENSION).value
-    if not isinstance(extension, x509.UnrecognizedExtension):
-        raise FormatError("the SGX extension was not left as it is")
     what = "SGX extension"
-    content = der.only(extension.value, der.SEQUENCE, what=what)
+    content = der.only(
+        extension_value(pck, SGX_EXTENSION) or b"", der.SEQUENCE, what=what
+    )
     values = der.oid_values(content, what=what)
     ppid, fmspc, pceid = (
         _octets(values[_BASE + oid]) for oid in (_PPID, _FMSPC, _PCEID)

@@ -23,7 +23,14 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from privacy.encoding import Json
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
 from privacy.tee import der
-from privacy.tee.chain import Rules, load_certificate, names, public_key, verify_chain
+from privacy.tee.chain import (
+    Rules,
+    extension_value,
+    load_certificate,
+    names,
+    public_key,
+    verify_chain,
+)
 from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.reader import Reader
@@ -36,7 +43,7 @@ MAX_BYTES = 1 << 14
 VCEK, VLEK = 0, 1
 
 _AMD = "1.3.6.1.4.1.3704.1"
-_HARDWARE_ID = f"{_AMD}.4"
+_HARDWARE_ID = x509.ObjectIdentifier(f"{_AMD}.4")
 _RULES = Rules(
     names=("AMD root key (ARK)", "AMD signing key", "certificate of the report's key"),
     curve=ec.SECP384R1,
@@ -47,11 +54,11 @@ _RULES = Rules(
 _TCB = {"bootloader": 0, "tee": 1, "snp": 6, "microcode": 7}
 _TCB_TURIN = {"fmc": 0, "bootloader": 1, "tee": 2, "snp": 3, "microcode": 7}
 _TCB_OIDS = {
-    "bootloader": f"{_AMD}.3.1",
-    "tee": f"{_AMD}.3.2",
-    "snp": f"{_AMD}.3.3",
-    "microcode": f"{_AMD}.3.8",
-    "fmc": f"{_AMD}.3.9",
+    "bootloader": x509.ObjectIdentifier(f"{_AMD}.3.1"),
+    "tee": x509.ObjectIdentifier(f"{_AMD}.3.2"),
+    "snp": x509.ObjectIdentifier(f"{_AMD}.3.3"),
+    "microcode": x509.ObjectIdentifier(f"{_AMD}.3.8"),
+    "fmc": x509.ObjectIdentifier(f"{_AMD}.3.9"),
 }
 _TURIN, _TURIN_ID_BYTES = "Turin", 8
 _DEBUG = 1 << 19
@@ -245,9 +252,9 @@ def verify_snp_report(
 
 def _settings(report: SnpReport) -> dict[str, str]:
     """Return what else a policy may ask for: whose guest it is, how it is set up."""
-    names = ("family_id", "image_id", "host_data", "id_key_digest", "author_key_digest")
+    said = ("family_id", "image_id", "host_data", "id_key_digest", "author_key_digest")
     fields = report.as_dict()
-    return {name: fields[name] for name in names} | {"policy": f"{report.policy:016x}"}
+    return {name: fields[name] for name in said} | {"policy": f"{report.policy:016x}"}
 
 
 def _choose(
@@ -291,23 +298,13 @@ def tcb_versions(report: SnpReport, *, turin: bool) -> dict[str, int]:
     return {name: report.reported_tcb[at] for name, at in layout.items()}
 
 
-def _extension(leaf: x509.Certificate, oid: str) -> bytes | None:
-    for extension in leaf.extensions:
-        value = extension.value
-        if extension.oid.dotted_string == oid and isinstance(
-            value, x509.UnrecognizedExtension
-        ):
-            return value.value
-    return None
-
-
 def _check_tcb(
     report: SnpReport, leaf: x509.Certificate, product: AmdProduct
 ) -> dict[str, int]:
     reported = tcb_versions(report, turin=product.name.endswith(_TURIN))
     issued = {}
     for name in reported:
-        raw = _extension(leaf, _TCB_OIDS[name])
+        raw = extension_value(leaf, _TCB_OIDS[name])
         what = f"{name} version in the certificate"
         if raw is None:
             raise VerificationError(f"there is no {what}", code="tcb-mismatch")
@@ -320,7 +317,7 @@ def _check_tcb(
 
 
 def _check_chip(report: SnpReport, leaf: x509.Certificate, product: AmdProduct) -> None:
-    found = _extension(leaf, _HARDWARE_ID)
+    found = extension_value(leaf, _HARDWARE_ID)
     size = _TURIN_ID_BYTES if product.name.endswith(_TURIN) else len(report.chip_id)
     chip_id, rest = report.chip_id[:size], report.chip_id[size:]
     forms = {chip_id, bytes([der.OCTETS, size]) + chip_id}

@@ -6,26 +6,14 @@ know. So nobody finds the row by trying rows, and a proof of another job, even a
 the same row, has another commitment.
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
+from privacy.salt import ELEMENTS, LARGEST, elements
 from privacy.zkml.onnx_prep import input_name
 
-ELEMENTS = 8
-_BITS = 16
-LARGEST = (1 << _BITS) - 1
-_DOMAIN = b"privacy-compute/zkml/salt/1"
-
-
-def elements(salt: bytes, index: int) -> list[int]:
-    """Return what follows row `index` of a job (from 0) in a salted circuit's input."""
-    made = hashlib.sha256(_DOMAIN + salt + index.to_bytes(4, "big")).digest()
-    size = _BITS // 8
-    return [
-        int.from_bytes(made[i * size : (i + 1) * size], "big") for i in range(ELEMENTS)
-    ]
+__all__ = ["ELEMENTS", "LARGEST", "elements", "widen_input"]
 
 
 def widen_input(path: Path, features: int) -> None:

@@ -11,7 +11,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_a_proven_score_opens_the_loan_and_a_forged_one_does_not():
+def test_proofs_enclaves_and_both_answer_contracts_and_forgeries_are_refused():
     done = subprocess.run(
         [sys.executable, "examples/demo_chain.py", "--json"],
         cwd=REPOSITORY,
@@ -22,4 +22,7 @@ def test_a_proven_score_opens_the_loan_and_a_forged_one_does_not():
     told = json.loads(done.stdout)
     assert done.returncode == 0
     assert [one["open"] for one in told["decided"]] == [True, False]
-    assert told["forged"] == "ProofInvalid"
+    assert set(told["answers"]) == {"attestation", "both"}
+    for score in told["answers"].values():
+        assert abs(score - told["decided"][0]["score"]) < 0.05
+    assert told["forged"] == {"proof": "ProofInvalid", "enclave": "UnknownEnclave"}

@@ -7,9 +7,11 @@ from typing import Any
 from gateway.chain.watcher import Terms, Watcher
 from privacy.chain.config import ChainConfig, ServedModel
 from privacy.chain.contracts import OnChain, contract
+from privacy.chain.inputs import parse_input
 from privacy.chain.models import OrderOptions, input_path, request_inference
 from privacy.chain.rpc import Rpc
 from privacy.errors import JobFailedError
+from privacy.modes import Mode
 from privacy.zkml.blobs import Proof
 from tests.support.anvil import Anvil
 
@@ -18,15 +20,19 @@ PUBLISHER, PROVIDER, REQUESTER = 101, 102, 103
 
 
 class ProvenJobs:
-    """Jobs that were proven before: inputs are names of proofs."""
+    """Jobs that were proven before, by input; and an enclave in this process."""
 
-    def __init__(self, evidence: dict[bytes, bytes]) -> None:
+    def __init__(self, evidence: dict[bytes, bytes], enclave: Any = None) -> None:
         self.evidence = evidence
+        self.enclave = enclave
         self.asked: list[str] = []
+        self.handed_over: dict[tuple[bytes, bool], bytes] = {}
         self.failures = 0
         self.waits = 0
 
-    def ask(self, served: ServedModel, blob: bytes, *, key: str, options: Any) -> Any:
+    def ask(
+        self, served: ServedModel, blob: bytes, *, mode: Mode, key: str, options: Any
+    ) -> Any:
         self.asked.append(key)
         self.options = options
         if self.failures:
@@ -34,11 +40,22 @@ class ProvenJobs:
             raise JobFailedError("the job failed")
         if self.waits:
             self.waits -= 1
-            return "job_1", None
-        return "job_1", self.evidence[blob]
+            return f"job_{mode}", None
+        if mode == Mode.TEE:
+            return "job_tee", self.enclave.infer(blob)[0]
+        return "job_zkml", self.evidence[blob]
 
     def receipt(self, job: str) -> bytes:
         return b'{"receipt":{}}'
+
+    def attest(self, served: ServedModel, nonce: bytes) -> bytes:
+        made: bytes = self.enclave.evidence(nonce)
+        return made
+
+    def find_input(
+        self, served: ServedModel, commitment: bytes, *, sealed: bool
+    ) -> bytes | None:
+        return self.handed_over.get((commitment, sealed))
 
 
 @dataclass
@@ -53,6 +70,8 @@ class Site:
     bundle: Any
     folder: Path
     helpers: Any
+    inputs: list[bytes]
+    """In the clear, one for each proof."""
 
     @property
     def coordinator(self) -> OnChain:
@@ -62,7 +81,9 @@ class Site:
         self, *, who: int = PROVIDER, rpc: Rpc | None = None, **how: Any
     ) -> Any:
         node = rpc or self.chain.rpc
-        terms = {k: how.pop(k) for k in ("least_fee", "allow_loss") if k in how}
+        terms = {
+            k: how.pop(k) for k in ("least_fee", "allow_loss", "trigger") if k in how
+        }
         folder = how.pop("folder", self.folder)
         self.now = getattr(self, "now", 0.0)
         return Watcher(
@@ -79,18 +100,17 @@ class Site:
     def ask(
         self, which: int = 0, *, fee: int = FEE, known: bool = True, **how: Any
     ) -> int:
-        proof = self.proofs[which]
+        given = parse_input(self.bundle, self.inputs[which])
         if known:
-            commitment = proof.instances[0].to_bytes(32, "big")
-            path = input_path(self.folder, commitment)
+            path = input_path(self.folder, given.commitment)
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"%d" % which)
+            path.write_bytes(self.inputs[which])
         return request_inference(
             self.chain.sender(REQUESTER),
             self.chain.rpc,
             self.config,
             how.pop("model_id", self.model_id),
-            proof.instances[0],
+            given,
             fee=fee,
             options=OrderOptions(allow_insecure_srs=True, **how),
         )

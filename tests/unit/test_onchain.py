@@ -22,11 +22,14 @@ from privacy.onchain import (
     terms_of,
 )
 from privacy.poseidon import poseidon
+from privacy.salt import elements
 from tests.support.hand_made_bundle import write_bundle
 
 SALT = bytes(range(32))
 QUESTION = Question(31337, b"\7" * 20, 5, b"\1" * 32, b"\2" * 32)
-HASHED_TERMS = Terms(HASHED, 2, 1, 10, 12, (0.5, 0.0), (2.0, 1.0), 0.01)
+HASHED_TERMS = Terms(
+    HASHED, 2, 1, 10, 12, (0.5, 0.0), (2.0, 1.0), is_salted=False, tolerance=0.01
+)
 
 
 @given(st.binary(max_size=600))
@@ -126,6 +129,12 @@ def test_a_hashed_input_is_its_quantised_rows_hash():
     assert HASHED_TERMS.commitment([described]) == described.to_bytes(32, "big")
 
 
+def test_a_salted_circuit_hashes_the_salt_as_well():
+    terms = replace(HASHED_TERMS, is_salted=True)
+    (described,) = terms.describe([1.5, -2.0], SALT)
+    assert described == poseidon([512, -2048, *elements(SALT, 0)])
+
+
 def test_a_shown_input_is_the_quantised_row_itself():
     terms = replace(HASHED_TERMS, kind=SHOWN)
     described = terms.describe([1.5, -2.0], SALT)
@@ -191,6 +200,8 @@ def test_terms_follow_from_the_manifest(tmp_path):
     [
         ({"input": "public", "params": "fixed"}, SHOWN),
         ({"input": "private", "params": "fixed"}, SALTED),
+        ({"input": "committed", "params": "fixed"}, SALTED),
+        ({"input": "public", "params": "fixed", "salted": True}, SALTED),
         ({"input": "hashed", "params": "hashed"}, SALTED),
     ],
 )

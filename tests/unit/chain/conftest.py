@@ -1,6 +1,7 @@
 """A chain in this process with our contracts, one model, and real proofs for it."""
 
 import importlib.util
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,10 +9,18 @@ from typing import Any
 
 import pytest
 
+from privacy.bundle import Bundle, ModePart, list_files, write_manifest
 from privacy.chain.abi import Abi
 from privacy.chain.contracts import deploy_all
 from privacy.chain.models import register_model
-from privacy.zkml.blobs import Evidence, Proof, make_evidence, parse_evidence
+from privacy.tee.measure import measure
+from privacy.zkml.blobs import (
+    Evidence,
+    Proof,
+    make_evidence,
+    make_input,
+    parse_evidence,
+)
 from privacy.zkml.evm import EvmFacts, build_verifier, parse_vka, read_facts
 from privacy.zkml.evm.calldata import keccak
 from privacy.zkml.evm.solc import Compiled, compile_sources
@@ -21,9 +30,9 @@ from tests.support.chain_site import PUBLISHER, ProvenJobs, Site
 from tests.support.evm_chain import Contract, EvmChain
 from tests.unit.zkml.conftest import (  # noqa: F401 - fixtures
     _own_cache,
-    bundle,
     job,
     linear,
+    make_bundle,
     node,
     rows,
 )
@@ -32,6 +41,33 @@ ROOT = Path(__file__).resolve().parents[3]
 ZERO = "0x" + "00" * 20
 NAME = b"credit".ljust(32, b"\0")
 FEE = 10**16
+
+
+@pytest.fixture(scope="session")
+def bundle(linear: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:  # noqa: F811
+    """A model with a circuit, and one that an enclave can load."""
+    made = make_bundle(tmp_path_factory.mktemp("bundle"), linear)
+    (made.root / "tee").mkdir()
+    model = made.root / "tee" / "model.onnx"
+    shutil.copy(linear.folder / "model.onnx", model)
+    params = {
+        "measurements": measure(model).as_dict(),
+        "format": "tdx-v4",
+        "simulated": True,
+    }
+    public = frozenset(n for n, e in made.manifest.files.items() if e.public)
+    manifest = replace(
+        made.manifest,
+        modes={**made.manifest.modes, "tee": ModePart(available=True, params=params)},
+        files=list_files(made.root, public),
+    )
+    return write_manifest(made.root, manifest)
+
+
+@pytest.fixture(scope="session")
+def inputs(rows: Any) -> list[bytes]:  # noqa: F811
+    """What the two proofs are about, in the clear."""
+    return [make_input([row], salt=bytes(32)) for row in rows[540:542]]
 
 
 def load_script(name: str) -> Any:
@@ -256,14 +292,14 @@ def hashed(world: World) -> Hashed:
 
 
 @pytest.fixture(scope="session")
-def verifier_folder(bundle: Any, tmp_path_factory: Any) -> Path:  # noqa: F811
+def verifier_folder(bundle: Any, tmp_path_factory: Any) -> Path:
     folder: Path = tmp_path_factory.mktemp("watched")
     build_verifier(bundle, folder, progress=lambda _: None)
     return folder
 
 
 @pytest.fixture(scope="session")
-def deployed(bundle, verifier_folder):  # noqa: F811
+def deployed(bundle, verifier_folder):
     """The state of a chain with our contracts and one model, its id, and the chain."""
     with Anvil() as chain:
         publisher = chain.sender(PUBLISHER)
@@ -281,10 +317,10 @@ def deployed(bundle, verifier_folder):  # noqa: F811
 
 
 @pytest.fixture
-def site(bundle, circuit, deployed, helpers, tmp_path):  # noqa: F811
+def site(bundle, circuit, deployed, helpers, inputs, tmp_path):
     evidence = {
-        b"%d" % i: make_evidence(Evidence(bundle.sha256, True, (proof,)))  # noqa: FBT003
-        for i, proof in enumerate(circuit.proofs)
+        blob: make_evidence(Evidence(bundle.sha256, True, (proof,)))  # noqa: FBT003
+        for blob, proof in zip(inputs, circuit.proofs, strict=True)
     }
     state, model_id, config = deployed
     with Anvil() as chain:
@@ -299,4 +335,5 @@ def site(bundle, circuit, deployed, helpers, tmp_path):  # noqa: F811
             bundle,
             tmp_path,
             helpers,
+            inputs,
         )

@@ -52,7 +52,7 @@ def cli(site, imported, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def evidence(site, tmp_path):
     path = tmp_path / "evidence"
-    path.write_bytes(site.jobs.evidence[b"0"])
+    path.write_bytes(site.jobs.evidence[site.inputs[0]])
     return path
 
 
@@ -122,7 +122,7 @@ def test_a_reusable_verifier_serves_a_model(
         uses=["--keystore"],
     )  # fmt: skip
     evidence = tmp_path / "evidence"
-    evidence.write_bytes(site.jobs.evidence[b"0"])
+    evidence.write_bytes(site.jobs.evidence[site.inputs[0]])
     arguments = (made["model_id"], "--evidence", evidence, "--bundle", bundle.root)
     cli("verify", *arguments, "--chain", fresh, uses=[])
 

@@ -37,7 +37,7 @@ def test_a_request_is_answered_and_paid(site):
         (site.folder / "receipts" / f"31337-{request_id}.delivery.json").read_text()
     )
     assert kept["gas_used"] > 100_000
-    assert (site.folder / "receipts" / f"31337-{request_id}.receipt.json").exists()
+    assert (site.folder / "receipts" / f"31337-{request_id}.zkml.receipt.json").exists()
     assert watcher.state.first_open() == request_id + 1
 
 
@@ -249,7 +249,7 @@ def test_the_wrong_input_is_not_delivered(site):
     watcher = site.watcher()
     site.ask(0)
     commitment = site.proofs[0].instances[0].to_bytes(32, "big")
-    input_path(site.folder, commitment).write_bytes(b"1")  # the other row
+    input_path(site.folder, commitment).write_bytes(site.inputs[1])
     site.chain.mine(2)
     watcher.round()
     assert "wrong-input" in next(iter(watcher.state.notes().values()))

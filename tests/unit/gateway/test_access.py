@@ -33,6 +33,9 @@ NEEDED = {
     ("DELETE", "/v1/jobs/{job_id}/result"): "jobs:write",
     ("GET", "/v1/jobs/{job_id}/evidence"): "jobs:read",
     ("GET", "/v1/jobs/{job_id}/receipt"): "jobs:read",
+    ("PUT", "/v1/contract-inputs/{commitment}"): "jobs:write",
+    ("GET", "/v1/contract-inputs/{commitment}"): "jobs:read",
+    ("DELETE", "/v1/contract-inputs/{commitment}"): "jobs:write",
     ("GET", "/v1/attestations"): "models:read",
     ("GET", "/v1/nodes"): "models:read",
     ("POST", "/v1/api-keys"): "admin",
@@ -44,6 +47,7 @@ PARTS = {
     "{version}": "1",
     "{path}": "fhe/client.json",
     "{sha256}": DIGEST,
+    "{commitment}": f"{DIGEST}?model=demo",
     "{key_id}": "key_none",
 }
 

@@ -26,8 +26,10 @@ MODEL_SHA256 = "ab" * 32
 ROW, SALT = [1.0, 2.0, 3.0], bytes(range(32))
 OUTPUTS = (np.array(ROW) @ WEIGHTS).tolist()
 CHAIN_ID, COORDINATOR = 31337, b"\7" * 20
-SALTED_TERMS = Terms("salted", 3, 2, 0, 16, (), (), 0.0)
-HASHED_TERMS = Terms(HASHED, 3, 2, 10, 12, (0.0,) * 3, (1.0,) * 3, 0.01)
+SALTED_TERMS = Terms("salted", 3, 2, 0, 16, (), (), is_salted=False, tolerance=0.0)
+HASHED_TERMS = Terms(
+    HASHED, 3, 2, 10, 12, (0.0,) * 3, (1.0,) * 3, is_salted=False, tolerance=0.01
+)
 
 
 def make_enclave(terms):

@@ -16,6 +16,7 @@ from privacy.tee.simulated_vendors import (
     SimulatedNvidia,
     issue,
 )
+from privacy.tee.simulated_x509 import issue_crl
 from privacy.tee.trust import hardware_trust_store
 
 DATA = bytes(range(64))
@@ -167,6 +168,16 @@ def test_nitro_documents_of_others_or_another_time_are_refused(aws, now):
     assert refused(aws.document(members=members), aws, now) == "certificate-signature"
 
 
+def test_a_nitro_leaf_without_constraints_is_refused(aws, now):
+    aws.leaf = issue("bare", aws.ca, bare=True)
+    assert refused(aws.document(), aws, now) == "certificate-role"
+
+
+def test_a_document_beyond_its_size_is_refused(aws, now):
+    raw = aws.document(members={"user_data": bytes(1 << 15)})
+    assert refused(raw, aws, now) == "too-large"
+
+
 def test_a_nitro_leaf_may_not_issue_certificates(aws, now):
     aws.leaf, ca = issue("below a leaf", aws.leaf), aws.leaf
     bundle = [aws.root.der, aws.ca.der, ca.der]
@@ -197,6 +208,27 @@ def test_gpu_reports_that_lie_or_are_of_others_are_refused(gpu, now):
     assert refused(gpu.report(NONCE, longest), gpu, now, gpu.chain) == (
         "unsupported-report"
     )
+
+
+def test_gpu_reports_need_not_name_their_firmware(gpu, now, monkeypatch):
+    said = {kind: v for kind, v in gpu._opaque().items() if kind != 20}
+    monkeypatch.setattr(gpu, "_opaque", lambda: said)
+    assert check(gpu.report(NONCE, DIGESTS), gpu, now, gpu.chain)
+
+
+def test_gpu_reports_with_bytes_behind_their_measurements_are_refused(gpu):
+    raw = gpu.report(NONCE, DIGESTS)
+    size = int.from_bytes(raw[42:45], "little")
+    longer = (size + 1).to_bytes(3, "little") + raw[45 : 45 + size] + b"\0"
+    with pytest.raises(FormatError) as caught:
+        show(raw[:42] + longer + raw[45 + size :])
+    assert caught.value.code == "not-canonical"
+
+
+def test_an_snp_leaf_with_an_issuer_that_is_no_text_is_passed_over(amd, now):
+    odd = amd.leaf.der.replace(b"SEV-Simulated", b"\xffEV-Simulated")
+    assert odd != amd.leaf.der
+    assert refused(amd.report(DATA), amd, now, [odd]) == "certificate-missing"
 
 
 @pytest.fixture(params=["amd", "aws", "gpu"])
@@ -246,3 +278,31 @@ def test_certificates_with_keys_nobody_knows_are_refused_like_others(amd, gpu, n
     chain = (gpu.leaf.der, gpu.ca.der.replace(curve, unknown), gpu.root.der)
     raw = gpu.report(NONCE, DIGESTS)
     assert refused(raw, gpu, now, chain) == "certificate-signature"
+
+
+def test_a_given_list_that_names_a_ca_of_aws_is_looked_into(aws, now):
+    zone = issue("zone", aws.ca, ca=True)
+    aws.leaf = issue("enclave", zone)
+    bundle = [aws.root.der, aws.ca.der, zone.der]
+    raw = aws.document(members={"cabundle": bundle})
+    serial = aws.ca.certificate.serial_number
+    for revoked, code in (([], ""), ([serial], "certificate-revoked")):
+        crl = issue_crl(aws.root, now, revoked=revoked)
+        lists = Collateral(crls=(crl,))
+        if code:
+            with pytest.raises(PrivacyError) as caught:
+                verdict_on(raw, aws, now, lists)
+            assert caught.value.code == code
+        else:
+            assert verdict_on(raw, aws, now, lists).claims[0].unchecked == ()
+
+
+def verdict_on(raw, vendor, now, collateral):
+    return attest(
+        raw,
+        trust_store=vendor.trust_store,
+        collateral=collateral,
+        now=now,
+        checks=Checklist(),
+        policy=Relaxations(),
+    )

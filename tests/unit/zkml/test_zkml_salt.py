@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,14 @@ import pytest
 from privacy.bundle import Bundle, open_bundle
 from privacy.encoding import canonical_json
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
+from privacy.onchain import terms_of
 from privacy.zkml import Verifier, parse_params
 from privacy.zkml.audit import audit
 from privacy.zkml.blobs import make_input, parse_evidence
-from privacy.zkml.evm.commit import input_commitments
 from privacy.zkml.local import prove_rows
 from privacy.zkml.salt import ELEMENTS, LARGEST, elements
-from tests.unit.zkml.conftest import ONE
 
 MINE, THEIRS = b"m" * 32, b"t" * 32
-
-
-@pytest.fixture(scope="module")
-def salted(
-    bundle_of: Callable[..., Bundle],
-    linear: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Bundle:
-    root = tmp_path_factory.mktemp("salted")
-    return bundle_of(root, linear, settings=[ONE], salt=True)
 
 
 @pytest.fixture(scope="module")
@@ -105,9 +93,9 @@ def test_the_right_row_cannot_be_told_without_the_salt(
     ).proofs
     assert first.instances[0] != second.instances[0]  # of one row
     assert first.instances[1] == second.instances[1]
-    mine = input_commitments(salted, rows, salt=MINE)
-    assert mine == [first.instances[0], second.instances[0]]
-    assert input_commitments(salted, rows, salt=THEIRS)[0] not in mine
+    terms, row = terms_of(salted.manifest), rows[0].tolist()
+    assert terms.describe(row, MINE) == [first.instances[0]]  # as contracts know it
+    assert terms.describe(row, THEIRS) != [first.instances[0]]
 
 
 def test_a_node_takes_the_salt_from_the_input(

@@ -1,0 +1,117 @@
+"""Inputs handed over for contracts: true ones, bounded, private to their tenant."""
+
+import os
+import time
+from dataclasses import replace
+
+import pytest
+
+from gateway.store import contract_inputs
+from gateway.store.contract_inputs import ContractInputs, Name
+from privacy.encoding import pack
+from privacy.errors import LimitError, NotFoundError
+from privacy.onchain import input_blob, terms_of
+from tests.support.hand_made_bundle import write_bundle
+
+SALT = bytes(range(32))
+ROW = [0.25, 0.5]
+NAME = Name("ab" * 32, "cd" * 32, is_sealed=False)
+SEALED = pack([bytes(32), bytes(32), b"ciphertext"])
+
+
+@pytest.fixture
+def commitment(tmp_path):
+    terms = terms_of(write_bundle(tmp_path).manifest)
+    return terms.commitment(terms.describe(ROW, SALT)).hex()
+
+
+def url(commitment, **options):
+    more = "".join(f"&{k}={v}" for k, v in options.items())
+    return f"/v1/contract-inputs/{commitment}?model=demo{more}"
+
+
+def test_an_input_is_handed_over_and_fetched(api, commitment):
+    body = input_blob([ROW], SALT)
+    assert api.put(url(commitment), content=body).status_code == 201
+    assert api.put(url(commitment), content=body).status_code == 200
+    assert api.get(url(commitment)).content == body
+    assert api.delete(url(commitment)).status_code == 204
+    assert api.get(url(commitment)).status_code == 404
+
+
+def test_an_input_of_another_commitment_is_refused(api, commitment):
+    for body in (input_blob([[0.25, 0.6]], SALT), input_blob([ROW], bytes(32))):
+        reply = api.put(url(commitment), content=body)
+        assert reply.status_code in {400, 422}
+        assert reply.json()["code"] == "wrong-input"
+    assert api.get(url(commitment)).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b"no JSON", input_blob([ROW, ROW], SALT), input_blob([ROW], b"short")],
+)
+def test_what_is_no_input_is_refused(api, commitment, body):
+    assert api.put(url(commitment), content=body).status_code in {400, 422}
+
+
+def test_a_sealed_input_is_taken_as_it_is(api, commitment):
+    where = url(commitment, sealed="true")
+    assert api.put(where, content=SEALED).status_code == 201
+    assert api.get(where).content == SEALED
+    assert api.get(url(commitment)).status_code == 404
+    ordered = pack([bytes(32), bytes(32), b"ciphertext", b"{}"])
+    assert api.put(where, content=ordered).status_code in {400, 422}
+    assert api.put(where, content=b"garbage").status_code in {400, 422}
+
+
+def test_a_long_input_is_refused(api, commitment):
+    body = bytes(contract_inputs.MAX_BYTES + 1)
+    reply = api.put(url(commitment, sealed="true"), content=body)
+    assert reply.json()["code"] == "too-large"
+
+
+def test_inputs_are_their_tenants_and_the_watchers(gateway, api, stranger, commitment):
+    body = input_blob([ROW], SALT)
+    stranger.put(url(commitment), content=body)
+    watcher = gateway.new_key("jobs:read", "inputs:read", tenant="operator")
+    reader = gateway.new_key("jobs:read", tenant="third")
+    with gateway.client(watcher) as client:
+        assert client.get(url(commitment)).content == body
+    with gateway.client(reader) as client:
+        assert client.get(url(commitment)).status_code == 404
+    stranger.delete(url(commitment))
+
+
+def test_anothers_input_is_neither_replaced_nor_preferred(tmp_path):
+    store = ContractInputs(tmp_path, ttl_s=60)
+    store.put("first", NAME, b"1")
+    os.utime(tmp_path / "first" / NAME.file, (1, 1))
+    store.put("second", NAME, b"2")
+    assert store.get(NAME) == b"1"
+    assert store.get(NAME, tenant="second") == b"2"
+    store.delete("second", NAME)
+    assert store.get(NAME) == b"1"
+    with pytest.raises(NotFoundError):
+        store.get(replace(NAME, is_sealed=True))
+
+
+def test_a_tenant_hands_over_so_many_inputs_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(contract_inputs, "MAX_BY_TENANT", 1)
+    store = ContractInputs(tmp_path, ttl_s=60)
+    store.put("one", NAME, b"1")
+    store.put("one", NAME, b"1")
+    with pytest.raises(LimitError):
+        store.put("one", replace(NAME, is_sealed=True), b"2")
+
+
+def test_inputs_expire_and_are_private(tmp_path):
+    store = ContractInputs(tmp_path, ttl_s=60)
+    store.put("one", NAME, b"1")
+    path = tmp_path / "one" / NAME.file
+    assert path.stat().st_mode & 0o077 == 0
+    assert store.sweep() == 0
+    long_ago = time.time() - 61
+    os.utime(path, (long_ago, long_ago))
+    assert store.sweep() == 1
+    assert not path.exists()
