@@ -5,7 +5,7 @@ BIN := $(or $(PRIVACY_VENV),.venv)/bin
 SETUP := @$(PYTHON) scripts/setup.py
 
 .PHONY: help demo test test-slow check bench serve demo-chain slither contracts contracts-tools coverage lock clean
-VERIFIER_TESTS := appraise cbor chain collateral der ear event_log parse policy reference_values tcb vectors vendors verify
+VERIFIER_TESTS := appraise cbor chain collateral composite der device_collateral ear event_log fetch gpu parse policy reference_values tcb vectors vendors verify xmldsig
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' Makefile

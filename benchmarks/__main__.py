@@ -29,6 +29,7 @@ from benchmarks import (
     zkml_gas,
     zkml_operators,
     zkml_search,
+    zkml_serving,
 )
 from privacy.cli.output import size
 from privacy.encoding import Json
@@ -153,7 +154,9 @@ def _show_malformed(found: Json) -> None:
         f"{len(found['untyped'])} untyped refusals, "
         f"{inputs['worker_deaths'] + damaged['worker_deaths']} worker deaths"
     )
-    console.print(f"the engine without our checks: {found['bare_engine']['outcomes']}")
+    console.print(
+        f"Concrete-ML's FHEModelServer.run: {found['bare_library']['outcomes']}"
+    )
 
 
 BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
@@ -194,6 +197,10 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     "zkml-operators": (
         lambda quick: zkml_operators.measure(quick=quick),
         zkml_operators.show,
+    ),
+    "zkml-serving": (
+        lambda quick: zkml_serving.measure(OUT, quick=quick),
+        zkml_serving.show,
     ),
     "zkml-search": (lambda quick: zkml_search.measure(quick=quick), zkml_search.show),
 }

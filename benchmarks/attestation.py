@@ -4,10 +4,14 @@ Each call is the whole way: detect, parse, verify signatures, chain, revocation 
 and Intel's statements, appraise. `again` is as a service runs, which has seen the
 chain's certificates before; `first` forgets them before each call. dcap-qvl (Rust)
 remembers nothing. Evidence is simulated, as the tests make it.
+
+`nvidia-rim` compares reference measurements and looks certificates up by OCSP, too;
+`composite` is a TDX quote that vouches for two such GPUs, of roots of their own.
 """
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,8 +21,17 @@ from rich.table import Table
 from benchmarks.measure import Timing, interleaved
 from privacy.encoding import Json
 from privacy.tee import chain
+from privacy.tee.attest import attest
+from privacy.tee.checks import Checklist
+from privacy.tee.collateral import Collateral
+from privacy.tee.composite import Composite, Device, bound_report_data
+from privacy.tee.parse import REGISTERS, Measurements
+from privacy.tee.policy import Relaxations
+from privacy.tee.simulated_collateral import simulated_collateral
+from privacy.tee.simulated_nvidia import SimulatedNvidia
 from privacy.tee.simulated_pki import make_root
 from privacy.tee.simulator import SimulatedTdxAttester
+from privacy.tee.trust import simulated_trust_store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -29,6 +42,8 @@ TARGETS_MS = {
     "snp": 2,
     "nitro": 3,
     "nvidia": 6,
+    "nvidia-rim": 6,
+    "composite": 15,
 }
 
 
@@ -40,7 +55,9 @@ def measure(*, quick: bool) -> Json:
     now = datetime.now(UTC).replace(microsecond=0)
     for form in TARGETS_MS:
         calls: dict[str, Callable[[], object]] = {}
-        if form in {"snp", "nitro", "nvidia"}:
+        if form in {"nvidia-rim", "composite"}:
+            target = with_devices(now, count=2 if form == "composite" else 0)
+        elif form in {"snp", "nitro", "nvidia"}:
             target = make_target(form, now)
         else:
             attester = SimulatedTdxAttester()
@@ -55,6 +72,41 @@ def measure(*, quick: bool) -> Json:
                 ratio = timings[name].p50 / timings["dcap_qvl"].p50
                 found[form][name]["times_dcap_qvl"] = ratio
     return {"formats": found, "times": times}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Evidence with all its collateral; nothing is relaxed."""
+
+    raw: bytes
+    collateral: Collateral
+    now: datetime
+
+    def check(self, raw: bytes) -> object:
+        """Return the verdict."""
+        return attest(
+            raw,
+            trust_store=simulated_trust_store(),
+            collateral=self.collateral,
+            now=self.now,
+            checks=Checklist(),
+            policy=Relaxations(),
+        )
+
+
+def with_devices(now: datetime, *, count: int) -> Whole:
+    """Return a CPU that vouches for so many GPUs, or a GPU alone."""
+    gpus = [SimulatedNvidia(shipped=True) for _ in range(count or 1)]
+    given = [gpu.collateral(now) for gpu in gpus]
+    if not count:
+        return Whole(gpus[0].report(bytes(32)), given[0], now)
+    cpu = SimulatedTdxAttester()
+    devices = tuple(Device(gpu.report(bytes(32)), gpu.chain) for gpu in gpus)
+    data = bound_report_data(bytes(64), [device.report for device in devices])
+    quote = cpu.quote(data, Measurements(*[bytes(48)] * len(REGISTERS)))
+    beside = [replace(one, certificates=()) for one in given]
+    collateral = sum(beside, simulated_collateral(cpu.ca, now=now))
+    return Whole(Composite(quote, devices, bytes(64)).to_bytes(), collateral, now)
 
 
 def forget() -> None:

@@ -6,6 +6,7 @@
     keys/ID.sealed     FHE secret keys: see `privacy.client.keystore`
     models/SHA256/     a model's manifest and public files, by model digest
     receipts/JOB/      receipt.json with what is needed to check it offline
+    collateral/        vendors' answers about platforms: see `privacy.tee.cache`
 
 `$PRIVACY_HOME`, or `~/.privacy`.
 """
@@ -34,6 +35,11 @@ class Home:
     """The folder; made on first use, readable by its owner only."""
 
     root: Path
+
+    @property
+    def collateral(self) -> Path:
+        """Folder of what evidence of hardware is verified with; may be missing."""
+        return self.root / "collateral"
 
     def config(self) -> Json:
         """Return what `save_login` saved, or nothing."""

@@ -255,6 +255,7 @@ class _Saved:
 
     def _attestation(self, bundle: Bundle, evidence: bytes) -> str:
         from privacy.tee.client import verify_job_evidence
+        from privacy.tee.collateral import kept_in
 
         result = verify_job_evidence(
             evidence,
@@ -262,6 +263,7 @@ class _Saved:
             model_sha256=self.receipt.model_sha256,
             input_sha256=self.receipt.input_sha256,
             output_sha256=self.receipt.output_sha256,
+            collateral=kept_in(self.home.collateral),
             allow_simulated=self.allow_simulated,
             now=_moment(self.receipt.finished_at),
         )

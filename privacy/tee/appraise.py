@@ -4,8 +4,8 @@ Every check is one line with what was found and what was expected; all are made,
 all failures are reported together. A value that the policy does not give is a failure,
 never "not checked": an empty policy accepts nothing.
 
-Not appraised yet: TCB status and revocation (see `privacy.tee.verify`), XFAM, the
-owner's fields and the TD attributes beyond debug.
+Not appraised here: TCB status and revocation (see `privacy.tee.attest`, whose lines a
+job's result has, too), XFAM, the owner's fields and the TD attributes beyond debug.
 """
 
 from dataclasses import asdict, dataclass
@@ -20,7 +20,7 @@ from privacy.tee.parse import (
     TdReport,
     TdxQuote,
 )
-from privacy.tee.verify import Collateral, VerifiedEvidence
+from privacy.tee.verify import VerifiedEvidence
 
 _REPORT_DATA_BYTES = 64
 
@@ -69,23 +69,26 @@ class AttestationResult:
 
     Attributes:
         simulated: The evidence proves nothing; the policy allowed that.
-        collateral: What is known of TCB status and revocation.
+        tcb_status: Of the platform, in the vendor's words; empty if not looked up.
+        advisories: Security advisories that apply to the platform.
         verified_at: RFC 3339, UTC.
         checks: Every line of the appraisal.
     """
 
     simulated: bool
-    collateral: Collateral
     verified_at: str
     measurements: Measurements
     report_data: bytes
     checks: tuple[Check, ...]
+    tcb_status: str = ""
+    advisories: tuple[str, ...] = ()
 
     def as_dict(self) -> Json:
         """Return the result JSON-ready, bytes in hex."""
         return {
             "simulated": self.simulated,
-            "collateral": self.collateral,
+            "tcb_status": self.tcb_status,
+            "advisories": list(self.advisories),
             "verified_at": self.verified_at,
             "measurements": self.measurements.as_dict(),
             "report_data": self.report_data.hex(),
@@ -133,7 +136,6 @@ def appraise(verified: VerifiedEvidence[TdxQuote], policy: Policy) -> Attestatio
         raise PolicyRefusal(checks)
     return AttestationResult(
         simulated=verified.simulated,
-        collateral=verified.collateral,
         verified_at=verified.verified_at.isoformat(),
         measurements=report.measurements,
         report_data=report.report_data,

@@ -169,28 +169,25 @@ def _verify(
     checks: Checklist,
 ) -> Claims:
     beside = item.certificates or collateral.certificates
-    match item.kind:
-        case "dcap":
-            return _verify_dcap(parsed, trust_store, collateral, now, checks)
-        case "snp":
-            claims = verify_snp_report(
-                parsed, trust_store, certificates=beside, now=now, checks=checks
-            )
-            return _revocation_of_snp(claims, collateral, now, checks)
-        case "nitro":
-            return verify_nitro_document(parsed, trust_store, now=now, checks=checks)
-        case "nvidia":
-            claims = verify_nvidia_report(
-                parsed, trust_store, certificates=beside, now=now, checks=checks
-            )
-            return device_status(
-                parsed,
-                claims,
-                collateral,
-                trust_store=trust_store,
-                now=now,
-                checks=checks,
-            )
+    if item.kind == "dcap":
+        return _verify_dcap(parsed, trust_store, collateral, now, checks)
+    if item.kind == "nitro":
+        claims = verify_nitro_document(parsed, trust_store, now=now, checks=checks)
+        with checks.step("revocation", "no CA of the chain was revoked") as found:
+            checked = check_revocation(claims.chain[2:], collateral.crls, now=now)
+            found.append(_REVOCATION[checked])
+        return claims
+    if item.kind == "snp":
+        claims = verify_snp_report(
+            parsed, trust_store, certificates=beside, now=now, checks=checks
+        )
+        return _revocation_of_snp(claims, collateral, now, checks)
+    claims = verify_nvidia_report(
+        parsed, trust_store, certificates=beside, now=now, checks=checks
+    )
+    return device_status(
+        parsed, claims, collateral, trust_store=trust_store, now=now, checks=checks
+    )
 
 
 def _bound(

@@ -12,6 +12,7 @@ session that sealed its input.
 """
 
 import secrets
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -21,18 +22,24 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import FormatError, VerificationError
 from privacy.tee.appraise import AttestationResult, Policy, appraise
+from privacy.tee.attest import attest
+from privacy.tee.checks import Checklist
+from privacy.tee.collateral import CollateralSource, FileCollateral
 from privacy.tee.evidence import (
     NONCE_BYTES,
     Evidence,
     Statement,
     parse_evidence,
 )
-from privacy.tee.parse import Measurements, TdxQuote, parse_tdx_quote
+from privacy.tee.parse import Measurements, parse_tdx_quote
+from privacy.tee.policy import Relaxations
 from privacy.tee.seal import open_answer, seal_input
-from privacy.tee.trust import hardware_trust_store, simulated_trust_store
-from privacy.tee.verify import VerifiedEvidence, verify_quote
+from privacy.tee.simulated_collateral import SimulatedCollateral
+from privacy.tee.trust import TrustStore, hardware_trust_store, simulated_trust_store
+from privacy.tee.verify import verify_quote
 
 TDX_V4 = "tdx-v4"
+NOTHING = FileCollateral(())
 
 
 def new_nonce() -> bytes:
@@ -47,6 +54,7 @@ def check_evidence(
     reference: Json,
     model_sha256: str,
     now: datetime,
+    collateral: CollateralSource = NOTHING,
     allow_simulated: bool = False,
 ) -> AttestationResult:
     """Return the attestation result if an enclave with this model made the evidence.
@@ -57,12 +65,16 @@ def check_evidence(
         reference: `measurements` in the manifest's params of this mode.
         model_sha256: The model digest.
         now: When certificates must be valid, with a time zone.
+        collateral: What the platform's TCB status and revocation are looked up in; the
+            simulated vendor's is made here.
         allow_simulated: Accept evidence that proves nothing.
 
     Raises:
         FormatError: The evidence is malformed.
         VerificationError: It is not genuine, or not for this nonce or model.
-        AppraisalError: It is genuine, but shows something else than the reference.
+        AppraisalError: It is genuine, but shows something else than the reference, or
+            a platform that is not up to date.
+        CannotVerifyError: Collateral is missing or out of date.
     """
     shown = parse_evidence(evidence)
     if shown.nonce != nonce:
@@ -79,11 +91,12 @@ def check_evidence(
         shown.report_data,
         allow_simulated=allow_simulated,
     )
-    verified = _verify(shown, now=now, allow_simulated=allow_simulated)
-    return appraise(verified, policy)
+    return _appraised(
+        shown, policy, now=now, collateral=collateral, allow_simulated=allow_simulated
+    )
 
 
-def verify_job_evidence(
+def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
     evidence: bytes,
     *,
     reference: Json,
@@ -91,6 +104,7 @@ def verify_job_evidence(
     input_sha256: str,
     output_sha256: str,
     now: datetime,
+    collateral: CollateralSource = NOTHING,
     allow_simulated: bool = False,
 ) -> AttestationResult:
     """Return the attestation result if the enclave vouches for a job's digests.
@@ -104,9 +118,11 @@ def verify_job_evidence(
         input_sha256: Of the sealed input, as the receipt gives it.
         output_sha256: Of the sealed answer, as the receipt gives it.
         now: When certificates must be valid: when the job finished, or now.
+        collateral: See `check_evidence`; it must count at that time.
         allow_simulated: Accept evidence that proves nothing.
 
     Raises:
+        CannotVerifyError: Collateral is missing or out of date.
         FormatError: The evidence is malformed.
         VerificationError: It is not genuine, or about another job.
         AppraisalError: It is genuine, but shows something else than the reference.
@@ -121,6 +137,7 @@ def verify_job_evidence(
         reference=reference,
         model_sha256=model_sha256,
         now=now,
+        collateral=collateral,
         allow_simulated=allow_simulated,
     )
     expected = Statement(
@@ -146,6 +163,7 @@ class TeeSession:
         model_sha256: str,
         reference: Json,
         columns: int,
+        collateral: CollateralSource = NOTHING,
         allow_simulated: bool = False,
     ) -> None:
         """Choose a nonce.
@@ -154,12 +172,14 @@ class TeeSession:
             model_sha256: The model digest.
             reference: `measurements` in the manifest's params of this mode.
             columns: How many features the model takes.
+            collateral: See the function `check_evidence`.
             allow_simulated: Accept evidence that proves nothing.
         """
         self.nonce = new_nonce()
         self._model_sha256 = model_sha256
         self._reference = reference
         self._columns = columns
+        self._collateral = collateral
         self._allow_simulated = allow_simulated
         self._enclave: Evidence | None = None
         self._sealed: dict[str, tuple[X25519PrivateKey, int]] = {}
@@ -176,6 +196,7 @@ class TeeSession:
             reference=self._reference,
             model_sha256=self._model_sha256,
             now=now,
+            collateral=self._collateral,
             allow_simulated=self._allow_simulated,
         )
         self._enclave = parse_evidence(evidence)
@@ -243,6 +264,7 @@ class TeeSession:
             input_sha256=input_sha256,
             output_sha256=sha256_hex(output),
             now=now,
+            collateral=self._collateral,
             allow_simulated=self._allow_simulated,
         )
         reply_key, count = self._sealed[input_sha256]
@@ -284,16 +306,38 @@ def _keys(shown: Evidence) -> tuple[bytes, ...]:
     )
 
 
-def _verify(
-    shown: Evidence, *, now: datetime, allow_simulated: bool
-) -> VerifiedEvidence[TdxQuote]:
+def _appraised(
+    shown: Evidence,
+    policy: Policy,
+    *,
+    now: datetime,
+    collateral: CollateralSource,
+    allow_simulated: bool,
+) -> AttestationResult:
+    """Return the result of quote and platform, by policy and by collateral."""
     if shown.format != TDX_V4:
         msg = f"evidence format {shown.format[:40]!r} is not known, expected {TDX_V4}"
         raise FormatError(msg, code="unsupported-quote")
     quote = parse_tdx_quote(shown.quote)
-    simulated = simulated_trust_store()
-    claims_simulated = quote.certificates[-1] == simulated.intel
-    store = (
-        simulated if allow_simulated and claims_simulated else hardware_trust_store()
+    store: TrustStore = simulated_trust_store()
+    given = collateral.collateral(shown.quote)
+    if allow_simulated and quote.certificates[-1] == store.intel:
+        given += SimulatedCollateral(now).collateral(shown.quote)
+    else:
+        store = hardware_trust_store()
+    result = appraise(verify_quote(quote, store, now=now), policy)
+    verdict = attest(
+        shown.quote,
+        trust_store=store,
+        collateral=given,
+        now=now,
+        checks=Checklist(),
+        policy=Relaxations(),
     )
-    return verify_quote(quote, store, now=now)
+    (claims,) = verdict.claims
+    return replace(
+        result,
+        checks=(*result.checks, *verdict.checks),
+        tcb_status=claims.tcb_status,
+        advisories=claims.advisories,
+    )

@@ -112,6 +112,11 @@ class FileCollateral:
         return found
 
 
+def kept_in(folder: Path) -> FileCollateral:
+    """Return what a folder holds, as a source; nothing if there is none."""
+    return FileCollateral((folder,) if folder.is_dir() else ())
+
+
 def _all_known(files: Iterable[Path]) -> Collateral:
     found = Collateral()
     for path in files:

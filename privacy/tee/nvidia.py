@@ -24,7 +24,14 @@ from cryptography.x509.oid import NameOID
 
 from privacy.encoding import Json
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
-from privacy.tee.chain import Rules, load_certificate, names, public_key, verify_chain
+from privacy.tee.chain import (
+    Rules,
+    extension_value,
+    load_certificate,
+    names,
+    public_key,
+    verify_chain,
+)
 from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.reader import Reader
@@ -269,25 +276,22 @@ def verify_nvidia_report(
 
 def _under(root: bytes, certificates: Sequence[bytes]) -> Sequence[bytes]:
     """Return the certificates in their order, without those of others in the folder."""
-    if list(certificates[-1:]) == [root] and len(certificates) <= _MAX_CHAIN:
+    whole = list(certificates[-1:]) == [root] and len(certificates) <= _MAX_CHAIN
+    if whole or not root:  # a store without NVIDIA's trusts none of them
         return certificates
     known = {load_certificate(root, _RULES.names[0]).subject}
     named = [names(load_certificate(raw, "certificate")) for raw in certificates]
     for _ in range(_MAX_CHAIN):
         known |= {one[0] for one in named if one and one[1] in known}
     pairs = zip(certificates, named, strict=True)
-    return [raw for raw, one in pairs if one and one[1] in known]
+    under = [raw for raw, one in pairs if one and one[1] in known]
+    return under or certificates  # another root: say which
 
 
 def _check_fwid(fwid: bytes, leaf: x509.Certificate) -> None:
-    for extension in leaf.extensions:
-        value = extension.value
-        if extension.oid == _FWID_EXTENSION and isinstance(
-            value, x509.UnrecognizedExtension
-        ):
-            if fwid and value.value.endswith(fwid):
-                return
-            break
+    issued_to = extension_value(leaf, _FWID_EXTENSION) or b""
+    if fwid and issued_to.endswith(fwid):
+        return
     msg = f"the leaf is not of firmware {fwid.hex()[:16]}, which the report names"
     raise VerificationError(msg, code="firmware-mismatch")
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from privacy.encoding import Json, canonical_json
 from privacy.tee.collateral import Collateral, SignedJson
-from privacy.tee.simulated_pki import FMSPC, Issued, issue, make_root
+from privacy.tee.simulated_pki import FMSPC, Issued, issue, known_ca, make_root
 from privacy.tee.simulator import sign_raw
 from privacy.tee.trust import SIMULATED_QE_MRSIGNER, TD_QE_PRODUCT_ID
 
@@ -46,6 +46,21 @@ class Defects:
     signer: Issued | None = None
     crl_signer: ec.EllipticCurvePrivateKey | None = None
     age: timedelta = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True)
+class SimulatedCollateral:
+    """The simulated vendor's service: whatever platform, it is up to date.
+
+    Attributes:
+        now: When it is asked.
+    """
+
+    now: datetime
+
+    def collateral(self, evidence: bytes) -> Collateral:  # noqa: ARG002
+        """Return what the simulated vendor says of the platforms here."""
+        return simulated_collateral(known_ca(), now=self.now)
 
 
 def make_signer(root: Issued) -> Issued:

@@ -20,6 +20,8 @@ from privacy.encoding import sha256_hex
 from privacy.tee.chain import SGX_EXTENSION
 
 _ROOT_SEED = b"privacy-compute/simulated-intel/root-key/1: public, not a secret"
+_CA_SEED = b"privacy-compute/simulated-intel/pck-ca-key/1: public, not a secret"
+_CA_SERIAL = 0x53494D4341  # "SIMCA"
 _ROOT_SERIAL = 0x53494D554C41544544  # "SIMULATED"
 _VALID_FROM = datetime(2024, 1, 1, tzinfo=UTC)
 _VALID_TO = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
@@ -60,11 +62,23 @@ def make_ca(root: Issued) -> Issued:
     return issue(_CA, ec.generate_private_key(ec.SECP256R1()), root, ca_depth=0)
 
 
-def make_leaf(ca: Issued) -> Issued:
+def known_ca() -> Issued:
+    """Return the PCK CA of the platforms here; the same bytes every time.
+
+    Its key is public like the root's, so that anyone can issue CRLs for it: whoever
+    verifies simulated evidence makes the simulated vendor's collateral himself.
+    """
+    key = ec.derive_private_key(int(sha256_hex(_CA_SEED), 16), ec.SECP256R1())
+    return issue(_CA, key, make_root(), ca_depth=0, serial=_CA_SERIAL)
+
+
+def make_leaf(
+    ca: Issued, *, valid: tuple[datetime, datetime] = (_VALID_FROM, _VALID_TO)
+) -> Issued:
     """Return a fresh PCK certificate with Intel's SGX extension."""
     extension = x509.UnrecognizedExtension(SGX_EXTENSION, _sgx_extension())
     key = ec.generate_private_key(ec.SECP256R1())
-    return issue(_LEAF, key, ca, ca_depth=None, extension=extension)
+    return issue(_LEAF, key, ca, ca_depth=None, extension=extension, valid=valid)
 
 
 def issue(
@@ -75,6 +89,7 @@ def issue(
     ca_depth: int | None,
     serial: int | None = None,
     extension: x509.ExtensionType | None = None,
+    valid: tuple[datetime, datetime] = (_VALID_FROM, _VALID_TO),
 ) -> Issued:
     """Return a certificate.
 
@@ -85,6 +100,7 @@ def issue(
         ca_depth: How many CAs may follow below; None makes a leaf.
         serial: Random by default.
         extension: One more extension, not critical.
+        valid: From when to when.
     """
     signer = issuer.key if issuer else key
     is_ca = ca_depth is not None
@@ -94,8 +110,8 @@ def issue(
         .issuer_name(issuer.certificate.subject if issuer else _name(name))
         .public_key(key.public_key())
         .serial_number(serial or secrets.randbits(152) | 1)
-        .not_valid_before(_VALID_FROM)
-        .not_valid_after(_VALID_TO)
+        .not_valid_before(valid[0])
+        .not_valid_after(valid[1])
         .add_extension(x509.BasicConstraints(is_ca, ca_depth), critical=True)
         .add_extension(_usage(is_ca=is_ca), critical=True)
         .add_extension(

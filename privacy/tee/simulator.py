@@ -23,7 +23,7 @@ from privacy.tee.parse import (
     TdReport,
     TdxQuote,
 )
-from privacy.tee.simulated_pki import make_ca, make_leaf, make_root
+from privacy.tee.simulated_pki import known_ca, make_leaf, make_root
 from privacy.tee.trust import SIMULATED_QE_MRSIGNER, TD_QE_PRODUCT_ID
 
 _QE_REPORT = struct.Struct("<16sI28s16s32s32s32s96sHH60s64s")
@@ -38,9 +38,8 @@ class SimulatedTdxAttester:
     simulated = True
 
     def __init__(self) -> None:
-        """Issue a fresh PCK chain and a fresh attestation key."""
-        root = make_root()
-        self.ca = make_ca(root)
+        """Issue a fresh PCK certificate and a fresh attestation key."""
+        root, self.ca = make_root(), known_ca()
         leaf = make_leaf(self.ca)
         self.certificates = (leaf.der, self.ca.der, root.der)
         self.pck_key = leaf.key

@@ -13,6 +13,7 @@ What was not given is not an error here: `tcb_status` returns None.
 Source: Intel PCS API v4, "TCB info" and "enclave identity", with their algorithms.
 """
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -51,6 +52,9 @@ _RULES = Rules(
     digest=SHA256,
 )
 _LIMIT = 1 << 20
+
+Signer = tuple[ec.EllipticCurvePublicKey, bool]
+"""A key, and whether current CRLs speak for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +122,11 @@ def _tcb_status(
     if not infos or not identities:
         return None
     with checks.step("tcb-signer", "Intel's TCB signing key under the pinned root"):
-        signer, signer_checked = _signer(collateral, trust_store, now)
+        signers = _signers(collateral, trust_store, now)
     with checks.step("tcb-info", f"signed, current, of {tee} {platform.fmspc.hex()}"):
-        info = _newest(infos, signer, now=now, version=3)
+        info, info_checked = _newest(infos, signers, now=now, version=3)
     with checks.step("qe-identity-info", f"signed, current, of {qe}"):
-        identity = _newest(identities, signer, now=now, version=2)
+        identity, qe_checked = _newest(identities, signers, now=now, version=2)
     with checks.step("qe-level", "the quoting enclave is the one Intel describes"):
         qe_level = _qe_level(quote.qe_report, identity)
     levels, statuses = [qe_level], []
@@ -140,7 +144,7 @@ def _tcb_status(
         advisories=tuple(sorted({a for level in levels for a in level.advisories})),
         tcb_date=min(level.tcb_date for level in behind or levels),
         evaluation_number=int(info["tcbEvaluationDataNumber"]),
-        signer_checked=signer_checked,
+        signer_checked=info_checked and qe_checked,
     )
 
 
@@ -157,15 +161,17 @@ def _parsed(statements: Iterable[SignedJson]) -> list[tuple[SignedJson, Json]]:
 
 
 def _is_of(info: Json, tee: str, platform: Platform) -> bool:
-    found = (info.get("id"), info.get("fmspc"), info.get("pceId"))
+    hexes = (str(info.get(name)).upper() for name in ("fmspc", "pceId"))
+    found = (info.get("id"), *hexes)
     fmspc, pceid = platform.fmspc.hex().upper(), platform.pceid.hex().upper()
     return found == (tee, fmspc, pceid)
 
 
-def _signer(
+def _signers(
     collateral: Collateral, trust_store: TrustStore, now: datetime
-) -> tuple[ec.EllipticCurvePublicKey, bool]:
-    """Return the key that signs statements, and whether current CRLs speak for it."""
+) -> list[Signer]:
+    """Return the keys that sign statements: Intel renews its key, folders keep both."""
+    found: list[Signer] = []
     refused: VerificationError | None = None
     root = trust_store.intel
     for der in (*collateral.certificates, *trust_store.intel_tcb_signing):
@@ -179,7 +185,9 @@ def _signer(
             refused = exc
             continue
         checked = check_revocation(chain, collateral.crls, now=now)
-        return public_key(chain[0]), checked
+        found.append((public_key(chain[0]), checked))
+    if found:
+        return found
     if refused is not None:
         raise refused
     msg = f"there is no certificate of {_SIGNER_NAME} in the collateral"
@@ -188,34 +196,47 @@ def _signer(
 
 def _newest(
     statements: list[tuple[SignedJson, Json]],
-    signer: ec.EllipticCurvePublicKey,
+    signers: list[Signer],
     *,
     now: datetime,
     version: int,
-) -> Json:
-    """Return the statement with the highest number of those that are current."""
-    current = []
+) -> tuple[Json, bool]:
+    """Return the current statement with the highest number, and its signer's state."""
+    current, refused = [], None
     for signed, value in statements:
-        check_raw_signature(
-            signer,
-            signed.signature,
-            signed.body,
-            code="collateral-signature",
-            what="a statement in the collateral was not signed by Intel: get it again",
-        )
+        try:
+            checked = _check_signed(signed, signers)
+        except VerificationError as exc:  # of a signer whose time is over, or forged
+            refused = exc
+            continue
         if value.get("version") != version:
             msg = f"a statement has version {value.get('version')}, expected {version}"
             raise FormatError(msg, code="unsupported-collateral")
         if _time(value["issueDate"]) <= now <= _time(value["nextUpdate"]):
-            current.append(value)
-    if not current:
-        value = statements[0][1]
-        msg = (
-            f"the collateral is for {value['issueDate']} to {value['nextUpdate']}, not "
-            f"{now.isoformat()}: get a newer one"
-        )
-        raise CannotVerifyError(msg, code="collateral-expired")
-    return max(current, key=lambda value: int(value["tcbEvaluationDataNumber"]))
+            current.append((value, checked))
+    if current:
+        return max(current, key=lambda one: int(one[0]["tcbEvaluationDataNumber"]))
+    if refused is not None:
+        raise refused
+    value = statements[0][1]
+    msg = (
+        f"the collateral is for {value['issueDate']} to {value['nextUpdate']}, not "
+        f"{now.isoformat()}: get a newer one"
+    )
+    raise CannotVerifyError(msg, code="collateral-expired")
+
+
+def _check_signed(signed: SignedJson, signers: list[Signer]) -> bool:
+    """Return whether revocation is known of the signer of a statement."""
+    *others, (last, last_checked) = signers
+    what = "a statement in the collateral was not signed by Intel: get it again"
+    for key, checked in others:
+        with contextlib.suppress(VerificationError):
+            check_raw_signature(key, signed.signature, signed.body, code="", what=what)
+            return checked
+    code = "collateral-signature"
+    check_raw_signature(last, signed.signature, signed.body, code=code, what=what)
+    return last_checked
 
 
 def _time(text: str) -> datetime:

@@ -7,14 +7,14 @@
     5. The quoting enclave vouches for the attestation key.
     6. The attestation key signed header and TD report.
 
-Not checked yet: collateral. Whether the platform's firmware (TCB) is up to date, and
-whether a certificate was revoked, is unknown; `VerifiedEvidence.collateral` says so.
+Not checked here: collateral. Whether the platform's firmware (TCB) is up to date, and
+whether a certificate was revoked, is looked up by `privacy.tee.attest`.
 """
 
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,7 +31,6 @@ from privacy.tee.trust import (
     check_root,
 )
 
-Collateral = Literal["not checked"]
 AnyQuote = TypeVar("AnyQuote", bound=Quote)
 
 # Flags INIT and PROVISION_KEY set, all others but bit 2 clear: bit 1 is debug.
@@ -45,14 +44,12 @@ class VerifiedEvidence(Generic[AnyQuote]):
     Attributes:
         simulated: It chains to the simulated vendor, so it proves nothing.
         verified_at: The time that certificates were checked at.
-        collateral: What is known of TCB status and revocation.
         certificates: The chain that was checked: PCK leaf, PCK CA and root.
     """
 
     quote: AnyQuote
     simulated: bool
     verified_at: datetime
-    collateral: Collateral
     certificates: tuple[x509.Certificate, ...]
 
 
@@ -107,7 +104,6 @@ def verify_quote(
         quote=quote,
         simulated=trust_store.simulated,
         verified_at=now,
-        collateral="not checked",
         certificates=chain,
     )
 

@@ -1,5 +1,6 @@
 """The data owner accepts an answer only from the enclave it checked."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -8,8 +9,15 @@ from lying_attester import LyingTdxAttester
 from tee_models import MODEL_SHA256, WEIGHTS, linear_model
 
 from privacy.encoding import b64url, canonical_json, parse_object, sha256_hex
-from privacy.errors import AppraisalError, FormatError, VerificationError
+from privacy.errors import (
+    AppraisalError,
+    CannotVerifyError,
+    FormatError,
+    VerificationError,
+)
+from privacy.tee.chain import load_certificate
 from privacy.tee.client import (
+    NOTHING,
     TeeSession,
     check_evidence,
     new_nonce,
@@ -17,7 +25,15 @@ from privacy.tee.client import (
 )
 from privacy.tee.enclave import Enclave
 from privacy.tee.engine import Engine
+from privacy.tee.evidence import parse_evidence
 from privacy.tee.measure import measure_loaded
+from privacy.tee.parse import parse_tdx_quote
+from privacy.tee.simulated_collateral import (
+    Defects,
+    simulated_collateral,
+    tcb_info,
+)
+from privacy.tee.simulated_pki import known_ca, make_ca, make_leaf, make_root
 from privacy.tee.simulator import SimulatedTdxAttester
 
 MODEL = linear_model()
@@ -33,11 +49,12 @@ def make_enclave(attester=None, *, model=MODEL, model_sha256=MODEL_SHA256):
     return Enclave(Engine(model), attester, measured, model_sha256=model_sha256)
 
 
-def make_session(*, allow_simulated=True, reference=REFERENCE):
+def make_session(*, allow_simulated=True, reference=REFERENCE, collateral=NOTHING):
     return TeeSession(
         model_sha256=MODEL_SHA256,
         reference=reference,
         columns=3,
+        collateral=collateral,
         allow_simulated=allow_simulated,
     )
 
@@ -77,8 +94,73 @@ def test_honest_evidence_is_accepted_and_says_what_it_is_worth(enclave):
     session = make_session()
     result = session.check_evidence(enclave.evidence(session.nonce), now=NOW)
     assert result.simulated
-    assert result.collateral == "not checked"
+    assert (result.tcb_status, result.advisories) == ("UpToDate", ())
     assert result.measurements.as_dict() == REFERENCE
+
+
+@dataclass(frozen=True)
+class Given:
+    """Collateral that also holds what is wrong, newer than the honest one."""
+
+    defects: Defects
+
+    def collateral(self, evidence):
+        return simulated_collateral(known_ca(), now=NOW, defects=self.defects)
+
+
+def serial_of(quote, which):
+    certificate = parse_tdx_quote(quote).certificates[which]
+    return load_certificate(certificate, "certificate").serial_number
+
+
+def behind(status):
+    (level,) = tcb_info()["tcbLevels"]
+    levels = [{**level, "tcbStatus": status, "advisoryIDs": ["INTEL-SA-1"]}]
+    return Defects(tcb_info={"tcbLevels": levels, "tcbEvaluationDataNumber": 99})
+
+
+def test_a_job_shows_what_was_looked_up_of_its_platform(enclave):
+    session = make_session()
+    result = session.check_evidence(enclave.evidence(session.nonce), now=NOW)
+    lines = {check.name: check for check in result.checks}
+    for name in ("revocation", "tcb-info", "tcb-level", "tcb-status", "collateral"):
+        assert lines[name].ok
+    assert result.as_dict()["tcb_status"] == "UpToDate"
+
+
+@pytest.mark.parametrize("status", ["OutOfDate", "SWHardeningNeeded", "Revoked"])
+def test_a_platform_that_is_not_up_to_date_gets_no_job(enclave, status):
+    session = make_session(collateral=Given(behind(status)))
+    evidence = enclave.evidence(session.nonce)
+    with pytest.raises(AppraisalError, match="INTEL-SA-1") as caught:
+        session.check_evidence(evidence, now=NOW)
+    assert caught.value.code == "tcb-status"
+    with pytest.raises(VerificationError) as caught:
+        session.seal(ROWS)
+    assert caught.value.code == "evidence-unchecked"
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_revoked_platform_gets_no_job(enclave, which):
+    evidence = enclave.evidence(new_nonce())
+    quote = parse_evidence(evidence).quote
+    defects = Defects(revoked=[serial_of(quote, which)])
+    session = make_session(collateral=Given(defects))
+    evidence = enclave.evidence(session.nonce)
+    check = session.check_evidence
+    assert_code("certificate-revoked", VerificationError, check, evidence, now=NOW)
+
+
+def test_a_platform_whose_revocation_is_unknown_gets_no_job():
+    attester = SimulatedTdxAttester()
+    root, attester.ca = make_root(), make_ca(make_root())
+    leaf = make_leaf(attester.ca)
+    attester.certificates = (leaf.der, attester.ca.der, root.der)
+    attester.pck_key = leaf.key
+    session = make_session()
+    evidence = make_enclave(attester=attester).evidence(session.nonce)
+    check = session.check_evidence
+    assert_code("collateral-missing", CannotVerifyError, check, evidence, now=NOW)
 
 
 def test_simulated_evidence_is_refused_unless_allowed(enclave):

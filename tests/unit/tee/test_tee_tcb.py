@@ -299,3 +299,24 @@ def answer(name, signed):
 def test_parse_collateral_refuses_what_it_does_not_know(raw):
     with pytest.raises(FormatError):
         parse_collateral(raw, what="file")
+
+
+def test_older_statements_of_another_signer_do_no_harm(platform, now):
+    old = simulated_collateral(
+        platform[0].ca, now=now, defects=Defects(age=timedelta(days=31))
+    )
+    new = simulated_collateral(platform[0].ca, now=now)
+    for both in (old + new, new + old):
+        (claims,) = check(platform, now, collateral=both).claims
+        assert claims.tcb_status == "UpToDate"
+    then = now - timedelta(days=20)
+    assert check(platform, then, collateral=old + new).claims
+
+
+def test_the_newest_of_several_statements_counts(platform, now):
+    worse = {"tcbLevels": levels("OutOfDate"), "tcbEvaluationDataNumber": 99}
+    defects = Defects(tcb_info=worse)
+    new = simulated_collateral(platform[0].ca, now=now, defects=defects)
+    old = simulated_collateral(platform[0].ca, now=now)
+    for both in (old + new, new + old):
+        assert refused(platform, now, collateral=both) == ("tcb-status", 6)
