@@ -24,10 +24,10 @@ from privacy.tee import chain
 from privacy.tee.attest import attest
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import Collateral
-from privacy.tee.composite import Composite, Device, bound_report_data
 from privacy.tee.parse import REGISTERS, Measurements
 from privacy.tee.policy import Relaxations
 from privacy.tee.simulated_collateral import simulated_collateral
+from privacy.tee.simulated_composite import compose
 from privacy.tee.simulated_nvidia import SimulatedNvidia
 from privacy.tee.simulated_pki import make_root
 from privacy.tee.simulator import SimulatedTdxAttester
@@ -100,13 +100,11 @@ def with_devices(now: datetime, *, count: int) -> Whole:
     given = [gpu.collateral(now) for gpu in gpus]
     if not count:
         return Whole(gpus[0].report(bytes(32)), given[0], now)
-    cpu = SimulatedTdxAttester()
-    devices = tuple(Device(gpu.report(bytes(32)), gpu.chain) for gpu in gpus)
-    data = bound_report_data(bytes(64), [device.report for device in devices])
-    quote = cpu.quote(data, Measurements(*[bytes(48)] * len(REGISTERS)))
+    cpu, registers = SimulatedTdxAttester(), Measurements(*[bytes(48)] * len(REGISTERS))
+    made = compose(cpu, gpus, nonce=bytes(32), bound=bytes(64), measurements=registers)
     beside = [replace(one, certificates=()) for one in given]
     collateral = sum(beside, simulated_collateral(cpu.ca, now=now))
-    return Whole(Composite(quote, devices, bytes(64)).to_bytes(), collateral, now)
+    return Whole(made.to_bytes(), collateral, now)
 
 
 def forget() -> None:
