@@ -39,6 +39,7 @@ from privacy.zkml.prescale import prescale
 from privacy.zkml.salt import widen_input
 from privacy.zkml.srs import is_public, srs_facts, verifier_srs
 from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
+from privacy.zkml.unroll import unroll
 
 _ROWS = 32
 _IN_RANGE = Grade(part=1.0, share=0.9)
@@ -118,6 +119,7 @@ def _audit(
     shutil.copyfile(srs, made.srs)
     fixed = scratch / "fixed.onnx"
     fix_batch(onnx, fixed)
+    unroll(fixed)
     prescale(fixed, np.array(params.input_minimum), np.array(params.input_maximum))
     plain = scratch / "plain.onnx"
     shutil.copyfile(fixed, plain)
