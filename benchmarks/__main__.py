@@ -28,6 +28,7 @@ from benchmarks import (
     zkml_gas,
     zkml_operators,
     zkml_search,
+    zkml_serving,
 )
 from privacy.cli.output import size
 from privacy.encoding import Json
@@ -189,6 +190,10 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     "zkml-operators": (
         lambda quick: zkml_operators.measure(quick=quick),
         zkml_operators.show,
+    ),
+    "zkml-serving": (
+        lambda quick: zkml_serving.measure(OUT, quick=quick),
+        zkml_serving.show,
     ),
     "zkml-search": (lambda quick: zkml_search.measure(quick=quick), zkml_search.show),
 }

@@ -9,6 +9,7 @@ Source: TCG Reference Integrity Manifest information model; ISO/IEC 19770-2 (SWI
 NVIDIA's published verifier for what is compared with what.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Rim:
         return f"{self.product} {self.version}".upper()
 
 
+@functools.lru_cache(maxsize=64)
 def parse_rim(raw: bytes) -> Rim:
     """Return reference measurements taken apart.
 
