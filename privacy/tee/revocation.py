@@ -10,6 +10,7 @@ Source: RFC 5280, section 6.3, for complete CRLs of the issuer itself; RFC 6960,
 """
 
 import contextlib
+import functools
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -31,6 +32,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from privacy.errors import VerificationError
 
+_REMEMBERED = 64
 _DIGESTS = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _UNUSABLE = (
     ValueError,
@@ -142,16 +144,30 @@ def _is_signed(response: OCSPResponse, issuer: x509.Certificate, now: datetime) 
 
 
 def _signed_by(response: OCSPResponse, signer: x509.Certificate) -> bool:
-    key, algorithm = signer.public_key(), response.signature_hash_algorithm
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
-        algorithm, _DIGESTS
-    ):
+    digest = response.signature_hash_algorithm
+    if not isinstance(digest, _DIGESTS):
         return False
     try:
-        key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
+        _check_response(
+            response.tbs_response_bytes, response.signature, type(digest), signer
+        )
     except InvalidSignature:
         return False
     return True
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _check_response(
+    signed: bytes,
+    signature: bytes,
+    digest: type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512],
+    signer: x509.Certificate,
+) -> None:
+    """Check a signature; likewise."""
+    key = signer.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InvalidSignature
+    key.verify(signature, signed, ec.ECDSA(digest()))
 
 
 def _counts(
@@ -164,6 +180,17 @@ def _counts(
         if crl.issuer != issuer.subject:
             return False
         narrowed = any(extension.critical for extension in crl.extensions)
-        return not narrowed and crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if narrowed:
+            return False
+        _check_list(crl.public_bytes(Encoding.DER), issuer)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature):
         return False
+    return True
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _check_list(der: bytes, issuer: x509.Certificate) -> None:
+    """Check the signature; one that is good is remembered, time cannot change it."""
+    crl = x509.load_der_x509_crl(der)
+    if not crl.is_signature_valid(issuer.public_key()):  # type: ignore[arg-type]
+        raise InvalidSignature
