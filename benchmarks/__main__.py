@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks import (
     attestation,
+    chain_campaign,
     contracts_gas,
     fhe_cold_start,
     fhe_execution,
@@ -28,6 +29,7 @@ from benchmarks import (
     zkml_gas,
     zkml_operators,
     zkml_search,
+    zkml_serving,
 )
 from privacy.cli.output import size
 from privacy.encoding import Json
@@ -152,7 +154,9 @@ def _show_malformed(found: Json) -> None:
         f"{len(found['untyped'])} untyped refusals, "
         f"{inputs['worker_deaths'] + damaged['worker_deaths']} worker deaths"
     )
-    console.print(f"the engine without our checks: {found['bare_engine']['outcomes']}")
+    console.print(
+        f"Concrete-ML's FHEModelServer.run: {found['bare_library']['outcomes']}"
+    )
 
 
 BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
@@ -176,6 +180,10 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     ),
     "attestation": (lambda quick: attestation.measure(quick=quick), attestation.show),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
+    "chain": (
+        lambda quick: chain_campaign.measure(quick=quick),
+        chain_campaign.show,
+    ),
     "contracts-gas": (
         lambda quick: contracts_gas.measure(quick=quick),
         contracts_gas.show,
@@ -190,6 +198,10 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
         lambda quick: zkml_operators.measure(quick=quick),
         zkml_operators.show,
     ),
+    "zkml-serving": (
+        lambda quick: zkml_serving.measure(OUT, quick=quick),
+        zkml_serving.show,
+    ),
     "zkml-search": (lambda quick: zkml_search.measure(quick=quick), zkml_search.show),
 }
 PROOFS: dict[str, Any] = {
@@ -199,8 +211,8 @@ PROOFS: dict[str, Any] = {
     "zkml-operators": zkml_operators,
     "zkml-search": zkml_search,
 }
-SLOW = {*PROOFS, "contracts-gas"}
-"""Minutes each; run by name. The last needs `make contracts-tools`."""
+SLOW = {*PROOFS, "chain", "contracts-gas"}
+"""Minutes each; run by name. The last two need `make contracts-tools`."""
 
 
 if __name__ == "__main__":

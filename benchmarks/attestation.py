@@ -66,7 +66,8 @@ def forget() -> None:
     for remembered in (
         chain.load_certificate,
         chain._check_issued,  # noqa: SLF001 - to measure without them
-        revocation._check_list,  # noqa: SLF001
+        revocation._list,  # noqa: SLF001
+        revocation._is_whole_and_by,  # noqa: SLF001
         revocation._check_response,  # noqa: SLF001
         rim._parse,  # noqa: SLF001
         rim._check_signature,  # noqa: SLF001

@@ -50,7 +50,11 @@ def _tuned(part: PartRequest, model: Model, visibility: Visibility) -> Json:
 
 
 def _default(part: PartRequest, model: Model, visibility: Visibility) -> Json:
-    """Make a circuit as EZKL's manual does: default arguments, then `resources`."""
+    """Make a circuit as EZKL's manual does: default arguments, then `resources`.
+
+    Calibration keeps the default scale: left to itself it takes finer ones where there
+    are lookup tables, and circuits four times as large.
+    """
     import ezkl
 
     files = CircuitFiles(part.out)
@@ -64,7 +68,15 @@ def _default(part: PartRequest, model: Model, visibility: Visibility) -> Json:
         rows = rows[:_FEW_ROWS]
     data = part.out / "calibration.json"
     data.write_text(json.dumps({"input_data": [rows.ravel().tolist()]}))
-    _call(ezkl.calibrate_settings, data, files.onnx, files.settings, target="resources")
+    _call(
+        ezkl.calibrate_settings,
+        data,
+        files.onnx,
+        files.settings,
+        target="resources",
+        scales=[args.input_scale],
+        scale_rebase_multiplier=[args.scale_rebase_multiplier],
+    )
     _call(ezkl.compile_circuit, files.onnx, files.network, files.settings)
     settings = json.loads(files.settings.read_text())
     logrows = settings["run_args"]["logrows"]

@@ -1,6 +1,7 @@
 """What an operator can set, from arguments or PRIVACY_GATEWAY_* variables."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.warm import BUDGET
+from privacy.zkml.memory import installed_memory
 
 
 class Settings(BaseSettings):
@@ -47,7 +49,18 @@ class Settings(BaseSettings):
         le=64,
         description="0 for what fhe_execution says; they share the cores out.",
     )
-    zkml_workers: int = Field(default=1, ge=1, le=64)
+    zkml_workers: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Proofs side by side, as memory allows; they share the cores out.",
+    )
+    zkml_memory_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="What proofs may take together; 0 for three quarters of what this "
+        "machine has. A model that needs more is refused.",
+    )
     tee_workers: int = Field(
         default=4, ge=1, le=64, description="Jobs at once over all enclaves."
     )
@@ -106,10 +119,15 @@ class Settings(BaseSettings):
     def worker_env(self, mode: Mode) -> dict[str, str]:
         """Return the environment variables of a mode's worker processes."""
         env = {BUDGET: str(self.worker_warm_bytes)}
-        if mode is Mode.FHE:
-            threads = max(1, _cores() // self.workers(mode))
-            env |= {"OMP_NUM_THREADS": str(threads)}
+        if mode in _THREADS:
+            env[_THREADS[mode]] = str(max(1, _cores() // self.workers(mode)))
         return env
+
+    def memory_of_jobs(self, mode: Mode) -> int:
+        """Return what jobs of a mode may take together, by what models state."""
+        if mode is Mode.ZKML:
+            return self.zkml_memory_bytes or installed_memory() * 3 // 4
+        return sys.maxsize  # what evaluation keys take is measured, not stated
 
     def time_limit_s(self, mode: Mode) -> float:
         """Return how long one attempt at a job of a mode may take."""
@@ -118,6 +136,9 @@ class Settings(BaseSettings):
             Mode.ZKML: self.zkml_time_limit_s,
             Mode.TEE: self.tee_time_limit_s,
         }[mode]
+
+
+_THREADS = {Mode.FHE: "OMP_NUM_THREADS", Mode.ZKML: "RAYON_NUM_THREADS"}
 
 
 def _cores() -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gateway.executors.base import Done, Engines, Executor, Watch, Work
 from gateway.executors.enclaves import Enclaves
+from gateway.executors.memory import Memory
 from gateway.executors.pool import Pool
 from gateway.settings import Settings
 from privacy.encoding import Json
@@ -33,6 +34,7 @@ class LocalNode:
                 memory_bytes=settings.worker_memory_bytes,
                 time_limit_s=settings.time_limit_s(mode),
                 env=settings.worker_env(mode),
+                memory=Memory(settings.memory_of_jobs(mode)),
             )
 
     async def run(self, work: Work, watch: Watch) -> Done:

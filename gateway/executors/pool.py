@@ -6,11 +6,13 @@ input that crashes the engine twice is at fault itself.
 """
 
 import asyncio
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from gateway.executors.base import Done, Watch, Work
+from gateway.executors.memory import Memory
 from gateway.executors.places import Places
 from privacy.child import Child, ChildDied
 from privacy.encoding import Json
@@ -64,6 +66,7 @@ class Pool:
         memory_bytes: int,
         time_limit_s: float,
         env: Mapping[str, str] | None = None,
+        memory: Memory | None = None,
     ) -> None:
         """Describe the pool; workers start with the first jobs.
 
@@ -74,6 +77,7 @@ class Pool:
             memory_bytes: Address-space limit of each.
             time_limit_s: For one attempt, loading the engine included.
             env: Environment variables for the workers.
+            memory: What jobs may take together, by what their models state.
         """
         self._mode = mode
         self._target = target
@@ -82,6 +86,7 @@ class Pool:
         self._env = dict(env or {})
         self._idle = [_Slot() for _ in range(size)]
         self._places = Places(size)
+        self._memory = memory or Memory(sys.maxsize)
         self._tickets: dict[str, _Ticket] = {}
         self._threads = ThreadPoolExecutor(size, thread_name_prefix=f"{mode}-worker")
         self._closing = False
@@ -90,7 +95,10 @@ class Pool:
         """Return the files of one job; see `Executor`."""
         ticket = self._tickets[work.job_id] = _Ticket()
         try:
-            async with self._places.take(ticket.over):
+            async with (
+                self._places.take(ticket.over),
+                self._memory.take(_needed(work), ticket.over),
+            ):
                 self._stop_if_ended(ticket)
                 slot = self._take(work)
                 try:
@@ -208,6 +216,12 @@ class Pool:
                 "send fewer rows, or ask the operator to raise the limit"
             )
             raise LimitError(msg, code="time-limit")
+
+
+def _needed(work: Work) -> int:
+    """Return how many bytes a job's model says that it takes; 0 if it says nothing."""
+    stated = work.bundle.manifest.mode(work.mode).cost.get("memory_bytes")
+    return stated if isinstance(stated, int) else 0
 
 
 def _give_up(deaths: int, crashes: int, exc: ChildDied) -> None:

@@ -60,12 +60,16 @@ def publish(
         str, typer.Option(help=f"For networks: {', '.join(ACTIVATIONS)}.")
     ] = "",
     options: Annotated[
-        str, typer.Option(help='JSON by mode, such as \'{"zkml": {"srs": "FILE"}}\'.')
+        str, typer.Option(help='JSON by mode: \'{"zkml": {"objective": "gas"}}\'.')
     ] = "{}",
     hide: Hide = None,
     commit: Commit = None,
     show: Show = None,
     salt: Salt = False,
+    srs: Annotated[
+        str,
+        typer.Option(help="For proofs: development, download, or a ceremony's file."),
+    ] = "",
     tune: Annotated[
         str,
         typer.Option(help="Search FHE circuits for: speed, balanced or accuracy."),
@@ -84,6 +88,7 @@ def publish(
     """Compile a trained model once, for every privacy mode that can serve it."""
     from privacy.publish import publish as compile_bundle
 
+    seen = {"hide": hide, "commit": commit, "show": show, "salt": salt, "srs": srs}
     with progress(quiet=as_json) as notify:
         bundle = compile_bundle(
             model,
@@ -97,7 +102,7 @@ def publish(
             task=_one_of(task, ("classification", "regression"), "--task"),
             activation=_one_of(activation, ACTIVATIONS, "--activation"),
             options=with_tuning(
-                _options(options, hide=hide, commit=commit, show=show, salt=salt),
+                _options(options, **seen),
                 tune=_one_of(tune, tuple(GOALS), "--tune"),
                 max_loss=max_loss,
                 fast=fast,
@@ -156,7 +161,7 @@ def _one_of(value: str, allowed: tuple[str, ...], option: str) -> str:
     return value
 
 
-def _options(text: str, **seen: list[str] | bool | None) -> dict[Mode, Json]:
+def _options(text: str, **seen: list[str] | bool | str | None) -> dict[Mode, Json]:
     """Return options by mode; what proofs show and hide is the mode zkml's."""
     try:
         value: Any = json.loads(text)

@@ -1,5 +1,6 @@
-"""Commands about proofs: zk verify, zk prove, zk audit, zk tune."""
+"""Commands about proofs: zk verify, zk prove, zk audit, zk srs, zk tune."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -133,6 +134,35 @@ def audit(
     for check in found["checks"]:
         line = f"[green]equal[/] {check['name']}: {safe(check['detail'])}"
         out.print(line, soft_wrap=True)
+
+
+@command("zk srs")
+def srs(
+    file: Annotated[Path, typer.Argument(help="A powers-of-tau file.")],
+    fetch: Annotated[
+        int, typer.Option(help="Fetch the ceremony's file of 2**FETCH points first.")
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Say whose an SRS is, by its digest; get the public ceremony's for offline use."""
+    from privacy.zkml.srs import fetch_srs, srs_facts
+
+    with progress(quiet=as_json) as notify:
+        if fetch:
+            notify({"stage": "fetch the SRS"})
+            found = fetch_srs(fetch, file)
+        else:
+            _need_file(file)
+            found = srs_facts(file, development=False)
+    if as_json:
+        print_json(asdict(found))
+    elif found.kind == "public":
+        out.print(f"[green]public ceremony[/], 2**{found.logrows} points")
+    else:
+        out.print(
+            f"[bold yellow]not of the listed ceremony[/], 2**{found.logrows} points: "
+            "whoever made it can forge proofs"
+        )
 
 
 @command("zk tune")

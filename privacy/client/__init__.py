@@ -185,6 +185,7 @@ class Client(Common):
     def close(self) -> None:
         """Close the connection."""
         self._driver.close()
+        self._context.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -298,6 +299,7 @@ class AsyncClient(Common):
     async def close(self) -> None:
         """Close the connection."""
         await self._driver.close()
+        self._context.close()
 
     async def __aenter__(self) -> Self:
         """Return itself."""

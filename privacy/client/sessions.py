@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,11 @@ from privacy.errors import FormatError, VerificationError
 from privacy.fhe.caveats import clipping_caveats, p_error_caveats
 from privacy.modes import Mode
 
+if TYPE_CHECKING:
+    from privacy.zkml import Verifier
+
 T = TypeVar("T")
+_VERIFIER = "verifier"
 SIMULATED = "the enclave is SIMULATED: it hides nothing from its operator"
 
 
@@ -52,6 +56,21 @@ class Context:
     def store(self) -> KeyStore:
         """The data owner's FHE keys."""
         return KeyStore(self.home, self.unlock)
+
+    def verifier(self) -> "Verifier":
+        """Return the one that checks proofs, kept for the next job."""
+        from privacy.zkml import Verifier
+
+        with self.lock:
+            found: Verifier = self.memory.setdefault(_VERIFIER, Verifier())
+        return found
+
+    def close(self) -> None:
+        """End what runs beside this process."""
+        with self.lock:
+            verifier = self.memory.pop(_VERIFIER, None)
+        if verifier:
+            verifier.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +202,7 @@ class _Zkml:
                 prepared.rows if shows_input else None,
                 salt=prepared.salt,
                 allow_insecure_srs=self.context.allow_insecure_srs,
+                verifier=self.context.verifier(),
             )
         )
         compare_outputs(output, raw)
@@ -229,6 +249,7 @@ def verified_outputs(
     *,
     salt: bytes | None,
     allow_insecure_srs: bool,
+    verifier: "Verifier | None" = None,
 ) -> Any:
     """Return the raw outputs that a job's proofs prove, shape (rows, outputs).
 
@@ -238,15 +259,17 @@ def verified_outputs(
         rows: The standardised input, to check that the proofs are about it; or None.
         salt: The job's, which the proofs of salted circuits are about as well.
         allow_insecure_srs: Accept proofs that the maker of the SRS can forge.
+        verifier: One that is kept; else a new one.
 
     Raises:
         VerificationError: A proof is false, about another input, or under an SRS that
             is not allowed.
         CannotVerifyError: The proof system is not installed.
     """
-    from privacy.zkml.verify import verify_proofs
+    from privacy.zkml import verify_proofs
 
-    return verify_proofs(
+    verify = verifier.verify if verifier else verify_proofs
+    return verify(
         bundle, evidence, rows=rows, salt=salt, allow_insecure_srs=allow_insecure_srs
     )
 

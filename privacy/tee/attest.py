@@ -172,7 +172,11 @@ def _verify(
     if item.kind == "dcap":
         return _verify_dcap(parsed, trust_store, collateral, now, checks)
     if item.kind == "nitro":
-        return verify_nitro_document(parsed, trust_store, now=now, checks=checks)
+        claims = verify_nitro_document(parsed, trust_store, now=now, checks=checks)
+        with checks.step("revocation", "no CA of the chain was revoked") as found:
+            checked = check_revocation(claims.chain[2:], collateral.crls, now=now)
+            found.append(_REVOCATION[checked])
+        return claims
     if item.kind == "snp":
         claims = verify_snp_report(
             parsed, trust_store, certificates=beside, now=now, checks=checks

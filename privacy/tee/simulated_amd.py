@@ -9,7 +9,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from privacy.tee import der
 from privacy.tee.collateral import Collateral
-from privacy.tee.simulated_x509 import PrivateKey, Signer, issue, issue_crl
+from privacy.tee.simulated_x509 import (
+    VALID,
+    PrivateKey,
+    Signer,
+    issue,
+    issue_crl,
+)
 from privacy.tee.snp import REPORT_BYTES, SIGNED_BYTES, VCEK, VLEK
 from privacy.tee.trust import AmdProduct, SimulatedTrustStore
 
@@ -66,7 +72,9 @@ class SimulatedAmd:
         product = AmdProduct(name, self.ask.der, self.ark.der, self.asvk.der)
         return SimulatedTrustStore(intel=b"", amd=(product,))
 
-    def make_leaf(self, **extensions: bytes) -> Signer:
+    def make_leaf(
+        self, *, valid: tuple[datetime, datetime] = VALID, **extensions: bytes
+    ) -> Signer:
         """Return a VCEK or VLEK; extensions by what follows AMD's OID, `_` for `.`."""
         versions = {"3.9": 1, **_TCB} if self.turin else _TCB
         values = {oid: bytes([der.INTEGER, 1, svn]) for oid, svn in versions.items()}
@@ -75,7 +83,7 @@ class SimulatedAmd:
         values |= {name.replace("_", "."): v for name, v in extensions.items()}
         issuer = self.asvk if self.signing_key == VLEK else self.ask
         named = {f"{_AMD}.{oid}": value for oid, value in values.items() if value}
-        return issue("SEV-VCEK", issuer, bare=True, extensions=named)
+        return issue("SEV-VCEK", issuer, bare=True, extensions=named, valid=valid)
 
     def collateral(
         self,

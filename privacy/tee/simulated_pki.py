@@ -72,11 +72,13 @@ def known_ca() -> Issued:
     return issue(_CA, key, make_root(), ca_depth=0, serial=_CA_SERIAL)
 
 
-def make_leaf(ca: Issued) -> Issued:
+def make_leaf(
+    ca: Issued, *, valid: tuple[datetime, datetime] = (_VALID_FROM, _VALID_TO)
+) -> Issued:
     """Return a fresh PCK certificate with Intel's SGX extension."""
     extension = x509.UnrecognizedExtension(SGX_EXTENSION, _sgx_extension())
     key = ec.generate_private_key(ec.SECP256R1())
-    return issue(_LEAF, key, ca, ca_depth=None, extension=extension)
+    return issue(_LEAF, key, ca, ca_depth=None, extension=extension, valid=valid)
 
 
 def issue(
@@ -87,6 +89,7 @@ def issue(
     ca_depth: int | None,
     serial: int | None = None,
     extension: x509.ExtensionType | None = None,
+    valid: tuple[datetime, datetime] = (_VALID_FROM, _VALID_TO),
 ) -> Issued:
     """Return a certificate.
 
@@ -97,6 +100,7 @@ def issue(
         ca_depth: How many CAs may follow below; None makes a leaf.
         serial: Random by default.
         extension: One more extension, not critical.
+        valid: From when to when.
     """
     signer = issuer.key if issuer else key
     is_ca = ca_depth is not None
@@ -106,8 +110,8 @@ def issue(
         .issuer_name(issuer.certificate.subject if issuer else _name(name))
         .public_key(key.public_key())
         .serial_number(serial or secrets.randbits(152) | 1)
-        .not_valid_before(_VALID_FROM)
-        .not_valid_after(_VALID_TO)
+        .not_valid_before(valid[0])
+        .not_valid_after(valid[1])
         .add_extension(x509.BasicConstraints(is_ca, ca_depth), critical=True)
         .add_extension(_usage(is_ca=is_ca), critical=True)
         .add_extension(

@@ -12,8 +12,9 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-_FOREVER = datetime(2049, 12, 31, tzinfo=UTC)
-_FROM = datetime(2024, 1, 1, tzinfo=UTC)
+VALID = datetime(2024, 1, 1, tzinfo=UTC), datetime(2049, 12, 31, tzinfo=UTC)
+"""From when to when certificates are valid, unless said."""
+
 _CRL_VALID = timedelta(days=30)
 _USAGES = (
     "digital_signature",
@@ -57,7 +58,7 @@ def issue(
     ca: bool = False,
     bare: bool = False,
     extensions: Mapping[str, bytes] | None = None,
-    valid: tuple[datetime, datetime] = (_FROM, _FOREVER),
+    valid: tuple[datetime, datetime] = VALID,
 ) -> Signer:
     """Return a certificate, signed with SHA-384 and, under RSA, PSS.
 

@@ -37,7 +37,12 @@ from privacy.zkml.onnx_prep import fix_batch
 from privacy.zkml.params import ZkmlParams, parse_params
 from privacy.zkml.prescale import prescale
 from privacy.zkml.salt import widen_input
-from privacy.zkml.srs import is_public, srs_facts, verifier_srs
+from privacy.zkml.srs import (
+    check_verifier_srs,
+    is_public,
+    srs_facts,
+    verifier_srs,
+)
 from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
 
 _ROWS = 32
@@ -165,6 +170,7 @@ def _check_onnx(onnx: Path, params: ZkmlParams) -> str:
 
 def _check_srs(srs: Path, kept: CircuitFiles, params: ZkmlParams) -> str:
     cut = verifier_srs(srs)
+    check_verifier_srs(cut)
     said = params.srs
     found = srs_facts(srs, development=said.kind == "development")
     if found != said or cut != kept.verifier_srs.read_bytes():

@@ -116,7 +116,11 @@ class ZkmlParams:
         Raises:
             FormatError: Another shape, or a value that is not finite or too large.
         """
-        values = np.asarray(rows, dtype=np.float64)
+        try:
+            values = np.asarray(rows, dtype=np.float64)
+        except (TypeError, ValueError):  # its message quotes what is there
+            msg = f"rows are not numbers of shape (rows, {self.features})"
+            raise FormatError(msg, code="wrong-feature-count") from None
         if values.ndim != 2 or values.shape[1] != self.features:  # noqa: PLR2004
             msg = f"rows have shape {values.shape}, expected (rows, {self.features})"
             raise FormatError(msg, code="wrong-feature-count")

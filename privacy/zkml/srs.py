@@ -15,14 +15,21 @@ import struct
 import tempfile
 from pathlib import Path
 
-from privacy.encoding import sha256_file, sha256_hex
+from privacy.child import Handler, Progress, run_in_child
+from privacy.encoding import Json, sha256_file, sha256_hex
 from privacy.errors import FormatError, NotFoundError, VerificationError
 from privacy.zkml.params import SrsFacts
-from privacy.zkml.srs_digests import PUBLIC_SHA256, PUBLIC_VERIFIER_SHA256
-from privacy.zkml.system import ProofSystem
+from privacy.zkml.srs_digests import (
+    GENERATORS_SHA256,
+    PUBLIC_SHA256,
+    PUBLIC_VERIFIER_SHA256,
+)
+from privacy.zkml.system import ProofSystem, load_backend
 
 _G1_BYTES = 64
-_TAIL_BYTES = 256
+_G2_BYTES = 128
+_TAIL_BYTES = 2 * _G2_BYTES
+_VERIFIER_BYTES = 4 + 2 * _G1_BYTES + _TAIL_BYTES
 _MAX_LOGROWS = 26
 
 
@@ -64,6 +71,37 @@ def obtain_srs(
     return facts
 
 
+def fetch_srs(logrows: int, out: Path, *, timeout_s: float = 3600.0) -> SrsFacts:
+    """Write the public ceremony's SRS of 2**logrows points to `out`.
+
+    Raises:
+        FormatError: The ceremony has no file of that size.
+        UnavailableError: It could not be fetched, or the engine is not installed.
+        VerificationError: What was fetched is not the ceremony's file.
+    """
+    if logrows not in PUBLIC_SHA256:
+        known = f"{min(PUBLIC_SHA256)} to {max(PUBLIC_SHA256)}"
+        msg = f"the ceremony has files of 2**k points for k from {known}, not {logrows}"
+        raise FormatError(msg, code="no-such-srs")
+    request = {"logrows": logrows, "out": str(out)}
+    run_in_child("privacy.zkml.srs:handler", request, timeout_s=timeout_s)
+    return srs_facts(out, development=False)
+
+
+def handler() -> Handler:
+    """Return what serves `fetch_srs` in a child process."""
+    backend = load_backend()
+
+    def serve(request: Json, progress: Progress) -> Json:
+        progress({"stage": "fetch the SRS"})
+        obtain_srs(
+            "download", request["logrows"], Path(request["out"]), backend=backend
+        )
+        return {}
+
+    return serve
+
+
 def srs_facts(path: Path, *, development: bool) -> SrsFacts:
     """Return what an SRS file is; `public` only by its digest.
 
@@ -83,6 +121,28 @@ def is_public(verifier_part: bytes) -> bool:
     Nobody has to be believed for this: it is a comparison with a pinned digest.
     """
     return sha256_hex(verifier_part) == PUBLIC_VERIFIER_SHA256
+
+
+def check_verifier_srs(verifier_part: bytes) -> None:
+    """Refuse a verifier's part that would make every proof hold, or anyone a forger.
+
+    The engine takes one of zeros, under which its pairing check is always true.
+
+    Raises:
+        VerificationError: It does not begin with the generators, or its secret is 0 or
+            1; code `srs-degenerate`.
+    """
+    head, secret = verifier_part[:-_G2_BYTES], verifier_part[-_G2_BYTES:]
+    if (
+        len(verifier_part) != _VERIFIER_BYTES
+        or sha256_hex(head) != GENERATORS_SHA256
+        or secret in {bytes(_G2_BYTES), head[-_G2_BYTES:]}
+    ):
+        msg = (
+            "the verifier's part of the SRS is none under which proofs mean anything: "
+            "do not rely on this model's publisher"
+        )
+        raise VerificationError(msg, code="srs-degenerate")
 
 
 def verifier_srs(srs: Path) -> bytes:

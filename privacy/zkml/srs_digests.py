@@ -13,6 +13,9 @@ G1's generator twice, G2's, and the ceremony's secret times G2's. The last one, 
 stands in every Solidity verifier that EZKL made under this ceremony; `tests` spell it.
 """
 
+GENERATORS_SHA256 = "9ba4eb8a13a468b1506f9ab632ea6dbe932732b4d285085725e6d61c465b064c"
+"""The verifier's part of every SRS up to its secret: its size of 0, and generators."""
+
 PUBLIC_SHA256: dict[int, str] = {
     1: "cafb2aa72c200ddc4e28aacabb8066e829207e2484b8d17059a566232f8a297b",
     2: "8194ec51da5d332d2e17283ade34920644774452c2fadf33742e8c739e275d8e",

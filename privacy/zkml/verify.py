@@ -24,7 +24,12 @@ from privacy.modes import Mode
 from privacy.zkml.blobs import Evidence, Proof, parse_evidence
 from privacy.zkml.field import MODULUS, dequantize, from_hex
 from privacy.zkml.params import ZkmlParams, parse_params
-from privacy.zkml.srs import is_public, srs_facts, verifier_srs
+from privacy.zkml.srs import (
+    check_verifier_srs,
+    is_public,
+    srs_facts,
+    verifier_srs,
+)
 from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
 from privacy.zkml.visibility import public_files
 
@@ -113,7 +118,7 @@ class Verifier:
             VerificationError: Something was checked and is false; the code says what:
                 `evidence-malformed`, `wrong-model`, `wrong-proof-count`,
                 `bundle-changed`, `proof-invalid`, `proof-not-about-input`,
-                `proof-not-about-model` or `srs-mislabelled`.
+                `proof-not-about-model`, `srs-degenerate` or `srs-mislabelled`.
             AppraisalError: All is true, but the SRS is `insecure-srs`.
             CannotVerifyError: The engine is missing or failed, or ran out of time; or
                 the proofs hide the input that should be compared (`input-hidden`), or
@@ -229,9 +234,11 @@ def _is_insecure(root: Path) -> bool:
     """Return whether the SRS is another one than the public ceremony's.
 
     Raises:
-        VerificationError: The verifier's part is not of the whole SRS, if that is here.
+        VerificationError: Under this SRS proofs mean nothing, or the verifier's part is
+            not of the whole SRS, if that is here.
     """
     cut, whole = (root / "verifier.srs").read_bytes(), root / "kzg.srs"
+    check_verifier_srs(cut)
     insecure = not is_public(cut)
     if whole.exists():
         try:

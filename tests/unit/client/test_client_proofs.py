@@ -65,3 +65,22 @@ def test_an_audit_needs_a_bundle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert told(capsys, "audit", tmp_path) == (4, "no-bundle")
+
+
+def test_a_file_that_is_no_srs_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "kzg.srs"
+    assert told(capsys, "srs", path) == (2, "no-such-file")
+    path.write_bytes(b"\x01\0\0\0")
+    assert told(capsys, "srs", path) == (2, "bad-srs")
+    assert told(capsys, "srs", path, "--fetch", 99) == (2, "no-such-srs")
+
+
+def test_an_srs_that_is_not_listed_is_not_called_public(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "kzg.srs"
+    path.write_bytes((0).to_bytes(4, "little") + bytes(128 + 256))
+    assert run(["zk", "srs", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "unlisted"

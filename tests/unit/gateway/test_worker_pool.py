@@ -4,12 +4,14 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.executors.base import Done, Watch, Work
+from gateway.executors.memory import Memory
 from gateway.executors.pool import Pool
 from privacy.errors import BackendError, FormatError, JobFailedError, LimitError
 from privacy.modes import Mode
@@ -46,6 +48,12 @@ class _Lab:
         done: Done = await self.pool.run(work, watch)
         answer: dict[str, Any] = json.loads(done.output.read_bytes())
         return answer
+
+    def needs(self, memory_bytes: int) -> None:
+        part = self.bundle.manifest.modes[Mode.ZKML]
+        modes = {Mode.ZKML: replace(part, cost={"memory_bytes": memory_bytes})}
+        manifest = replace(self.bundle.manifest, modes=modes)
+        self.bundle = replace(self.bundle, manifest=manifest)
 
     def _keys(self, name: str) -> Path | None:
         if not name:
@@ -273,6 +281,27 @@ def test_a_replaced_worker_is_not_thought_to_have_its_forerunners_keys(tmp_path:
         assert sum(str(lab.folder / "a") in w for w in warm) == 1
 
     _play(tmp_path, scenario, size=2)
+
+
+def test_jobs_that_together_need_too_much_memory_run_in_turn(tmp_path: Path):
+    order = {"do": "sleep", "seconds": 0.3}
+
+    async def scenario(lab: _Lab) -> None:
+        lab.needs(60)
+        runs = [asyncio.create_task(lab.run(order, str(i))) for i in range(2)]
+        most = 0
+        while not all(run.done() for run in runs):
+            most = max(most, lab.pool.busy()[Mode.ZKML])
+            await asyncio.sleep(0.02)
+        await asyncio.gather(*runs)
+        assert most == 1
+        lab.needs(200)
+        with pytest.raises(LimitError) as refusal:
+            await lab.run(order, "large")
+        assert refusal.value.code == "circuit-too-large"
+        assert lab.starts == ["0", "1"]  # no worker saw it
+
+    _play(tmp_path, scenario, size=2, memory=Memory(100))
 
 
 def test_workers_get_the_environment_they_are_promised(tmp_path: Path):

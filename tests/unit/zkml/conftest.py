@@ -81,6 +81,7 @@ class Node:
     def __init__(self, child: Child, bundle: Bundle, folder: Path) -> None:
         self._child, self._bundle, self._folder = child, bundle, folder
         self.progress: list[dict[str, Any]] = []
+        self.timeout_s = 60.0
 
     def run_blob(self, blob: bytes, *, bundle: Bundle | None = None) -> Job:
         used = bundle or self._bundle
@@ -97,7 +98,7 @@ class Node:
                 "rows": None,
                 **{n: str(p) for n, p in paths.items()},
             },
-            timeout_s=60,
+            timeout_s=self.timeout_s,
             progress=self.progress.append,
         )
         assert answer == {"evidence_kind": "proof"}
@@ -209,6 +210,12 @@ def other_bundle(
 ) -> Bundle:
     """Published apart, but sharing the development SRS."""
     return make_bundle(tmp_path_factory.mktemp("other-bundle"), other_linear)
+
+
+@pytest.fixture(scope="session")
+def salted(linear: Linear, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    root = tmp_path_factory.mktemp("salted")
+    return make_bundle(root, linear, settings=[ONE], salt=True)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,8 @@ from privacy.zkml.audit import audit
 from privacy.zkml.blobs import make_input, parse_evidence
 from privacy.zkml.local import prove_rows
 from privacy.zkml.salt import ELEMENTS, LARGEST, elements
-from tests.unit.zkml.conftest import ONE
 
 MINE, THEIRS = b"m" * 32, b"t" * 32
-
-
-@pytest.fixture(scope="module")
-def salted(
-    bundle_of: Callable[..., Bundle],
-    linear: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Bundle:
-    root = tmp_path_factory.mktemp("salted")
-    return bundle_of(root, linear, settings=[ONE], salt=True)
 
 
 @pytest.fixture(scope="module")

@@ -108,6 +108,7 @@ def test_the_pinned_verifiers_part_is_the_ceremonys_point() -> None:
     raw = bytes(4) + b"".join(_raw(v) for v in (1, 2, 1, 2, *_G2, *s_g2))
     assert srs.is_public(raw)
     assert not srs.is_public(raw[:-1] + bytes([raw[-1] ^ 1]))
+    srs.check_verifier_srs(raw)
 
 
 def _raw(value: int) -> bytes:

@@ -1,7 +1,9 @@
 """Every way a node or a stranger may lie, each refused with its own code."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,7 +23,7 @@ from privacy.errors import (
     FormatError,
     VerificationError,
 )
-from privacy.zkml import parse_outputs
+from privacy.zkml import Verifier, parse_outputs
 from privacy.zkml import verify_proofs as verify_strictly
 from privacy.zkml.field import MODULUS, from_hex, to_hex
 
@@ -276,6 +278,23 @@ def test_an_engine_that_takes_too_long_is_ended(bundle: Bundle, job: Any) -> Non
     with pytest.raises(CannotVerifyError) as caught:
         verify_proofs(bundle, job.evidence, rows=job.rows, timeout_s=0.01)
     assert caught.value.code == "verify-died"
+
+
+def test_a_kept_verifier_loads_the_engine_once_until_it_dies(
+    bundle: Bundle, job: Any
+) -> None:
+    def engine(verifier: Verifier) -> int:
+        verifier.verify(bundle, job.evidence, rows=job.rows, allow_insecure_srs=True)
+        assert verifier._child
+        return verifier._child.pid
+
+    with Verifier() as verifier:
+        first = engine(verifier)
+        assert engine(verifier) == first
+        os.kill(first, signal.SIGKILL)
+        assert verifier._child
+        verifier._child._process.wait(30)
+        assert engine(verifier) != first
 
 
 def test_without_the_engine_nothing_is_verified(

@@ -1,0 +1,59 @@
+"""Memory for jobs: what each is expected to take is set aside before it starts.
+
+Two jobs that both look at what is free now would both find it, and end by the kernel's
+hand. Here a job waits until what it needs was given back, in the order of asking, so
+that a large one is not passed over for ever.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from privacy.errors import LimitError
+
+
+class Memory:
+    """So many bytes, shared out among jobs."""
+
+    def __init__(self, total_bytes: int) -> None:
+        """Have `total_bytes` to give."""
+        self._total = self._free = total_bytes
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def take(self, needed: int, ended: asyncio.Event) -> AsyncIterator[None]:
+        """Hold memory meanwhile; without it if `ended` came first, so look at it.
+
+        Raises:
+            LimitError: The job needs more than there will ever be.
+        """
+        if needed > self._total:
+            msg = (
+                f"this job takes about {needed >> 20} MiB, this node has "
+                f"{self._total >> 20} MiB for such jobs: use a node with more memory"
+            )
+            raise LimitError(msg, code="circuit-too-large")
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place = (needed, turn)
+        self._waiting.append(place)
+        self._serve()
+        leaving = asyncio.ensure_future(ended.wait())
+        both: set[asyncio.Future[Any]] = {turn, leaving}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            yield
+        finally:
+            leaving.cancel()
+            if turn.done():
+                self._free += needed
+            else:
+                self._waiting.remove(place)
+            self._serve()
+
+    def _serve(self) -> None:
+        while self._waiting and self._waiting[0][0] <= self._free:
+            needed, turn = self._waiting.popleft()
+            self._free -= needed
+            turn.set_result(None)
