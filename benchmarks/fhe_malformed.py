@@ -9,8 +9,8 @@ compares digests (ours does, always) would accept it; or an honest job in betwee
 must decrypt to the known outputs, does not. Refusals must be typed: a problem with a
 stable code, never `internal`.
 
-The same inputs, a sample of them, go to the engine without our checks, which is what
-`FHEModelServer.run` comes to: its process's deaths and hangs are shown beside ours.
+A sample of such inputs, made for circuits of Concrete-ML's own, goes to that
+library's `FHEModelServer.run`: its process's deaths and hangs are shown beside ours.
 """
 
 import random
@@ -29,7 +29,6 @@ from benchmarks.malformed_inputs import Case, Honest, cases
 from benchmarks.malformed_tally import DEATHS, Tally
 from privacy.bundle import open_bundle
 from privacy.encoding import Json, pack, parse_object, sha256_hex
-from privacy.fhe import FheClient
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.publish import is_current, publish
@@ -64,28 +63,33 @@ def measure(folder: Path, *, quick: bool) -> Json:
     """Return the figures, JSON-ready; see the module."""
     store, home = folder / "malformed", default_home()
     roots = {name: published_alone(store, name) for name in _MODELS}
-    foreign = open_bundle(roots["foreign"]).path("fhe/client.json").read_bytes()
-    foreign_keys = FheClient(foreign).generate_keys().evaluation_keys()
     inputs, damaged, sample = (300, 38, 60) if quick else (5000, 190, 400)
     with Live(folder, store) as live, live.http() as api:
         pid = live.pid
-        honest = [
+        linear, tree, theirs = (
             Honest.of(roots[name], lambda one: first_answer(api, one))
-            for name in ("linear", "tree")
-        ]
+            for name in ("linear", "tree", "foreign")
+        )
+        honest, foreign_keys = [linear, tree], theirs.evaluation_keys
         tally = campaign(api, honest, inputs, seed=1, foreign_keys=foreign_keys)
         key = publisher_key(home)
         bad = bundles(api, honest[0], store, key, damaged, seed=1)
         alive = live.pid == pid and api.get("/readyz").is_success
     with tempfile.TemporaryDirectory() as scratch:
-        there = bare(honest, sample, Path(scratch), seed=1, foreign_keys=foreign_keys)
+        there = bare(
+            [linear, theirs],
+            sample,
+            Path(scratch),
+            seed=1,
+            foreign_keys=tree.evaluation_keys,
+        )
     return {
         "gateway_deaths": int(not alive),
         "inputs": tally.as_json(),
         "bundles": bad.as_json(),
         "wrong": [*tally.wrong, *bad.wrong],
         "untyped": [*tally.untyped, *bad.untyped],
-        "bare_engine": there,
+        "bare_library": there,
     }
 
 

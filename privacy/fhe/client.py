@@ -19,7 +19,7 @@ from privacy.encoding import (
     unpack,
 )
 from privacy.errors import BackendError, FormatError
-from privacy.fhe.backend import Floats, Keyset, load_backend
+from privacy.fhe.backend import Floats, Ints, Keyset, load_backend
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.security import check_parameters
 from privacy.fhe.spec import CircuitSpec, parse_program, parse_spec
@@ -134,7 +134,11 @@ class ClientKeys:
             FormatError: No rows, too many, of another width, or not finite.
         """
         checked = _checked_rows(rows, self.spec.features)
-        values, found = quantize(checked, self.spec.quantizers), []
+        return self.encrypt_values(quantize(checked, self.spec.quantizers))
+
+    def encrypt_values(self, values: Ints) -> bytes:
+        """Return the input blob of a job for quantized rows; see `encrypt`."""
+        found = []
         for batch in self.spec.split(len(values)):
             own, values = values[: batch.rows], values[batch.rows :]
             room = [own[:1]] * (batch.rows - len(own))  # answered, and thrown away
@@ -159,6 +163,10 @@ class ClientKeys:
         Raises:
             FormatError: Not as many results, or not results of this circuit.
         """
+        return raw_outputs(self.decrypt_integers(output, rows), self.spec.output)
+
+    def decrypt_integers(self, output: bytes, rows: int) -> Ints:
+        """Return what the circuit computed, before it is scaled; see `decrypt`."""
         frames = unpack(output, what="the FHE output", max_frames=MAX_ROWS)
         batches = self.spec.split(rows)
         if len(frames) != len(batches):
@@ -181,7 +189,8 @@ class ClientKeys:
         except RuntimeError as exc:
             msg = f"the FHE engine cannot read the result: {hint}"
             raise FormatError(msg, code="fhe-result-mismatch") from exc
-        return raw_outputs(np.concatenate(found)[:rows], self.spec.output)
+        integers: Ints = np.concatenate(found)[:rows]
+        return integers
 
 
 def _checked_rows(rows: Floats, features: int) -> Floats:

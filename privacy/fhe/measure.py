@@ -16,6 +16,7 @@ from privacy.fhe.compiled import Compiled
 from privacy.fhe.options import Options
 from privacy.fhe.picks import Picks
 from privacy.fhe.quantizers import quantize
+from privacy.fhe.samples import sample_values
 from privacy.fhe.spec import Batch, CircuitSpec
 from privacy.fhe.template import learn_template
 from privacy.fhe.thermometer import Edges
@@ -32,11 +33,13 @@ class Measured:
 
     Attributes:
         integers: The circuits' integers for the first held rows, decrypted.
+        samples: Those for the first rows of `privacy.fhe.samples`, one row at a time.
         picks: Which of the bits sent the circuits read, if not all.
     """
 
     spec: CircuitSpec
     integers: Ints
+    samples: Ints
     cost: Json
     picks: Picks | None = None
 
@@ -53,10 +56,15 @@ def measure(
     progress({"stage": "keys"})
     keys = [_Keys(backend, circuit, compiled, options)]
     few = min(options.engine_rows or _SAMPLE_ROWS, _SAMPLE_ROWS)
+    samples: list[Ints] = []
     for run in runs:
-        own = values[: few if run is alone else run.rows]
+        own = values[: run.rows]
+        if run is alone:
+            own = sample_values(compiled.quantizers, few, features=compiled.features)
         run.messages += keys[0].messages(run, own)
-        _compute(circuit, keys[0], run.messages, run, options)
+        results = _compute(circuit, keys[0], run.messages, run, options)
+        if run is alone:
+            samples = [keys[0].cipher.decrypt(run.function, r) for r in results]
         run.ciphertexts += keys[0].ciphertexts(run, values[: run.rows])
     fast = alone.latency_s < _FAST_S
     rows = options.engine_rows or (10 if fast else _SAMPLE_ROWS)
@@ -96,7 +104,9 @@ def measure(
     }
     if batches:
         cost["batches"] = {str(b.rows): b.latency_s for b in batches}
-    return Measured(spec, np.concatenate(integers), cost, picks)
+    return Measured(
+        spec, np.concatenate(integers), np.concatenate(samples), cost, picks
+    )
 
 
 class _Keys:

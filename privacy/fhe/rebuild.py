@@ -1,21 +1,22 @@
 """Build a bundle's native circuit anew for this machine; runs in a child process.
 
 `build` compiles the source: the program must come out the same, word for word. `check`
-loads the library, makes keys, encrypts a row, runs it and decrypts: keys, ciphertext
-and result are compared with the templates that clients and nodes check.
+loads the library, makes keys, encrypts sample rows, runs and decrypts them: keys,
+ciphertexts and results are compared with the templates that clients and nodes check,
+and the answers with those that the publisher signed.
 """
 
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from privacy.bundle import open_bundle
 from privacy.child import Handler, Progress
 from privacy.encoding import Json
+from privacy.errors import BackendError
 from privacy.fhe.client import FheClient
 from privacy.fhe.machine import check_engine, machine_params
 from privacy.fhe.runner import CIRCUIT, CLIENT_JSON, Runner
+from privacy.fhe.samples import parse_bounds, sample_values
 from privacy.fhe.source import CIRCUIT_FILES, SOURCE, build, read_source
 from privacy.modes import Mode
 
@@ -44,16 +45,27 @@ def _build(request: Json, progress: Progress) -> Json:
 
 def _check(request: Json, progress: Progress) -> Json:
     root = Path(request["bundle"])
+    bundle = open_bundle(root)
+    params = bundle.manifest.mode(Mode.FHE).params
     progress({"stage": "check"})
     client = _client(root)
     keys = client.generate_keys()
-    row = np.zeros((1, client.spec.features))
+    bounds = parse_bounds(params["samples"]) if "samples" in params else None
+    count = len(bounds.least) if bounds else 1
+    spec = client.spec
+    values = sample_values(spec.quantizers, count, features=spec.features)
     with tempfile.TemporaryDirectory(prefix="privacy-fhe-") as scratch:
         path = Path(scratch) / "keys"
         path.write_bytes(keys.evaluation_keys())
-        runner = Runner(open_bundle(root))
-        output = runner.run(keys.encrypt(row), path, lambda _: None).output
-    keys.decrypt(output, rows=1)
+        runner = Runner(bundle)
+        output = runner.run(keys.encrypt_values(values), path, lambda _: None).output
+    found = keys.decrypt_integers(output, rows=count)
+    if bounds and not bounds.hold(found, p_error=params["p_error"]):
+        msg = (
+            "the circuit that was built here answers sample rows otherwise than its "
+            "publisher signed: install the version that the manifest names"
+        )
+        raise BackendError(msg, code="fhe-rebuild-differs")
     return {}
 
 

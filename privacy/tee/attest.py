@@ -24,7 +24,7 @@ from privacy.tee.collateral import Collateral
 from privacy.tee.composite import Composite
 from privacy.tee.detect import Item, detect
 from privacy.tee.event_log import Event, compare
-from privacy.tee.gpu import device_status
+from privacy.tee.gpu import device_status, is_compared
 from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
 from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
 from privacy.tee.parse import Quote, SgxReport, TdReport, TdReport15, parse_quote
@@ -172,7 +172,11 @@ def _verify(
     if item.kind == "dcap":
         return _verify_dcap(parsed, trust_store, collateral, now, checks)
     if item.kind == "nitro":
-        return verify_nitro_document(parsed, trust_store, now=now, checks=checks)
+        claims = verify_nitro_document(parsed, trust_store, now=now, checks=checks)
+        with checks.step("revocation", "no CA of the chain was revoked") as found:
+            checked = check_revocation(claims.chain[2:], collateral.crls, now=now)
+            found.append(_REVOCATION[checked])
+        return claims
     if item.kind == "snp":
         claims = verify_snp_report(
             parsed, trust_store, certificates=beside, now=now, checks=checks
@@ -308,7 +312,8 @@ def _appraise(
     ]
     if not isinstance(policy, EvidencePolicy):
         return [*caveats, NO_REFERENCE]
-    return caveats + [_uncompared(c, policy) for c in claims if policy.uncompared(c)]
+    open_ = [c for c in claims if policy.uncompared(c) and not is_compared(c)]
+    return caveats + [_uncompared(c, policy) for c in open_]
 
 
 def _uncompared(claims: Claims, policy: EvidencePolicy) -> str:

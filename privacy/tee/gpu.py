@@ -26,6 +26,11 @@ NO_RIM = "reference measurements"
 _NVDEC0 = 35  # shows a good value only where the decoder is enabled
 
 
+def is_compared(claims: Claims) -> bool:
+    """Whether NVIDIA's reference values were compared with these claims."""
+    return claims.vendor == "nvidia" and NO_RIM not in claims.unchecked
+
+
 def device_status(
     report: NvidiaReport,
     claims: Claims,

@@ -87,7 +87,7 @@ def _entries(collateral: Collateral) -> Iterator[Entry]:
         yield Entry("crl", name, starts, crl.next_update_utc, sha256_hex(der))
     for signed in collateral.tcb_infos:
         value = _parsed(signed)
-        about = f"{value['id']} {value['fmspc']}"
+        about = f"{value['id']} {value['fmspc']}".upper()
         yield Entry("tcb-info", about, *_dates(value), sha256_hex(signed.body))
     for signed in collateral.qe_identities:
         value = _parsed(signed)

@@ -4,7 +4,9 @@
        and when the document was made; leaves live three hours.
     2. The leaf signed the document.
 
-Revocation needs no look-up: AWS publishes no lists for leaves that live three hours.
+Revocation needs no look-up: leaves live three hours, and AWS tells verifiers to do
+without lists. It names some for the CAs of a region and a zone; those that are given
+are looked into (`privacy.tee.attest`).
 
 Source: AWS Nitro Enclaves, attestation process; RFC 9052, section 4.4.
 """

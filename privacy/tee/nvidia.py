@@ -276,7 +276,8 @@ def verify_nvidia_report(
 
 def _under(root: bytes, certificates: Sequence[bytes]) -> Sequence[bytes]:
     """Return the certificates in their order, without those of others in the folder."""
-    if list(certificates[-1:]) == [root] and len(certificates) <= _MAX_CHAIN:
+    whole = list(certificates[-1:]) == [root] and len(certificates) <= _MAX_CHAIN
+    if whole or not root:  # a store without NVIDIA's trusts none of them
         return certificates
     known = {load_certificate(root, _RULES.names[0]).subject}
     named = [names(load_certificate(raw, "certificate")) for raw in certificates]

@@ -10,6 +10,7 @@ Source: RFC 5280, section 6.3, for complete CRLs of the issuer itself; RFC 6960,
 """
 
 import contextlib
+import functools
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -31,6 +32,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from privacy.errors import VerificationError
 
+_REMEMBERED = 32  # lists, which may have megabytes
 _DIGESTS = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _UNUSABLE = (
     ValueError,
@@ -59,11 +61,11 @@ def check_revocation(
     Raises:
         VerificationError: One of the certificates was revoked.
     """
-    lists = [x509.load_der_x509_crl(der) for der in crls]
+    lists = tuple(crls)
     responses = [load_der_ocsp_response(der) for der in ocsp]
     complete = True
     for certificate, issuer in pairwise(chain):
-        counting = [crl for crl in lists if _counts(crl, issuer, now)]
+        counting = [_list(der) for der in lists if _counts(der, issuer, now)]
         for crl in counting:
             entry = crl.get_revoked_certificate_by_serial_number(
                 certificate.serial_number
@@ -142,28 +144,50 @@ def _is_signed(response: OCSPResponse, issuer: x509.Certificate, now: datetime) 
 
 
 def _signed_by(response: OCSPResponse, signer: x509.Certificate) -> bool:
-    key, algorithm = signer.public_key(), response.signature_hash_algorithm
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
-        algorithm, _DIGESTS
-    ):
+    digest = response.signature_hash_algorithm
+    if not isinstance(digest, _DIGESTS):
         return False
     try:
-        key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
+        _check_response(
+            response.tbs_response_bytes, response.signature, type(digest), signer
+        )
     except InvalidSignature:
         return False
     return True
 
 
-def _counts(
-    crl: x509.CertificateRevocationList, issuer: x509.Certificate, now: datetime
-) -> bool:
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _check_response(
+    signed: bytes,
+    signature: bytes,
+    digest: type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512],
+    signer: x509.Certificate,
+) -> None:
+    """Check a signature; one that is good is remembered, time cannot change it."""
+    key = signer.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InvalidSignature
+    key.verify(signature, signed, ec.ECDSA(digest()))
+
+
+def _counts(der: bytes, issuer: x509.Certificate, now: datetime) -> bool:
+    crl = _list(der)
     try:
         end = crl.next_update_utc
         if end is None or not crl.last_update_utc <= now <= end:
             return False
-        if crl.issuer != issuer.subject:
-            return False
-        narrowed = any(extension.critical for extension in crl.extensions)
-        return not narrowed and crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return crl.issuer == issuer.subject and _is_whole_and_by(der, issuer)
+    except _UNUSABLE:
         return False
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _list(der: bytes) -> x509.CertificateRevocationList:
+    return x509.load_der_x509_crl(der)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)  # which remembers no exception
+def _is_whole_and_by(der: bytes, issuer: x509.Certificate) -> bool:
+    crl = _list(der)
+    narrowed = any(extension.critical for extension in crl.extensions)
+    return not narrowed and crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]

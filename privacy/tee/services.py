@@ -5,7 +5,7 @@
              comes from the cloud provider, with the report
     NVIDIA   OCSP responses on certificates, RIM service for reference measurements
 
-AWS has no such service: a Nitro document brings all it needs.
+AWS is not asked: a Nitro document brings all it needs.
 
 What is asked for follows from evidence that nobody verified yet, so a host that lies
 can choose which platform is asked about, and nothing else.

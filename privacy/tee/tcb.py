@@ -161,7 +161,8 @@ def _parsed(statements: Iterable[SignedJson]) -> list[tuple[SignedJson, Json]]:
 
 
 def _is_of(info: Json, tee: str, platform: Platform) -> bool:
-    found = (info.get("id"), info.get("fmspc"), info.get("pceId"))
+    hexes = (str(info.get(name)).upper() for name in ("fmspc", "pceId"))
+    found = (info.get("id"), *hexes)
     fmspc, pceid = platform.fmspc.hex().upper(), platform.pceid.hex().upper()
     return found == (tee, fmspc, pceid)
 

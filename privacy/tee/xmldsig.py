@@ -25,7 +25,7 @@ _CANONICAL = {
     "http://www.w3.org/2006/12/xml-c14n11",
     "http://www.w3.org/TR/2001/REC-xml-c14n-20010315",
 }
-_MAX_DEPTH, _MAX_ELEMENTS = 16, 20_000
+_MAX_DEPTH, _MAX_ELEMENTS, _MAX_NAMESPACES = 16, 20_000, 32
 
 Scope = dict[str, str]
 
@@ -113,12 +113,17 @@ class _Builder:
         self._count += 1
         if self._count > _MAX_ELEMENTS or len(self._open) > _MAX_DEPTH:
             self.refuse()
-        scope, attributes = dict(self._open[-1].scope), {}
+        declared: Scope = {}
+        attributes: dict[str, str] = {}
         for key, value in zip(pairs[::2], pairs[1::2], strict=True):
             if key == "xmlns" or key.startswith("xmlns:"):
-                scope[key.partition(":")[2]] = value
+                declared[key.partition(":")[2]] = value
             else:
                 attributes[key] = value
+        around = self._open[-1].scope
+        scope = {**around, **declared} if declared else around
+        if len(scope) > _MAX_NAMESPACES:
+            self.refuse()
         element = Element(name, attributes, scope)
         for one in (name, *attributes):
             prefix, colon, local = one.partition(":")

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from privacy.errors import FormatError, PrivacyError
+from privacy.tee import snp
 from privacy.tee.attest import attest, show
+from privacy.tee.chain import extension_value, verify_chain
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import Collateral, FileCollateral
 from privacy.tee.detect import detect
@@ -327,3 +329,24 @@ def test_real_platforms_behind_are_refused(vectors, file, collateral, at, code):
         verdict(vectors, file, collateral, at)
     assert caught.value.code == code
     assert code != "tcb-status" or "OutOfDate," in caught.value.message
+
+
+def test_a_real_turin_chip_key_is_of_turins_shape(vectors):
+    turin = next(p for p in hardware_trust_store().amd if p.name == "Turin")
+    leaf = (vectors / "virtee-sev/vcek_turin.der").read_bytes()
+    chain = verify_chain(
+        [leaf, turin.ask, turin.ark],
+        roots=[turin.ark],
+        rules=snp._RULES,
+        now=datetime.fromisoformat(SUMMER),
+    )
+    chip = extension_value(chain[0], snp._HARDWARE_ID)
+    assert len(chip.removeprefix(b"\x04\x08")) == 8
+    # A report of that chip and TCB, unsigned: both checks find what they look for.
+    raw = bytearray(snp.REPORT_BYTES)
+    raw[0x1A0:0x1A8] = chip.removeprefix(b"\x04\x08")
+    for name, at in snp._TCB_TURIN.items():
+        raw[0x180 + at] = extension_value(chain[0], snp._TCB_OIDS[name])[-1]
+    report = snp.SnpReport(bytes(raw))
+    snp._check_chip(report, chain[0], turin)
+    assert set(snp._check_tcb(report, chain[0], turin)) == set(snp._TCB_TURIN)

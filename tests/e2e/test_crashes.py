@@ -18,7 +18,7 @@ from privacy.encoding import canonical_json, sha256_hex
 from privacy.modes import Mode
 from tests.support.live_gateway import ProcessGateway, wait_until
 
-ROUNDS = 10
+KILLS = [2, pytest.param(10, marks=pytest.mark.slow)]
 
 
 @pytest.fixture
@@ -67,11 +67,12 @@ def run_step(client, step):
     return check_reply(step, Reply(got.status_code, got.headers, got.content))
 
 
-def test_ten_kills_lose_no_job_and_finish_each_once(fragile, diagnosis, tmp_path):
+@pytest.mark.parametrize("kills", KILLS)
+def test_kills_lose_no_job_and_finish_each_once(fragile, diagnosis, tmp_path, kills):
     home = Client(fragile.base_url, home=tmp_path / "home").home
     rng = random.Random(3)
     accepted = []
-    for turn in range(ROUNDS):
+    for turn in range(kills):
         with fragile.client() as api:
             for mode in Mode:
                 session, prepared, body = prepare(api, home, fragile, diagnosis, mode)
@@ -94,7 +95,7 @@ def test_ten_kills_lose_no_job_and_finish_each_once(fragile, diagnosis, tmp_path
             receipts.add(sha256_hex(receipt))
             check_answer(api, job, session, prepared, diagnosis)
         listed = api.get("/v1/jobs", params={"limit": 100}).json()["jobs"]
-    assert len(receipts) == len(accepted) == len(listed) == 3 * ROUNDS
+    assert len(receipts) == len(accepted) == len(listed) == 3 * kills
 
 
 def check_answer(api, job, session, prepared, model):

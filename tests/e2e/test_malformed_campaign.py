@@ -4,15 +4,14 @@ Every input is refused with a stable code, or computed and bound by the receipt 
 own digest; the gateway never dies, and honest jobs in between are answered rightly.
 """
 
-import tempfile
-from pathlib import Path
-
 import pytest
 
 from benchmarks.fhe_bad_bundles import bundles
-from benchmarks.fhe_malformed import campaign, first_answer
+from benchmarks.fhe_malformed import campaign, first_answer, published_alone
 from benchmarks.malformed_bare import bare
 from benchmarks.malformed_inputs import Honest
+from privacy.encoding import pack
+from privacy.fhe.runner import Runner
 from privacy.files import default_home
 from privacy.publisher import publisher_key
 
@@ -71,7 +70,18 @@ def test_five_thousand_malformed_inputs_kill_nothing(gateway, api, honest):
 
 
 @pytest.mark.slow
-def test_the_engine_without_our_checks_is_the_yardstick(honest):
-    with tempfile.TemporaryDirectory() as scratch:
-        found = bare(honest, 60, Path(scratch), seed=13)
-    assert sum(found["outcomes"].values()) == 60
+@pytest.mark.timeout(900)
+def test_concrete_mls_own_server_is_the_yardstick(tmp_path):
+    def answered(one):
+        (tmp_path / "sent").write_bytes(one.evaluation_keys)
+        keys = tmp_path / "sent" if one.evaluation_keys else None
+        blob = pack([one.ciphertext])
+        return Runner(one.bundle).run(blob, keys, lambda _: None).output
+
+    roots = [published_alone(tmp_path / "store", n) for n in ("linear", "foreign")]
+    theirs = [Honest.of(root, answered) for root in roots]
+    (tmp_path / "scratch").mkdir()
+    found = bare(theirs, 40, tmp_path / "scratch", seed=13)  # honest inputs compute
+    assert sum(found["outcomes"].values()) == found["inputs"] == 40
+    assert any(outcome.startswith("keys ") for outcome in found["outcomes"])
+    assert any(outcome.endswith(" died") for outcome in found["outcomes"])

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from privacy.cli import run
+from privacy.tee.composite import Composite, Device, bound_report_data
 from privacy.tee.parse import REGISTERS, Measurements
+from privacy.tee.services import SERVICES
+from privacy.tee.simulated_nvidia import SimulatedNvidia
 from privacy.tee.simulator import SimulatedTdxAttester
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "support"))
@@ -101,3 +104,25 @@ def test_tables_are_for_people(capsys, quote, services, tmp_path):
     assert "tcb-info" in shown.out
     assert str(tmp_path) in shown.out.replace("\n", "")
     assert "asking for tcb-info" in shown.err
+
+
+def test_a_composite_is_fetched_for_verified_and_shown(capsys, intel, tmp_path):
+    registers = Measurements(*(bytes([i + 1]) * 48 for i in range(len(REGISTERS))))
+    gpu = SimulatedNvidia(shipped=True)
+    device = Device(gpu.report(bytes(32)), gpu.chain)
+    quote = intel.quote(bound_report_data(bytes(64), [device.report]), registers)
+    file = tmp_path / "composite.json"
+    file.write_bytes(Composite(quote, (device,), bytes(64)).to_bytes())
+    with VendorServices(intel=intel, nvidia=gpu, now=datetime.now(UTC)) as services:
+        where = [x for n in SERVICES for x in ("--service", f"{n}={services.url}")]
+        options = ["--cache", tmp_path / "kept", "--allow-simulated"]
+        assert ran(capsys, "collateral", "fetch", file, *options, *where)[0] == 0
+    offline = ["--collateral", tmp_path / "kept", "--allow-simulated"]
+    code, found = ran(capsys, "verify", file, *offline)
+    assert code == 0
+    assert [c["vendor"] for c in found["claims"]] == ["intel", "nvidia"]
+    assert "device-binding" in {check["name"] for check in found["checks"]}
+    assert [p["format"] for p in ran(capsys, "show", file)[1]] == [
+        "tdx-v4",
+        "nvidia-spdm-1.1",
+    ]

@@ -22,6 +22,7 @@ from privacy.fhe.runner import Runner
 from privacy.fhe.spec import Batch, parse_spec
 from privacy.publishing import PartRequest
 
+SOME_TREES = [TREES[0], *(pytest.param(n, marks=pytest.mark.slow) for n in TREES[1:])]
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -32,7 +33,7 @@ def keys_file(forest_keys, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", SOME_TREES)
 def test_a_shipped_key_set_is_what_its_script_makes(name):
     made = subprocess.run(
         [sys.executable, "-W", "ignore", "scripts/make_keyset.py", name],
@@ -85,6 +86,7 @@ def test_keys_are_not_shared_with_a_model_of_another_key_set(tree, forest_keys):
     assert caught.value.code == "fhe-keys-mismatch"
 
 
+@pytest.mark.slow
 def test_another_error_than_the_key_sets_has_keys_of_its_own(
     forest, publisher, tmp_path
 ):

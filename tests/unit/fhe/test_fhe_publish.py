@@ -190,13 +190,17 @@ def agreed(linear):
         exact=True,
         uncompressed_keys_bytes=0,
     )
-    return compiled, Measured(spec=spec, integers=integers[:2], cost={}), held
+    return (
+        compiled,
+        Measured(spec=spec, integers=integers[:2], samples=integers[:0], cost={}),
+        held,
+    )
 
 
 def test_a_circuit_that_agrees_gives_raw_outputs_on_all_held_rows(agreed):
     compiled, measured, held = agreed
-    outputs = _checked_outputs(compiled, measured, held, 2.0**-40)
-    assert outputs.shape == (6, 1)
+    outputs, integers = _checked_outputs(compiled, measured, held, 2.0**-40)
+    assert outputs.shape == integers.shape == (6, 1)
 
 
 @pytest.mark.parametrize(

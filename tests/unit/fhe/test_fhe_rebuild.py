@@ -1,6 +1,7 @@
 """A circuit built anew from its source serves the keys and inputs of the old one."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -57,6 +58,25 @@ def test_a_rebuilt_bundle_answers_the_same_keys_and_inputs_alike(
         for b in (forest.bundle, made)
     )
     assert np.array_equal(old, new)
+
+
+def test_a_rebuilt_circuit_that_answers_otherwise_than_signed_is_refused(
+    root, forest, tmp_path, home
+):
+    part = forest.bundle.manifest.modes["fhe"]
+    least = part.params["samples"]["least"]
+    assert len(least) == 2  # so many sample rows were run when it was published
+    assert part.params["samples"]["most"] == least
+    other = (np.array(least) + 1).tolist()
+    params = {**part.params, "samples": {"least": other, "most": other}}
+    modes = {**forest.bundle.manifest.modes, "fhe": replace(part, params=params)}
+    write_manifest(root, replace(forest.bundle.manifest, modes=modes))
+    sign_bundle(root, publisher_key(home))
+    with pytest.raises(BackendError) as caught:
+        rebuild(root, store=tmp_path / "models", home=home)
+    assert caught.value.code == "fhe-rebuild-differs"
+    assert "sample rows" in caught.value.message
+    assert not (tmp_path / "models" / "forest" / "2").exists()
 
 
 def test_a_bundle_of_a_stranger_is_not_built(root, tmp_path):

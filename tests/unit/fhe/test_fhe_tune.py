@@ -133,6 +133,16 @@ def test_only_where_look_ups_err_by_choice_may_a_row_differ():
     assert not _near(made, values, values, values + 1, FAST_P_ERROR)
 
 
+def test_answers_that_loose_bounds_hold_must_still_be_close():
+    far = np.full((3, 1), 1000)
+    made = compiled(1, exact=False, between=lambda _: (-far, far))
+    values = np.arange(60)[:, None]
+    few = values[:3]
+    assert _near(made, values, values, few + 5, 2.0**-40)
+    assert not _near(made, values, values, few + 40, 2.0**-40)
+    assert not _near(made, values, values, few + 1001, 2.0**-40)
+
+
 def test_where_nobody_says_how_far_rounding_misses_answers_must_still_be_close():
     made = compiled(1, exact=False)
     values = np.arange(60)[:, None]

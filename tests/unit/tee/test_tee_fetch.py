@@ -20,7 +20,9 @@ from privacy.tee.attest import attest
 from privacy.tee.cache import CollateralCache
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import Collateral, FileCollateral
+from privacy.tee.composite import Composite, Device, bound_report_data
 from privacy.tee.fetch import Patience, VendorCollateral
+from privacy.tee.inventory import inventory
 from privacy.tee.policy import Relaxations
 from privacy.tee.services import product_of, wanted
 from privacy.tee.simulated_amd import SimulatedAmd
@@ -332,8 +334,6 @@ def test_the_real_platforms_are_asked_about(vectors):
 
 
 def test_real_collateral_counts_when_it_did(vectors):
-    from privacy.tee.inventory import inventory
-
     folder = vectors / "dcap-qvl/tdx_quote_collateral.json"
     entries = inventory(FileCollateral((folder,)).collateral())
     now = datetime(2025, 7, 1, tzinfo=UTC)
@@ -348,3 +348,27 @@ def test_real_collateral_counts_when_it_did(vectors):
         assert entry.as_dict(now)["counts"]
         if entry.kind != "certificate" and "Root" not in entry.about:
             assert not entry.counts(now + timedelta(days=60))
+
+
+def test_all_vendors_of_a_composite_are_asked(intel, measurements, now):
+    gpu = SimulatedNvidia(shipped=True)
+    device = Device(gpu.report(bytes(32)), gpu.chain)
+    quote = intel.quote(bound_report_data(DATA, [device.report]), measurements)
+    evidence = Composite(quote, (device,), DATA).to_bytes()
+    with VendorServices(intel=intel, nvidia=gpu, now=now) as services:
+        found = ask(services, evidence)
+    assert len(services.asked) == 8
+    assert accepted(evidence, simulated_trust_store(), found, now).format == "tdx-v4"
+
+
+def test_real_answers_of_intels_service_are_read(vectors):
+    folder = vectors / "go-tdx-guest"
+    names = "sample_tcbInfo_response", "sample_qeIdentity_response", "pckcrl"
+    paths = tuple(folder / name for name in (*names, "rootcrl.der"))
+    entries = inventory(FileCollateral(paths).collateral())
+    assert [(e.kind, e.about) for e in entries] == [
+        ("crl", "Intel SGX PCK Platform CA"),
+        ("crl", "Intel SGX Root CA"),
+        ("tcb-info", "TDX 50806F000000"),
+        ("qe-identity", "TD_QE"),
+    ]

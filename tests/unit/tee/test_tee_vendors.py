@@ -16,6 +16,7 @@ from privacy.tee.simulated_vendors import (
     SimulatedNvidia,
     issue,
 )
+from privacy.tee.simulated_x509 import issue_crl
 from privacy.tee.trust import hardware_trust_store
 
 DATA = bytes(range(64))
@@ -277,3 +278,31 @@ def test_certificates_with_keys_nobody_knows_are_refused_like_others(amd, gpu, n
     chain = (gpu.leaf.der, gpu.ca.der.replace(curve, unknown), gpu.root.der)
     raw = gpu.report(NONCE, DIGESTS)
     assert refused(raw, gpu, now, chain) == "certificate-signature"
+
+
+def test_a_given_list_that_names_a_ca_of_aws_is_looked_into(aws, now):
+    zone = issue("zone", aws.ca, ca=True)
+    aws.leaf = issue("enclave", zone)
+    bundle = [aws.root.der, aws.ca.der, zone.der]
+    raw = aws.document(members={"cabundle": bundle})
+    serial = aws.ca.certificate.serial_number
+    for revoked, code in (([], ""), ([serial], "certificate-revoked")):
+        crl = issue_crl(aws.root, now, revoked=revoked)
+        lists = Collateral(crls=(crl,))
+        if code:
+            with pytest.raises(PrivacyError) as caught:
+                verdict_on(raw, aws, now, lists)
+            assert caught.value.code == code
+        else:
+            assert verdict_on(raw, aws, now, lists).claims[0].unchecked == ()
+
+
+def verdict_on(raw, vendor, now, collateral):
+    return attest(
+        raw,
+        trust_store=vendor.trust_store,
+        collateral=collateral,
+        now=now,
+        checks=Checklist(),
+        policy=Relaxations(),
+    )

@@ -77,6 +77,7 @@ def test_a_part_renders_the_namespaces_around_it():
         b"<a xml:lang='en'/>",
         b"<a xmlns:x='u' xmlns:y='u' x:b='1' y:b='2'/>",
         b"<a>" * 17 + b"</a>" * 17,
+        b"<a %s/>" % b" ".join(b"xmlns:n%d='u'" % i for i in range(33)),
         b"<a>" + b"<b/>" * 20_000 + b"</a>",
     ],
 )
