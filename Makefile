@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(or $(PRIVACY_VENV),.venv)/bin
 SETUP := @$(PYTHON) scripts/setup.py
 
-.PHONY: help demo test test-slow check bench serve demo-chain contracts contracts-tools coverage lock clean
+.PHONY: help demo test test-slow check bench serve demo-chain slither contracts contracts-tools coverage lock clean
 VERIFIER_TESTS := appraise cbor chain collateral composite der device_collateral ear event_log fetch gpu parse policy reference_values tcb vectors vendors verify xmldsig
 
 help: ## say what there is
@@ -44,6 +44,9 @@ bench: ## measure, and write benchmarks/out/
 serve: ## a gateway on this machine; ARGS are those of `privacy serve`
 	$(SETUP) demo
 	$(BIN)/privacy serve $(ARGS)
+
+slither: contracts-tools ## static analysis of the contracts, with Slither from the path
+	@$(BIN)/python scripts/slither.py
 
 contracts: contracts-tools ## compile contracts/src into privacy/chain/contracts.json
 	@$(BIN)/python scripts/contracts_build.py

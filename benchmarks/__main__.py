@@ -15,6 +15,7 @@ from rich.table import Table
 
 from benchmarks import (
     attestation,
+    chain_campaign,
     contracts_gas,
     fhe_cold_start,
     fhe_execution,
@@ -119,14 +120,17 @@ def _tree_cells(own: Json) -> list[str]:
     def times(key: str) -> str:
         return f"{own[key]:.1f}" if key in own else ""
 
+    def bytes_of(key: str) -> str:
+        return size(own[key]) if key in own else ""
+
     return [
-        f"{own['latency_s']:.3f}",
+        f"{'about ' if own.get('estimated') else ''}{own['latency_s']:.3f}",
         times("ratio"),
         f"{own['batch_latency_s']:.3f}" if "batch_latency_s" in own else "",
         times("batch_ratio"),
         str(own["circuit"]["look_ups"]) if "circuit" in own else "",
-        size(own["input_bytes"]),
-        size(own["result_bytes"]),
+        bytes_of("input_bytes"),
+        bytes_of("result_bytes"),
         times("result_ratio"),
         f"{own['score']:.3f}",
         f"{own['lost']:.2f}" if "lost" in own else "",
@@ -179,6 +183,10 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     ),
     "attestation": (lambda quick: attestation.measure(quick=quick), attestation.show),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
+    "chain": (
+        lambda quick: chain_campaign.measure(quick=quick),
+        chain_campaign.show,
+    ),
     "contracts-gas": (
         lambda quick: contracts_gas.measure(quick=quick),
         contracts_gas.show,
@@ -206,8 +214,8 @@ PROOFS: dict[str, Any] = {
     "zkml-operators": zkml_operators,
     "zkml-search": zkml_search,
 }
-SLOW = {*PROOFS, "contracts-gas"}
-"""Minutes each; run by name. The last needs `make contracts-tools`."""
+SLOW = {*PROOFS, "chain", "contracts-gas"}
+"""Minutes each; run by name. The last two need `make contracts-tools`."""
 
 
 if __name__ == "__main__":

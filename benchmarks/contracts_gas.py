@@ -161,20 +161,20 @@ def _kind(
 
 
 def _published(name: str, folder: Path) -> tuple[Bundle, list[float]]:
-    import joblib
-
     folder.mkdir(parents=True)
-    trained = train(name, folder)
-    rows = np.load(trained.data)
+    trained = train(MODELS[name], folder)
     bundle = publish(
-        joblib.load(trained.model),
-        rows,
-        name=f"gas-{list(MODELS).index(name)}",
-        version="1",
+        trained.model,
+        trained.data,
+        name="model",
         store=folder / "models",
-        home=folder / "publisher",
         modes=[Mode.ZKML],
+        task=trained.task,
+        activation=trained.activation,
+        options={Mode.ZKML: {"objective": "gas"}},
+        home=folder / "home",
     )
+    rows = np.load(trained.data)
     row: list[float] = standardise(rows[:1], bundle.manifest.columns)[0].tolist()
     return bundle, row
 

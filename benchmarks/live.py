@@ -61,15 +61,22 @@ class Live:
 
     def __enter__(self) -> Self:
         """Start it and wait until it answers."""
+        self.start()
+        text = (self.data / "out").read_text()
+        self.key = text.split("shown once: ")[1].split()[0]
+        return self
+
+    def start(self) -> None:
+        """Start the process, with the data of an earlier life, and wait."""
         names = {"DATA_DIR": self.data, "MODELS_DIR": self._models, "PORT": self._port}
         chosen = {**names, **self._settings}
         env = {f"PRIVACY_GATEWAY_{k}": str(v) for k, v in chosen.items()}
-        out, log = self.data / "out", (self.data / "log").open("wb")
-        with out.open("wb") as stdout, log:
+        out, log = (self.data / "out").open("ab"), (self.data / "log").open("ab")
+        with out, log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "gateway"],
                 env={**os.environ, **env},
-                stdout=stdout,
+                stdout=out,
                 stderr=log,
             )
         end = time.monotonic() + 180
@@ -78,8 +85,11 @@ class Live:
                 self._process.kill()
                 raise RuntimeError((self.data / "log").read_text()[-2000:])
             time.sleep(0.1)
-        self.key = out.read_text().split("shown once: ")[1].split()[0]
-        return self
+
+    def kill(self) -> None:
+        """End the process with SIGKILL, wherever it is."""
+        self._process.kill()
+        self._process.wait(30)
 
     def _answers(self) -> bool:
         try:

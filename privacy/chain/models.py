@@ -11,12 +11,13 @@ from privacy.chain.contracts import ZERO, OnChain, contract, deploy_code
 from privacy.chain.inputs import Input
 from privacy.chain.rpc import Rpc, log_parts
 from privacy.chain.sender import Sender
-from privacy.encoding import Json, sha256_hex
+from privacy.chain.verifiers import artifact_words, chosen_code
+from privacy.encoding import Json
 from privacy.errors import FormatError, NotFoundError, VerificationError
 from privacy.modes import Mode
 from privacy.onchain import SALTED, terms_of
 from privacy.zkml.blobs import Proof
-from privacy.zkml.evm import parse_vka, read_facts, register_calldata
+from privacy.zkml.evm import register_calldata
 from privacy.zkml.field import signed
 from privacy.zkml.params import parse_params
 
@@ -136,19 +137,15 @@ def _deploy_circuit(
     sender: Sender, bundle: Bundle, folder: Path, verifier: str
 ) -> _Circuit:
     params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
-    facts = read_facts(folder)
+    facts, init_code = chosen_code(folder)
     if facts.model_sha256 != bundle.sha256:
         msg = f"{folder} holds verifiers of another model: run `privacy zk solidity`"
         raise FormatError(msg, code="wrong-verifier")
     chosen = facts.plain if facts.chosen == "plain" else facts.reusable
-    init_code = (folder / f"{facts.chosen}.bin").read_bytes()
-    if sha256_hex(init_code) != chosen.init_code_sha256:
-        msg = f"{facts.chosen}.bin was changed: run `privacy zk solidity` again"
-        raise VerificationError(msg, code="verifier-changed")
     vka, digest = b"", bytes(32)
     verifier = verifier or deploy_code(sender, init_code)
     if facts.chosen == "reusable":
-        words = parse_vka((folder / "vka.bin").read_bytes())
+        words = artifact_words(folder)
         vka, digest = b"".join(words), bytes.fromhex(facts.vka_digest)
         sender.send(verifier, register_calldata(words))
     return _Circuit(

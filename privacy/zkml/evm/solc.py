@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def find_solc() -> list[str]:
 
 def solc_version() -> str:
     """Return the compiler's version, such as `0.8.37+commit.…`."""
-    said = _run([*find_solc(), "--version"], "")
+    said = run_solc(["--version"], "")
     return said.strip().splitlines()[-1].removeprefix("Version: ")[:80]
 
 
@@ -110,7 +110,7 @@ def compile_sources(
         "sources": {name: {"content": text} for name, text in sources.items()},
         "settings": settings,
     }
-    said = _run([*find_solc(), "--standard-json"], json.dumps(job))
+    said = run_solc(["--standard-json"], json.dumps(job))
     try:
         answer = json.loads(said[said.find("{") :])  # solcjs begins with a remark
     except ValueError as exc:
@@ -130,8 +130,18 @@ def compile_sources(
     }
 
 
-def _run(command: list[str], text: str) -> str:
-    """Return what the compiler said; solcjs reads and writes pipes only in part."""
+def run_solc(arguments: Sequence[str], text: str) -> str:
+    """Return what the compiler said; solcjs reads and writes pipes only in part.
+
+    Args:
+        arguments: Of the command line.
+        text: Its standard input.
+
+    Raises:
+        UnavailableError: There is no compiler, or it does not run.
+        BackendError: It failed.
+    """
+    command = [*find_solc(), *arguments]
     with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as said:
         given.write(text)
         given.seek(0)
@@ -146,7 +156,7 @@ def _run(command: list[str], text: str) -> str:
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as exc:
-            msg = f"{command[-2]} did not run ({type(exc).__name__}): set PRIVACY_SOLC"
+            msg = f"{command[0]} did not run ({type(exc).__name__}): set PRIVACY_SOLC"
             raise UnavailableError(msg, code="solc-missing") from exc
         said.seek(0)
         answer = said.read()
