@@ -82,7 +82,7 @@ def measure(*, quick: bool) -> Json:
 
 @dataclass(slots=True)
 class _Pace:
-    """Seconds that Concrete-ML's runs took for each unit of estimated cost, at least."""
+    """The least seconds that its runs took for each unit of estimated cost."""
 
     least: float = math.inf
 
