@@ -303,6 +303,20 @@ def test_a_kept_answer_that_was_damaged_is_asked_for_again(
     assert accepted(quote, simulated_trust_store(), found, now)
 
 
+def test_of_ocsp_responses_only_the_last_is_kept(now, tmp_path):
+    device = SimulatedNvidia()
+    options = {"store": device.trust_store, "beside": device.chain}
+    options["keep"] = CollateralCache(tmp_path, now)
+    with VendorServices(nvidia=device, now=now - timedelta(hours=2)) as services:
+        first = ask(services, device.report(bytes(32)), **options)
+        services._nvidia(device, now)
+        second = ask(services, device.report(bytes(32)), refresh=True, **options)
+    kept = FileCollateral((tmp_path,)).collateral()
+    assert set(kept.rims) == {*first.rims, *second.rims}
+    assert len(kept.rims) == 4
+    assert set(kept.ocsp) == set(second.ocsp) != set(first.ocsp)
+
+
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path, services, quote, now):
     folder = tmp_path / "kept"
     assert kept_in(folder).collateral() == Collateral()
