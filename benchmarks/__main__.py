@@ -120,14 +120,17 @@ def _tree_cells(own: Json) -> list[str]:
     def times(key: str) -> str:
         return f"{own[key]:.1f}" if key in own else ""
 
+    def bytes_of(key: str) -> str:
+        return size(own[key]) if key in own else ""
+
     return [
-        f"{own['latency_s']:.3f}",
+        f"{'about ' if own.get('estimated') else ''}{own['latency_s']:.3f}",
         times("ratio"),
         f"{own['batch_latency_s']:.3f}" if "batch_latency_s" in own else "",
         times("batch_ratio"),
         str(own["circuit"]["look_ups"]) if "circuit" in own else "",
-        size(own["input_bytes"]),
-        size(own["result_bytes"]),
+        bytes_of("input_bytes"),
+        bytes_of("result_bytes"),
         times("result_ratio"),
         f"{own['score']:.3f}",
         f"{own['lost']:.2f}" if "lost" in own else "",

@@ -1,17 +1,14 @@
 """Verification of evidence, format by format, beside dcap-qvl on the same quotes.
 
 Each call is the whole way: detect, parse, verify signatures, chain, revocation lists
-and Intel's statements, appraise. `again` is as a service runs, which has seen the
-chain's certificates before; `first` forgets them before each call. dcap-qvl (Rust)
-remembers nothing. Evidence is simulated, as the tests make it.
-
-`nvidia-rim` compares reference measurements and looks certificates up by OCSP, too;
-`composite` is a TDX quote that vouches for two such GPUs, of roots of their own.
+and the vendors' statements, appraise. `again` is as a service runs, which has seen
+these certificates, lists and statements before; `first` forgets them before each call.
+dcap-qvl (Rust) remembers nothing. Evidence is simulated, as the tests make it; the
+composite is a trust domain with one GPU.
 """
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,18 +17,9 @@ from rich.table import Table
 
 from benchmarks.measure import Timing, interleaved
 from privacy.encoding import Json
-from privacy.tee import chain
-from privacy.tee.attest import attest
-from privacy.tee.checks import Checklist
-from privacy.tee.collateral import Collateral
-from privacy.tee.composite import Composite, Device, bound_report_data
-from privacy.tee.parse import REGISTERS, Measurements
-from privacy.tee.policy import Relaxations
-from privacy.tee.simulated_collateral import simulated_collateral
-from privacy.tee.simulated_nvidia import SimulatedNvidia
+from privacy.tee import chain, revocation, rim
 from privacy.tee.simulated_pki import make_root
 from privacy.tee.simulator import SimulatedTdxAttester
-from privacy.tee.trust import simulated_trust_store
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
@@ -42,22 +30,21 @@ TARGETS_MS = {
     "snp": 2,
     "nitro": 3,
     "nvidia": 6,
-    "nvidia-rim": 6,
     "composite": 15,
 }
 
 
 def measure(*, quick: bool) -> Json:
     """Return p50 and p95 in seconds by format, and ratios to dcap-qvl; see above."""
-    from attest_fuzz import make_dcap_target, make_target
+    from attest_fuzz import make_composite, make_dcap_target, make_target
 
     times, found = 20 if quick else 400, {}
     now = datetime.now(UTC).replace(microsecond=0)
     for form in TARGETS_MS:
         calls: dict[str, Callable[[], object]] = {}
-        if form in {"nvidia-rim", "composite"}:
-            target = with_devices(now, count=2 if form == "composite" else 0)
-        elif form in {"snp", "nitro", "nvidia"}:
+        if form == "composite":
+            target = make_composite(now, chips=("GH100",))
+        elif form[:3] not in {"sgx", "tdx"}:
             target = make_target(form, now)
         else:
             attester = SimulatedTdxAttester()
@@ -74,45 +61,18 @@ def measure(*, quick: bool) -> Json:
     return {"formats": found, "times": times}
 
 
-@dataclass(frozen=True)
-class Whole:
-    """Evidence with all its collateral; nothing is relaxed."""
-
-    raw: bytes
-    collateral: Collateral
-    now: datetime
-
-    def check(self, raw: bytes) -> object:
-        """Return the verdict."""
-        return attest(
-            raw,
-            trust_store=simulated_trust_store(),
-            collateral=self.collateral,
-            now=self.now,
-            checks=Checklist(),
-            policy=Relaxations(),
-        )
-
-
-def with_devices(now: datetime, *, count: int) -> Whole:
-    """Return a CPU that vouches for so many GPUs, or a GPU alone."""
-    gpus = [SimulatedNvidia(shipped=True) for _ in range(count or 1)]
-    given = [gpu.collateral(now) for gpu in gpus]
-    if not count:
-        return Whole(gpus[0].report(bytes(32)), given[0], now)
-    cpu = SimulatedTdxAttester()
-    devices = tuple(Device(gpu.report(bytes(32)), gpu.chain) for gpu in gpus)
-    data = bound_report_data(bytes(64), [device.report for device in devices])
-    quote = cpu.quote(data, Measurements(*[bytes(48)] * len(REGISTERS)))
-    beside = [replace(one, certificates=()) for one in given]
-    collateral = sum(beside, simulated_collateral(cpu.ca, now=now))
-    return Whole(Composite(quote, devices, bytes(64)).to_bytes(), collateral, now)
-
-
 def forget() -> None:
     """Drop what the verifier remembers of certificates."""
-    chain.load_certificate.cache_clear()
-    chain._check_issued.cache_clear()  # noqa: SLF001 - to measure without it
+    for remembered in (
+        chain.load_certificate,
+        chain._check_issued,  # noqa: SLF001 - to measure without them
+        revocation._list,  # noqa: SLF001
+        revocation._is_whole_and_by,  # noqa: SLF001
+        revocation._check_response,  # noqa: SLF001
+        rim._parse,  # noqa: SLF001
+        rim._check_signature,  # noqa: SLF001
+    ):
+        remembered.cache_clear()
 
 
 def _oracle(

@@ -20,7 +20,7 @@ from privacy.encoding import Json, unpack
 from privacy.errors import PrivacyError
 
 _BARE_TIMEOUT_S = 10.0
-_START_S = 120.0
+_START_S = 600.0  # of a busy machine: the library takes seconds to import
 _HANDLER = "benchmarks.malformed_bare:bare_handler"
 _RAISED = 1
 

@@ -24,7 +24,7 @@ from privacy.tee.collateral import Collateral
 from privacy.tee.composite import Composite
 from privacy.tee.detect import Item, detect
 from privacy.tee.event_log import Event, compare
-from privacy.tee.gpu import device_status
+from privacy.tee.gpu import device_status, is_compared
 from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
 from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
 from privacy.tee.parse import Quote, SgxReport, TdReport, TdReport15, parse_quote
@@ -312,7 +312,8 @@ def _appraise(
     ]
     if not isinstance(policy, EvidencePolicy):
         return [*caveats, NO_REFERENCE]
-    return caveats + [_uncompared(c, policy) for c in claims if policy.uncompared(c)]
+    open_ = [c for c in claims if policy.uncompared(c) and not is_compared(c)]
+    return caveats + [_uncompared(c, policy) for c in open_]
 
 
 def _uncompared(claims: Claims, policy: EvidencePolicy) -> str:

@@ -4,15 +4,17 @@
     <sha256>.json|der|pem|xml           the answers, by their digest, as they came
 
 The folder is also one to give as collateral: older answers stay, so that evidence can
-be verified at an earlier time. A file that does not match its digest is not used.
+be verified at an earlier time. Of OCSP responses, which count for a day, only the last
+stays: copy the folder to keep them. A file that does not match its digest is not used.
 """
 
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from privacy.encoding import canonical_json, parse_canonical, sha256_hex
+from privacy.encoding import Json, canonical_json, parse_canonical, sha256_hex
 from privacy.errors import FormatError
 from privacy.files import write_atomic
 from privacy.tee.fetch import Answer
@@ -38,8 +40,7 @@ class CollateralCache:
     def get(self, asked: Wanted, url: str) -> Answer | None:
         """Return the answer that is kept and counts now, or None."""
         try:
-            raw = self._entry(asked, url).read_bytes()
-            entry = parse_canonical(raw, what="entry", limit=_MAX_ENTRY_BYTES)
+            entry = self._read(asked, url)
             ends = datetime.fromisoformat(entry["ends"])
             starts = datetime.fromisoformat(entry["starts"])
             if not starts <= self.now <= ends:
@@ -66,7 +67,20 @@ class CollateralCache:
             "body": self._keep(answer.body),
             "chain": self._keep(answer.chain),
         }
+        if asked.kind == "ocsp":
+            self._forget(asked, url, entry["body"])
         write_atomic(self._entry(asked, url), canonical_json(entry))
+
+    def _read(self, asked: Wanted, url: str) -> Json:
+        raw = self._entry(asked, url).read_bytes()
+        return parse_canonical(raw, what="entry", limit=_MAX_ENTRY_BYTES)
+
+    def _forget(self, asked: Wanted, url: str, new: str) -> None:
+        """Remove the answer that a new one replaces."""
+        with contextlib.suppress(OSError, FormatError, KeyError):
+            old = Path(str(self._read(asked, url)["body"])).name
+            if old != new:
+                (self.folder / old).unlink(missing_ok=True)
 
     def _entry(self, asked: Wanted, url: str) -> Path:
         key = sha256_hex(canonical_json([asked.kind, url, sha256_hex(asked.body)]))

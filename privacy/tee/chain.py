@@ -85,6 +85,9 @@ def verify_chain(
             f"{sha256_hex(certificates[-1])[:12]}"
         )
         raise VerificationError(msg, code="untrusted-root")
+    if len(set(certificates)) < len(certificates):
+        msg = "the certificate chain holds a certificate twice"
+        raise VerificationError(msg, code="certificate-role")
     checked: list[x509.Certificate] = []
     for depth, der in enumerate(reversed(certificates)):
         below = len(certificates) - 2 - depth  # CAs under this one; -1 for the leaf

@@ -29,7 +29,7 @@ from privacy.errors import FormatError, NotFoundError
 from privacy.tee.detect import pem_blocks, pem_certificates
 from privacy.tee.rim import parse_rim
 
-MAX_FILE_BYTES, MAX_FILES = 1 << 22, 256
+MAX_FILE_BYTES, MAX_FILES = 1 << 22, 4096
 _ANSWER = re.compile(
     rb'\{"(tcbInfo|enclaveIdentity)":(\{.*\}),"signature":"([0-9a-fA-F]{128})"\}\s*',
     re.DOTALL,

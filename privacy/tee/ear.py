@@ -5,7 +5,8 @@ the Verifier, that says of each piece of evidence what AR4SI's trustworthiness v
 can say. A relying party needs the Verifier's public key and neither evidence nor
 vendors' roots.
 
-    executables      3 compared with reference values, 0 compared with nothing
+    executables      3 compared with the policy's reference values, or with NVIDIA's
+                     own, 0 compared with nothing
     hardware         2 genuine, 32 with known weaknesses, 97 simulated,
                      0 firmware or revocation could not be looked up
     runtime-opaque   2 the host cannot look in, 96 it can (debug)
@@ -35,6 +36,7 @@ from privacy.jws import key_id
 from privacy.tee.attest import Verdict
 from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
+from privacy.tee.gpu import is_compared
 from privacy.tee.policy import EvidencePolicy, Relaxations
 from privacy.tee.tcb import UP_TO_DATE
 from privacy.tee.tiers import Tier, status_of, worst
@@ -92,9 +94,8 @@ def sign_result(
     if nonce and len(nonce) not in _NONCE_LENGTHS:
         msg = f"the nonce has {len(nonce)} characters, expected 8 to 88"
         raise FormatError(msg, code="bad-nonce")
-    compared = isinstance(policy, EvidencePolicy)
     submods = {
-        f"{i}:{claims.format}": _submod(claims, compared=compared)
+        f"{i}:{claims.format}": _submod(claims, compared=_is_compared(claims, policy))
         for i, claims in enumerate(verdict.claims)
     }
     issued = int(verdict.verified_at.timestamp())
@@ -110,6 +111,13 @@ def sign_result(
     }
     header = {"alg": _ALGORITHM, "typ": _TYPE, "kid": key_id(key.public_key())}
     return jwt.encode(header, token, OKPKey.import_key(key), algorithms=[_ALGORITHM])
+
+
+def _is_compared(claims: Claims, policy: EvidencePolicy | Relaxations) -> bool:
+    """Whether someone's reference values were compared: the policy's, or NVIDIA's."""
+    if isinstance(policy, EvidencePolicy) and claims.format in policy.measurements:
+        return True
+    return is_compared(claims)
 
 
 def _submod(claims: Claims, *, compared: bool) -> Json:

@@ -9,11 +9,12 @@
 What was not given is not an error here: the claims say what is unchecked.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from privacy.errors import AppraisalError, PrivacyError, VerificationError
+from privacy.errors import AppraisalError, VerificationError
 from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.collateral import Collateral
@@ -24,6 +25,11 @@ from privacy.tee.trust import TrustStore
 
 NO_RIM = "reference measurements"
 _NVDEC0 = 35  # shows a good value only where the decoder is enabled
+
+
+def is_compared(claims: Claims) -> bool:
+    """Whether NVIDIA's reference values were compared with these claims."""
+    return claims.vendor == "nvidia" and NO_RIM not in claims.unchecked
 
 
 def device_status(
@@ -64,9 +70,10 @@ def device_status(
         ]
         if fitting:
             with checks.step(f"{what}-rim", f"reference measurements of {version}"):
-                genuine, known = _genuine(fitting, collateral, trust_store, now)
+                fitting.sort(key=lambda rim: len(_bad([rim], report)))
+                genuine, known = _first_genuine(fitting, collateral, trust_store, now)
             clear &= known
-            chosen.append(min(genuine, key=lambda r: len(_bad([r], report))))
+            chosen.append(genuine)
     if chosen:
         with checks.step(NO_RIM.replace(" ", "-"), "NVIDIA's values, where active"):
             _compare(chosen, report)
@@ -76,28 +83,31 @@ def device_status(
     return replace(claims, unchecked=unchecked)
 
 
-def _genuine(
+def _first_genuine(
     rims: Sequence[Rim],
     collateral: Collateral,
     trust_store: TrustStore,
     now: datetime,
-) -> tuple[list[Rim], bool]:
-    """Return those that verify, and whether revocation is known of all their signers.
+) -> tuple[Rim, bool]:
+    """Return the first that verifies, and whether revocation is known of its signers.
 
     A version may have several, one a board, and old ones whose signer's time is over.
+
+    Raises:
+        VerificationError: None of them does.
     """
-    found, clear = [], True
-    refused: PrivacyError | None = None
-    for rim in rims:
-        try:
-            chain = verify_rim(rim, trust_store, now=now)
-            clear &= check_revocation(chain, collateral.crls, collateral.ocsp, now=now)
-            found.append(rim)
-        except PrivacyError as exc:
-            refused = exc
-    if refused is not None and not found:
-        raise refused
-    return found, clear
+    *others, last = rims
+    for rim in others:
+        with contextlib.suppress(VerificationError):
+            return rim, _verify(rim, collateral, trust_store, now)
+    return last, _verify(last, collateral, trust_store, now)
+
+
+def _verify(
+    rim: Rim, collateral: Collateral, trust_store: TrustStore, now: datetime
+) -> bool:
+    chain = verify_rim(rim, trust_store, now=now)
+    return check_revocation(chain, collateral.crls, collateral.ocsp, now=now)
 
 
 def _compare(rims: Sequence[Rim], report: NvidiaReport) -> None:

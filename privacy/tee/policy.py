@@ -133,7 +133,11 @@ class EvidencePolicy:
     def check(self, claims: Sequence[Claims], *, now: datetime) -> list[Check]:
         """Return a line for everything the policy asks for."""
         lines = [line for c in claims for line in self._lines(c, now)]
-        if self.require_gpu:
+        if self.require_gpu:  # beside a workload, not instead of one
+            formats = [c.format for c in claims if c.format in self.measurements]
+            text, wanted = _any(formats), _any(sorted(self.measurements))
+            code = "format-refused"
+            lines.append(_line("workload", text, wanted, code, ok=bool(formats)))
             found = [c.product for c in claims if c.vendor == "nvidia"]
             text = ", ".join(found) or "no GPU"
             lines.append(_line("gpu", text, "a GPU", "gpu-missing", ok=bool(found)))

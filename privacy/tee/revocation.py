@@ -144,16 +144,30 @@ def _is_signed(response: OCSPResponse, issuer: x509.Certificate, now: datetime) 
 
 
 def _signed_by(response: OCSPResponse, signer: x509.Certificate) -> bool:
-    key, algorithm = signer.public_key(), response.signature_hash_algorithm
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(
-        algorithm, _DIGESTS
-    ):
+    digest = response.signature_hash_algorithm
+    if not isinstance(digest, _DIGESTS):
         return False
     try:
-        key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(algorithm))
+        _check_response(
+            response.tbs_response_bytes, response.signature, type(digest), signer
+        )
     except InvalidSignature:
         return False
     return True
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _check_response(
+    signed: bytes,
+    signature: bytes,
+    digest: type[hashes.SHA256 | hashes.SHA384 | hashes.SHA512],
+    signer: x509.Certificate,
+) -> None:
+    """Check a signature; one that is good is remembered, time cannot change it."""
+    key = signer.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise InvalidSignature
+    key.verify(signature, signed, ec.ECDSA(digest()))
 
 
 def _counts(der: bytes, issuer: x509.Certificate, now: datetime) -> bool:

@@ -26,6 +26,7 @@ from privacy.tee.trust import TrustStore
 from privacy.tee.xmldsig import Element, Signed, parse_xml, signature_of
 
 MAX_RIM_BYTES = 1 << 20
+_REMEMBERED, _REMEMBERED_BYTES = 16, 1 << 17
 _SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 _SHA384 = "http://www.w3.org/2001/04/xmlenc#sha384"
 _DIGEST = re.compile(r"[0-9a-fA-F]{96}")
@@ -61,7 +62,6 @@ class Rim:
         return f"{self.product} {self.version}".upper()
 
 
-@functools.lru_cache(maxsize=64)
 def parse_rim(raw: bytes) -> Rim:
     """Return reference measurements taken apart.
 
@@ -70,6 +70,12 @@ def parse_rim(raw: bytes) -> Rim:
     """
     if len(raw) > MAX_RIM_BYTES:
         raise FormatError("the RIM has more than 1 MiB", code="too-large")
+    small = len(raw) <= _REMEMBERED_BYTES
+    return (_parse if small else _parse.__wrapped__)(raw)
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _parse(raw: bytes) -> Rim:
     root = parse_xml(raw, what="RIM")
     if root.qualified != (_SWID, "SoftwareIdentity"):
         raise FormatError("the XML is no RIM: its root is no SoftwareIdentity")
@@ -124,15 +130,21 @@ def verify_rim(
     """
     roots = [trust_store.nvidia_rim]
     chain = verify_chain(rim.signed.certificates, roots=roots, rules=_RULES, now=now)
+    _check_signature(chain[0], rim.signed.signature, rim.signed.signed_bytes)
+    rim.signed.check_digest()
+    return chain
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _check_signature(signer: x509.Certificate, signature: bytes, signed: bytes) -> None:
+    """Check a signature; one that is good is remembered, time cannot change it."""
     check_raw_signature(
-        public_key(chain[0]),
-        rim.signed.signature,
-        rim.signed.signed_bytes,
+        public_key(signer),
+        signature,
+        signed,
         code="rim-signature",
         what="the RIM was not signed by its certificate",
     )
-    rim.signed.check_digest()
-    return chain
 
 
 def mismatches(rim: Rim, measurements: Mapping[int, bytes]) -> list[int]:

@@ -240,11 +240,15 @@ def signature_of(root: Element) -> Signed:
     if not right:
         msg = "the document is signed in a way that is not expected of such documents"
         raise FormatError(msg, code="unsupported-xml")
-    key_info = signature.only(DSIG, "KeyInfo").only(DSIG, "X509Data")
+    certificates = [
+        element
+        for element in signature.only(DSIG, "KeyInfo").only(DSIG, "X509Data").elements
+        if element.qualified == (DSIG, "X509Certificate")
+    ]
     return Signed(
         signed_bytes=canonical(info),
         signature=_base64(signature.only(DSIG, "SignatureValue").text),
-        certificates=tuple(_base64(e.text) for e in key_info.elements),
+        certificates=tuple(_base64(e.text) for e in certificates),
         digest=_base64(reference.only(DSIG, "DigestValue").text),
         document=canonical(root, without=signature),
     )

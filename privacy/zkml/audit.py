@@ -44,6 +44,7 @@ from privacy.zkml.srs import (
     verifier_srs,
 )
 from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
+from privacy.zkml.unroll import unroll
 
 _ROWS = 32
 _IN_RANGE = Grade(part=1.0, share=0.9)
@@ -123,6 +124,7 @@ def _audit(
     shutil.copyfile(srs, made.srs)
     fixed = scratch / "fixed.onnx"
     fix_batch(onnx, fixed)
+    unroll(fixed)
     prescale(fixed, np.array(params.input_minimum), np.array(params.input_maximum))
     plain = scratch / "plain.onnx"
     shutil.copyfile(fixed, plain)

@@ -27,6 +27,7 @@ from privacy.zkml.system import (
     ProofSystem,
     Visibility,
 )
+from privacy.zkml.unroll import unroll
 
 _CALIBRATION_ROWS = 40
 _CHECKED_ROWS = 100
@@ -87,6 +88,7 @@ def prepare(request: PartRequest, scratch: Path, *, salted: bool = False) -> Mod
     """
     onnx = scratch / "model.onnx"
     features = fix_batch(request.onnx, onnx)
+    unroll(onnx)
     calibration, held = np.load(request.calibration), np.load(request.held)
     if calibration.shape[1:] != (features,) or held.shape[1:] != (features,):
         msg = f"the model takes {features} features, the calibration rows differ"

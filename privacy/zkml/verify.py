@@ -191,6 +191,10 @@ class Verifier:
             self._child.close()
         self._child = None
 
+    def __del__(self) -> None:
+        """End the child process of one that nobody closed."""
+        self.close()
+
     def __enter__(self) -> Self:
         """Return itself."""
         return self

@@ -11,7 +11,8 @@ import torch
 
 from privacy.client import verify_saved
 from privacy.client.hybrid import connect
-from privacy.errors import FormatError
+from privacy.client.wire import Call
+from privacy.errors import FormatError, NotFoundError
 from privacy.hybrid import parse_hybrid
 from privacy.publish.hybrid import client_state, publish_layers
 
@@ -120,6 +121,24 @@ def test_a_receipt_is_kept_for_every_job_of_a_layer(blind, owner, images):
         verdict = verify_saved(folder / "receipt.json", home=owner.home)
         assert verdict.exit_code == 7  # genuine; the output was not kept
         assert verdict.receipt.model.startswith("net.")
+        with pytest.raises(NotFoundError) as gone:  # nor at the gateway
+            owner.run(_result(verdict.receipt.job_id))
+        assert gone.value.code == "result-gone"
+        assert owner.job(verdict.receipt.job_id)["status"] == "succeeded"
+
+
+def _result(job_id):
+    yield Call("GET", f"/v1/jobs/{job_id}/result")
+
+
+def test_a_module_that_cannot_be_connected_stays_whole(spec, owner):
+    module = Net()
+    *others, last = spec.layers
+    wrong = dataclasses.replace(last, inputs=last.inputs + 1)
+    broken = dataclasses.replace(spec, layers=(*others, wrong))
+    with pytest.raises(FormatError, match="another shape"):
+        connect(module, broken, owner)
+    assert [type(m) for m in module.modules()] == [type(m) for m in Net().modules()]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import json
 import random
 import resource
 import struct
@@ -15,11 +16,13 @@ from datetime import datetime
 from cryptography.utils import CryptographyDeprecationWarning
 from dcap_quotes import make_quote
 
+from privacy.encoding import b64url, b64url_decode, canonical_json
 from privacy.errors import PrivacyError
 from privacy.tee import cbor
 from privacy.tee.attest import attest
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import Collateral
+from privacy.tee.composite import FORMAT, Composite, Device, bound_report_data
 from privacy.tee.parse import REGISTERS, Measurements, parse_quote
 from privacy.tee.policy import Relaxations
 from privacy.tee.simulated_collateral import Defects, simulated_collateral, tcb_info
@@ -36,7 +39,7 @@ from privacy.tee.trust import (
     simulated_trust_store,
 )
 
-FORMATS = ("sgx-v3", "tdx-v4", "tdx-v5-1.5", "snp", "nitro", "nvidia")
+FORMATS = ("sgx-v3", "tdx-v4", "tdx-v5-1.5", "snp", "nitro", "nvidia", "composite")
 MAX_SECONDS, MAX_BYTES = 1.0, 64 << 20
 _REGISTERS = Measurements(*(bytes([i + 1]) * 48 for i in range(len(REGISTERS))))
 _DATA = bytes(range(64))
@@ -90,12 +93,65 @@ def make_target(form: str, now: datetime) -> Target:
         )
     if form == "nvidia":
         vendor, other = SimulatedNvidia(), SimulatedNvidia()
-        digests = [bytes([i]) * 48 for i in range(1, 7)]
-        raws = vendor.report(_DATA[:32], digests), other.report(_DATA[:32], digests)
-        given = Collateral(certificates=vendor.chain)
-        store = vendor.trust_store
+        raws = vendor.report(_DATA[:32]), other.report(_DATA[:32])
+        given, store = vendor.collateral(now), vendor.trust_store
         return Target(*raws, store, given, now, _nvidia, _join_nvidia, _without_end)
+    if form == "composite":
+        return make_composite(now, chips=("GH100", "GB100"))
     return make_dcap_target(form, SimulatedTdxAttester(), now)
+
+
+def make_composite(now, *, chips):
+    """Return a target of a trust domain with GPUs, all collateral given."""
+    cpu = SimulatedTdxAttester()
+    gpus = [SimulatedNvidia(chip=chip, shipped=True) for chip in chips]
+
+    def compose(cpu):
+        devices = tuple(Device(g.report(_DATA[:32]), g.chain) for g in gpus)
+        data = bound_report_data(_DATA, [d.report for d in devices])
+        return Composite(cpu.quote(data, _REGISTERS), devices, _DATA).to_bytes()
+
+    beside = [replace(g.collateral(now), certificates=()) for g in gpus]
+    given = sum(beside, simulated_collateral(cpu.ca, now=now))
+    raws, store = (
+        (compose(cpu), compose(SimulatedTdxAttester())),
+        simulated_trust_store(),
+    )
+    return Target(*raws, store, given, now, _composite, _join_composite, bytes.strip)
+
+
+def _composite(raw):
+    """A composite: CPU, devices, what is bound."""
+    value = json.loads(raw)
+    devices = [
+        [b64(d["report"]), [b64(c) for c in d["certificates"]]]
+        for d in value["devices"]
+    ]
+    return [b64(value["cpu"]), devices, b64(value["bound"])]
+
+
+def _join_composite(parts):
+    cpu, devices, bound = [*parts, b"", b"", b""][:3]
+    listed = [
+        {"report": _text(d[0]), "certificates": [_text(c) for c in _list(d[1])]}
+        if len(_list(d)) == 2
+        else _text(d)
+        for d in _list(devices)
+    ]
+    value = {"format": FORMAT, "cpu": _text(cpu), "devices": listed}
+    return canonical_json(value | {"bound": _text(bound)})
+
+
+def b64(text):
+    return b64url_decode(text, what="text")
+
+
+def _text(part):
+    return b64url(_flat(part))
+
+
+def _list(part):
+    return part if isinstance(part, list) else []
 
 
 def make_dcap_target(form: str, attester: SimulatedTdxAttester, now: datetime):
@@ -362,12 +418,12 @@ def hammer(target: Target, change, count: int, *, seed: int) -> Outcome:
 def by_bytes(target, source):
     """Change bytes of the evidence, at times of a certificate beside it."""
     beside = target.collateral.certificates
-    if beside and not target.collateral.crls and source.random() < 0.1:
+    if beside and not target.collateral.tcb_infos and source.random() < 0.1:
         at = source.randrange(len(beside))
         changed = change_bytes(beside[at], source)
         if changed != beside[at]:
             certificates = (*beside[:at], changed, *beside[at + 1 :])
-            return target.raw, Collateral(certificates=certificates)
+            return target.raw, replace(target.collateral, certificates=certificates)
     return change_bytes(target.raw, source), target.collateral
 
 

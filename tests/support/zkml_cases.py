@@ -21,7 +21,7 @@ from privacy.zkml.field import MODULUS, to_hex
 from privacy.zkml.tune.options import parse_choices
 
 BASE_FIELD = 0x30644E72E131A029B85045B68181585D97816A916871CA8D3C208C16D87CFD47
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 MALFORMED, INVALID = "evidence-malformed", "proof-invalid"
 CHANGED, FAILED = "bundle-changed", "verify-failed"
 DEGENERATE = "srs-degenerate"
@@ -432,6 +432,21 @@ def _settings(**args: Any) -> Callable[[Lab], bytes]:
         return json.dumps(settings).encode()
 
     return change
+
+
+def forged_scales(lab: Lab) -> bytes:
+    """Return settings that say another scale of the outputs."""
+    settings = json.loads(lab.read("settings.json"))
+    assert settings["model_output_scales"] != [1]
+    return json.dumps({**settings, "model_output_scales": [1]}).encode()
+
+
+UNBOUND = {
+    "scales": forged_scales,
+    "base 0": _settings(decomp_base=0),
+    "a million legs": _settings(decomp_legs=10**6),
+}
+"""Settings that the engine does not look at when it verifies."""
 
 
 def _of_publisher(

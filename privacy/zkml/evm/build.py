@@ -41,6 +41,7 @@ from privacy.zkml.evm.solc import Compiled, compile_sources, solc_version
 from privacy.zkml.field import MODULUS, from_hex
 from privacy.zkml.params import parse_params
 from privacy.zkml.prove import prove_row
+from privacy.zkml.srs import check_verifier_srs
 from privacy.zkml.system import CircuitFiles, load_backend
 
 _TIMEOUT_S = 900.0
@@ -109,6 +110,8 @@ def _generate(bundle: Bundle, progress: Progress) -> _Made:
     root = bundle.root / "zkml"
     params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
     files = CircuitFiles(root)
+    if files.verifier_srs.is_file():
+        check_verifier_srs(files.verifier_srs.read_bytes())
     row = None
     if files.proving_key.is_file() and files.srs.is_file():
         low, high = params.input_minimum, params.input_maximum

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from privacy.cli import run
-from privacy.tee.composite import Composite, Device, bound_report_data
 from privacy.tee.parse import REGISTERS, Measurements
 from privacy.tee.services import SERVICES
+from privacy.tee.simulated_composite import compose
 from privacy.tee.simulated_nvidia import SimulatedNvidia
 from privacy.tee.simulator import SimulatedTdxAttester
 
@@ -109,10 +109,11 @@ def test_tables_are_for_people(capsys, quote, services, tmp_path):
 def test_a_composite_is_fetched_for_verified_and_shown(capsys, intel, tmp_path):
     registers = Measurements(*(bytes([i + 1]) * 48 for i in range(len(REGISTERS))))
     gpu = SimulatedNvidia(shipped=True)
-    device = Device(gpu.report(bytes(32)), gpu.chain)
-    quote = intel.quote(bound_report_data(bytes(64), [device.report]), registers)
+    made = compose(
+        intel, [gpu], nonce=bytes(32), bound=bytes(64), measurements=registers
+    )
     file = tmp_path / "composite.json"
-    file.write_bytes(Composite(quote, (device,), bytes(64)).to_bytes())
+    file.write_bytes(made.to_bytes())
     with VendorServices(intel=intel, nvidia=gpu, now=datetime.now(UTC)) as services:
         where = [x for n in SERVICES for x in ("--service", f"{n}={services.url}")]
         options = ["--cache", tmp_path / "kept", "--allow-simulated"]

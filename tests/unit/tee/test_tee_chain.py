@@ -72,6 +72,11 @@ def test_a_time_without_a_zone_is_refused(root, ca, leaf, now):
     assert refused([leaf.der, ca.der, root.der], root, naive) == "malformed"
 
 
+def test_a_chain_with_a_certificate_twice_is_refused(root, ca, leaf, now):
+    chain = [leaf.der, ca.der, root.der, root.der]
+    assert refused(chain, root, now) == "certificate-role"
+
+
 def test_a_signature_over_another_digest_is_refused(root, ca, leaf, now):
     changed = resigned(leaf, ca, WITH_SHA256, WITH_SHA384, digest=SHA384())
     assert refused([changed, ca.der, root.der], root, now) == "certificate-signature"

@@ -9,7 +9,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from privacy.errors import FormatError, NotFoundError
 from privacy.tee import collateral as module
-from privacy.tee.collateral import Collateral, FileCollateral, parse_collateral
+from privacy.tee.collateral import (
+    Collateral,
+    FileCollateral,
+    kept_in,
+    parse_collateral,
+)
 from privacy.tee.detect import detect
 from privacy.tee.simulated_collateral import Defects, simulated_collateral
 from privacy.tee.simulated_pki import make_ca, make_root
@@ -113,8 +118,10 @@ def test_folders_with_too_much_and_paths_that_are_not_there_are_refused(
         FileCollateral((tmp_path / "none",)).collateral()
 
 
-def test_an_empty_source_gives_nothing():
+def test_an_empty_source_and_a_folder_not_there_yet_give_nothing(tmp_path):
     assert FileCollateral(()).collateral() == Collateral()
+    assert kept_in(tmp_path / "none").collateral() == Collateral()
+    assert kept_in(tmp_path).collateral() == Collateral()
 
 
 @pytest.mark.parametrize(

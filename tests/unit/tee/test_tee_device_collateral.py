@@ -31,7 +31,7 @@ def gpu():
     return SimulatedNvidia()
 
 
-def response(certificate, issuer, key, now, digest=None):
+def response(certificate, issuer, key, now, digest=None, delegate=None):
     builder = OCSPResponseBuilder().add_response(
         cert=certificate,
         issuer=issuer,
@@ -42,7 +42,9 @@ def response(certificate, issuer, key, now, digest=None):
         revocation_time=None,
         revocation_reason=None,
     )
-    builder = builder.responder_id(OCSPResponderEncoding.HASH, issuer)
+    builder = builder.responder_id(OCSPResponderEncoding.HASH, delegate or issuer)
+    if delegate is not None:
+        builder = builder.certificates([delegate])
     return builder.sign(key, digest or SHA384()).public_bytes(Encoding.DER)
 
 
@@ -57,6 +59,16 @@ def test_answers_that_are_none_or_oddly_signed_do_not_count(gpu, now):
         response(ca, root, gpu.root.key, now, SHA224()),
     ):
         assert not check_revocation([ca, root], (), now=now, ocsp=[odd])
+
+
+def test_answers_of_a_delegate_with_another_kind_of_key_do_not_count(gpu, now):
+    now = now.replace(microsecond=0)
+    key = rsa.generate_private_key(65537, 2048)
+    usage = {"2.5.29.37": bytes.fromhex("300a06082b06010505070309")}
+    delegate = issue("RSA", gpu.root, key=key, extensions=usage).certificate
+    ca, root = gpu.ca.certificate, gpu.root.certificate
+    odd = response(ca, root, key, now, delegate=delegate)
+    assert not check_revocation([ca, root], (), now=now, ocsp=[odd])
 
 
 def test_answers_under_issuers_with_other_keys_do_not_count(now):

@@ -121,6 +121,20 @@ def test_a_result_without_reference_values_is_not_relied_on(sign, check):
     assert refused(check, token, allow_warning=True) == "result-status"
 
 
+@pytest.mark.parametrize(
+    ("unchecked", "status"), [((), "affirming"), (("reference measurements",), "none")]
+)
+def test_a_device_counts_as_compared_by_its_vendors_values(
+    sign, check, unchecked, status
+):
+    device = {"format": "nvidia-spdm-1.1", "vendor": "nvidia", "debug": None}
+    token = sign({}, device | {"unchecked": unchecked, "tcb_status": ""})
+    if status == "affirming":
+        assert check(token).status == status
+    else:
+        assert refused(check, token) == "result-status"
+
+
 def test_a_result_of_another_verifier_is_refused(sign, check):
     assert refused(check, sign(), keys=[OTHER]) == "result-signature"
     assert refused(check, sign(), keys=[]) == "result-signature"

@@ -19,14 +19,14 @@ from privacy.errors import (
 from privacy.tee.attest import attest
 from privacy.tee.cache import CollateralCache
 from privacy.tee.checks import Checklist
-from privacy.tee.collateral import Collateral, FileCollateral
-from privacy.tee.composite import Composite, Device, bound_report_data
+from privacy.tee.collateral import Collateral, FileCollateral, kept_in
 from privacy.tee.fetch import Patience, VendorCollateral
 from privacy.tee.inventory import inventory
 from privacy.tee.policy import Relaxations
-from privacy.tee.services import product_of, wanted
+from privacy.tee.services import product_of, wanted, wanted_of_rims
 from privacy.tee.simulated_amd import SimulatedAmd
 from privacy.tee.simulated_collateral import Defects
+from privacy.tee.simulated_composite import compose
 from privacy.tee.simulated_nvidia import SimulatedNvidia
 from privacy.tee.snp import parse_snp_report
 from privacy.tee.trust import simulated_trust_store
@@ -303,6 +303,28 @@ def test_a_kept_answer_that_was_damaged_is_asked_for_again(
     assert accepted(quote, simulated_trust_store(), found, now)
 
 
+def test_of_ocsp_responses_only_the_last_is_kept(now, tmp_path):
+    device = SimulatedNvidia()
+    options = {"store": device.trust_store, "beside": device.chain}
+    options["keep"] = CollateralCache(tmp_path, now)
+    with VendorServices(nvidia=device, now=now - timedelta(hours=2)) as services:
+        first = ask(services, device.report(bytes(32)), **options)
+        services._nvidia(device, now)
+        second = ask(services, device.report(bytes(32)), refresh=True, **options)
+    kept = FileCollateral((tmp_path,)).collateral()
+    assert set(kept.rims) == {*first.rims, *second.rims}
+    assert len(kept.rims) == 4
+    assert set(kept.ocsp) == set(second.ocsp) != set(first.ocsp)
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path, services, quote, now):
+    folder = tmp_path / "kept"
+    assert kept_in(folder).collateral() == Collateral()
+    found = ask(services, quote, keep=CollateralCache(folder, now))
+    kept = kept_in(folder).collateral()
+    assert set(kept.crls) == set(found.crls)
+
+
 def test_a_refused_answer_is_not_kept(services, quote, now, tmp_path):
     services.misbehave("/tcb?", "other /qe/identity")
     with pytest.raises(PrivacyError):
@@ -331,6 +353,14 @@ def test_the_real_platforms_are_asked_about(vectors):
     assert wanted(raw)[0].path == "/vlek/v1/Milan/cert_chain"
     raw = (vectors / "evervault/valid-attestation-doc-bytes").read_bytes()
     assert not wanted(raw)
+    raw = (vectors / "nvidia-attestation-sdk/hopper_evidence.json").read_bytes()
+    assert [w.path for w in wanted(raw)] == [
+        *["/"] * 3,
+        "/v1/rim/NV_GPU_DRIVER_GH100_590.12",
+        "/v1/rim/NV_GPU_VBIOS_G520_0200_885_9600A50001",
+    ]
+    rim = (vectors / "nvtrust/Driver_RIM_test_no_gpu.swidtag").read_bytes()
+    assert len(wanted_of_rims([rim])) == 3
 
 
 def test_real_collateral_counts_when_it_did(vectors):
@@ -352,9 +382,9 @@ def test_real_collateral_counts_when_it_did(vectors):
 
 def test_all_vendors_of_a_composite_are_asked(intel, measurements, now):
     gpu = SimulatedNvidia(shipped=True)
-    device = Device(gpu.report(bytes(32)), gpu.chain)
-    quote = intel.quote(bound_report_data(DATA, [device.report]), measurements)
-    evidence = Composite(quote, (device,), DATA).to_bytes()
+    evidence = compose(
+        intel, [gpu], nonce=bytes(32), bound=DATA, measurements=measurements
+    ).to_bytes()
     with VendorServices(intel=intel, nvidia=gpu, now=now) as services:
         found = ask(services, evidence)
     assert len(services.asked) == 8

@@ -122,6 +122,21 @@ def test_age_and_nonce_are_compared_where_the_format_has_them(now):
     assert failures(made_at=now - timedelta(seconds=61)) == ["evidence-too-old"]
 
 
+def test_a_gpu_stands_beside_the_workload_not_instead_of_it(now):
+    policy = parse_policy(f"require_gpu = true\n{GOOD}".encode())
+    gpu = Claims(
+        format="nvidia-spdm-1.1",
+        vendor="nvidia",
+        simulated=False,
+        debug=None,
+        measurements={},
+    )
+    failed = [line for line in policy.check([gpu], now=now) if not line.ok]
+    assert [(line.name, line.code) for line in failed] == [
+        ("workload", "format-refused")
+    ]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -186,6 +186,13 @@ def test_rims_of_other_signers_are_refused(device, now):
         assert caught.value.code == code
 
 
+def test_other_words_about_the_signer_are_passed_over(device, rim, now):
+    name = b"<ds:X509Data><ds:X509SubjectName>CN=x</ds:X509SubjectName>"
+    found = parse_rim(rim.replace(b"<ds:X509Data>", name))
+    assert found.signed.certificates == parse_rim(rim).signed.certificates
+    assert verify_rim(found, device.trust_store, now=now)
+
+
 def test_signature_of_needs_exactly_one(rim):
     root = parse_xml(rim, what="x")
     assert signature_of(root).certificates

@@ -81,7 +81,7 @@ class Node:
     def __init__(self, child: Child, bundle: Bundle, folder: Path) -> None:
         self._child, self._bundle, self._folder = child, bundle, folder
         self.progress: list[dict[str, Any]] = []
-        self.timeout_s = 60.0
+        self.timeout_s = 200.0
 
     def run_blob(self, blob: bytes, *, bundle: Bundle | None = None) -> Job:
         used = bundle or self._bundle
@@ -173,7 +173,7 @@ def make_bundle(root: Path, model: Linear, **options: Any) -> Bundle:
     result = run_in_child(
         "privacy.zkml.publish:handler",
         model.request(root / "zkml", **options),
-        timeout_s=120,
+        timeout_s=280,
     )
     assert result["available"], result["reason"]
     public = frozenset(f"zkml/{name}" for name in result.pop("public"))

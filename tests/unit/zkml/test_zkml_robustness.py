@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import privacy
 from privacy.bundle import Bundle
 from privacy.errors import PrivacyError
 from privacy.zkml import Verifier, make_input
-from tests.support.zkml_cases import CASES, DEADLINE_S, Case, Lab
+from tests.support.zkml_cases import CASES, DEADLINE_S, UNBOUND, Case, Lab
 
 _SALT = b"s" * 32
 
@@ -67,6 +68,12 @@ def test_it_is_refused_in_time(lab: Lab, case: Case) -> None:
     assert caught.value.code in case.codes.split()
     assert caught.value.message
     assert time.monotonic() - started < 2 * DEADLINE_S
+
+
+@pytest.mark.parametrize("what", UNBOUND)
+def test_settings_that_no_proof_binds_change_no_answer(lab: Lab, what: str) -> None:
+    told = lab.verify_pinned("settings.json", UNBOUND[what](lab))
+    assert np.array_equal(told, lab.verify(lab.job.evidence))
 
 
 def test_nothing_but_the_backends_names_the_engine() -> None:

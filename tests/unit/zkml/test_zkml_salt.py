@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from privacy.bundle import Bundle, open_bundle
-from privacy.encoding import canonical_json
+from privacy.cli.app import run
+from privacy.encoding import b64url, canonical_json
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
 from privacy.onchain import terms_of
 from privacy.zkml import Verifier, parse_params
@@ -131,3 +132,24 @@ def test_the_salts_elements_are_spread_over_their_range() -> None:
     flat = np.array(made).ravel()
     assert 0 <= flat.min() < 1000 < LARGEST - 1000 < flat.max() <= LARGEST
     assert len(set(map(tuple, made))) == len(made)
+
+
+def test_the_commands_keep_the_salt_beside_the_proofs(
+    salted: Bundle, rows: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "rows.npy", rows[541:542])
+    proofs, given = tmp_path / "p.json", ["--input", str(tmp_path / "rows.npy")]
+    assert run(["zk", "prove", str(salted.root), *given, "--out", str(proofs)]) == 0
+    kept = tmp_path / "p.json.salt"
+    assert kept.stat().st_mode & 0o777 == 0o600
+    check = ["zk", "verify", str(proofs), "--bundle", str(salted.root), *given]
+    check += ["--allow-insecure-srs", "--json"]
+    assert run(check) == 0
+    assert run([*check, "--salt", b64url(b"x" * 32)]) == 6
+    assert run([*check, "--salt", "short"]) == 2
+    kept.write_text("no salt")
+    assert run(check) == 7
+    kept.unlink()
+    capsys.readouterr()
+    assert run(check) == 7
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "salt-missing"
