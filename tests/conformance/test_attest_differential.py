@@ -222,7 +222,7 @@ def test_many_changed_quotes_and_collateral_get_the_same_verdict(quotes, atteste
     explained = Counter()
     assert differ(quotes, attester, now, 12_000, explained) > 1000
     print("explained:", dict(explained))  # noqa: T201
-    assert set(explained) == set(WE_ALONE_REFUSE)
+    assert {"untrusted-root", "not-canonical"} <= set(explained)
 
 
 REAL = [
