@@ -4,7 +4,9 @@ Its circuits are what that library serves by itself. Importing it takes seconds 
 such inputs end the process, so it is imported once, and each input goes to a fork.
 """
 
+import json
 import os
+import platform
 import random
 import signal
 import time
@@ -120,5 +122,6 @@ def _server_folder(honest: Honest, folder: Path) -> Path:
             for file in (honest.bundle.root / "fhe" / "circuit").iterdir():
                 archive.write(file, file.name)
             archive.writestr("is_simulated", "0")
-            archive.writestr("versions.json", "{}")
+            python = json.dumps({"python": platform.python_version()})
+            archive.writestr("versions.json", python)
     return made
