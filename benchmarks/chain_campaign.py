@@ -87,6 +87,8 @@ class _Site:
 
     def __init__(self, url: str, folder: Path, bundle: Bundle) -> None:
         self.rpc, self._folder, self._bundle = Rpc(url), folder, bundle
+        for number in (PUBLISHER, REQUESTER, PROVIDER):  # long before any fork
+            self.rpc.ask("anvil_setBalance", _signer(number).address, hex(10**21))
         build_verifier(bundle, folder / "verifier", progress=lambda _: None)
         publisher = self._account(PUBLISHER)
         empty = deploy_all(
@@ -101,11 +103,9 @@ class _Site:
         self._coordinator: OnChain = contract(self.rpc, empty, "coordinator")
 
     def _account(self, number: int, rpc: Rpc | None = None) -> Sender:
-        signer = Signer(eth_account().from_key(number.to_bytes(32, "big")))
-        self.rpc.ask("anvil_setBalance", signer.address, hex(10**21))
         return Sender(
             rpc or self.rpc,
-            signer,
+            _signer(number),
             chain_id=self.rpc.chain_id(),
             prices=Prices(patience_s=5.0),
         )
@@ -211,6 +211,10 @@ class _Site:
             "paid_wei": int(credit),
             "owed_wei": len(ids) * FEE,
         }
+
+
+def _signer(number: int) -> Signer:
+    return Signer(eth_account().from_key(number.to_bytes(32, "big")))
 
 
 def _published(folder: Path) -> tuple[Bundle, list[Input]]:
