@@ -23,6 +23,7 @@ class Claims:
             user data, of NVIDIA nothing.
         nonce: What the verifier asked with, in hex, where the format has a field.
         product: Of the vendor, such as `Milan` or `GH100`; empty if not said.
+        is_gpu: It is a device that computes, not a switch between them.
         hardware_id: Chip, platform instance or module, as the vendor names it.
         svns: Security versions by name.
         made_at: When, as the evidence itself says; None if it does not.
@@ -41,6 +42,7 @@ class Claims:
     report_data: str = ""
     nonce: str = ""
     product: str = ""
+    is_gpu: bool = False
     hardware_id: str = ""
     svns: dict[str, int] = field(default_factory=dict)
     made_at: datetime | None = None

@@ -207,7 +207,7 @@ def _crl(raw: bytes, what: str) -> bytes:
     try:
         load = x509.load_pem_x509_crl if pem else x509.load_der_x509_crl
         return load(raw).public_bytes(Encoding.DER)
-    except ValueError as exc:
+    except (ValueError, x509.InvalidVersion) as exc:
         raise FormatError(f"{what} is neither a certificate nor a CRL") from exc
 
 

@@ -82,7 +82,7 @@ def pem_certificates(raw: bytes) -> tuple[bytes, ...]:
     blocks = pem_blocks(raw, b"CERTIFICATE", limit=_MAX_PEM_BYTES)
     try:
         found = [x509.load_pem_x509_certificate(block) for block in blocks]
-    except ValueError as exc:
+    except (ValueError, x509.InvalidVersion) as exc:
         raise FormatError("a PEM block is not a certificate") from exc
     return tuple(c.public_bytes(Encoding.DER) for c in found)
 

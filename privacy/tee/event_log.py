@@ -117,7 +117,7 @@ def parse_event_log(raw: bytes) -> tuple[Event, ...]:
     """Return the events in a log, in order.
 
     Raises:
-        FormatError: Not such a log, without SHA-384, or more than 4 MiB.
+        FormatError: Not such a log, without SHA-384 or events, or over 4 MiB.
     """
     reader = Reader(raw, what="event log", limit=MAX_BYTES)
     sizes = _algorithms(reader)
@@ -125,6 +125,8 @@ def parse_event_log(raw: bytes) -> tuple[Event, ...]:
     rest = reader.rest()
     if rest.strip(b"\xff") and rest.strip(b"\0"):
         raise FormatError("bytes follow the event log", code="not-canonical")
+    if not events:  # it would be taken for none given, and explain nothing
+        raise FormatError("the event log holds no event", code="unsupported-log")
     return events
 
 

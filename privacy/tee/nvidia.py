@@ -268,6 +268,7 @@ def verify_nvidia_report(
         measurements={f"m{i}": m.hex() for i, m in report.measurements.items()},
         nonce=report.nonce.hex(),
         product=_product(chain[0]),
+        is_gpu=not report.is_switch,
         hardware_id=_serial(chain[0]),
         chain=chain,
         unchecked=("revocation",),

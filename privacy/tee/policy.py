@@ -138,7 +138,7 @@ class EvidencePolicy:
             text, wanted = _any(formats), _any(sorted(self.measurements))
             code = "format-refused"
             lines.append(_line("workload", text, wanted, code, ok=bool(formats)))
-            found = [c.product for c in claims if c.vendor == "nvidia"]
+            found = [c.product for c in claims if c.is_gpu]
             text = ", ".join(found) or "no GPU"
             lines.append(_line("gpu", text, "a GPU", "gpu-missing", ok=bool(found)))
         return lines

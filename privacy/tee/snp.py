@@ -254,7 +254,10 @@ def _settings(report: SnpReport) -> dict[str, str]:
     """Return what else a policy may ask for: whose guest it is, how it is set up."""
     said = ("family_id", "image_id", "host_data", "id_key_digest", "author_key_digest")
     fields = report.as_dict()
-    return {name: fields[name] for name in said} | {"policy": f"{report.policy:016x}"}
+    return {name: fields[name] for name in said} | {
+        "policy": f"{report.policy:016x}",
+        "vmpl": f"{report.vmpl:08x}",
+    }
 
 
 def _choose(

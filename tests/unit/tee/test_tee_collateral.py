@@ -156,3 +156,22 @@ def test_certificates_beside_a_device_must_be_certificates(ca):
     assert x509.load_der_x509_certificate(item.certificates[0]) == ca.certificate
     with pytest.raises(FormatError):
         listed(chain.replace(b"MII", b"AAA", 1))
+
+
+def of_no_known_version(der, marker):
+    head = bytes.fromhex(marker)
+    assert head in der
+    return der.replace(head, head[:-1] + b"\x07", 1)
+
+
+def test_certificates_and_lists_of_no_known_version_are_malformed(given):
+    certificate = of_no_known_version(given.certificates[0], "a003020102")
+    crl = of_no_known_version(given.crls[0], "020101")
+    texts = pem(certificate).encode(), pem(crl, "X509 CRL").encode()
+    for raw in (certificate, crl, *texts):
+        with pytest.raises(FormatError):
+            parse_collateral(raw, what="file")
+    entry = {"evidence": "", "certificate": base64.b64encode(texts[0]).decode()}
+    entry["evidence"] = base64.b64encode(bytes.fromhex("11e001ff")).decode()
+    with pytest.raises(FormatError):
+        detect(json.dumps([entry]).encode())

@@ -106,7 +106,7 @@ def test_logs_that_are_none_are_refused(raw, code):
 
 
 def test_bytes_behind_the_header_are_refused():
-    raw = bytearray(header(SHA384, vendor=b"1234"))
+    raw = bytearray(header(SHA384, vendor=b"1234") + EVENTS[0])
     parse_event_log(bytes(raw))
     raw[28] += 1
     with pytest.raises(FormatError):
@@ -178,3 +178,9 @@ def test_a_log_beside_evidence_without_registers_is_refused():
     with pytest.raises(FormatError) as caught:
         compare(parse_event_log(log(*EVENTS)), {"pcr0": "00"})
     assert caught.value.code == "event-log-unused"
+
+
+def test_a_log_without_events_is_refused_not_taken_for_none():
+    for end in (b"", b"\xff" * 16):
+        with pytest.raises(FormatError, match="no event"):
+            parse_event_log(log(end=end))

@@ -130,11 +130,15 @@ def test_a_gpu_stands_beside_the_workload_not_instead_of_it(now):
         simulated=False,
         debug=None,
         measurements={},
+        is_gpu=True,
     )
     failed = [line for line in policy.check([gpu], now=now) if not line.ok]
     assert [(line.name, line.code) for line in failed] == [
         ("workload", "format-refused")
     ]
+    switch = replace(gpu, is_gpu=False)
+    failed = [line for line in policy.check([switch], now=now) if not line.ok]
+    assert [line.code for line in failed] == ["format-refused", "gpu-missing"]
 
 
 @pytest.mark.parametrize(

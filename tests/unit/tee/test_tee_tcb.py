@@ -4,7 +4,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from lying_attester import LyingTdxAttester
 
 from privacy.errors import FormatError, PrivacyError
@@ -260,6 +263,18 @@ def test_crls_of_another_key_neither_clear_nor_accuse(platform, now):
     defects = Defects(revoked=[serial], crl_signer=key)
     assert refused(platform, now, defects) == ("collateral-missing", 7)
     check(platform, now, defects, allow_unchecked_collateral=True)
+
+
+def test_forged_crls_with_names_that_cannot_be_read_say_nothing(platform, now):
+    key, issuer = ec.generate_private_key(ec.SECP256R1()), platform[0].ca.certificate
+    x400 = bytes.fromhex("3004a3023000")  # in an alternative name of the issuer
+    odd = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.18"), x400)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.subject)
+    builder = builder.last_update(now).next_update(now + timedelta(days=1))
+    crl = builder.add_extension(odd, critical=False).sign(key, hashes.SHA256())
+    honest = simulated_collateral(platform[0].ca, now=now)
+    der = crl.public_bytes(Encoding.DER)
+    check(platform, now, collateral=replace(honest, crls=(der, *honest.crls)))
 
 
 @pytest.mark.parametrize("kept", [0, 1])

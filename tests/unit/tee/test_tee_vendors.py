@@ -9,7 +9,7 @@ from privacy.errors import FormatError, PrivacyError
 from privacy.tee.attest import attest, show
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import Collateral
-from privacy.tee.policy import Relaxations
+from privacy.tee.policy import Relaxations, parse_policy
 from privacy.tee.simulated_vendors import (
     SimulatedAmd,
     SimulatedAws,
@@ -71,6 +71,19 @@ def test_snp_reports_under_vcek_and_vlek_are_accepted(amd, vlek, now):
             assert claims.format == "snp-v3"
             assert claims.report_data == DATA.hex()
             assert claims.svns["microcode"] == 84
+            assert claims.measurements["vmpl"] == "00000000"
+
+
+def test_a_policy_can_ask_at_which_privilege_level_a_report_was_made(amd, now):
+    raw = amd.report(DATA, fields={0x30: b"\3"})
+    claims = check(raw, amd, now, [amd.leaf.der])
+    policy = parse_policy(
+        b'allow_any_report_data = true\n[measurements.snp-v3]\nvmpl = "00000000"'
+    )
+    failed = [line for line in policy.check([claims], now=now) if not line.ok]
+    assert [(line.name, line.code) for line in failed] == [
+        ("vmpl", "measurement-mismatch")
+    ]
 
 
 @pytest.mark.parametrize(
