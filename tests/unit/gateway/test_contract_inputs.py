@@ -96,6 +96,15 @@ def test_anothers_input_is_neither_replaced_nor_preferred(tmp_path):
         store.get(replace(NAME, is_sealed=True))
 
 
+def test_handing_an_input_over_again_gives_up_no_precedence(tmp_path):
+    store = ContractInputs(tmp_path, ttl_s=60)
+    store.put("requester", NAME, b"to an enclave that has died")
+    os.utime(tmp_path / "requester" / NAME.file, (1, 1))
+    store.put("squatter", NAME, b"junk")
+    assert not store.put("requester", NAME, b"to the next enclave")
+    assert store.get(NAME) == b"to the next enclave"
+
+
 def test_a_tenant_hands_over_so_many_inputs_and_no_more(tmp_path, monkeypatch):
     monkeypatch.setattr(contract_inputs, "MAX_BY_TENANT", 1)
     store = ContractInputs(tmp_path, ttl_s=60)
