@@ -1,7 +1,9 @@
 """What every test may use."""
 
+import atexit
 import os
 import signal
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -11,6 +13,12 @@ hypothesis.settings.register_profile("any machine", deadline=None)  # pytest has
 hypothesis.settings.load_profile("any machine")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_unconfigure() -> None:
+    """Keep the status of the run: `concrete.compiler` would make it 0 at exit."""
+    if compiler := sys.modules.get("concrete.compiler"):
+        atexit.unregister(compiler._terminate_df_parallelization)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -169,13 +169,18 @@ class Answers:
         question: Question,
         given: Input | None,
     ) -> bytes:
-        """Return the sealed input: the requester's, or ours, one an attempt."""
+        """Return the sealed input: the requester's, or ours, one an attempt.
+
+        Ours is named by the commitment, too: after a reorganisation, or at another
+        coordinator in the same folder, the number is another request's.
+        """
         theirs = self._handed_over(served, question.commitment, sealed=True)
         if theirs is not None:
             return theirs
         if given is None:
             raise _missing()
-        name = f"{self._stem(known.id)}-{known.attempts}"
+        about = question.commitment.hex()[:32]
+        name = f"{self._stem(known.id)}-{about}-{known.attempts}"
         path = self._folder / "sealed" / name
         if not path.is_file():
             nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -211,7 +216,8 @@ class Answers:
         return found
 
     def _stem(self, request_id: int) -> str:
-        return f"{self._config.chain_id}-{request_id}"
+        place = self._coordinator.address.lower()[2:18]
+        return f"{self._config.chain_id}-{place}-{request_id}"
 
 
 def _missing() -> NotFoundError:

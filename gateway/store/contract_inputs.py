@@ -6,6 +6,7 @@ One file each, private to this user, by tenant, model and commitment:
     TENANT/MODEL-COMMITMENT.sealed    for an enclave
 """
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,15 +44,25 @@ class ContractInputs:
     def put(self, tenant: str, name: Name, body: bytes) -> bool:
         """Keep an input; return whether it is new. The tenant's own is replaced.
 
+        What replaces another is as old as that: otherwise whoever squats on a
+        commitment would come first once the requester hands the input over again.
+
         Raises:
             LimitError: The tenant has too many.
         """
         folder = self._folder / tenant
-        is_new = not (folder / name.file).exists()
+        path = folder / name.file
+        try:
+            since = path.stat().st_mtime_ns
+        except FileNotFoundError:
+            since = 0
+        is_new = not since
         if is_new and folder.is_dir() and len(list(folder.iterdir())) >= MAX_BY_TENANT:
             msg = f"{tenant} has handed over {MAX_BY_TENANT} inputs: delete some"
             raise LimitError(msg, code="too-many-inputs")
-        write_atomic(folder / name.file, body, private=True)
+        write_atomic(path, body, private=True)
+        if since:
+            os.utime(path, ns=(since, since))
         return is_new
 
     def get(self, name: Name, *, tenant: str = "") -> bytes:

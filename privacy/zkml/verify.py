@@ -164,8 +164,9 @@ class Verifier:
 
     def _ask(self, root: Path, timeout_s: float) -> list[bool]:
         """Return of each proof whether it is about the row; raise if one is false."""
+        engine = self._engine()
         try:
-            answer = self._engine().call({"root": str(root)}, timeout_s=timeout_s)
+            answer = engine.call({"root": str(root)}, timeout_s=timeout_s)
         except ChildDied as exc:
             msg = f"the proof engine gave no answer within {timeout_s:g} s: "
             msg += exc.message
@@ -173,6 +174,7 @@ class Verifier:
         except UnavailableError as exc:
             raise CannotVerifyError(exc.message, code=exc.code) from exc
         except BackendError as exc:
+            self._end(engine)  # after a panic nobody knows its state
             msg = f"the proof engine failed: {exc.message}"
             raise CannotVerifyError(msg, code="verify-failed") from exc
         return [about is True for about in answer["about"]]
@@ -184,6 +186,11 @@ class Verifier:
                 target = "privacy.zkml.verify:handler"
                 self._child = Child(target, memory_bytes=_MEMORY_BYTES)
             return self._child
+
+    def _end(self, engine: Child) -> None:
+        with self._lock:
+            if self._child is engine:
+                self.close()
 
     def close(self) -> None:
         """End the child process, if there is one."""

@@ -15,7 +15,11 @@ def clear(model, rows):
 
 
 def agrees(owner, model, mode, count):
-    rows = model.rows[:count]
+    columns = model.bundle.manifest.columns
+    low, high = np.array([(c.minimum, c.maximum) for c in columns]).T
+    known = ((model.rows >= low) & (model.rows <= high)).all(axis=1)
+    rows = model.rows[known][:count]
+    assert len(rows) == count
     answer = owner.infer(model.name, rows.tolist(), mode=mode)
     got = np.array([row.probabilities for row in answer.rows])
     expected = clear(model, rows)

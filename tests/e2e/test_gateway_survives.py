@@ -70,7 +70,7 @@ def test_jobs_survive_three_kills_and_end_exactly_once(
             job = api.finished(job_id)
             assert job["status"] == "succeeded", job
             assert api.get(job["links"]["result"]).json()["echo"] == order
-            assert job["attempts"] == len(_logged(log)) >= 1
+            assert job["attempts"] >= len(_logged(log)) >= 1  # killed before it ran
             raw = _receipt(api, job_id)
             assert receipts.setdefault(job_id, raw) == raw
             headers = {"Idempotency-Key": f"job {i}"}

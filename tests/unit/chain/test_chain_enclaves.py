@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from gateway.chain.state import Known
 from privacy.chain.abi import Reverted
 from privacy.chain.contracts import contract
 from privacy.chain.enclaves import attest_enclave, recoverable, revoke, vouch
@@ -125,6 +126,28 @@ def test_an_input_sealed_by_the_requester_is_never_seen_here(site, enclave):
     path.write_bytes(sealed)
     assert answer(site, known=False, **LAX) is not None
     assert not input_path(site.folder, given.commitment).exists()
+
+
+def test_what_is_sealed_for_one_request_serves_no_other_of_its_number(site, enclave):
+    """A reorganisation gives a number to another request."""
+    answers, made = site.watcher()._answers, []
+    (served,) = site.config.models.values()
+    for raw in site.inputs[:2]:
+        given = parse_input(site.bundle, raw)
+        question = Question(
+            chain_id=site.config.chain_id,
+            coordinator=bytes.fromhex(site.coordinator.address[2:]),
+            request_id=1,
+            model_id=site.model_id,
+            commitment=given.commitment,
+        )
+        lax = {"allowSimulated": True}
+        what = (Known(1), lax, served, site.bundle, question, given)
+        made.append(answers._sealed(*what))
+        assert answers._sealed(*what) == made[-1]
+    assert made[0] != made[1]
+    answers.forget(1)
+    assert not list(site.folder.glob("sealed/*"))
 
 
 def test_a_simulated_enclave_is_refused_unless_the_request_allows_it(site, enclave):

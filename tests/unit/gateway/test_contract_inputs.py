@@ -71,6 +71,19 @@ def test_a_long_input_is_refused(api, commitment):
     assert reply.json()["code"] == "too-large"
 
 
+def test_an_input_that_does_not_come_is_not_waited_for(api, commitment, monkeypatch):
+    monkeypatch.setattr("gateway.api.contract_inputs._PATIENCE_S", 0.1)
+
+    def slow():
+        yield b"{"
+        time.sleep(1)
+        yield b"}"
+
+    reply = api.put(url(commitment), content=slow())
+    assert reply.status_code == 408
+    assert reply.json()["code"] == "upload-too-slow"
+
+
 def test_inputs_are_their_tenants_and_the_watchers(gateway, api, stranger, commitment):
     body = input_blob([ROW], SALT)
     stranger.put(url(commitment), content=body)
@@ -94,6 +107,15 @@ def test_anothers_input_is_neither_replaced_nor_preferred(tmp_path):
     assert store.get(NAME) == b"1"
     with pytest.raises(NotFoundError):
         store.get(replace(NAME, is_sealed=True))
+
+
+def test_handing_an_input_over_again_gives_up_no_precedence(tmp_path):
+    store = ContractInputs(tmp_path, ttl_s=60)
+    store.put("requester", NAME, b"to an enclave that has died")
+    os.utime(tmp_path / "requester" / NAME.file, (1, 1))
+    store.put("squatter", NAME, b"junk")
+    assert not store.put("requester", NAME, b"to the next enclave")
+    assert store.get(NAME) == b"to the next enclave"
 
 
 def test_a_tenant_hands_over_so_many_inputs_and_no_more(tmp_path, monkeypatch):
