@@ -143,7 +143,7 @@ def parse_collateral(raw: bytes, *, what: str) -> Collateral:
         msg = f"{what} has more than {MAX_FILE_BYTES} bytes"
         raise FormatError(msg, code="too-large")
     if match := _ANSWER.fullmatch(raw):
-        return _parse_statement(match)
+        return _parse_statement(match, what)
     if raw.lstrip()[:1] == b"{":
         value = parse_object(raw, what=what)
         return _parse_rim(value, what) if "rim" in value else _parse_set(value, what)
@@ -163,8 +163,9 @@ def parse_collateral(raw: bytes, *, what: str) -> Collateral:
     raise FormatError(msg, code="unknown-collateral")
 
 
-def _parse_statement(match: re.Match[bytes]) -> Collateral:
+def _parse_statement(match: re.Match[bytes], what: str) -> Collateral:
     kind, body, signature = match.groups()
+    parse_object(body, what=what)  # in a folder, a broken one is passed over
     signed = SignedJson(body, bytes.fromhex(signature.decode()))
     if kind == b"tcbInfo":
         return Collateral(tcb_infos=(signed,))

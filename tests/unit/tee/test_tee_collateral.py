@@ -175,3 +175,12 @@ def test_certificates_and_lists_of_no_known_version_are_malformed(given):
     entry["evidence"] = base64.b64encode(bytes.fromhex("11e001ff")).decode()
     with pytest.raises(FormatError):
         detect(json.dumps([entry]).encode())
+
+
+def test_a_broken_statement_in_a_folder_is_passed_over(tmp_path):
+    for name in ("tcbInfo", "enclaveIdentity"):
+        text = f'{{"{name}":{{x}},"signature":"{"0" * 128}"}}'
+        (tmp_path / name).write_text(text)
+        with pytest.raises(FormatError):
+            parse_collateral(text.encode(), what=name)
+    assert kept_in(tmp_path).collateral() == Collateral()
