@@ -14,6 +14,7 @@ from fastapi import Path as InPath
 from gateway.api.auth import GatewayDep, JobReader, JobWriter
 from gateway.api.schemas import Name as ModelName
 from gateway.node import Gateway
+from gateway.store.arrival import Arrival
 from gateway.store.contract_inputs import MAX_BYTES, Name
 from privacy.bundle import Bundle
 from privacy.chain.inputs import check_input
@@ -22,6 +23,8 @@ from privacy.modes import Mode
 from privacy.tee.seal import parse_sealed
 
 router = APIRouter(prefix="/v1/contract-inputs", tags=["contracts"])
+
+_PATIENCE_S = 60.0
 
 Commitment = Annotated[
     str, InPath(pattern="^[0-9a-f]{64}$", description="As the request names the input.")
@@ -86,8 +89,8 @@ async def delete(gateway: GatewayDep, key: JobWriter, named: Named) -> Response:
 
 
 async def _read(request: Request) -> bytes:
-    body = bytearray()
-    async for part in request.stream():
+    arrival, body = Arrival(request.stream(), patience_s=_PATIENCE_S), bytearray()
+    while part := await arrival.next():
         body += part
         if len(body) > MAX_BYTES:
             msg = f"an input for a contract has at most {MAX_BYTES} bytes"

@@ -5,7 +5,8 @@ all failures are reported together. A value that the policy does not give is a f
 never "not checked": an empty policy accepts nothing.
 
 Not appraised here: TCB status and revocation (see `privacy.tee.attest`, whose lines a
-job's result has, too), XFAM, the owner's fields and the TD attributes beyond debug.
+job's result has, too), XFAM, the owner's fields and the TD attributes beyond debug
+and migration.
 """
 
 from dataclasses import asdict, dataclass
@@ -154,8 +155,7 @@ def _is_hardware(verified: VerifiedEvidence[TdxQuote], policy: Policy) -> Check:
 
 
 def _is_not_debug(report: TdReport, policy: Policy) -> Check:
-    """The whole first byte (group TUD) means the host can look in, debug is bit 0."""
-    debug = report.td_attributes[0] != 0
+    debug = report.is_open_to_host
     return Check(
         name="debug",
         found="on" if debug else "off",

@@ -238,12 +238,13 @@ def _verify_dcap(
         }
         if isinstance(report, TdReport15):
             measurements["mr_servicetd"] = report.mr_servicetd.hex()
-        debug = report.td_attributes[0] != 0
+        debug = report.is_open_to_host
     else:
         measurements = {
             "mrenclave": report.mrenclave.hex(),
             "mrsigner": report.mrsigner.hex(),
             "attributes": report.attributes.hex(),
+            "product_id": f"{report.product_id:04x}",
         }
         debug = bool(report.attributes[0] & _SGX_DEBUG)
     return Claims(

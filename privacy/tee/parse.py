@@ -41,6 +41,7 @@ _QE_REPORT_AND_SIGNATURE = struct.Struct("<384s64s")
 _CERTIFICATION = struct.Struct("<HI")
 _QE_CERTIFICATION, _PCK_CHAIN = 6, 5
 _CHAIN_LENGTH = 3
+_MIGRATABLE = 1 << 5  # of the attributes' fourth byte: bit 29
 _PEM = re.compile(
     rb"-----BEGIN CERTIFICATE-----\n([^-]*)\n-----END CERTIFICATE-----", re.ASCII
 )
@@ -113,6 +114,16 @@ class TdReport:
     report_data: bytes
 
     @property
+    def is_open_to_host(self) -> bool:
+        """Whether the host can look in.
+
+        By debugging (the whole first byte, group TUD; debug is bit 0), or by migrating
+        the guest with a service TD of its choice, which only version 1.5 names.
+        """
+        migratable = self.td_attributes[3] & _MIGRATABLE
+        return self.td_attributes[0] != 0 or migratable != 0
+
+    @property
     def measurements(self) -> Measurements:
         """The five registers."""
         return Measurements(*(getattr(self, name) for name in REGISTERS))
@@ -128,6 +139,11 @@ class TdReport15(TdReport):
 
     tee_tcb_svn2: bytes
     mr_servicetd: bytes
+
+    @property
+    def is_open_to_host(self) -> bool:
+        """Whether the host can debug; who may migrate says `mr_servicetd`."""
+        return self.td_attributes[0] != 0
 
     def to_bytes(self) -> bytes:
         """Return the 648 bytes."""

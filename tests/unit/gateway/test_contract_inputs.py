@@ -71,6 +71,19 @@ def test_a_long_input_is_refused(api, commitment):
     assert reply.json()["code"] == "too-large"
 
 
+def test_an_input_that_does_not_come_is_not_waited_for(api, commitment, monkeypatch):
+    monkeypatch.setattr("gateway.api.contract_inputs._PATIENCE_S", 0.1)
+
+    def slow():
+        yield b"{"
+        time.sleep(1)
+        yield b"}"
+
+    reply = api.put(url(commitment), content=slow())
+    assert reply.status_code == 408
+    assert reply.json()["code"] == "upload-too-slow"
+
+
 def test_inputs_are_their_tenants_and_the_watchers(gateway, api, stranger, commitment):
     body = input_blob([ROW], SALT)
     stranger.put(url(commitment), content=body)

@@ -91,6 +91,11 @@ def test_appraise_refuses_debug_unless_the_policy_allows(evidence, policy, bit):
     assert appraise(lying, replace(policy, allow_debug=True)).checks
 
 
+def test_appraise_refuses_a_guest_that_its_host_can_migrate(evidence, policy):
+    lying = evidence(report={"td_attributes": bytes([0, 0, 0, 0x30, 0, 0, 0, 0])})
+    assert refused(lying, policy) == ["debug-enclave"]
+
+
 @pytest.mark.parametrize(
     "report", [{"mrsignerseam": b"\1" * 48}, {"seam_attributes": b"\1" + bytes(7)}]
 )

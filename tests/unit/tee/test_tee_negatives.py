@@ -208,6 +208,7 @@ TDX = '[measurements."tdx-v4"]\nmrtd = "{}"\n'.format("01" * 48)
 SNP = '[measurements."snp-v3"]\nmeasurement = "{}"\n'.format("07" * 48)
 NITRO = '[measurements.nitro]\npcr0 = "{}"\n'.format("01" * 48)
 GPU = '[measurements."nvidia-spdm-1.1"]\nm1 = "{}"\n'.format("01" * 48)
+SGX_PRODUCT = '[measurements."sgx-v3"]\nproduct_id = "0001"\n'
 ANY = "allow_any_report_data = true\n"
 DEBUG_SNP = {0x08: (0x30000 | 1 << 19).to_bytes(8, "little")}
 
@@ -282,6 +283,10 @@ CASES = {
         "debug-enclave",
         lambda w: w.lying(report={"td_attributes": b"\x10" + bytes(7)}),
     ),
+    "tdx: may be migrated by whom its host chose": (
+        "debug-enclave",
+        lambda w: w.lying(report={"td_attributes": bytes([0, 0, 0, 0x30, *bytes(4)])}),
+    ),
     "tdx: module of another signer": (
         "tdx-module-unknown",
         lambda w: w.lying(report={"mrsignerseam": b"\1" * 48}),
@@ -304,6 +309,10 @@ CASES = {
     ),
     "sgx: debug": ("debug-enclave", lambda w: resigned(w, "sgx-v3", _48=b"\x07")),
     "sgx v5: debug": ("debug-enclave", lambda w: resigned(w, "sgx-v5", _48=b"\x07")),
+    "sgx: another product of the signer": (
+        "measurement-mismatch",
+        lambda w: with_policy(resigned(w, "sgx-v3", _256=b"\2\0"), ANY, SGX_PRODUCT),
+    ),
     # Intel: what Intel says of it
     "intel: out of date": (
         "tcb-status",

@@ -2,14 +2,21 @@
 
 import contextlib
 import struct
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from privacy.errors import FormatError
-from privacy.tee.parse import MAX_QUOTE_BYTES, Measurements, TdxQuote, parse_tdx_quote
+from privacy.tee.parse import (
+    MAX_QUOTE_BYTES,
+    Measurements,
+    TdReport,
+    TdReport15,
+    TdxQuote,
+    parse_tdx_quote,
+)
 
 SIGNATURE_LENGTH_AT = 48 + 584
 
@@ -155,3 +162,13 @@ def test_measurements_refuse_what_is_not_five_registers(measurements, change):
 def test_measurements_refuse_no_object():
     with pytest.raises(FormatError):
         Measurements.from_dict(None)
+
+
+def test_who_may_migrate_a_guest_is_for_a_policy_where_the_report_says_it():
+    zeros = {field.name: b"" for field in fields(TdReport)}
+    zeros |= {"td_attributes": bytes([0, 0, 0, 0x20, 0, 0, 0, 0])}
+    assert TdReport(**zeros).is_open_to_host
+    later = {"tee_tcb_svn2": bytes(16), "mr_servicetd": bytes(48)}
+    assert not TdReport15(**zeros, **later).is_open_to_host
+    zeros["td_attributes"] = b"\1" + bytes(7)
+    assert TdReport15(**zeros, **later).is_open_to_host
