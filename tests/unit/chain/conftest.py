@@ -30,6 +30,7 @@ from tests.support.chain_site import PUBLISHER, ProvenJobs, Site
 from tests.support.evm_chain import Contract, EvmChain
 from tests.unit.zkml.conftest import (  # noqa: F401 - fixtures
     _own_cache,
+    bundle_of,
     job,
     linear,
     make_bundle,
