@@ -3,8 +3,9 @@
 A job's life:
 
 1. `submit` checks the request, writes the row, and begins a run of it.
-2. The executor computes, and the blobs that it made are kept.
-3. The receipt is signed, and the terminal state is written with it.
+2. The executor computes.
+3. The receipt is signed, the blobs that were made are kept, and the terminal state is
+   written with them.
 
 A durable workflow of a job that lasts waits for its run. After a crash runs begin
 again: a run is a pure function of its inputs, and the terminal state is written once,
@@ -32,7 +33,7 @@ from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from gateway.store.parts import Owner
 from gateway.store.uploads import Uploads
 from privacy.bundle import Bundle, ModePart
-from privacy.encoding import Json, canonical_json, sha256_hex
+from privacy.encoding import Json, canonical_json, sha256_file, sha256_hex
 from privacy.errors import (
     BackendError,
     ConflictError,
@@ -46,6 +47,8 @@ from privacy.receipt import Receipt, sign_receipt
 
 _log = structlog.get_logger()
 _MAX_OPTIONS_BYTES = 4096
+_Files = dict[str, Path]
+"""What a run made, by digest."""
 _MAX_ATTEMPTS = 10  # over all lives of the gateway; a pool's own limits are tighter
 
 
@@ -159,19 +162,19 @@ class JobService:
         gateway stops, for its next life goes on with the rows that are there.
         """
         folder = self.folder / job_id
-        await self._end(job_id, await self._run(job_id, folder))
+        await self._end(job_id, *await self._run(job_id, folder))
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    async def _run(self, job_id: str, folder: Path) -> Outcome:
+    async def _run(self, job_id: str, folder: Path) -> tuple[Outcome, _Files]:
         try:
             work = await asyncio.to_thread(self._work, job_id, folder)
             done = await self.executor.run(work, self._watch(job_id))
-            outcome = await asyncio.to_thread(self._keep, done)
+            return await asyncio.to_thread(_succeeded, done)
         except PrivacyError as exc:
-            outcome = _failure(exc, job_id)
+            return _failure(exc, job_id), {}
         except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
-            outcome = Outcome("failed", internal_problem(error_id_of(exc, job=job_id)))
-        return outcome
+            problem = internal_problem(error_id_of(exc, job=job_id))
+            return Outcome("failed", problem), {}
 
     async def abandon(self, job_id: str) -> None:
         """Fail a job whose workflow ended without an outcome: a defect of ours."""
@@ -241,20 +244,17 @@ class JobService:
             progress=lambda progress: self.hub.report(job_id, progress),
         )
 
-    def _keep(self, done: Done) -> Outcome:
-        output_sha256 = self.blobs.adopt(done.output)
-        evidence_sha256 = self.blobs.adopt(done.evidence) if done.evidence else ""
-        return Outcome(
-            "succeeded",
-            output_sha256=output_sha256,
-            evidence_sha256=evidence_sha256,
-            evidence_kind=done.evidence_kind,
-        )
+    async def _end(
+        self, job_id: str, outcome: Outcome, files: _Files | None = None
+    ) -> Job:
+        def seal(job: Job, outcome: Outcome, finished_at: str) -> bytes:
+            # Files come as the row that names them is written: whoever removes those
+            # that no row names waits for that.
+            for sha256, file in (files or {}).items():
+                self.blobs.keep(file, sha256)
+            return self._seal(job, outcome, finished_at)
 
-    async def _end(self, job_id: str, outcome: Outcome) -> Job:
-        job, ended = await asyncio.to_thread(
-            self.jobs.finish, job_id, outcome, self._seal
-        )
+        job, ended = await asyncio.to_thread(self.jobs.finish, job_id, outcome, seal)
         if ended:
             self.hub.changed(job)
         return job
@@ -332,6 +332,22 @@ def _check_keyset(found: str, part: ModePart) -> None:
             f"has {expected[:12]}…: name the keys of that one"
         )
         raise FormatError(msg, code="fhe-keys-mismatch")
+
+
+def _succeeded(done: Done) -> tuple[Outcome, _Files]:
+    """Return the outcome of a run, and its files by their digests."""
+    output_sha256 = sha256_file(done.output)
+    evidence_sha256 = sha256_file(done.evidence) if done.evidence else ""
+    files = {output_sha256: done.output}
+    if done.evidence:
+        files[evidence_sha256] = done.evidence
+    outcome = Outcome(
+        "succeeded",
+        output_sha256=output_sha256,
+        evidence_sha256=evidence_sha256,
+        evidence_kind=done.evidence_kind,
+    )
+    return outcome, files
 
 
 def _failure(exc: PrivacyError, job_id: str) -> Outcome:

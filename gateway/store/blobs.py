@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from privacy.encoding import check_sha256, sha256_file
+from privacy.encoding import check_sha256
 
 _SMALL_BYTES = 1 << 18
 
@@ -48,12 +48,6 @@ class Blobs:
         final.parent.mkdir(exist_ok=True, mode=0o700)
         file.chmod(0o600)
         file.replace(final)
-
-    def adopt(self, file: Path) -> str:
-        """Keep a file that a worker wrote and return its digest."""
-        sha256 = sha256_file(file)
-        self.keep(file, sha256)
-        return sha256
 
     def small(self, sha256: str) -> bytes | None:
         """Return a blob that is small, for which streaming would only cost time."""

@@ -15,9 +15,9 @@ def store(tmp_path: Path) -> Blobs:
     return Blobs(tmp_path / "blobs")
 
 
-def test_a_workers_file_is_adopted_under_its_digest(store: Blobs, tmp_path: Path):
+def test_a_workers_file_is_moved_under_its_digest(store: Blobs, tmp_path: Path):
     (tmp_path / "output").write_bytes(CONTENT)
-    assert store.adopt(tmp_path / "output") == DIGEST
+    store.keep(tmp_path / "output", DIGEST)
     assert store.path(DIGEST).read_bytes() == CONTENT
     assert store.path(DIGEST).stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / "output").exists()
@@ -26,7 +26,7 @@ def test_a_workers_file_is_adopted_under_its_digest(store: Blobs, tmp_path: Path
 def test_a_blob_is_here_when_it_is_whole(store: Blobs, tmp_path: Path):
     assert not store.has(DIGEST, len(CONTENT))
     (tmp_path / "output").write_bytes(CONTENT)
-    store.adopt(tmp_path / "output")
+    store.keep(tmp_path / "output", DIGEST)
     assert store.has(DIGEST, len(CONTENT))
     assert not store.has(DIGEST, len(CONTENT) + 1)
     assert store.older_than(0) == {DIGEST}

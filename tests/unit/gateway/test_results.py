@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.clock import now
 from gateway.store.database import Database
+from gateway.store.jobs import Job, Jobs
 from gateway.store.results import Results
 from gateway.store.tables import jobs
 from tests.support.hand_made_bundle import write_bundle
@@ -49,6 +52,26 @@ def test_a_result_that_another_job_gave_too_stays(tmp_path: Path):
         assert _refusals(api, first) == {(404, "result-gone")}
         assert api.get(second["links"]["result"]).is_success
         assert api.get(second["links"]["evidence"]).is_success
+
+
+def test_a_result_stays_that_another_jobs_deletion_meets_as_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Both made the same bytes; the second's are there, and no row names them yet."""
+    write_bundle(tmp_path / "models")
+    finish = Jobs.finish
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        first = api.order(ECHO, wait=20).json()
+
+        def late(self: Jobs, *args: Any) -> tuple[Job, bool]:
+            with gateway.client() as other:
+                other.delete(first["links"]["result"]).raise_for_status()
+            return finish(self, *args)
+
+        monkeypatch.setattr(Jobs, "finish", late)
+        second = api.order(ECHO, wait=20).json()
+        assert second["output_sha256"] == first["output_sha256"]
+        assert _files(gateway, second) == [True, True]
 
 
 def test_results_of_jobs_that_run_or_are_anothers_cannot_be_deleted(tmp_path: Path):
