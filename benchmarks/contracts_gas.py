@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.zkml_models import MODELS, train
+from benchmarks.zkml_models import published
 from privacy.bundle import Bundle, standardise
 from privacy.chain.abi import Abi
 from privacy.chain.account import Signer, eth_account
@@ -35,7 +35,6 @@ from privacy.chain.rpc import Rpc
 from privacy.chain.sender import Sender
 from privacy.encoding import Json
 from privacy.modes import Mode
-from privacy.publish import publish
 from privacy.zkml.blobs import Proof, parse_evidence
 from privacy.zkml.evm import (
     EvmFacts,
@@ -161,19 +160,7 @@ def _kind(
 
 
 def _published(name: str, folder: Path) -> tuple[Bundle, list[float]]:
-    folder.mkdir(parents=True)
-    trained = train(MODELS[name], folder)
-    bundle = publish(
-        trained.model,
-        trained.data,
-        name="model",
-        store=folder / "models",
-        modes=[Mode.ZKML],
-        task=trained.task,
-        activation=trained.activation,
-        options={Mode.ZKML: {"objective": "gas"}},
-        home=folder / "home",
-    )
+    bundle, trained = published(name, folder, objective="gas")
     rows = np.load(trained.data)
     row: list[float] = standardise(rows[:1], bundle.manifest.columns)[0].tolist()
     return bundle, row

@@ -12,10 +12,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.zkml_models import MODELS, train
+from benchmarks.zkml_models import published
 from privacy.encoding import Json
 from privacy.modes import Mode
-from privacy.publish import publish
 from privacy.zkml.evm import build_verifier
 from privacy.zkml.tune.cost import expected_gas
 
@@ -60,18 +59,7 @@ def _named(name: str, words: Sequence[str]) -> bool:
 
 
 def _model(name: str, folder: Path) -> Json:
-    trained = train(MODELS[name], folder)
-    bundle = publish(
-        trained.model,
-        trained.data,
-        name="model",
-        store=folder / "models",
-        modes=[Mode.ZKML],
-        task=trained.task,
-        activation=trained.activation,
-        options={Mode.ZKML: {"objective": "gas", "hide": ["input"]}},
-        home=folder / "home",
-    )
+    bundle, _ = published(name, folder, objective="gas", hide=["input"])
     facts = build_verifier(bundle, folder / "evm", progress=lambda _: None).to_json()
     proof_bytes = bundle.manifest.mode(Mode.ZKML).cost["proof_bytes"]
     return {

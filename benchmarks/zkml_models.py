@@ -1,6 +1,6 @@
 """The models that proofs are measured on, trained here, each in seconds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks import zkml_networks
+from privacy.bundle import Bundle
+from privacy.encoding import Json
+from privacy.modes import Mode
+from privacy.publish import publish
 
 Rows = tuple[Any, Any]
 
@@ -141,6 +145,27 @@ def train(subject: Subject, folder: Path) -> Trained:
         model = _estimator(subject.kind).fit(x, y)
     joblib.dump(model, folder / "model.joblib")
     return Trained(folder / "model.joblib", data)
+
+
+def published(
+    name: str, folder: Path, *, objective: str, hide: Sequence[str] = ()
+) -> tuple[Bundle, Trained]:
+    """Train a model of `MODELS` and publish its circuit, made for an objective."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trained = train(MODELS[name], folder)
+    options: Json = {"objective": objective}
+    bundle = publish(
+        trained.model,
+        trained.data,
+        name="model",
+        store=folder / "models",
+        modes=[Mode.ZKML],
+        task=trained.task,
+        activation=trained.activation,
+        options={Mode.ZKML: options | ({"hide": list(hide)} if hide else {})},
+        home=folder / "home",
+    )
+    return bundle, trained
 
 
 def with_activation(onnx: Path, activation: str, out: Path) -> None:
