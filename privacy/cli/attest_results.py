@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 
 from privacy.cli.app import AsJson, HomeDir, command
-from privacy.cli.output import out, print_json, safe, table
+from privacy.cli.output import out, print_json, print_one, safe, table
 from privacy.errors import FormatError, NotFoundError, PrivacyError
 from privacy.files import default_home, write_atomic
 from privacy.jws import key_id, public_jwk
@@ -76,10 +76,11 @@ def verifier_key_(
     jwk = public_jwk(public_key)
     if export:
         write_atomic(export, json.dumps(jwk, indent=1).encode() + b"\n")
-    if as_json:
-        print_json({"key_id": key_id(public_key), "jwk": jwk})
-    else:
-        out.print(f"verifier {key_id(public_key)}")
+    print_one(
+        {"key_id": key_id(public_key), "jwk": jwk},
+        f"verifier {key_id(public_key)}",
+        as_json=as_json,
+    )
 
 
 @command("attest sign-reference-values")
@@ -106,10 +107,11 @@ def sign_reference_values_(
     )
     write_atomic(output, manifest.encode() + b"\n")
     signer = key_id(key.public_key())
-    if as_json:
-        print_json({"signer": signer, "file": str(output)})
-    else:
-        out.print(f"{safe(output)}, by {signer}: name it in reference_value_signers")
+    print_one(
+        {"signer": signer, "file": str(output)},
+        f"{safe(output)}, by {signer}: name it in reference_value_signers",
+        as_json=as_json,
+    )
 
 
 @command("attest check-result")

@@ -39,7 +39,7 @@ from privacy.chain.models import (
 from privacy.chain.rpc import Rpc
 from privacy.chain.sender import GWEI, Prices, Sender
 from privacy.cli.app import AsJson, Gateway, command
-from privacy.cli.output import err, out, print_json, progress, safe
+from privacy.cli.output import err, out, print_json, print_one, progress, safe
 from privacy.encoding import Json, finite_rows
 from privacy.errors import (
     AuthError,
@@ -93,10 +93,11 @@ def account(
         except ValueError:
             raise FormatError("$PRIVACY_CHAIN_KEY is not hex") from None
     address = create_keystore(keystore, _password(confirm=True), key=key)
-    if as_json:
-        print_json({"address": address, "keystore": str(keystore)})
-    else:
-        out.print(f"account {address}, its key encrypted in {safe(keystore)}")
+    print_one(
+        {"address": address, "keystore": str(keystore)},
+        f"account {address}, its key encrypted in {safe(keystore)}",
+        as_json=as_json,
+    )
 
 
 @command("chain deploy")
@@ -228,10 +229,7 @@ def revoke(
     with _chain(chain) as (config, node):
         sender = _sender(node, keystore, config.chain_id, max_fee_gwei)
         revoke_enclave(sender, node, config, enclave)
-    if as_json:
-        print_json({"revoked": enclave})
-    else:
-        out.print(f"revoked {safe(enclave)}")
+    print_one({"revoked": enclave}, f"revoked {safe(enclave)}", as_json=as_json)
 
 
 @command("chain input")
@@ -305,10 +303,11 @@ def request(
             options=options,
         )
     commitment = given.commitment.hex()
-    if as_json:
-        print_json({"request_id": made, "input_commitment": commitment})
-    else:
-        out.print(f"request {made}, input {commitment}")
+    print_one(
+        {"request_id": made, "input_commitment": commitment},
+        f"request {made}, input {commitment}",
+        as_json=as_json,
+    )
 
 
 @command("chain deliver")
@@ -335,10 +334,11 @@ def deliver(
             "gas_used": int(receipt["gasUsed"], 16),
             "credit_wei": coordinator.view("credit", sender.address),
         }
-    if as_json:
-        print_json(found)
-    else:
-        out.print(f"delivered in {found['transaction']}, {found['gas_used']:,} gas")
+    print_one(
+        found,
+        f"delivered in {found['transaction']}, {found['gas_used']:,} gas",
+        as_json=as_json,
+    )
 
 
 @command("chain verify")
@@ -357,10 +357,11 @@ def verify(
         outputs = verify_on_chain(node, config, asked, proof)
     bits = parse_params(model.manifest.mode(Mode.ZKML).params).output_scale_bits
     values = [v / 2.0**bits for v in outputs]
-    if as_json:
-        print_json({"outputs": values})
-    else:
-        out.print(f"the chain accepts the proof; outputs {values}")
+    print_one(
+        {"outputs": values},
+        f"the chain accepts the proof; outputs {values}",
+        as_json=as_json,
+    )
 
 
 @command("chain watch")

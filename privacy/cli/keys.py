@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
-from privacy.cli.output import out, print_json, progress, safe, size, table
+from privacy.cli.output import print_json, print_one, progress, safe, size, table
 from privacy.cli.passphrase import (
     AllowPlaintextKeys,
     PassphraseFile,
@@ -78,10 +78,11 @@ def keys_rotate(
         ) as client,
     ):
         made = client.rotate_keys(key)
-    if as_json:
-        print_json({"key": asdict(made), "retired": key})
-    else:
-        out.print(f"new key {made.key_id}; {safe(key)} is retired and still kept")
+    print_one(
+        {"key": asdict(made), "retired": key},
+        f"new key {made.key_id}; {safe(key)} is retired and still kept",
+        as_json=as_json,
+    )
 
 
 @command("keys export")
@@ -97,10 +98,11 @@ def keys_export(
     passphrase = _export_passphrase(export_passphrase_file, is_new=True)
     with Client(home=home, passphrase=passphrase_from(passphrase_file)) as client:
         client.keys.export(key, file, passphrase=passphrase)
-    if as_json:
-        print_json({"exported": key, "file": str(file)})
-    else:
-        out.print(f"exported {safe(key)} to {safe(file)}: keep it and its passphrase")
+    print_one(
+        {"exported": key, "file": str(file)},
+        f"exported {safe(key)} to {safe(file)}: keep it and its passphrase",
+        as_json=as_json,
+    )
 
 
 @command("keys import")
@@ -120,10 +122,11 @@ def keys_import(
         allow_plaintext_keys=allow_plaintext_keys,
     ) as client:
         key = client.keys.import_(file, passphrase=passphrase)
-    if as_json:
-        print_json({"key": asdict(key)})
-    else:
-        out.print(f"imported {key.key_id}: it is the current key of its key set")
+    print_one(
+        {"key": asdict(key)},
+        f"imported {key.key_id}: it is the current key of its key set",
+        as_json=as_json,
+    )
 
 
 @command("keys delete")
@@ -151,10 +154,11 @@ def keys_delete(
             ) as there:
                 there.delete_uploaded_keys(key)
         client.keys.remove(key)
-    if as_json:
-        print_json({"deleted": key, "uploads_deleted": not keep_uploads})
-    else:
-        out.print(f"deleted {safe(key)}")
+    print_one(
+        {"deleted": key, "uploads_deleted": not keep_uploads},
+        f"deleted {safe(key)}",
+        as_json=as_json,
+    )
 
 
 @command("keys uploads")

@@ -28,6 +28,14 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
+def print_one(value: Any, line: str, *, as_json: bool) -> None:
+    """Print an answer that people read as one line, in rich's markup."""
+    if as_json:
+        print_json(value)
+    else:
+        out.print(line)
+
+
 def safe(value: object) -> str:
     """Return text from elsewhere so that it cannot act on the terminal, for `print`.
 
