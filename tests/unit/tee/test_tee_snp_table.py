@@ -1,5 +1,6 @@
 """The host's certificates behind an SEV-SNP report."""
 
+import contextlib
 import struct
 from uuid import UUID
 
@@ -85,10 +86,8 @@ def test_malformed_tables_are_refused(raw, code):
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_refused(raw):
-    try:
+    with contextlib.suppress(FormatError):
         parse_certificate_table(raw)
-    except FormatError:
-        pass
 
 
 @pytest.mark.parametrize("vlek", [False, True])
