@@ -1,7 +1,7 @@
 """How each vendor's evidence shows the five registers of an enclave. Pure.
 
-An enclave measures itself as five registers (`privacy.tee.measure`). TDX has a field for
-each. The others show them by these rules:
+An enclave measures itself as five registers (`privacy.tee.measure`). TDX has a field
+for each. The others show them by these rules:
 
     snp      measurement   SHA-384(domain ‖ mrtd ‖ rtmr0 ‖ rtmr1), the code
              host_data     SHA-256(domain ‖ rtmr2), the model
