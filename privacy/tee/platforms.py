@@ -33,15 +33,14 @@ def platform_values(evidence_format: str, measured: Measurements) -> dict[str, s
     Raises:
         FormatError: A format that is not of a CPU's that runs enclaves.
     """
-    match evidence_format.partition("-")[0]:
-        case "tdx":
-            return measured.as_dict()
-        case "snp":
-            code, model = snp_fields(measured)
-            return {"measurement": code.hex(), "host_data": model.hex()}
-        case "nitro":
-            pcrs = nitro_pcrs(measured)
-            return {f"pcr{i}": pcrs[i].hex() for i in _PCRS}
+    kind = evidence_format.partition("-")[0]
+    if kind == "tdx":
+        return measured.as_dict()
+    if kind == "snp":
+        code, model = snp_fields(measured)
+        return {"measurement": code.hex(), "host_data": model.hex()}
+    if kind == "nitro":
+        return {f"pcr{i}": v.hex() for i, v in nitro_pcrs(measured).items()}
     msg = (
         f"evidence format {evidence_format[:40]!r} is of no enclave, expected tdx, snp "
         "or nitro"
