@@ -20,6 +20,7 @@ import numpy as np
 
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import FormatError, VerificationError
+from privacy.modes import Mode
 from privacy.tee.appraise import AttestationResult, Policy, appraise
 from privacy.tee.attest import attest
 from privacy.tee.checks import Checklist
@@ -54,7 +55,7 @@ def new_job() -> bytes:
     return secrets.token_bytes(JOB_BYTES)
 
 
-def check_evidence(
+def check_evidence(  # noqa: PLR0913 - all that evidence is compared with
     evidence: bytes,
     *,
     nonce: bytes,
@@ -63,6 +64,7 @@ def check_evidence(
     now: datetime,
     collateral: CollateralSource = NOTHING,
     allow_simulated: bool = False,
+    circuit_sha256: str = "",
 ) -> AttestationResult:
     """Return the attestation result if an enclave with this model made the evidence.
 
@@ -75,6 +77,8 @@ def check_evidence(
         collateral: What the platform's TCB status and revocation are looked up in; the
             simulated vendor's is made here.
         allow_simulated: Accept evidence that proves nothing.
+        circuit_sha256: Of the circuit, for an enclave that also proves; see
+            `privacy.tee_zkml.circuit.circuit_sha256`.
 
     Raises:
         FormatError: The evidence is malformed.
@@ -104,7 +108,7 @@ def check_evidence(
     result = _appraised(
         shown, policy, now=now, collateral=collateral, allow_simulated=allow_simulated
     )
-    check_started(shown.event_log, shown.start(expected.rtmr2))
+    check_started(shown.event_log, shown.start(expected.rtmr2, circuit_sha256))
     return result
 
 
@@ -118,6 +122,7 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
     now: datetime,
     collateral: CollateralSource = NOTHING,
     allow_simulated: bool = False,
+    circuit_sha256: str = "",
 ) -> AttestationResult:
     """Return the attestation result if the enclave vouches for a job's digests.
 
@@ -132,6 +137,7 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
         now: When certificates must be valid: when the job finished, or now.
         collateral: See `check_evidence`; it must count at that time.
         allow_simulated: Accept evidence that proves nothing.
+        circuit_sha256: See `check_evidence`.
 
     Raises:
         CannotVerifyError: Collateral is missing or out of date.
@@ -151,7 +157,11 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
         now=now,
         collateral=collateral,
         allow_simulated=allow_simulated,
+        circuit_sha256=circuit_sha256,
     )
+    if bool(shown.statement.proof_sha256) != bool(circuit_sha256):
+        msg = "the enclave's statement names proofs, or none, against the job's mode"
+        raise VerificationError(msg, code="statement-mismatch")
     expected = Statement(
         model_sha256=model_sha256,
         nonce=shown.nonce,
@@ -159,6 +169,7 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
         input_sha256=input_sha256,
         output_sha256=output_sha256,
         simulated=result.simulated,
+        proof_sha256=shown.statement.proof_sha256,
     )
     if shown.statement != expected:
         msg = "the enclave's statement is about another input, output or model"
@@ -178,6 +189,7 @@ class TeeSession:
         columns: int,
         collateral: CollateralSource = NOTHING,
         allow_simulated: bool = False,
+        circuit_sha256: str = "",
     ) -> None:
         """Choose a nonce.
 
@@ -187,6 +199,7 @@ class TeeSession:
             columns: How many features the model takes.
             collateral: See the function `check_evidence`.
             allow_simulated: Accept evidence that proves nothing.
+            circuit_sha256: Of the circuit, for mode tee+zkml; see `check_evidence`.
         """
         self.nonce = new_nonce()
         self._model_sha256 = model_sha256
@@ -194,6 +207,8 @@ class TeeSession:
         self._columns = columns
         self._collateral = collateral
         self._allow_simulated = allow_simulated
+        self._circuit_sha256 = circuit_sha256
+        self._mode = str(Mode.TEE_ZKML if circuit_sha256 else Mode.TEE)
         self._enclave: Evidence | None = None
         self._sealed: dict[str, tuple[KemKey, Purpose, int]] = {}
 
@@ -211,15 +226,17 @@ class TeeSession:
             now=now,
             collateral=self._collateral,
             allow_simulated=self._allow_simulated,
+            circuit_sha256=self._circuit_sha256,
         )
         self._enclave = parse_evidence(evidence)
         return result
 
-    def seal(self, rows: object) -> bytes:
+    def seal(self, rows: object, *, salt: bytes = b"") -> bytes:
         """Return rows sealed to the enclave; may be called for several inputs.
 
         Args:
             rows: Standardised features, a list of rows or an array (rows, columns).
+            salt: 32 random bytes for the proofs, in mode tee+zkml.
 
         Raises:
             VerificationError: No evidence was checked yet.
@@ -229,13 +246,14 @@ class TeeSession:
         as_list = rows.tolist() if isinstance(rows, np.ndarray) else rows
         key = choose(enclave.hpke_public_keys)
         reply_key = KemKey.generate(key.kem)
-        purpose = Purpose(self._model_sha256, self.nonce, new_job())
+        purpose = Purpose(self._model_sha256, self.nonce, new_job(), self._mode)
         sealed = seal_input(
             as_list,
             columns=self._columns,
             key=key,
             purpose=purpose,
             reply_key=reply_key.public,
+            salt=salt,
         )
         count = len(as_list)  # type: ignore[arg-type]  # sealing checked it
         self._sealed[sha256_hex(sealed)] = (reply_key, purpose, count)
@@ -262,6 +280,20 @@ class TeeSession:
             VerificationError: The enclave that was checked did not make this answer
                 to this input.
         """
+        return self.open_proven(output, evidence, now=now, sealed=sealed)[0]
+
+    def open_proven(
+        self,
+        output: bytes,
+        evidence: bytes,
+        *,
+        now: datetime,
+        sealed: bytes | None = None,
+    ) -> tuple[Any, bytes]:
+        """Return raw outputs and the proofs that came with them; see `open`.
+
+        The proofs are those that the enclave's statement names; they are not verified.
+        """
         enclave = self._checked()
         shown = parse_evidence(evidence)
         input_sha256 = self._which(sealed)
@@ -284,14 +316,19 @@ class TeeSession:
             now=now,
             collateral=self._collateral,
             allow_simulated=self._allow_simulated,
+            circuit_sha256=self._circuit_sha256,
         )
-        outputs = open_answer(
+        outputs, proofs = open_answer(
             output, reply_key, purpose=purpose, input_sha256=input_sha256
         )
         if len(outputs) != count:
             msg = f"the answer has {len(outputs)} rows, expected {count}"
             raise VerificationError(msg, code="wrong-row-count")
-        return np.asarray(outputs, dtype=np.float64)
+        if shown.statement.proof_sha256 != (sha256_hex(proofs) if proofs else ""):
+            msg = "the proofs in the answer are not those that the enclave's statement "
+            msg += "names"
+            raise VerificationError(msg, code="statement-mismatch")
+        return np.asarray(outputs, dtype=np.float64), proofs
 
     def _which(self, sealed: bytes | None) -> str:
         """Return the digest of one input: a host that has several may swap answers."""

@@ -20,7 +20,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -32,7 +34,7 @@ from privacy.modes import Mode
 from privacy.onchain import Terms, terms_of
 from privacy.tee.attester import Attester
 from privacy.tee.contract import Answerer
-from privacy.tee.engine import Engine
+from privacy.tee.engine import Engine, Rows
 from privacy.tee.evidence import Evidence, Statement
 from privacy.tee.harden import harden
 from privacy.tee.kem import KemKey, supported
@@ -57,6 +59,17 @@ _POLL_S = 1.0
 _FULL_POLL_S = 0.01
 
 Answer = tuple[Json, list[bytes]]
+Tell = Callable[[Json], None]
+"""How a job says how far it is; raises if nobody listens any more."""
+
+
+class Prover(Protocol):
+    """Makes proofs of the model's answers, in mode tee+zkml."""
+
+    circuit_sha256: str
+
+    def prove(self, rows: Rows, salt: bytes, tell: Tell) -> bytes:
+        """Return proofs; see `privacy.tee_zkml.proving`."""
 
 
 class Enclave:
@@ -70,8 +83,13 @@ class Enclave:
         *,
         model_sha256: str,
         terms: Terms | None = None,
+        prover: Prover | None = None,
     ) -> None:
-        """Make the keys; without `terms` there are no answers for contracts."""
+        """Make the keys; without `terms` there are no answers for contracts.
+
+        With a prover, answers carry proofs: the mode is tee+zkml.
+        """
+        self._prover = prover
         self._engine = engine
         self._attester = attester
         self._measurements = measurements
@@ -88,7 +106,10 @@ class Enclave:
             nonce=b"",
             model_sha256=model_sha256,
         )
-        self._log = _started(self._shown, measurements)
+        circuit = prover.circuit_sha256 if prover else ""
+        self._log = RuntimeLog()
+        for name, detail in self._shown.start(measurements.rtmr2, circuit).items():
+            self._log.extend(name, **detail)
 
     def describe(self) -> Json:
         """Return what the node may know of this enclave."""
@@ -115,13 +136,16 @@ class Enclave:
         quote = self._attester.quote(shown.report_data, registers)
         return replace(shown, quote=quote).to_bytes()
 
-    def infer(self, raw: bytes) -> tuple[bytes, bytes]:
+    def infer(self, raw: bytes, tell: Tell = lambda _: None) -> tuple[bytes, bytes]:
         """Return the answer to a sealed input, and the evidence for it.
 
         The answer is sealed, too, unless the input was sealed for a contract.
         """
-        sealed = parse_sealed(raw)
-        answer = self._for_contract(sealed) if sealed.order else self._private(sealed)
+        sealed, proofs = parse_sealed(raw), b""
+        if sealed.order:
+            answer = self._for_contract(sealed)
+        else:
+            answer, proofs = self._private(sealed, tell)
         statement = Statement(
             model_sha256=self._model_sha256,
             nonce=sealed.nonce,
@@ -129,21 +153,28 @@ class Enclave:
             input_sha256=sealed.sha256,
             output_sha256=sha256_hex(answer),
             simulated=self._attester.simulated,
+            proof_sha256=sha256_hex(proofs) if proofs else "",
         )
         signature = statement.sign(self._signing_key)
         return answer, self.evidence(sealed.nonce, statement, signature)
 
-    def _private(self, sealed: SealedInput) -> bytes:
-        purpose = sealed.purpose(self._model_sha256)
-        rows, reply_key = open_input(
+    def _private(self, sealed: SealedInput, tell: Tell) -> tuple[bytes, bytes]:
+        """Return the sealed answer, and the proofs that are in it."""
+        mode = Mode.TEE_ZKML if self._prover else Mode.TEE
+        purpose = sealed.purpose(self._model_sha256, mode=mode)
+        rows, reply_key, salt = open_input(
             sealed, self._hpke_keys, purpose, columns=self._engine.columns
         )
-        return seal_answer(
-            self._engine.run(rows),
+        outputs = self._engine.run(rows)
+        proofs = self._prover.prove(rows, salt, tell) if self._prover else b""
+        answer = seal_answer(
+            outputs,
             reply_key=reply_key,
             purpose=purpose,
             input_sha256=sealed.sha256,
+            proofs=proofs,
         )
+        return answer, proofs
 
     def _for_contract(self, sealed: SealedInput) -> bytes:
         if self._answerer is None:
@@ -152,13 +183,6 @@ class Enclave:
         return self._answerer.answer(
             sealed, self._hpke_keys, model_sha256=self._model_sha256
         )
-
-
-def _started(shown: Evidence, measurements: Measurements) -> RuntimeLog:
-    log = RuntimeLog()
-    for name, detail in shown.start(measurements.rtmr2).items():
-        log.extend(name, **detail)
-    return log
 
 
 class Server:
@@ -201,7 +225,8 @@ class Server:
             with connection:
                 while True:
                     header, bodies = receive_message(connection)
-                    answer, results = self._answer(header, bodies)
+                    tell = partial(_send_progress, connection)
+                    answer, results = self._answer(header, bodies, tell)
                     send_message(connection, answer, *results)
         except (EOFError, OSError, FormatError):
             pass  # the node went away, or does not speak this protocol
@@ -209,11 +234,11 @@ class Server:
             with self._lock:
                 self._open -= 1
 
-    def _answer(self, header: Json, bodies: list[bytes]) -> Answer:
+    def _answer(self, header: Json, bodies: list[bytes], tell: Tell) -> Answer:
         operations: dict[object, Callable[..., Answer]] = {
             "ping": lambda: (self._info, []),
             "evidence": lambda nonce: ({}, [self._enclave.evidence(nonce)]),
-            "infer": lambda sealed: ({}, [*self._enclave.infer(sealed)]),
+            "infer": lambda sealed: ({}, [*self._enclave.infer(sealed, tell)]),
         }
         try:
             return operations[header.get("op")](*bodies)
@@ -222,6 +247,10 @@ class Server:
         except Exception as exc:  # noqa: BLE001 - only the type: it may quote inputs
             error = BackendError(f"the enclave raised {type(exc).__name__}")
             return describe_error(error), []
+
+
+def _send_progress(connection: socket.socket, progress: Json) -> None:
+    send_message(connection, {"progress": progress})
 
 
 def start(run_dir: Path, model_dir: Path, *, model_sha256: str) -> Server:

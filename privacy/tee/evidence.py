@@ -83,6 +83,7 @@ class Statement:
 
     Attributes:
         job: The data owner's name for the job, from the sealed input.
+        proof_sha256: Of the proofs inside the answer; empty if it has none.
     """
 
     model_sha256: str
@@ -91,6 +92,7 @@ class Statement:
     input_sha256: str
     output_sha256: str
     simulated: bool
+    proof_sha256: str = ""
 
     def as_dict(self) -> Json:
         """Return the statement as it is signed."""
@@ -101,6 +103,7 @@ class Statement:
             "job": b64url(self.job),
             "input_sha256": self.input_sha256,
             "output_sha256": self.output_sha256,
+            "proof_sha256": self.proof_sha256,
             "simulated": self.simulated,
         }
 
@@ -146,17 +149,21 @@ class Evidence:
         }
         return sha256_hex(canonical_json(keys))
 
-    def start(self, model_file_sha384: bytes) -> dict[str, dict[str, str]]:
+    def start(
+        self, model_file_sha384: bytes, circuit_sha256: str = ""
+    ) -> dict[str, dict[str, str]]:
         """Return what the event log must tell of the enclave's start, by event.
 
         Args:
             model_file_sha384: RTMR2.
+            circuit_sha256: Of the circuit that it proves with, if it proves.
         """
         model = {
             "model_sha256": self.model_sha256,
             "file_sha384": model_file_sha384.hex(),
         }
-        return {"keys": {"sha256": self.keys_sha256}, "model": model}
+        circuit = {"circuit": {"sha256": circuit_sha256}} if circuit_sha256 else {}
+        return {"keys": {"sha256": self.keys_sha256}, "model": model, **circuit}
 
     @property
     def bound(self) -> bytes:
@@ -279,6 +286,7 @@ def _parse_statement(value: Any) -> Statement:
         raise FormatError("the evidence's statement is not one about a job")
     if not isinstance(value.get("simulated"), bool):
         raise FormatError("the statement's simulated is neither true nor false")
+    proof_sha256 = _text(value, "proof_sha256")
     statement = Statement(
         model_sha256=check_sha256(_text(value, "model_sha256")),
         nonce=check_nonce(_bytes(value, "nonce")),
@@ -286,6 +294,7 @@ def _parse_statement(value: Any) -> Statement:
         input_sha256=check_sha256(_text(value, "input_sha256")),
         output_sha256=check_sha256(_text(value, "output_sha256")),
         simulated=value["simulated"],
+        proof_sha256=check_sha256(proof_sha256) if proof_sha256 else "",
     )
     if statement.as_dict() != value:
         raise FormatError("the statement lacks or adds members")

@@ -11,10 +11,12 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from pathlib import Path
 from typing import Self
 
+from privacy.child import Progress
 from privacy.encoding import Json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
@@ -35,11 +37,14 @@ IDLE_S = 600.0
 INTERPRETER = (sys.executable, "-S", "-P")
 
 _QUICK_S = 10.0
+_SHORTEST_S = 0.001
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
 
 
 class Enclave:
     """A running enclave; every method may be called from any thread."""
+
+    evidence_kind = "attestation"
 
     def __init__(self, run_dir: Path, process: ProcessIdentity) -> None:
         """Connect; `start` and `attach` are the ways to get one.
@@ -134,10 +139,17 @@ class Enclave:
         (evidence,) = self._call("evidence", nonce, timeout_s=_QUICK_S)
         return evidence
 
-    def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
+    def infer(
+        self,
+        sealed: bytes,
+        *,
+        timeout_s: float,
+        progress: Progress = lambda _: None,
+    ) -> RunResult:
         """Return the sealed answer to a sealed input, and the evidence for it.
 
-        Safe to repeat with the same input.
+        Safe to repeat with the same input. If `progress` raises, the enclave stops
+        working on it, as it does when this process ends.
 
         Raises:
             FormatError: The input is sealed to an enclave that is gone
@@ -147,8 +159,10 @@ class Enclave:
             UnavailableError: The enclave is gone ("enclave-gone").
         """
         parse_sealed(sealed)  # refuse here what the enclave would only hang up on
-        output, evidence = self._call("infer", sealed, timeout_s=timeout_s)
-        return RunResult(output, evidence, "attestation")
+        output, evidence = self._call(
+            "infer", sealed, timeout_s=timeout_s, progress=progress
+        )
+        return RunResult(output, evidence, self.evidence_kind)
 
     def stop(self) -> None:
         """End it, and its keys with it."""
@@ -160,9 +174,16 @@ class Enclave:
         """Let go of it and leave it running; it ends by itself if nobody attaches."""
         self._release()
 
-    def _call(self, op: str, body: bytes, *, timeout_s: float) -> list[bytes]:
+    def _call(
+        self,
+        op: str,
+        body: bytes,
+        *,
+        timeout_s: float,
+        progress: Progress = lambda _: None,
+    ) -> list[bytes]:
         with _connect(self._run_dir, timeout_s=timeout_s) as connection:
-            return _ask(connection, {"op": op}, body)[1]
+            return _ask(connection, {"op": op}, body, progress=progress)[1]
 
 
 def _connect(run_dir: Path, *, timeout_s: float) -> socket.socket:
@@ -185,13 +206,21 @@ def _connect(run_dir: Path, *, timeout_s: float) -> socket.socket:
 
 
 def _ask(
-    connection: socket.socket, header: Json, *bodies: bytes
+    connection: socket.socket,
+    header: Json,
+    *bodies: bytes,
+    progress: Progress = lambda _: None,
 ) -> tuple[Json, list[bytes]]:
+    limit_s = connection.gettimeout() or 0.0
+    until = time.monotonic() + limit_s
     try:
         send_message(connection, header, *bodies)
-        answer, results = receive_message(connection)
+        while "progress" in (found := receive_message(connection))[0]:
+            progress(found[0]["progress"])
+            connection.settimeout(max(_SHORTEST_S, until - time.monotonic()))
+        answer, results = found
     except TimeoutError as exc:
-        msg = f"the enclave gave no answer within {connection.gettimeout()} s"
+        msg = f"the enclave gave no answer within {limit_s:g} s"
         raise LimitError(msg, code="time-limit") from exc
     except (OSError, EOFError) as exc:
         raise UnavailableError(_GONE, code="enclave-gone") from exc
