@@ -1,10 +1,10 @@
 """The enclave process: `python -m privacy.tee.enclave`, started by `privacy.tee.host`.
 
-    1. Load the model.
-    2. Measure what was loaded, and what loaded it.
+    1. Read the model's bytes; load the libraries.
+    2. Measure what was read, and what reads it.
     3. Say where it can be reached: a record file and a unix socket.
-    4. Harden the process; from here on it writes no file.
-    5. Make the keys, in memory only.
+    4. Harden the process; from here on it opens no file.
+    5. Load the model; make the keys, in memory only.
     6. Answer: evidence for a nonce, inference on sealed inputs.
 
 It outlives the node process that started it, so that a restarted node finds it again,
@@ -19,9 +19,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
+# Imported here because `cryptography` would look for it once files are shut off.
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
@@ -33,10 +35,10 @@ from privacy.modes import Mode
 from privacy.onchain import Terms, terms_of
 from privacy.tee.attester import Attester
 from privacy.tee.contract import Answerer
-from privacy.tee.engine import Engine
+from privacy.tee.engine import Engine, load_libraries
 from privacy.tee.evidence import Evidence, Statement, report_data
 from privacy.tee.harden import harden
-from privacy.tee.measure import measure_loaded
+from privacy.tee.measure import measure_loaded, measure_policy
 from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
 from privacy.tee.seal import SealedInput, open_input, parse_sealed, seal_answer
@@ -214,14 +216,20 @@ class Server:
             return describe_error(error), []
 
 
-def start(run_dir: Path, model_dir: Path, *, model_sha256: str) -> Server:
+def start(
+    run_dir: Path,
+    model_dir: Path,
+    *,
+    model_sha256: str,
+    allow_weaker_sandbox: bool = False,
+) -> Server:
     """Return this process as a hardened enclave, ready to serve.
 
     Raises:
         PrivacyError: The model cannot be loaded, or the process not be hardened.
     """
     model = (model_dir / MODEL).read_bytes()
-    engine = Engine(model)
+    load_libraries()
     terms = _terms(model_dir.parent / MANIFEST, model, model_sha256=model_sha256)
     measurements = measure_loaded(model)
     listener = _listen(run_dir)
@@ -230,15 +238,17 @@ def start(run_dir: Path, model_dir: Path, *, model_sha256: str) -> Server:
         raise BackendError("the enclave cannot see its own process in /proc")
     record = {"process": asdict(identity), "model_dir": str(model_dir)}
     write_atomic(run_dir / RECORD, canonical_json(record), private=True)
-    locked = harden()
+    attester = SimulatedTdxAttester()  # may open what it needs of its platform
+    hardened = harden(allow_weaker_sandbox=allow_weaker_sandbox)
+    measurements = replace(measurements, rtmr0=measure_policy(hardened.policy))
     enclave = Enclave(
-        engine,
-        SimulatedTdxAttester(),
+        Engine(model),  # only now: a model is input, and may be a hostile one
+        attester,
         measurements,
         model_sha256=model_sha256,
         terms=terms,
     )
-    return Server(listener, enclave, {**enclave.describe(), "memory_locked": locked})
+    return Server(listener, enclave, {**enclave.describe(), **hardened.as_dict()})
 
 
 def _terms(path: Path, model: bytes, *, model_sha256: str) -> Terms | None:
