@@ -1,10 +1,10 @@
 """The enclave process: `python -m privacy.tee.enclave`, started by `privacy.tee.host`.
 
-    1. Load the model.
-    2. Measure what was loaded, and what loaded it.
+    1. Read the model's bytes; load the libraries.
+    2. Measure what was read, and what reads it.
     3. Say where it can be reached: a record file and a unix socket.
-    4. Harden the process; from here on it writes no file.
-    5. Make the keys, in memory only.
+    4. Harden the process; from here on it opens no file.
+    5. Load the model; make the keys, in memory only.
     6. Answer: evidence for a nonce, inference on sealed inputs.
 
 It outlives the node process that started it, so that a restarted node finds it again,
@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+# Imported here because `cryptography` would look for it once files are shut off.
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.bundle import MANIFEST, parse_manifest
@@ -34,11 +36,11 @@ from privacy.modes import Mode
 from privacy.onchain import Terms, terms_of
 from privacy.tee.attester import Attester
 from privacy.tee.contract import Answerer
-from privacy.tee.engine import Engine, Rows
+from privacy.tee.engine import Engine, Rows, load_libraries
 from privacy.tee.evidence import Evidence, Statement
 from privacy.tee.harden import harden
 from privacy.tee.kem import KemKey, supported
-from privacy.tee.measure import measure_loaded
+from privacy.tee.measure import TEE, Program, measure_loaded, measure_policy
 from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
 from privacy.tee.runtime_log import RuntimeLog, register_of
@@ -64,12 +66,22 @@ Tell = Callable[[Json], None]
 
 
 class Prover(Protocol):
-    """Makes proofs of the model's answers, in mode tee+zkml."""
+    """Makes proofs of the model's answers, in mode tee+zkml.
+
+    Attributes:
+        circuit_sha256: What it proves with; see `privacy.tee_zkml.circuit`.
+        sandbox: The policy that was applied to it.
+    """
 
     circuit_sha256: str
+    sandbox: Json
 
     def prove(self, rows: Rows, salt: bytes, tell: Tell) -> bytes:
         """Return proofs; see `privacy.tee_zkml.proving`."""
+
+
+StartProver = Callable[..., Prover]
+"""Takes a bundle's folder, `model_sha256` and `allow_weaker_sandbox`."""
 
 
 class Enclave:
@@ -253,31 +265,54 @@ def _send_progress(connection: socket.socket, progress: Json) -> None:
     send_message(connection, {"progress": progress})
 
 
-def start(run_dir: Path, model_dir: Path, *, model_sha256: str) -> Server:
+def start(
+    run_dir: Path,
+    model_dir: Path,
+    *,
+    model_sha256: str,
+    allow_weaker_sandbox: bool = False,
+    program: Program = TEE,
+    start_prover: StartProver | None = None,
+) -> Server:
     """Return this process as a hardened enclave, ready to serve.
+
+    With `start_prover` its answers carry proofs; it is called while processes can be
+    started.
 
     Raises:
         PrivacyError: The model cannot be loaded, or the process not be hardened.
     """
     model = (model_dir / MODEL).read_bytes()
-    engine = Engine(model)
+    load_libraries()
     terms = _terms(model_dir.parent / MANIFEST, model, model_sha256=model_sha256)
-    measurements = measure_loaded(model)
+    measurements = measure_loaded(model, program)
     listener = _listen(run_dir)
     identity = identify(os.getpid())
     if identity is None:
         raise BackendError("the enclave cannot see its own process in /proc")
     record = {"process": asdict(identity), "model_dir": str(model_dir)}
     write_atomic(run_dir / RECORD, canonical_json(record), private=True)
-    locked = harden()
+    prover = None
+    if start_prover:
+        prover = start_prover(
+            model_dir.parent,
+            model_sha256=model_sha256,
+            allow_weaker_sandbox=allow_weaker_sandbox,
+        )
+    attester = SimulatedTdxAttester()  # may open what it needs of its platform
+    hardened = harden(allow_weaker_sandbox=allow_weaker_sandbox)
+    policy = hardened.policy | ({"prover": prover.sandbox} if prover else {})
+    measurements = replace(measurements, rtmr0=measure_policy(policy))
     enclave = Enclave(
-        engine,
-        SimulatedTdxAttester(),
+        Engine(model),  # only now: a model is input, and may be a hostile one
+        attester,
         measurements,
         model_sha256=model_sha256,
         terms=terms,
+        prover=prover,
     )
-    return Server(listener, enclave, {**enclave.describe(), "memory_locked": locked})
+    shown = {**hardened.as_dict(), "sandbox": policy}
+    return Server(listener, enclave, {**enclave.describe(), **shown})
 
 
 def _terms(path: Path, model: bytes, *, model_sha256: str) -> Terms | None:
@@ -310,7 +345,11 @@ def _listen(run_dir: Path) -> socket.socket:
     return listener
 
 
-def main(argv: list[str]) -> None:
+def main(
+    argv: list[str],
+    program: Program = TEE,
+    start_prover: StartProver | None = None,
+) -> None:
     """Run the enclave: run folder, model folder, model digest, idle limit, status fd.
 
     The status descriptor takes one JSON line: empty when ready, else the error.
@@ -319,7 +358,13 @@ def main(argv: list[str]) -> None:
     status: Json = {}
     server = None
     try:
-        server = start(Path(run_dir), Path(model_dir), model_sha256=model_sha256)
+        server = start(
+            Path(run_dir),
+            Path(model_dir),
+            model_sha256=model_sha256,
+            program=program,
+            start_prover=start_prover,
+        )
     except PrivacyError as exc:
         status = describe_error(exc)
     except Exception as exc:  # noqa: BLE001 - reported to the node by type

@@ -9,19 +9,18 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 import weakref
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from privacy.child import Progress
 from privacy.encoding import Json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
-from privacy.tee.measure import ENTRY, measure, search_path
-from privacy.tee.process import ProcessIdentity
+from privacy.tee.measure import TEE, Program, measure, search_path
+from privacy.tee.process import INTERPRETER, ProcessIdentity
 from privacy.tee.seal import parse_sealed
 from privacy.tee.wire import (
     MODEL,
@@ -33,9 +32,6 @@ from privacy.tee.wire import (
 )
 
 IDLE_S = 600.0
-# No site module, so no .pth files and no sitecustomize: code that nobody measures.
-INTERPRETER = (sys.executable, "-S", "-P")
-
 _QUICK_S = 10.0
 _SHORTEST_S = 0.001
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
@@ -44,7 +40,8 @@ _GONE = "the enclave is gone: ask for new evidence and seal the input again"
 class Enclave:
     """A running enclave; every method may be called from any thread."""
 
-    evidence_kind = "attestation"
+    program: ClassVar[Program] = TEE
+    evidence_kind: ClassVar[str] = "attestation"
 
     def __init__(self, run_dir: Path, process: ProcessIdentity) -> None:
         """Connect; `start` and `attach` are the ways to get one.
@@ -85,7 +82,7 @@ class Enclave:
         run_dir.chmod(0o700)
         _end_in(run_dir)
         command = [str(run_dir.resolve()), str(model_dir.resolve()), model_sha256]
-        _launch([*command, str(idle_s)], timeout_s=timeout_s)
+        _launch(cls.program, [*command, str(idle_s)], timeout_s=timeout_s)
         process, _ = _read_record(run_dir)
         return cls(run_dir, process)
 
@@ -101,7 +98,7 @@ class Enclave:
             if not process.alive:
                 return None
             enclave = cls(run_dir, process)
-            expected = measure(model_dir / MODEL)
+            expected = measure(model_dir / MODEL, cls.program)
         except (PrivacyError, OSError):
             return None
         if enclave.info.get("measurements") != expected.as_dict():
@@ -228,20 +225,20 @@ def _ask(
     return answer, results
 
 
-def _launch(arguments: list[str], *, timeout_s: float) -> None:
+def _launch(program: Program, arguments: list[str], *, timeout_s: float) -> None:
     """Start the enclave process and wait until it is ready."""
     status, theirs = socket.socketpair()
     debug = os.environ.get("PRIVACY_CHILD_STDERR")  # never set in production
     with theirs:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [*INTERPRETER, "-m", ENTRY, *arguments, str(theirs.fileno())],
+            [*INTERPRETER, "-m", program.entry, *arguments, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=None if debug else subprocess.DEVNULL,
             start_new_session=True,
             umask=0o077,
-            env=_environment(),
+            env=_environment(program),
         )
     # Reaped whenever it ends, so that it never stays behind as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
@@ -259,15 +256,19 @@ def _launch(arguments: list[str], *, timeout_s: float) -> None:
     raise_described(json.loads(line))
 
 
-def _environment() -> dict[str, str]:
+def _environment(program: Program = TEE) -> dict[str, str]:
     """Return where the enclave finds its packages, without other people's hooks."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("PYTHON") and name != "LD_PRELOAD"
     }
-    folders = [str(folder) for folder in search_path()]
-    return {**kept, "PYTHONPATH": os.pathsep.join(folders)}
+    folders = [str(folder) for folder in search_path(program)]
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(folders),
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start before the sandbox
+    }
 
 
 def _read_record(run_dir: Path) -> tuple[ProcessIdentity, Path]:

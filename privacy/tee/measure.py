@@ -16,12 +16,13 @@ import functools
 import hashlib
 import platform
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from types import CodeType
 
 import privacy
-from privacy.encoding import canonical_json, sha256_file
+from privacy.encoding import Json, canonical_json, sha256_file
 from privacy.errors import UnavailableError
 from privacy.tee.harden import SANDBOX
 from privacy.tee.parse import REGISTER_BYTES, Measurements
@@ -39,45 +40,72 @@ PACKAGES = (
 _ROOT = Path(privacy.__file__).parent
 
 
-def measure(model_path: Path) -> Measurements:
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What an enclave is, beside its model.
+
+    Attributes:
+        entry: The module that its process runs.
+        others: Modules that it runs in further processes, or imports by name.
+        packages: Those it loads; of each, names it may be installed under.
+        policy: Its sandbox.
+    """
+
+    entry: str = ENTRY
+    others: tuple[str, ...] = ()
+    packages: tuple[tuple[str, ...], ...] = PACKAGES
+    policy: Json = field(default_factory=lambda: SANDBOX)
+
+
+TEE = Program()
+"""The program of mode tee."""
+
+
+def measure(model_path: Path, program: Program = TEE) -> Measurements:
     """Return the measurements an enclave with this model file will have here."""
-    return measure_loaded(model_path.read_bytes())
+    return measure_loaded(model_path.read_bytes(), program)
 
 
-def measure_loaded(model: bytes) -> Measurements:
+def measure_loaded(model: bytes, program: Program = TEE) -> Measurements:
     """Return the measurements of an enclave that loaded these model bytes.
 
     Raises:
         UnavailableError: A package the enclave runs on is not installed.
     """
+    found = sources(program)
     return Measurements(
         mrtd=_digest(
             {
                 "python": [platform.python_implementation(), platform.python_version()],
-                "sources": {name: sha256_file(p) for name, p in sources().items()},
+                "sources": {name: sha256_file(p) for name, p in found.items()},
             }
         ),
-        rtmr0=_digest(SANDBOX),
-        rtmr1=_packages(),
+        rtmr0=measure_policy(program.policy),
+        rtmr1=_packages(program.packages),
         rtmr2=hashlib.sha384(model).digest(),
         rtmr3=bytes(REGISTER_BYTES),
     )
 
 
-def search_path() -> list[Path]:
+def measure_policy(policy: Json) -> bytes:
+    """Return RTMR0 of a process that a sandbox policy was applied to."""
+    return _digest(policy)
+
+
+def search_path(program: Program = TEE) -> list[Path]:
     """Return the folders that hold this project and the packages it runs on."""
-    installed = [Path(str(_distribution(n).locate_file(""))) for n in PACKAGES]
+    installed = [Path(str(_distribution(n).locate_file(""))) for n in program.packages]
     return list(dict.fromkeys([_ROOT.parent, *installed]))
 
 
-def sources() -> dict[str, Path]:
+def sources(program: Program = TEE) -> dict[str, Path]:
     """Return this project's source files that the enclave may load, by module name.
 
-    Found by following import statements from the enclave's entry, those inside
-    functions too.
+    Found by following import statements from the modules that the program names,
+    those inside functions too.
     """
     found: dict[str, Path] = {}
-    waiting = [ENTRY]
+    waiting = [program.entry, *program.others]
     while waiting:
         name = waiting.pop()
         path = _source(name)
@@ -118,14 +146,14 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 @functools.cache
-def _packages() -> bytes:
+def _packages(packages: tuple[tuple[str, ...], ...]) -> bytes:
     """Return RTMR1, from the files themselves and not from what RECORD says of them.
 
     Left out, so that installers agree: a package's metadata, scripts outside the
     package, which name the interpreter's path, and compiled files.
     """
     measured = {}
-    for names in PACKAGES:
+    for names in packages:
         distribution = _distribution(names)
         files = {
             file.as_posix(): sha256_file(Path(str(file.locate())))
