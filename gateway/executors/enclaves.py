@@ -5,14 +5,18 @@ Its keys live in its memory only. If it dies, inputs sealed to it are lost; jobs
 """
 
 import asyncio
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
+from gateway.executors.memory import Memory, needed
 from gateway.executors.places import Places
 from privacy.bundle import Bundle
+from privacy.encoding import Json
 from privacy.errors import (
     FormatError,
     JobFailedError,
@@ -29,9 +33,18 @@ class Enclaves:
     """The enclaves of one node."""
 
     def __init__(
-        self, folder: Path, engines: Engines, *, size: int, time_limit_s: float
+        self,
+        mode: Mode,
+        folder: Path,
+        engines: Engines,
+        *,
+        size: int,
+        time_limit_s: float,
+        memory: Memory | None = None,
     ) -> None:
         """Keep each enclave's socket under `folder`; `size` jobs run at once."""
+        self._mode = mode
+        self._memory = memory or Memory(sys.maxsize)
         self._folder = folder
         self._engines = engines
         self._time_limit_s = time_limit_s
@@ -49,7 +62,10 @@ class Enclaves:
         """Return the files of one job; see `Executor`."""
         ended = self._jobs[work.job_id] = asyncio.Event()
         try:
-            async with self._places.take(ended):
+            async with (
+                self._places.take(ended),
+                self._memory.take(needed(work), ended),
+            ):
                 if ended.is_set():
                     raise _cancelled()
                 return await self._infer(work, watch, ended)
@@ -71,7 +87,9 @@ class Enclaves:
         for bundle in bundles:
             run_dir = self._run_dir(bundle)
             enclave = (
-                self._engines.enclave().attach(run_dir) if run_dir.is_dir() else None
+                self._engines.enclave(self._mode).attach(run_dir)
+                if run_dir.is_dir()
+                else None
             )
             if enclave:
                 self._running[bundle.sha256] = enclave
@@ -83,7 +101,7 @@ class Enclaves:
 
     def busy(self) -> dict[Mode, int]:
         """Return how many jobs run."""
-        return {Mode.TEE: self._busy}
+        return {self._mode: self._busy}
 
     async def close(self) -> None:
         """Stop every enclave."""
@@ -96,7 +114,9 @@ class Enclaves:
 
     async def _infer(self, work: Work, watch: Watch, ended: asyncio.Event) -> Done:
         loop = asyncio.get_running_loop()
-        answer = loop.run_in_executor(self._threads, self._infer_now, work, watch)
+        answer = loop.run_in_executor(
+            self._threads, self._infer_now, work, watch, ended
+        )
         stop = asyncio.ensure_future(ended.wait())
         both: set[asyncio.Future[Any]] = {answer, stop}
         self._busy += 1
@@ -130,7 +150,7 @@ class Enclaves:
             enclave.stop()  # it was dying as we asked; a new one can answer as well
             return self._open(bundle).evidence(nonce)
 
-    def _infer_now(self, work: Work, watch: Watch) -> Done:
+    def _infer_now(self, work: Work, watch: Watch, ended: asyncio.Event) -> Done:
         watch.started()
         if work.input.stat().st_size > MAX_SEALED_BYTES:
             msg = f"the sealed input has more than {MAX_SEALED_BYTES} bytes"
@@ -138,9 +158,14 @@ class Enclaves:
         sealed = work.input.read_bytes()
         enclave = self._open(work.bundle)
         try:
-            result = enclave.infer(sealed, timeout_s=self._time_limit_s)
+            result = enclave.infer(
+                sealed,
+                timeout_s=self._time_limit_s,
+                progress=partial(_report, watch, ended),
+            )
         except LimitError:
-            enclave.stop()  # native code does not listen; the next job gets a new one
+            if self._mode is Mode.TEE:  # native code does not listen: the next job gets
+                enclave.stop()  # a new one; a prover ends the job with its connection
             raise
         output, evidence = work.folder / "output", work.folder / "evidence"
         output.write_bytes(result.output)
@@ -154,11 +179,12 @@ class Enclaves:
         with self._starting:
             if known := self._alive(bundle):
                 return known
-            enclave_type, run_dir = self._engines.enclave(), self._run_dir(bundle)
+            enclave_type = self._engines.enclave(self._mode)
+            run_dir = self._run_dir(bundle)
             found = enclave_type.attach(run_dir) if run_dir.is_dir() else None
             if found is None:
                 part = [n for n in bundle.manifest.files if n.startswith("tee/")]
-                bundle.check_files(part)
+                bundle.check_files(part)  # an enclave checks its circuit itself
                 run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
                 found = enclave_type.start(
                     bundle.root / "tee", run_dir, model_sha256=bundle.sha256
@@ -172,6 +198,12 @@ class Enclaves:
 
     def _run_dir(self, bundle: Bundle) -> Path:
         return self._folder / bundle.sha256[:16]
+
+
+def _report(watch: Watch, ended: asyncio.Event, progress: Json) -> None:
+    if ended.is_set():
+        raise _cancelled()
+    watch.progress(progress)
 
 
 def _cancelled() -> JobFailedError:

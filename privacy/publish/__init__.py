@@ -38,6 +38,8 @@ from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
 from privacy.publisher import publisher_key, signer_of
 from privacy.publishing import PartRequest, PartResult
 from privacy.tee.measure import measure
+from privacy.tee_zkml.program import PROGRAM
+from privacy.tee_zkml.publish import compose
 from privacy.zkml.params import parse_params
 
 PREPARE_TIMEOUT_S = 600.0
@@ -177,8 +179,13 @@ def is_current(bundle: Bundle) -> bool:
     part = bundle.manifest.modes.get(Mode.TEE)
     if part is None or not part.available:
         return True
-    here = measure(bundle.path("tee/model.onnx")).as_dict()
-    return bool(here == part.params["measurements"])
+    model = bundle.path("tee/model.onnx")
+    if measure(model).as_dict() != part.params["measurements"]:
+        return False
+    part = bundle.manifest.modes.get(Mode.TEE_ZKML)
+    if part is None or not part.available:
+        return True
+    return bool(measure(model, PROGRAM).as_dict() == part.params["measurements"])
 
 
 def _parts(  # noqa: PLR0913 - all that a mode is told
@@ -195,6 +202,9 @@ def _parts(  # noqa: PLR0913 - all that a mode is told
     parts: dict[str, ModePart] = {}
     public: list[str] = []
     for mode in Mode:
+        if mode is Mode.TEE_ZKML:
+            parts[mode] = _composed(root, parts, asked=mode in modes)
+            continue
         out = root / mode
         out.mkdir(parents=True)
         if mode not in modes:
@@ -226,6 +236,13 @@ def _parts(  # noqa: PLR0913 - all that a mode is told
             params=result.params,
         )
     return parts, public
+
+
+def _composed(root: Path, parts: Mapping[str, ModePart], *, asked: bool) -> ModePart:
+    """Return the part of mode tee+zkml, which adds no files to those it stands on."""
+    if not asked:
+        return ModePart(available=False, reason="not asked for")
+    return compose(root, parts)
 
 
 def _part(mode: Mode, request: PartRequest, progress: Progress, run: Run) -> PartResult:

@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+from privacy.child import Progress
 from privacy.errors import FormatError, UnavailableError
+from privacy.modes import Mode
 from privacy.runs import RunResult
 
 
@@ -39,7 +41,9 @@ class FakeEnclave:
     def evidence(self, nonce: bytes) -> bytes:
         return json.dumps({"nonce": nonce.hex(), "model": self.model_sha256}).encode()
 
-    def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
+    def infer(
+        self, sealed: bytes, *, timeout_s: float, progress: Progress
+    ) -> RunResult:
         order = json.loads(sealed)
         match order["do"]:
             case "refuse":
@@ -59,5 +63,5 @@ class FakeEnclave:
         self.stopped = True
 
 
-def fake_enclave() -> type[FakeEnclave]:
+def fake_enclave(_mode: Mode) -> type[FakeEnclave]:
     return FakeEnclave
