@@ -18,11 +18,10 @@ from typing import Self
 from privacy.encoding import Json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
-from privacy.tee.measure import ENTRY, measure, search_path
+from privacy.tee.measure import ENTRY, measure_folder, search_path
 from privacy.tee.process import ProcessIdentity
 from privacy.tee.seal import parse_sealed
 from privacy.tee.wire import (
-    MODEL,
     RECORD,
     SOCKET,
     raise_described,
@@ -96,7 +95,7 @@ class Enclave:
             if not process.alive:
                 return None
             enclave = cls(run_dir, process)
-            expected = measure(model_dir / MODEL)
+            expected = measure_folder(model_dir)
         except (PrivacyError, OSError):
             return None
         if enclave.info.get("measurements") != expected.as_dict():
