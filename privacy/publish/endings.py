@@ -13,6 +13,7 @@ from privacy.activations import activate
 
 _ROWS = 8
 _TOLERANCE = 1e-4
+_RESHAPING = {"Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
 def without_ending(
@@ -27,29 +28,39 @@ def without_ending(
         outputs: Width of what it gives.
 
     Returns:
-        The network, what it gives for rows, and the activation to be applied to that:
-        as given and "" if it ends in nothing of the kind.
+        The network, what it gives for rows, and the activation to be applied to that.
+        As given if there is none to take off: with "none" if it gives the answer as it
+        is, with "" if it ends in nothing of the kind.
     """
     import onnx as library
 
     model = library.load_from_string(onnx)
-    (last,) = [n for n in model.graph.node if "output" in n.output]
+    last = _last(model.graph.node)
+    before, made = last.input[0], {name for n in model.graph.node for name in n.output}
     activation = _activation(last, outputs)
-    before = last.input[0]
-    made = {name for node in model.graph.node for name in node.output}
-    if not activation or before not in made:
-        return onnx, clear, ""
-    model.graph.node.remove(last)
-    for node in model.graph.node:
-        node.output[:] = ["output" if n == before else n for n in node.output]
-        node.input[:] = ["output" if n == before else n for n in node.input]
-    cut: bytes = model.SerializeToString()
-    raw = _runner(cut)
-    rows = np.random.default_rng(0).normal(size=(_ROWS, features))
-    told = activate(raw(rows), activation)[:, -outputs:]
-    if not np.allclose(told, clear(rows), atol=_TOLERANCE):
-        return onnx, clear, ""
-    return cut, raw, activation
+    if activation and before in made:
+        new = last.output[0]
+        model.graph.node.remove(last)
+        for node in model.graph.node:
+            node.output[:] = [new if n == before else n for n in node.output]
+            node.input[:] = [new if n == before else n for n in node.input]
+        cut: bytes = model.SerializeToString()
+        raw = _runner(cut)
+        rows = np.random.default_rng(0).normal(size=(_ROWS, features))
+        told = activate(raw(rows), activation)[:, -outputs:]
+        if np.allclose(told, clear(rows), atol=_TOLERANCE):
+            return cut, raw, activation
+    told_already = outputs > 1 and last.op_type in {"Sigmoid", "Softmax"}
+    return onnx, clear, "none" if told_already else ""
+
+
+def _last(nodes: Any) -> Any:
+    """Return the last node that computes: those after it only reshape."""
+    maker = {name: node for node in nodes for name in node.output}
+    node = maker["output"]
+    while node.op_type in _RESHAPING and node.input[0] in maker:
+        node = maker[node.input[0]]
+    return node
 
 
 def _activation(last: Any, outputs: int) -> str:

@@ -177,9 +177,10 @@ def _verify(
             checked = check_revocation(claims.chain[2:], collateral.crls, now=now)
             found.append(_REVOCATION[checked])
         return claims
-    if item.kind == "snp":
+    if item.kind == "snp":  # the host's table may hold the CAs and no leaf
+        given = item.certificates + collateral.certificates
         claims = verify_snp_report(
-            parsed, trust_store, certificates=beside, now=now, checks=checks
+            parsed, trust_store, certificates=given, now=now, checks=checks
         )
         return _revocation_of_snp(claims, collateral, now, checks)
     claims = verify_nvidia_report(

@@ -17,7 +17,6 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import FormatError, VerificationError
@@ -26,14 +25,17 @@ from privacy.tee.attest import attest
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import CollateralSource, FileCollateral
 from privacy.tee.evidence import (
+    JOB_BYTES,
     NONCE_BYTES,
     Evidence,
     Statement,
     parse_evidence,
 )
+from privacy.tee.kem import KemKey, choose
 from privacy.tee.parse import Measurements, parse_tdx_quote
 from privacy.tee.policy import Relaxations
-from privacy.tee.seal import open_answer, seal_input
+from privacy.tee.runtime_log import check_started, register_of
+from privacy.tee.seal import Purpose, open_answer, seal_input
 from privacy.tee.simulated_collateral import SimulatedCollateral
 from privacy.tee.trust import TrustStore, hardware_trust_store, simulated_trust_store
 from privacy.tee.verify import verify_quote
@@ -45,6 +47,11 @@ NOTHING = FileCollateral(())
 def new_nonce() -> bytes:
     """Return a fresh random nonce, 32 bytes."""
     return secrets.token_bytes(NONCE_BYTES)
+
+
+def new_job() -> bytes:
+    """Return a fresh random name for a job, 32 bytes."""
+    return secrets.token_bytes(JOB_BYTES)
 
 
 def check_evidence(
@@ -86,14 +93,19 @@ def check_evidence(
             f"{model_sha256[:12]}"
         )
         raise VerificationError(msg, code="model-mismatch")
+    expected = replace(
+        Measurements.from_dict(reference), rtmr3=register_of(shown.event_log)
+    )
     policy = Policy.expecting(
-        Measurements.from_dict(reference),
+        expected,
         shown.report_data,
         allow_simulated=allow_simulated,
     )
-    return _appraised(
+    result = _appraised(
         shown, policy, now=now, collateral=collateral, allow_simulated=allow_simulated
     )
+    check_started(shown.event_log, shown.start(expected.rtmr2))
+    return result
 
 
 def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
@@ -143,6 +155,7 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
     expected = Statement(
         model_sha256=model_sha256,
         nonce=shown.nonce,
+        job=shown.statement.job,
         input_sha256=input_sha256,
         output_sha256=output_sha256,
         simulated=result.simulated,
@@ -182,7 +195,7 @@ class TeeSession:
         self._collateral = collateral
         self._allow_simulated = allow_simulated
         self._enclave: Evidence | None = None
-        self._sealed: dict[str, tuple[X25519PrivateKey, int]] = {}
+        self._sealed: dict[str, tuple[KemKey, Purpose, int]] = {}
 
     def check_evidence(self, evidence: bytes, *, now: datetime) -> AttestationResult:
         """Return the attestation result, and seal to this enclave from now on.
@@ -214,17 +227,18 @@ class TeeSession:
         """
         enclave = self._checked()
         as_list = rows.tolist() if isinstance(rows, np.ndarray) else rows
-        reply_key = X25519PrivateKey.generate()
+        key = choose(enclave.hpke_public_keys)
+        reply_key = KemKey.generate(key.kem)
+        purpose = Purpose(self._model_sha256, self.nonce, new_job())
         sealed = seal_input(
             as_list,
             columns=self._columns,
-            enclave_key=enclave.hpke_public_key,
-            nonce=self.nonce,
-            model_sha256=self._model_sha256,
-            reply_key=reply_key.public_key(),
+            key=key,
+            purpose=purpose,
+            reply_key=reply_key.public,
         )
         count = len(as_list)  # type: ignore[arg-type]  # sealing checked it
-        self._sealed[sha256_hex(sealed)] = (reply_key, count)
+        self._sealed[sha256_hex(sealed)] = (reply_key, purpose, count)
         return sealed
 
     def open(
@@ -254,6 +268,10 @@ class TeeSession:
         if shown.statement is None or shown.statement.input_sha256 != input_sha256:
             msg = "the evidence is not about the input that this session sealed"
             raise VerificationError(msg, code="statement-mismatch")
+        reply_key, purpose, count = self._sealed[input_sha256]
+        if shown.statement.job != purpose.job:
+            msg = "the enclave's statement is about another job than was sealed"
+            raise VerificationError(msg, code="statement-mismatch")
         if _keys(shown) != _keys(enclave) or shown.nonce != self.nonce:
             msg = "another enclave than the one that was checked made this answer"
             raise VerificationError(msg, code="enclave-changed")
@@ -267,13 +285,8 @@ class TeeSession:
             collateral=self._collateral,
             allow_simulated=self._allow_simulated,
         )
-        reply_key, count = self._sealed[input_sha256]
         outputs = open_answer(
-            output,
-            reply_key,
-            nonce=self.nonce,
-            model_sha256=self._model_sha256,
-            input_sha256=input_sha256,
+            output, reply_key, purpose=purpose, input_sha256=input_sha256
         )
         if len(outputs) != count:
             msg = f"the answer has {len(outputs)} rows, expected {count}"
@@ -298,9 +311,9 @@ class TeeSession:
         return self._enclave
 
 
-def _keys(shown: Evidence) -> tuple[bytes, ...]:
+def _keys(shown: Evidence) -> tuple[object, ...]:
     return (
-        shown.hpke_public_key,
+        shown.hpke_public_keys,
         shown.signing_public_key,
         shown.chain_public_key,
     )
@@ -317,6 +330,9 @@ def _appraised(
     """Return the result of quote and platform, by policy and by collateral."""
     if shown.format != TDX_V4:
         msg = f"evidence format {shown.format[:40]!r} is not known, expected {TDX_V4}"
+        raise FormatError(msg, code="unsupported-quote")
+    if shown.device_evidence:
+        msg = "the evidence is of devices, too, which no job here is checked with yet"
         raise FormatError(msg, code="unsupported-quote")
     quote = parse_tdx_quote(shown.quote)
     store: TrustStore = simulated_trust_store()

@@ -2,7 +2,8 @@
 
 Evidence comes as raw bytes, as hex, as base64, as NVIDIA's JSON list of devices with
 their certificates, or in this project's own files: evidence of an enclave, or a
-composite of a CPU with its devices.
+composite of a CPU with its devices. Behind an SEV-SNP report may follow the host's
+table of certificates.
 """
 
 import base64
@@ -21,7 +22,9 @@ from privacy.tee.composite import Composite, parse_composite
 from privacy.tee.evidence import parse_evidence
 from privacy.tee.nvidia import REQUEST_HEAD
 from privacy.tee.parse import KEY_TYPE_P256, TEE_TYPE_SGX, TEE_TYPE_TDX
+from privacy.tee.snp import REPORT_BYTES
 from privacy.tee.snp import VERSIONS as SNP_VERSIONS
+from privacy.tee.snp_table import certificates_of
 
 Kind = Literal["dcap", "snp", "nitro", "nvidia"]
 
@@ -59,9 +62,8 @@ def detect(raw: bytes) -> tuple[Item, ...]:
     if len(raw) > MAX_BYTES:
         msg = f"the evidence has {len(raw)} bytes, at most {MAX_BYTES} are allowed"
         raise FormatError(msg, code="too-large")
-    kind = _kind(raw)
-    if kind is not None:
-        return (Item(kind, raw),)
+    if _kind(raw) is not None:
+        return (_one(raw),)
     if raw.lstrip()[:1] == b"[":
         return _devices(raw)
     if raw[:1] == b"{":
@@ -126,6 +128,9 @@ def _one(raw: bytes) -> Item:
             "quote (SGX, TDX), an SEV-SNP report, a Nitro document nor an NVIDIA report"
         )
         raise FormatError(msg, code="unknown-format")
+    table = raw[REPORT_BYTES:]
+    if kind == "snp" and any(table):
+        return Item(kind, raw[:REPORT_BYTES], certificates_of(table))
     return Item(kind, raw)
 
 

@@ -19,11 +19,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from privacy.bundle import MANIFEST, parse_manifest
 from privacy.encoding import Json, canonical_json, sha256_hex
@@ -34,11 +33,13 @@ from privacy.onchain import Terms, terms_of
 from privacy.tee.attester import Attester
 from privacy.tee.contract import Answerer
 from privacy.tee.engine import Engine
-from privacy.tee.evidence import Evidence, Statement, report_data
+from privacy.tee.evidence import Evidence, Statement
 from privacy.tee.harden import harden
+from privacy.tee.kem import KemKey, supported
 from privacy.tee.measure import measure_loaded
 from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
+from privacy.tee.runtime_log import RuntimeLog, register_of
 from privacy.tee.seal import SealedInput, open_input, parse_sealed, seal_answer
 from privacy.tee.simulator import SimulatedTdxAttester
 from privacy.tee.wire import (
@@ -75,9 +76,19 @@ class Enclave:
         self._attester = attester
         self._measurements = measurements
         self._model_sha256 = model_sha256
-        self._hpke_key = X25519PrivateKey.generate()
+        self._hpke_keys = tuple(KemKey.generate(kem) for kem in supported())
         self._signing_key = Ed25519PrivateKey.generate()
         self._answerer = Answerer(terms, engine.run) if terms else None
+        self._shown = Evidence(
+            format=attester.format,
+            quote=b"",
+            hpke_public_keys=tuple(key.public for key in self._hpke_keys),
+            signing_public_key=self._signing_key.public_key().public_bytes_raw(),
+            chain_public_key=self._answerer.public_key if self._answerer else b"",
+            nonce=b"",
+            model_sha256=model_sha256,
+        )
+        self._log = _started(self._shown, measurements)
 
     def describe(self) -> Json:
         """Return what the node may know of this enclave."""
@@ -93,23 +104,16 @@ class Enclave:
         self, nonce: bytes, statement: Statement | None = None, signature: bytes = b""
     ) -> bytes:
         """Return evidence over a fresh quote for `nonce`."""
-        hpke_key = self._hpke_key.public_key().public_bytes_raw()
-        signing_key = self._signing_key.public_key().public_bytes_raw()
-        chain_key = self._answerer.public_key if self._answerer else b""
-        vouched = report_data(
-            nonce, hpke_key, signing_key, chain_key, self._model_sha256
-        )
-        return Evidence(
-            format=self._attester.format,
-            quote=self._attester.quote(vouched, self._measurements),
-            hpke_public_key=hpke_key,
-            signing_public_key=signing_key,
-            chain_public_key=chain_key,
+        shown = replace(
+            self._shown,
             nonce=nonce,
-            model_sha256=self._model_sha256,
+            event_log=self._log.events,
             statement=statement,
             signature=signature,
-        ).to_bytes()
+        )
+        registers = replace(self._measurements, rtmr3=register_of(shown.event_log))
+        quote = self._attester.quote(shown.report_data, registers)
+        return replace(shown, quote=quote).to_bytes()
 
     def infer(self, raw: bytes) -> tuple[bytes, bytes]:
         """Return the answer to a sealed input, and the evidence for it.
@@ -121,6 +125,7 @@ class Enclave:
         statement = Statement(
             model_sha256=self._model_sha256,
             nonce=sealed.nonce,
+            job=sealed.job,
             input_sha256=sealed.sha256,
             output_sha256=sha256_hex(answer),
             simulated=self._attester.simulated,
@@ -129,17 +134,15 @@ class Enclave:
         return answer, self.evidence(sealed.nonce, statement, signature)
 
     def _private(self, sealed: SealedInput) -> bytes:
+        purpose = sealed.purpose(self._model_sha256)
         rows, reply_key = open_input(
-            sealed,
-            self._hpke_key,
-            model_sha256=self._model_sha256,
-            columns=self._engine.columns,
+            sealed, self._hpke_keys, purpose, columns=self._engine.columns
         )
         return seal_answer(
             self._engine.run(rows),
             reply_key=reply_key,
-            model_sha256=self._model_sha256,
-            sealed=sealed,
+            purpose=purpose,
+            input_sha256=sealed.sha256,
         )
 
     def _for_contract(self, sealed: SealedInput) -> bytes:
@@ -147,8 +150,15 @@ class Enclave:
             msg = "this enclave was started without a manifest: no answers to contracts"
             raise FormatError(msg, code="no-chain-key")
         return self._answerer.answer(
-            sealed, self._hpke_key, model_sha256=self._model_sha256
+            sealed, self._hpke_keys, model_sha256=self._model_sha256
         )
+
+
+def _started(shown: Evidence, measurements: Measurements) -> RuntimeLog:
+    log = RuntimeLog()
+    for name, detail in shown.start(measurements.rtmr2).items():
+        log.extend(name, **detail)
+    return log
 
 
 class Server:

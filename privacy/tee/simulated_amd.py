@@ -15,8 +15,10 @@ from privacy.tee.simulated_x509 import (
     Signer,
     issue,
     issue_crl,
+    known_rsa_key,
 )
 from privacy.tee.snp import REPORT_BYTES, SIGNED_BYTES, VCEK, VLEK
+from privacy.tee.snp_table import VCEK_ID, VLEK_ID, certificate_table
 from privacy.tee.trust import AmdProduct, SimulatedTrustStore
 
 _AMD = "1.3.6.1.4.1.3704.1"
@@ -44,6 +46,7 @@ class SimulatedAmd:
         product: str = "Genoa",
         version: int = 3,
         key: rsa.RSAPrivateKey | None = None,
+        shipped: bool = False,
     ) -> None:
         """Make root, signing keys and the leaf; RSA keys take a moment.
 
@@ -52,7 +55,11 @@ class SimulatedAmd:
             product: `Milan`, `Genoa` or `Turin`.
             version: Of the reports, 2, 3 or 5.
             key: RSA 4096, of its CAs; a fresh one by default.
+            shipped: Under the simulated CAs that ship with this package (of `Genoa`),
+                under which anyone can make processors, not under fresh ones.
         """
+        if shipped:
+            key = known_rsa_key()
         key = key or rsa.generate_private_key(65537, 4096)
         self.product, self.version = product, version
         self.turin = product == _TURIN
@@ -125,3 +132,9 @@ class SimulatedAmd:
         for offset, number in zip((0x2A0, 0x2E8), numbers, strict=True):
             raw[offset : offset + 72] = number.to_bytes(72, "little")
         return bytes(raw)
+
+    @property
+    def table(self) -> bytes:
+        """The certificates that the host gives its guest beside a report."""
+        name = VCEK_ID if self.signing_key == VCEK else VLEK_ID
+        return certificate_table({name: self.leaf.der})

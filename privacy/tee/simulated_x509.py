@@ -1,5 +1,6 @@
 """Certificates and CRLs of simulated AMD, AWS and NVIDIA, signed with SHA-384."""
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,10 @@ _USAGES = (
     "encipher_only",
     "decipher_only",
 )
+
+_EXPONENT, _PRIME_BITS = 65537, 2048
+_GAPS = {"p": 542, "q": 324}
+"""How far each prime of the known RSA key is behind its number."""
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -104,6 +109,32 @@ def known_key(name: str) -> ec.EllipticCurvePrivateKey:
     return ec.derive_private_key(number, ec.SECP384R1())
 
 
+@functools.cache
+def known_rsa_key() -> rsa.RSAPrivateKey:
+    """Return the RSA 4096 key of the simulated AMD's shipped CAs, which everyone knows.
+
+    Its primes are the first two after numbers that follow from a public text.
+    """
+    p, q = (_number(which) + gap for which, gap in _GAPS.items())
+    d = pow(_EXPONENT, -1, (p - 1) * (q - 1))
+    numbers = rsa.RSAPrivateNumbers(
+        p=p,
+        q=q,
+        d=d,
+        dmp1=rsa.rsa_crt_dmp1(d, p),
+        dmq1=rsa.rsa_crt_dmq1(d, q),
+        iqmp=rsa.rsa_crt_iqmp(p, q),
+        public_numbers=rsa.RSAPublicNumbers(_EXPONENT, p * q),
+    )
+    return numbers.private_key()
+
+
+def _number(which: str) -> int:
+    seed = f"privacy-compute/simulated/amd/{which}/1: public, not a secret"
+    digest = hashlib.shake_256(seed.encode()).digest(_PRIME_BITS // 8)
+    return int.from_bytes(digest, "big") | 3 << (_PRIME_BITS - 2) | 1
+
+
 def _serial(name: str, key: PrivateKey) -> int:
     """Return a serial number; the same certificate always has the same."""
     form = PublicFormat.SubjectPublicKeyInfo
@@ -146,4 +177,4 @@ def issue_crl(
 
 
 def _pss() -> padding.PSS:
-    return padding.PSS(padding.MGF1(SHA384()), SHA384.digest_size)
+    return padding.PSS(padding.MGF1(SHA384()), 0)  # no salt: the same bytes every time

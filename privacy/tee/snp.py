@@ -35,7 +35,13 @@ from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
 from privacy.tee.reader import Reader
 from privacy.tee.signature import check_raw_signature
-from privacy.tee.trust import AmdProduct, TrustStore
+from privacy.tee.trust import (
+    AmdProduct,
+    TrustStore,
+    hardware_trust_store,
+    of_other_kind,
+    simulated_trust_store,
+)
 
 REPORT_BYTES, SIGNED_BYTES = 0x4A0, 0x2A0
 VERSIONS = (2, 3, 5)
@@ -264,15 +270,17 @@ def _choose(
     report: SnpReport, trust_store: TrustStore, certificates: Iterable[bytes]
 ) -> tuple[bytes, AmdProduct]:
     """Return the leaf to check and its family: by issuer, preferring the right TCB."""
-    found = []
-    for raw in certificates:
-        leaf = load_certificate(raw, "certificate")
-        named = names(leaf)
-        for product in trust_store.amd:
-            ca = product.ask if report.signing_key == VCEK else product.asvk
-            if named and named[1] == load_certificate(ca, _RULES.names[1]).subject:
-                found.append((_signs(report, leaf), raw, product))
+    given = [(raw, load_certificate(raw, "certificate")) for raw in certificates]
+    found = [
+        (_signs(report, leaf), raw, product)
+        for raw, leaf in given
+        for product in trust_store.amd
+        if _issued(report, leaf, product)
+    ]
     if not found:
+        other = _other(trust_store)
+        if any(_issued(report, leaf, p) for _, leaf in given for p in other.amd):
+            raise of_other_kind(simulated=other.simulated)
         kind = {VCEK: "VCEK", VLEK: "VLEK"}.get(report.signing_key, "key that exists")
         msg = (
             f"the report was signed by a {kind}, whose certificate was not given: "
@@ -281,6 +289,20 @@ def _choose(
         raise CannotVerifyError(msg, code="certificate-missing")
     _, raw, product = max(found, key=lambda f: f[0])
     return raw, product
+
+
+def _other(trust_store: TrustStore) -> TrustStore:
+    simulated = trust_store.simulated
+    return hardware_trust_store() if simulated else simulated_trust_store()
+
+
+def _issued(report: SnpReport, leaf: x509.Certificate, product: AmdProduct) -> bool:
+    """Whether a leaf names the family's CA as its issuer; its signature comes later."""
+    ca = product.ask if report.signing_key == VCEK else product.asvk
+    named = names(leaf)
+    return (
+        named is not None and named[1] == load_certificate(ca, _RULES.names[1]).subject
+    )
 
 
 def _signs(report: SnpReport, leaf: x509.Certificate) -> bool:

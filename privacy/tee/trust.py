@@ -47,6 +47,11 @@ _PINS = {
     "simulated_aws_root.pem": (
         "8b1dda590b952c075f38b489af928c9b85ff5865bbe455b5b678c1914e4e9170",
     ),
+    "simulated_amd_genoa.pem": (
+        "780bf7b6bbc2bb0d056f9fffbbb7d03da215873381c17ae07005adb9a13af311",
+        "9f0640ea2d410f8c558876a9d808da1308374fc22c6929f5d4d66756c985ed78",
+        "3c6fc98bb6dafa3ec035dfb8e853f89993f7708841e54f70deb43478ad135f6f",
+    ),
     "simulated_nvidia_root.pem": (
         "6141529398c98ec9a8cc1601a63ff2d4f7ccbdf62d0ea2cda52b4016b1c12e4e",
     ),
@@ -161,12 +166,10 @@ def hardware_trust_store() -> HardwareTrustStore:
 
 @functools.cache
 def simulated_trust_store() -> SimulatedTrustStore:
-    """Return the store with the simulated vendors' roots, as shipped and pinned.
-
-    The simulated AMD has fresh ones each time, and is in no shipped store.
-    """
+    """Return the store with the simulated vendors' roots, as shipped and pinned."""
     return SimulatedTrustStore(
         intel=_shipped("simulated_intel_root.pem")[0],
+        amd=(AmdProduct("SimulatedGenoa", *_shipped("simulated_amd_genoa.pem")),),
         aws=_shipped("simulated_aws_root.pem")[0],
         nvidia=_shipped("simulated_nvidia_root.pem")[0],
         nvidia_rim=_shipped("simulated_nvidia_rim_root.pem")[0],
@@ -184,18 +187,25 @@ def check_root(root: bytes, pinned: bytes) -> None:
         return
     found = sha256_hex(root)
     if found in _digests(simulated=True):
-        msg = (
-            "the evidence is simulated: it proves nothing about where the model runs; "
-            "accept it on purpose with allow_simulated for tests and development"
-        )
-        raise VerificationError(msg, code="simulated-evidence")
+        raise of_other_kind(simulated=True)
     if found in _digests(simulated=False):
-        msg = "the evidence is from hardware, but only simulated evidence is trusted"
-        raise VerificationError(msg, code="hardware-evidence")
+        raise of_other_kind(simulated=False)
     msg = (
         f"the evidence chains to root {found[:12]}, expected {sha256_hex(pinned)[:12]}"
     )
     raise VerificationError(msg, code="untrusted-root")
+
+
+def of_other_kind(*, simulated: bool) -> VerificationError:
+    """Return the refusal of evidence of the kind that is not trusted."""
+    if not simulated:
+        msg = "the evidence is from hardware, but only simulated evidence is trusted"
+        return VerificationError(msg, code="hardware-evidence")
+    msg = (
+        "the evidence is simulated: it proves nothing about where the model runs; "
+        "accept it on purpose with allow_simulated for tests and development"
+    )
+    return VerificationError(msg, code="simulated-evidence")
 
 
 def _digests(*, simulated: bool) -> set[str]:

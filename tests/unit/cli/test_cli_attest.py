@@ -2,12 +2,18 @@
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import load_der_x509_certificate
 
 from privacy.cli import run
 from privacy.tee.parse import REGISTERS, Measurements
+from privacy.tee.simulated_amd import SimulatedAmd
+from privacy.tee.simulated_nvidia import SimulatedNvidia
+from privacy.tee.simulated_vendors import SimulatedAws
 from privacy.tee.simulator import SimulatedTdxAttester
 
 ANYWAY = "--allow-unchecked-collateral"
@@ -36,6 +42,30 @@ def test_verify_accepts_simulated_evidence_only_on_purpose(capsys, quote):
     assert found["simulated"]
     assert found["claims"][0]["measurements"]["mrtd"] == "01" * 48
     assert all(check["ok"] for check in found["checks"])
+
+
+@pytest.mark.parametrize("vendor", ["amd", "aws", "nvidia"])
+def test_verify_knows_every_simulated_vendors_evidence(capsys, tmp_path, vendor):
+    amd, gpu = SimulatedAmd(shipped=True), SimulatedNvidia(shipped=True)
+    evidence, beside = tmp_path / "evidence", tmp_path / "certificates.pem"
+    beside.write_bytes(b"".join(map(pem, gpu.chain)))
+    makers = {
+        "amd": lambda: amd.report(bytes(64)) + amd.table,
+        "aws": lambda: SimulatedAws(now=datetime.now(UTC), shipped=True).document(),
+        "nvidia": lambda: gpu.report(bytes(32)),
+    }
+    evidence.write_bytes(makers[vendor]())
+    given = ["--collateral", beside] if vendor == "nvidia" else []
+    code, found = verify(capsys, evidence, ANYWAY, *given)
+    assert (code, found["error"]["code"]) == (6, "simulated-evidence")
+    code, found = verify(capsys, evidence, ANYWAY, "--allow-simulated", *given)
+    assert code == 0
+    assert found["simulated"]
+    assert found["claims"][0]["vendor"] == vendor
+
+
+def pem(der):
+    return load_der_x509_certificate(der).public_bytes(Encoding.PEM)
 
 
 def test_verify_cannot_say_without_collateral(capsys, quote):

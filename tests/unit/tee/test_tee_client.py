@@ -1,6 +1,6 @@
 """The data owner accepts an answer only from the enclave it checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -26,6 +26,7 @@ from privacy.tee.client import (
 from privacy.tee.enclave import Enclave
 from privacy.tee.engine import Engine
 from privacy.tee.evidence import parse_evidence
+from privacy.tee.kem import CLASSIC, HYBRID
 from privacy.tee.measure import measure_loaded
 from privacy.tee.parse import parse_tdx_quote
 from privacy.tee.simulated_collateral import (
@@ -95,7 +96,7 @@ def test_honest_evidence_is_accepted_and_says_what_it_is_worth(enclave):
     result = session.check_evidence(enclave.evidence(session.nonce), now=NOW)
     assert result.simulated
     assert (result.tcb_status, result.advisories) == ("UpToDate", ())
-    assert result.measurements.as_dict() == REFERENCE
+    assert result.measurements.as_dict() | {"rtmr3": "00" * 48} == REFERENCE
 
 
 @dataclass(frozen=True)
@@ -185,10 +186,28 @@ def test_evidence_for_another_nonce_under_the_right_name_is_refused(enclave):
     assert_code("report-data-mismatch", AppraisalError, check, evidence, now=NOW)
 
 
-@pytest.mark.parametrize("name", ["hpke_public_key", "signing_public_key"])
-def test_evidence_with_a_swapped_key_is_refused(enclave, name):
+@pytest.mark.parametrize(
+    "swapped",
+    [
+        {"signing_public_key": b64url(bytes(32))},
+        {"hpke_public_keys": {CLASSIC: b64url(bytes(32))}},
+        {"hpke_public_keys": {CLASSIC: b64url(bytes(32)), HYBRID: b64url(bytes(1216))}},
+    ],
+)
+def test_evidence_with_a_swapped_key_is_refused(enclave, swapped):
     session = make_session()
-    evidence = changed(enclave.evidence(session.nonce), **{name: b64url(bytes(32))})
+    evidence = changed(enclave.evidence(session.nonce), **swapped)
+    check = session.check_evidence
+    assert_code("report-data-mismatch", AppraisalError, check, evidence, now=NOW)
+
+
+def test_evidence_without_the_better_of_its_keys_is_refused(enclave):
+    """Who sits between cannot make the client seal with X25519 alone."""
+    session = make_session()
+    evidence = enclave.evidence(session.nonce)
+    keys = parse_object(evidence, what="evidence")["hpke_public_keys"]
+    assert set(keys) == {HYBRID, CLASSIC}
+    evidence = changed(evidence, hpke_public_keys={CLASSIC: keys[CLASSIC]})
     check = session.check_evidence
     assert_code("report-data-mismatch", AppraisalError, check, evidence, now=NOW)
 
@@ -215,6 +234,33 @@ def test_an_enclave_with_another_register_is_refused(name):
     check = session.check_evidence
     evidence = lying.evidence(session.nonce)
     assert_code(f"{name}-mismatch", AppraisalError, check, evidence, now=NOW)
+
+
+def test_an_event_log_that_does_not_replay_is_refused(enclave):
+    session = make_session()
+    evidence = enclave.evidence(session.nonce)
+    log = parse_object(evidence, what="evidence")["event_log"]
+    check = session.check_evidence
+    for other in ([], log[:1], log[::-1], [*log, log[0]]):
+        lying = changed(evidence, event_log=other)
+        assert_code("rtmr3-mismatch", AppraisalError, check, lying, now=NOW)
+
+
+def test_an_event_log_that_tells_of_another_start_is_refused(enclave):
+    session = make_session()
+    check = session.check_evidence
+    honest = enclave._log.events
+    for events in (
+        (),
+        honest[:1],
+        honest[1:],
+        (*honest, honest[0]),
+        (replace(honest[0], detail={"sha256": "00" * 32}), honest[1]),
+        (honest[0], replace(honest[1], detail={"model_sha256": MODEL_SHA256})),
+    ):
+        enclave._log._events = events
+        lying = enclave.evidence(session.nonce)
+        assert_code("event-log-mismatch", AppraisalError, check, lying, now=NOW)
 
 
 def test_a_debug_enclave_is_refused():
@@ -314,7 +360,7 @@ def test_an_answer_without_a_statement_is_refused(enclave, session):
 def test_an_answer_vouched_for_by_another_honest_enclave_is_refused(enclave, session):
     """The same code and model elsewhere: genuine, but not the one that was checked."""
     other = make_enclave()
-    other._hpke_key = enclave._hpke_key
+    other._hpke_keys = enclave._hpke_keys
     output, evidence = other.infer(session.seal(ROWS))
     opened = session.open
     assert_code("enclave-changed", VerificationError, opened, output, evidence, now=NOW)

@@ -171,11 +171,10 @@ def test_every_vendors_cpu_can_vouch_for_devices(gpus, collateral, now):
     aws = SimulatedAws(now=now, shipped=True)
     document = aws.document(members={"user_data": data})
     assert check(Composite(document, (device,), BOUND), collateral, now)
-    amd = SimulatedAmd(product="Milan")
-    store = replace(amd.trust_store, nvidia=gpu.root.der, nvidia_rim=gpu.rim_root.der)
+    amd = SimulatedAmd(shipped=True)
     composite = Composite(amd.report(data), (device,), BOUND)
     given = collateral + amd.collateral(now)
-    assert check(composite, given, now, store=store).claims[0].vendor == "amd"
+    assert check(composite, given, now).claims[0].vendor == "amd"
 
 
 def members(composite, **changes):
@@ -215,3 +214,17 @@ def test_shipped_simulated_roots_can_be_made_again(gpus, now):
     assert gpus[0].root.der == store.nvidia
     assert gpus[0].rim_root.der == store.nvidia_rim
     assert SimulatedAws(now=now, shipped=True).root.der == store.aws
+    amd = SimulatedAmd(shipped=True)
+    found = [(p.ask, p.ark, p.asvk) for p in store.amd]
+    assert found == [(amd.ask.der, amd.ark.der, amd.asvk.der)]
+
+
+def test_no_simulated_root_is_in_the_hardware_store():
+    simulated, hardware = (
+        {root for product in store.amd for root in (product.ask, product.ark)}
+        | {product.asvk for product in store.amd}
+        | {store.intel, store.aws, store.nvidia, store.nvidia_rim}
+        for store in (simulated_trust_store(), hardware_trust_store())
+    )
+    assert len(simulated) == 7
+    assert not simulated & hardware
