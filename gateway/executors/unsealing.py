@@ -6,7 +6,8 @@ from gateway.executors.base import EnclaveLike
 from privacy.client.wire import Reply, problem_error
 from privacy.encoding import b64url_decode
 from privacy.errors import NotFoundError, UnavailableError
-from privacy.tee.sealed_model import MAX_RELEASE_BYTES, Sealing
+from privacy.tee.key_release import MAX_RELEASE_BYTES
+from privacy.tee.sealed_model import Sealing
 
 _TIMEOUT_S = 15.0
 _OK = 200

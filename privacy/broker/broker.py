@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from privacy.broker.decisions import Decision, Decisions
 from privacy.broker.deposits import Deposit, Deposits
 from privacy.broker.policy import KeyPolicy
-from privacy.encoding import Json, b64url, pack
+from privacy.encoding import Json, b64url
 from privacy.errors import (
     CannotVerifyError,
     FormatError,
@@ -32,9 +32,8 @@ from privacy.tee.checks import Checklist
 from privacy.tee.collateral import CollateralSource, FileCollateral
 from privacy.tee.ear import sign_refusal, sign_result
 from privacy.tee.evidence import NONCE_BYTES, Evidence, parse_evidence
+from privacy.tee.key_release import seal_release
 from privacy.tee.policy import EvidencePolicy
-from privacy.tee.seal import encrypt
-from privacy.tee.sealed_model import release_info
 from privacy.tee.simulated_collateral import SimulatedCollateral
 from privacy.tee.trust import TrustStore, hardware_trust_store, simulated_trust_store
 
@@ -78,10 +77,12 @@ class Broker:
         self._deposits.known(model_sha256)
         nonce = secrets.token_bytes(NONCE_BYTES)
         with self._lock:
-            fresh = {n: m for n, m in self._nonces.items() if m[1] > now}
-            while len(fresh) >= _MAX_NONCES:
-                del fresh[next(iter(fresh))]  # the oldest
-            self._nonces = {**fresh, nonce: (model_sha256, now + NONCE_LIFETIME)}
+            while self._nonces:  # in the order in which they end
+                oldest, (_, until) = next(iter(self._nonces.items()))
+                if until > now and len(self._nonces) < _MAX_NONCES:
+                    break
+                del self._nonces[oldest]
+            self._nonces[nonce] = (model_sha256, now + NONCE_LIFETIME)
         return nonce
 
     def release(self, evidence: bytes, *, now: datetime) -> tuple[bytes, str]:
@@ -99,8 +100,7 @@ class Broker:
         deposit, content_key, policy = self._deposits.open(shown.model_sha256)
         try:
             verdict, held = self._appraise(shown, policy, now)
-            info = release_info(model_sha256=shown.model_sha256, nonce=shown.nonce)
-            sealed = encrypt(content_key, shown.hpke_public_key, info)
+            sealed = seal_release(content_key, shown)
         except (VerificationError, CannotVerifyError, FormatError) as exc:
             self._write_down(shown, deposit, now, exc)
             raise
@@ -109,7 +109,7 @@ class Broker:
             verdict, held, self._key, nonce=b64url(shown.nonce), about=about
         )
         self._decisions.add(_decision(deposit, now, token, None))
-        return pack([shown.nonce, sealed]), token
+        return sealed, token
 
     def _spend(self, shown: Evidence, now: datetime) -> None:
         with self._lock:

@@ -34,6 +34,7 @@ IDLE_S = 600.0
 INTERPRETER = (sys.executable, "-S", "-P")
 
 _QUICK_S = 10.0
+_LOAD_S = 120.0
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
 
 
@@ -132,6 +133,19 @@ class Enclave:
         """
         (evidence,) = self._call("evidence", nonce, timeout_s=_QUICK_S)
         return evidence
+
+    def unseal(self, release: bytes) -> None:
+        """Give the enclave the key of its sealed model, as the broker sealed it.
+
+        Raises:
+            FormatError: It is no release for this enclave.
+            VerificationError: The key, or the sealed file, is not the model's.
+            BackendError: ONNX Runtime cannot load the model.
+            UnavailableError: The enclave is gone ("enclave-gone").
+        """
+        with _connect(self._run_dir, timeout_s=_LOAD_S) as connection:
+            now, _ = _ask(connection, {"op": "unseal"}, release)
+        self.info = {**self.info, **now}
 
     def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
         """Return the sealed answer to a sealed input, and the evidence for it.

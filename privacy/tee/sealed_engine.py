@@ -17,7 +17,7 @@ class SealedEngine:
 
     def __init__(self, file: SealedFile) -> None:
         """Keep the ciphertext."""
-        self._file = file
+        self._file: SealedFile | None = file
         self._lock = threading.Lock()
         self._engine: Engine | None = None
 
@@ -44,10 +44,10 @@ class SealedEngine:
             BackendError: ONNX Runtime cannot load the model.
         """
         with self._lock:
-            if self._engine is not None:
+            if self._file is None:
                 return None
             model = self._file.open(content_key)
-            self._engine = Engine(model)
+            self._engine, self._file = Engine(model), None
             return hashlib.sha384(model).digest()
 
     def run(self, rows: Rows) -> Rows:

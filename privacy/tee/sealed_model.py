@@ -1,12 +1,10 @@
-"""A model sealed by its publisher, and the release of its key to an enclave. Pure.
+"""A model sealed by its publisher, and what the manifest says of it. Pure.
 
     tee/model.sealed   AES-256-GCM of the model file, under a content key of its own
-    release            pack([nonce, HPKE ciphertext of the content key])
 
-The content key opens one file and encrypts one message only, so the AES-GCM nonce is
-zeros. A key broker seals it to the HPKE key in an enclave's evidence; `info` binds the
-release to that evidence's nonce and to the model. The enclave needs not trust the
-broker: what it decrypts must have the digest that the manifest gives.
+The content key encrypts one message only, so the AES-GCM nonce is zeros. Enclaves get
+it from a key broker, whom they need not trust: what they decrypt must have the digest
+that the manifest gives.
 """
 
 from dataclasses import asdict, dataclass
@@ -16,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from privacy.bundle import Manifest
-from privacy.encoding import Json, b64url, canonical_json, check_sha256, sha256_hex
+from privacy.encoding import Json, check_sha256, sha256_hex
 from privacy.errors import FormatError, VerificationError
 from privacy.modes import Mode
 
@@ -25,9 +23,7 @@ SEALED_MODEL = "model.sealed"
 
 CONTENT_KEY_BYTES = 32
 MAX_MODEL_BYTES = (1 << 31) - 64  # of one AES-GCM call
-MAX_RELEASE_BYTES = 1 << 13
 _MODEL_DOMAIN = b"privacy-compute/tee/sealed-model/1"
-_RELEASE_DOMAIN = "privacy-compute/tee/key-release/1"
 _ZERO = bytes(12)
 _MAX_URL = 300
 
@@ -133,14 +129,3 @@ def open_model(sealed: bytes, content_key: bytes, *, onnx_sha256: str) -> bytes:
         msg = "the sealed model is not the one that the manifest is of: publish again"
         raise VerificationError(msg, code="model-changed")
     return model
-
-
-def release_info(*, model_sha256: str, nonce: bytes) -> bytes:
-    """Return what a release of a key is bound to, for HPKE."""
-    return canonical_json(
-        {
-            "domain": _RELEASE_DOMAIN,
-            "model_sha256": model_sha256,
-            "nonce": b64url(nonce),
-        }
-    )

@@ -1,4 +1,4 @@
-"""The broker over HTTP, and the node that carries messages between it and an enclave."""
+"""The broker over HTTP, and the node that carries messages to and from it."""
 
 import threading
 from datetime import UTC, datetime
