@@ -80,7 +80,7 @@ def site(tmp_path, broker):
 
 @pytest.fixture
 def infer(site, tmp_path):
-    made, gateway = site
+    _, gateway = site
 
     def infer():
         key = gateway.new_key("models:read", "jobs:read", "jobs:write")
