@@ -18,8 +18,7 @@ from privacy.errors import (
 )
 from privacy.modes import Mode
 from privacy.publisher import Trust, open_trusted
-from privacy.tee.measure import TEE, Program, measure
-from privacy.tee.wire import MODEL
+from privacy.tee.measure import TEE, Program, measure_folder
 from privacy.tee_zkml.program import PROGRAM
 
 _log = structlog.get_logger()
@@ -214,7 +213,7 @@ def _warn_of_other_measurements(bundle: Bundle) -> None:
 
 def _compare_measurements(bundle: Bundle, part: ModePart, program: Program) -> None:
     try:
-        found = measure(bundle.root / Mode.TEE / MODEL, program).as_dict()
+        found = measure_folder(bundle.root / Mode.TEE, program).as_dict()
     except (PrivacyError, OSError):
         return  # the mode is not installed here: its jobs will say so
     published = part.params.get("measurements")

@@ -93,6 +93,9 @@ class EnclaveLike(Protocol):
     ) -> RunResult:
         """Return the sealed answer to a sealed input; ended if `progress` raises."""
 
+    def unseal(self, release: bytes) -> None:
+        """Give the enclave the key of its sealed model, as the broker sealed it."""
+
     @property
     def alive(self) -> bool:
         """Whether the enclave still answers."""

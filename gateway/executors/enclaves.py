@@ -15,16 +15,19 @@ from typing import Any
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
 from gateway.executors.memory import Memory, needed
 from gateway.executors.places import Places
+from gateway.executors.unsealing import unseal
 from privacy.bundle import Bundle
 from privacy.encoding import Json
 from privacy.errors import (
     FormatError,
     JobFailedError,
     LimitError,
+    PrivacyError,
     UnavailableError,
 )
 from privacy.modes import Mode
 from privacy.tee.seal import MAX_SEALED_BYTES
+from privacy.tee.sealed_model import sealing_of
 
 _EVIDENCE_THREADS = 2
 
@@ -189,6 +192,7 @@ class Enclaves:
                 found = enclave_type.start(
                     bundle.root / "tee", run_dir, model_sha256=bundle.sha256
                 )
+                _unseal(found, bundle)
             self._running[bundle.sha256] = found
             return found
 
@@ -204,6 +208,17 @@ def _report(watch: Watch, ended: asyncio.Event, progress: Json) -> None:
     if ended.is_set():
         raise _cancelled()
     watch.progress(progress)
+
+
+def _unseal(enclave: EnclaveLike, bundle: Bundle) -> None:
+    """Have a sealed model's broker send its key; end the enclave if it does not."""
+    if (sealing := sealing_of(bundle.manifest)) is None:
+        return
+    try:
+        unseal(enclave, sealing, model_sha256=bundle.sha256)
+    except PrivacyError:
+        enclave.stop()
+        raise
 
 
 def _cancelled() -> JobFailedError:

@@ -164,7 +164,7 @@ def _try(
             return False
         msg = (
             f"this kernel does not give the enclave {what}: {exc.strerror}. Use "
-            "another one, or set allow_weaker_sandbox, which clients must accept as well"
+            "another one, or set allow_weaker_sandbox, which clients must accept"
         )
         raise BackendError(msg, code="sandbox-unavailable") from exc
     return True

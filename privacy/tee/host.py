@@ -19,11 +19,10 @@ from privacy.child import Progress
 from privacy.encoding import Json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
-from privacy.tee.measure import TEE, Program, measure, search_path
+from privacy.tee.measure import TEE, Program, measure_folder, search_path
 from privacy.tee.process import INTERPRETER, ProcessIdentity
 from privacy.tee.seal import parse_sealed
 from privacy.tee.wire import (
-    MODEL,
     RECORD,
     SOCKET,
     raise_described,
@@ -33,6 +32,7 @@ from privacy.tee.wire import (
 
 IDLE_S = 600.0
 _QUICK_S = 10.0
+_LOAD_S = 120.0
 _SHORTEST_S = 0.001
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
 
@@ -98,7 +98,7 @@ class Enclave:
             if not process.alive:
                 return None
             enclave = cls(run_dir, process)
-            expected = measure(model_dir / MODEL, cls.program)
+            expected = measure_folder(model_dir, cls.program)
         except (PrivacyError, OSError):
             return None
         if enclave.info.get("measurements") != expected.as_dict():
@@ -135,6 +135,19 @@ class Enclave:
         """
         (evidence,) = self._call("evidence", nonce, timeout_s=_QUICK_S)
         return evidence
+
+    def unseal(self, release: bytes) -> None:
+        """Give the enclave the key of its sealed model, as the broker sealed it.
+
+        Raises:
+            FormatError: It is no release for this enclave.
+            VerificationError: The key, or the sealed file, is not the model's.
+            BackendError: ONNX Runtime cannot load the model.
+            UnavailableError: The enclave is gone ("enclave-gone").
+        """
+        with _connect(self._run_dir, timeout_s=_LOAD_S) as connection:
+            now, _ = _ask(connection, {"op": "unseal"}, release)
+        self.info = {**self.info, **now}
 
     def infer(
         self,

@@ -16,16 +16,20 @@ import functools
 import hashlib
 import platform
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from types import CodeType
 
 import privacy
+from privacy.bundle import MANIFEST, parse_manifest
 from privacy.encoding import Json, canonical_json, sha256_file
 from privacy.errors import UnavailableError
+from privacy.modes import Mode
 from privacy.tee.harden import SANDBOX
 from privacy.tee.parse import REGISTER_BYTES, Measurements
+from privacy.tee.sealed_model import SEALED_MODEL
+from privacy.tee.wire import MODEL
 
 ENTRY = "privacy.tee.enclave"
 PACKAGES = (
@@ -64,6 +68,31 @@ TEE = Program()
 def measure(model_path: Path, program: Program = TEE) -> Measurements:
     """Return the measurements an enclave with this model file will have here."""
     return measure_loaded(model_path.read_bytes(), program)
+
+
+def measure_folder(model_dir: Path, program: Program = TEE) -> Measurements:
+    """Return the measurements an enclave with a bundle's model will have here.
+
+    Of a sealed model, what the manifest says: only the enclave can measure it.
+
+    Args:
+        model_dir: The folder of the mode in a bundle, or just one with a model file.
+        program: What runs in the enclave.
+
+    Raises:
+        FormatError: The model is sealed, and its manifest says no such thing.
+        OSError: There is no model.
+    """
+    if not (model_dir / SEALED_MODEL).is_file():
+        return measure(model_dir / MODEL, program)
+    part = parse_manifest((model_dir.parent / MANIFEST).read_bytes()).mode(Mode.TEE)
+    published = Measurements.from_dict(part.params.get("measurements", {}))
+    return replace(measure_unloaded(program), rtmr2=published.rtmr2)
+
+
+def measure_unloaded(program: Program = TEE) -> Measurements:
+    """Return the measurements of an enclave that has no model yet."""
+    return replace(measure_loaded(b"", program), rtmr2=bytes(REGISTER_BYTES))
 
 
 def measure_loaded(model: bytes, program: Program = TEE) -> Measurements:

@@ -32,7 +32,9 @@ def _play(
     folder: Path, scenario: Callable[[Enclaves], Awaitable[Any]], *, close: bool = True
 ) -> Any:
     async def play() -> Any:
-        enclaves = Enclaves(Mode.TEE, folder / "run", FAKE_ENGINES, size=2, time_limit_s=5)
+        enclaves = Enclaves(
+            Mode.TEE, folder / "run", FAKE_ENGINES, size=2, time_limit_s=5
+        )
         try:
             return await scenario(enclaves)
         finally:
