@@ -42,6 +42,7 @@ class Enclave:
 
     program: ClassVar[Program] = TEE
     evidence_kind: ClassVar[str] = "attestation"
+    start_s: ClassVar[float] = 120.0
 
     def __init__(self, run_dir: Path, process: ProcessIdentity) -> None:
         """Connect; `start` and `attach` are the ways to get one.
@@ -63,7 +64,7 @@ class Enclave:
         *,
         model_sha256: str,
         idle_s: float = IDLE_S,
-        timeout_s: float = 120.0,
+        timeout_s: float | None = None,
     ) -> Self:
         """Return a fresh enclave with the model in `model_dir`.
 
@@ -73,7 +74,7 @@ class Enclave:
                 An enclave that runs there is ended first.
             model_sha256: The model digest, which sealed inputs are bound to.
             idle_s: It ends by itself after so long without a connection.
-            timeout_s: How long it may take to be ready.
+            timeout_s: How long it may take to be ready; `start_s` by default.
 
         Raises:
             BackendError: It could not start, or not in time.
@@ -82,7 +83,9 @@ class Enclave:
         run_dir.chmod(0o700)
         _end_in(run_dir)
         command = [str(run_dir.resolve()), str(model_dir.resolve()), model_sha256]
-        _launch(cls.program, [*command, str(idle_s)], timeout_s=timeout_s)
+        _launch(
+            cls.program, [*command, str(idle_s)], timeout_s=timeout_s or cls.start_s
+        )
         process, _ = _read_record(run_dir)
         return cls(run_dir, process)
 

@@ -67,20 +67,29 @@ def circuit_sha256(manifest: Manifest) -> str:
     return sha256_hex(canonical_json(digests))
 
 
-def _hold(bundle: Bundle, name: str) -> int:
-    path = bundle.path(name)
+def hold(path: Path) -> tuple[int, str]:
+    """Return a descriptor of a file's copy in memory, and its SHA-256.
+
+    Raises:
+        OSError: The file cannot be read, or memory is short.
+    """
     fd = os.memfd_create(path.name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     digest = hashlib.sha256()
+    with path.open("rb") as file, os.fdopen(fd, "wb", closefd=False) as copy:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            copy.write(chunk)
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    return fd, digest.hexdigest()
+
+
+def _hold(bundle: Bundle, name: str) -> int:
     try:
-        with path.open("rb") as file, os.fdopen(fd, "wb", closefd=False) as copy:
-            while chunk := file.read(_CHUNK_BYTES):
-                digest.update(chunk)
-                copy.write(chunk)
+        fd, found = hold(bundle.path(name))
     except FileNotFoundError as exc:
         msg = f"{name} is missing: publish the model again"
         raise VerificationError(msg, code="bundle-changed") from exc
-    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-    found, expected = digest.hexdigest(), bundle.manifest.files[name].sha256
+    expected = bundle.manifest.files[name].sha256
     if found != expected:
         msg = (
             f"{name} is {found[:12]}, expected {expected[:12]}: "

@@ -12,3 +12,4 @@ class ProvingEnclave(Enclave):
 
     program: ClassVar[Program] = PROGRAM
     evidence_kind: ClassVar[str] = "attestation+proof"
+    start_s: ClassVar[float] = 600.0  # its prover proves a row first

@@ -18,7 +18,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import NoReturn
+
+import numpy as np
 
 from privacy.encoding import Json
 from privacy.errors import BackendError, PrivacyError
@@ -26,7 +30,8 @@ from privacy.tee.wire import describe_error
 from privacy.tee_zkml.channel import START, drain, receive, send, send_ended
 from privacy.tee_zkml.circuit import HeldCircuit
 from privacy.tee_zkml.sandbox import restrict_job, restrict_prover
-from privacy.zkml.blobs import proof_to_bytes
+from privacy.tee_zkml.tables import FOLDER, hold_tables
+from privacy.zkml.blobs import Proof, proof_to_bytes
 from privacy.zkml.params import ZkmlParams, parse_params
 from privacy.zkml.prove import check_version, prove_row
 from privacy.zkml.system import load_backend
@@ -110,6 +115,7 @@ def _work(channel: socket.socket, prove: Prove) -> NoReturn:
 
 
 def _prove(params: ZkmlParams, descriptors: Mapping[str, int]) -> Prove:
+    proof_to_bytes(Proof((0,), b""))  # loads codecs while there are files
     backend = load_backend(params.system)
     check_version(backend, params)
     circuit, bits = HeldCircuit(descriptors=descriptors), params.input_scale_bits
@@ -125,7 +131,11 @@ def main(control: socket.socket) -> None:
     task: Json = json.loads(receive(control))
     channels = [socket.socket(fileno=fd) for fd in task["channels"]]
     try:
-        prove = _prove(parse_params(task["params"]), task["circuit"])
+        params = parse_params(task["params"])
+        prove = _prove(params, task["circuit"])
+        middle = np.add(params.input_minimum, params.input_maximum) / 2
+        (row,) = params.circuit_rows([middle], bytes(32))
+        hold_tables(Path(FOLDER), partial(prove, row))
         allow = bool(task["allow_weaker_sandbox"])
         policy = restrict_prover(allow_weaker_sandbox=allow)
     except PrivacyError as exc:
