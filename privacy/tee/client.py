@@ -31,7 +31,7 @@ from privacy.tee.evidence import (
     Statement,
     parse_evidence,
 )
-from privacy.tee.kem import KemKey, choose
+from privacy.tee.kem import KemKey, KemPublicKey, choose
 from privacy.tee.parse import Measurements, parse_tdx_quote
 from privacy.tee.policy import Relaxations
 from privacy.tee.runtime_log import check_started, register_of
@@ -178,6 +178,7 @@ class TeeSession:
         columns: int,
         collateral: CollateralSource = NOTHING,
         allow_simulated: bool = False,
+        require_hybrid: bool = False,
     ) -> None:
         """Choose a nonce.
 
@@ -187,6 +188,7 @@ class TeeSession:
             columns: How many features the model takes.
             collateral: See the function `check_evidence`.
             allow_simulated: Accept evidence that proves nothing.
+            require_hybrid: Seal to no key that a quantum computer breaks.
         """
         self.nonce = new_nonce()
         self._model_sha256 = model_sha256
@@ -194,6 +196,7 @@ class TeeSession:
         self._columns = columns
         self._collateral = collateral
         self._allow_simulated = allow_simulated
+        self._require_hybrid = require_hybrid
         self._enclave: Evidence | None = None
         self._sealed: dict[str, tuple[KemKey, Purpose, int]] = {}
 
@@ -215,6 +218,16 @@ class TeeSession:
         self._enclave = parse_evidence(evidence)
         return result
 
+    @property
+    def kem(self) -> str:
+        """The key encapsulation that inputs are sealed with.
+
+        Raises:
+            VerificationError: No evidence was checked yet, or the enclave offers none
+                that this side accepts.
+        """
+        return self._key().kem
+
     def seal(self, rows: object) -> bytes:
         """Return rows sealed to the enclave; may be called for several inputs.
 
@@ -225,9 +238,8 @@ class TeeSession:
             VerificationError: No evidence was checked yet.
             FormatError: The rows are not such rows.
         """
-        enclave = self._checked()
+        key = self._key()
         as_list = rows.tolist() if isinstance(rows, np.ndarray) else rows
-        key = choose(enclave.hpke_public_keys)
         reply_key = KemKey.generate(key.kem)
         purpose = Purpose(self._model_sha256, self.nonce, new_job())
         sealed = seal_input(
@@ -303,6 +315,10 @@ class TeeSession:
             )
             raise VerificationError(msg, code="statement-mismatch")
         return known[0]
+
+    def _key(self) -> KemPublicKey:
+        offered = self._checked().hpke_public_keys
+        return choose(offered, require_hybrid=self._require_hybrid)
 
     def _checked(self) -> Evidence:
         if self._enclave is None:

@@ -39,6 +39,7 @@ from privacy.tee.kem import KemKey, supported
 from privacy.tee.measure import measure_loaded
 from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
+from privacy.tee.replay import UsedJobs
 from privacy.tee.runtime_log import RuntimeLog, register_of
 from privacy.tee.seal import SealedInput, open_input, parse_sealed, seal_answer
 from privacy.tee.simulator import SimulatedTdxAttester
@@ -88,6 +89,7 @@ class Enclave:
             nonce=b"",
             model_sha256=model_sha256,
         )
+        self._used = UsedJobs()
         self._log = _started(self._shown, measurements)
 
     def describe(self) -> Json:
@@ -121,7 +123,9 @@ class Enclave:
         The answer is sealed, too, unless the input was sealed for a contract.
         """
         sealed = parse_sealed(raw)
-        answer = self._for_contract(sealed) if sealed.order else self._private(sealed)
+        answer_to = self._for_contract if sealed.order else self._private
+        with self._used.taken(sealed):
+            answer = answer_to(sealed)
         statement = Statement(
             model_sha256=self._model_sha256,
             nonce=sealed.nonce,
