@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -30,10 +30,11 @@ from privacy.errors import BackendError, FormatError, PrivacyError, Verification
 from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.onchain import Terms, terms_of
-from privacy.tee.attester import Attester
+from privacy.tee.attester import Attester, DeviceAttester
+from privacy.tee.composite import devices_to_bytes
 from privacy.tee.contract import Answerer
 from privacy.tee.engine import Engine
-from privacy.tee.evidence import Evidence, Statement
+from privacy.tee.evidence import Evidence, Statement, check_nonce
 from privacy.tee.harden import harden
 from privacy.tee.kem import KemKey, supported
 from privacy.tee.measure import measure_loaded
@@ -41,7 +42,7 @@ from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
 from privacy.tee.runtime_log import RuntimeLog, register_of
 from privacy.tee.seal import SealedInput, open_input, parse_sealed, seal_answer
-from privacy.tee.simulator import SimulatedTdxAttester
+from privacy.tee.sources import EvidenceSource
 from privacy.tee.wire import (
     MODEL,
     RECORD,
@@ -70,10 +71,12 @@ class Enclave:
         *,
         model_sha256: str,
         terms: Terms | None = None,
+        devices: Sequence[DeviceAttester] = (),
     ) -> None:
         """Make the keys; without `terms` there are no answers for contracts."""
         self._engine = engine
         self._attester = attester
+        self._devices = tuple(devices)
         self._measurements = measurements
         self._model_sha256 = model_sha256
         self._hpke_keys = tuple(KemKey.generate(kem) for kem in supported())
@@ -98,16 +101,19 @@ class Enclave:
             "format": self._attester.format,
             "simulated": self._attester.simulated,
             "providers": list(self._engine.providers),
+            "devices": len(self._devices),
         }
 
     def evidence(
         self, nonce: bytes, statement: Statement | None = None, signature: bytes = b""
     ) -> bytes:
         """Return evidence over a fresh quote for `nonce`."""
+        reports = [device.device(check_nonce(nonce)) for device in self._devices]
         shown = replace(
             self._shown,
             nonce=nonce,
             event_log=self._log.events,
+            device_evidence=devices_to_bytes(reports) if reports else b"",
             statement=statement,
             signature=signature,
         )
@@ -156,7 +162,7 @@ class Enclave:
 
 def _started(shown: Evidence, measurements: Measurements) -> RuntimeLog:
     log = RuntimeLog()
-    for name, detail in shown.start(measurements.rtmr2).items():
+    for name, detail in shown.start(measurements).items():
         log.extend(name, **detail)
     return log
 
@@ -224,29 +230,38 @@ class Server:
             return describe_error(error), []
 
 
-def start(run_dir: Path, model_dir: Path, *, model_sha256: str) -> Server:
+def start(
+    run_dir: Path, model_dir: Path, *, model_sha256: str, source: EvidenceSource
+) -> Server:
     """Return this process as a hardened enclave, ready to serve.
 
     Raises:
-        PrivacyError: The model cannot be loaded, or the process not be hardened.
+        PrivacyError: The model cannot be loaded, nothing makes the evidence, or the
+            process cannot be hardened.
     """
     model = (model_dir / MODEL).read_bytes()
-    engine = Engine(model)
+    engine = Engine(model, may_use_gpu=source.may_use_gpu)
+    attester, devices = source.open(), source.open_devices(engine.providers)
     terms = _terms(model_dir.parent / MANIFEST, model, model_sha256=model_sha256)
     measurements = measure_loaded(model)
     listener = _listen(run_dir)
     identity = identify(os.getpid())
     if identity is None:
         raise BackendError("the enclave cannot see its own process in /proc")
-    record = {"process": asdict(identity), "model_dir": str(model_dir)}
+    record = {
+        "process": asdict(identity),
+        "model_dir": str(model_dir),
+        "source": source.as_dict(),
+    }
     write_atomic(run_dir / RECORD, canonical_json(record), private=True)
     locked = harden()
     enclave = Enclave(
         engine,
-        SimulatedTdxAttester(),
+        attester,
         measurements,
         model_sha256=model_sha256,
         terms=terms,
+        devices=devices,
     )
     return Server(listener, enclave, {**enclave.describe(), "memory_locked": locked})
 
@@ -282,15 +297,21 @@ def _listen(run_dir: Path) -> socket.socket:
 
 
 def main(argv: list[str]) -> None:
-    """Run the enclave: run folder, model folder, model digest, idle limit, status fd.
+    """Run the enclave: run folder, model folder, model digest, idle limit, source, fd.
 
-    The status descriptor takes one JSON line: empty when ready, else the error.
+    The source of evidence is JSON; see `privacy.tee.sources`. The status descriptor
+    takes one JSON line: empty when ready, else the error.
     """
-    run_dir, model_dir, model_sha256, idle_s, status_fd = argv
+    run_dir, model_dir, model_sha256, idle_s, source, status_fd = argv
     status: Json = {}
     server = None
     try:
-        server = start(Path(run_dir), Path(model_dir), model_sha256=model_sha256)
+        server = start(
+            Path(run_dir),
+            Path(model_dir),
+            model_sha256=model_sha256,
+            source=EvidenceSource.from_dict(json.loads(source)),
+        )
     except PrivacyError as exc:
         status = describe_error(exc)
     except Exception as exc:  # noqa: BLE001 - reported to the node by type

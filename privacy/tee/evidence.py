@@ -39,7 +39,13 @@ from privacy.encoding import (
 from privacy.errors import FormatError, VerificationError
 from privacy.tee.composite import bound_report_data, parse_devices
 from privacy.tee.kem import KemPublicKey
-from privacy.tee.runtime_log import RuntimeEvent, parse_events, register_of
+from privacy.tee.parse import Measurements
+from privacy.tee.runtime_log import (
+    REGISTER,
+    RuntimeEvent,
+    parse_events,
+    register_of,
+)
 
 VERSION = 3
 NONCE_BYTES = 32
@@ -146,17 +152,22 @@ class Evidence:
         }
         return sha256_hex(canonical_json(keys))
 
-    def start(self, model_file_sha384: bytes) -> dict[str, dict[str, str]]:
+    def start(self, measured: Measurements) -> dict[str, dict[str, str]]:
         """Return what the event log must tell of the enclave's start, by event.
 
         Args:
-            model_file_sha384: RTMR2.
+            measured: The enclave's registers; the last one counts for nothing here.
         """
+        registers = measured.as_dict()
         model = {
             "model_sha256": self.model_sha256,
-            "file_sha384": model_file_sha384.hex(),
+            "file_sha384": registers["rtmr2"],
         }
-        return {"keys": {"sha256": self.keys_sha256}, "model": model}
+        return {
+            "measured": {n: v for n, v in registers.items() if n != REGISTER},
+            "keys": {"sha256": self.keys_sha256},
+            "model": model,
+        }
 
     @property
     def bound(self) -> bytes:

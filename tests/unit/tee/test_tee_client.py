@@ -224,7 +224,7 @@ def test_an_enclave_with_another_model_under_the_right_name_is_refused():
     other = make_enclave(model=linear_model(WEIGHTS * 2))
     evidence = other.evidence(session.nonce)
     check = session.check_evidence
-    assert_code("rtmr2-mismatch", AppraisalError, check, evidence, now=NOW)
+    assert_code("measurement-mismatch", AppraisalError, check, evidence, now=NOW)
 
 
 @pytest.mark.parametrize("name", ["mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"])
