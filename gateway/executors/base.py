@@ -99,6 +99,9 @@ class EnclaveLike(Protocol):
     def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
         """Return the sealed answer to a sealed input."""
 
+    def unseal(self, release: bytes) -> None:
+        """Give the enclave the key of its sealed model, as the broker sealed it."""
+
     @property
     def alive(self) -> bool:
         """Whether the enclave still answers."""

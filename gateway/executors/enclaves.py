@@ -12,15 +12,18 @@ from typing import Any
 
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
 from gateway.executors.places import Places
+from gateway.executors.unsealing import unseal
 from privacy.bundle import Bundle
 from privacy.errors import (
     FormatError,
     JobFailedError,
     LimitError,
+    PrivacyError,
     UnavailableError,
 )
 from privacy.modes import Mode
 from privacy.tee.seal import MAX_SEALED_BYTES
+from privacy.tee.sealed_model import sealing_of
 from privacy.tee.sources import DEFAULT, EvidenceSource
 
 _EVIDENCE_THREADS = 2
@@ -171,6 +174,7 @@ class Enclaves:
                     model_sha256=bundle.sha256,
                     source=self._source,
                 )
+                _unseal(found, bundle)
             self._running[bundle.sha256] = found
             return found
 
@@ -185,6 +189,17 @@ class Enclaves:
 
     def _run_dir(self, bundle: Bundle) -> Path:
         return self._folder / bundle.sha256[:16]
+
+
+def _unseal(enclave: EnclaveLike, bundle: Bundle) -> None:
+    """Have a sealed model's broker send its key; end the enclave if it does not."""
+    if (sealing := sealing_of(bundle.manifest)) is None:
+        return
+    try:
+        unseal(enclave, sealing, model_sha256=bundle.sha256)
+    except PrivacyError:
+        enclave.stop()
+        raise
 
 
 def _cancelled() -> JobFailedError:

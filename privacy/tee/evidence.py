@@ -40,12 +40,7 @@ from privacy.errors import FormatError, VerificationError
 from privacy.tee.composite import bound_report_data, parse_devices
 from privacy.tee.kem import KemPublicKey
 from privacy.tee.parse import Measurements
-from privacy.tee.runtime_log import (
-    REGISTER,
-    RuntimeEvent,
-    parse_events,
-    register_of,
-)
+from privacy.tee.runtime_log import RuntimeEvent, parse_events, register_of
 
 VERSION = 3
 NONCE_BYTES = 32
@@ -156,7 +151,7 @@ class Evidence:
         """Return what the event log must tell of the enclave's start, by event.
 
         Args:
-            measured: The enclave's registers; the last one counts for nothing here.
+            measured: The enclave's registers.
         """
         registers = measured.as_dict()
         model = {
@@ -164,7 +159,7 @@ class Evidence:
             "file_sha384": registers["rtmr2"],
         }
         return {
-            "measured": {n: v for n, v in registers.items() if n != REGISTER},
+            "measured": {name: registers[name] for name in ("mrtd", "rtmr0", "rtmr1")},
             "keys": {"sha256": self.keys_sha256},
             "model": model,
         }

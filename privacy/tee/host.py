@@ -18,12 +18,11 @@ from typing import Self
 from privacy.encoding import Json, canonical_json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
-from privacy.tee.measure import ENTRY, measure, search_path
+from privacy.tee.measure import ENTRY, measure_folder, search_path
 from privacy.tee.process import ProcessIdentity
 from privacy.tee.seal import parse_sealed
 from privacy.tee.sources import DEFAULT, EvidenceSource
 from privacy.tee.wire import (
-    MODEL,
     RECORD,
     SOCKET,
     raise_described,
@@ -36,6 +35,7 @@ IDLE_S = 600.0
 INTERPRETER = (sys.executable, "-S", "-P")
 
 _QUICK_S = 10.0
+_LOAD_S = 120.0
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
 
 
@@ -100,7 +100,7 @@ class Enclave:
             if not process.alive or made_by != source.as_dict():
                 return None
             enclave = cls(run_dir, process)
-            expected = measure(model_dir / MODEL)
+            expected = measure_folder(model_dir)
         except (PrivacyError, OSError):
             return None
         if enclave.info.get("measurements") != expected.as_dict():
@@ -137,6 +137,19 @@ class Enclave:
         """
         (evidence,) = self._call("evidence", nonce, timeout_s=_QUICK_S)
         return evidence
+
+    def unseal(self, release: bytes) -> None:
+        """Give the enclave the key of its sealed model, as the broker sealed it.
+
+        Raises:
+            FormatError: It is no release for this enclave.
+            VerificationError: The key, or the sealed file, is not the model's.
+            BackendError: ONNX Runtime cannot load the model.
+            UnavailableError: The enclave is gone ("enclave-gone").
+        """
+        with _connect(self._run_dir, timeout_s=_LOAD_S) as connection:
+            now, _ = _ask(connection, {"op": "unseal"}, release)
+        self.info = {**self.info, **now}
 
     def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
         """Return the sealed answer to a sealed input, and the evidence for it.
@@ -242,7 +255,11 @@ def _environment() -> dict[str, str]:
         if not name.startswith("PYTHON") and name != "LD_PRELOAD"
     }
     folders = [str(folder) for folder in search_path()]
-    return {**kept, "PYTHONPATH": os.pathsep.join(folders)}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(folders),
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start before the sandbox
+    }
 
 
 def _read_record(run_dir: Path) -> tuple[ProcessIdentity, Path, Json]:

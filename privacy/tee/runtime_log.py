@@ -4,7 +4,7 @@ Every event is canonical JSON {"event", "detail"}; RTMR3 is extended with its SH
 as `privacy.tee.event_log` replays it. The log itself is believed only as far as that
 gives the attested register.
 
-    measured  mrtd, rtmr0, rtmr1, rtmr2     the enclave measured itself
+    measured  mrtd, rtmr0, rtmr1            the enclave measured itself
     keys      sha256                        the keys were made; of their public halves
     model     model_sha256, file_sha384     the model was loaded
 """

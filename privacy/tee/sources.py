@@ -18,6 +18,7 @@ from typing import Self
 from privacy.encoding import Json
 from privacy.errors import FormatError
 from privacy.tee.attester import Attester, DeviceAttester
+from privacy.tee.composite import Device
 from privacy.tee.configfs_tsm import ROOT, ConfigfsTsm, KernelFiles
 from privacy.tee.origin import names_simulated
 
@@ -25,6 +26,35 @@ SIMULATED_TDX, SIMULATED_SNP = "simulated-tdx", "simulated-snp"
 SIMULATED_NITRO, CONFIGFS_TSM = "simulated-nitro", "configfs-tsm"
 KINDS = (SIMULATED_TDX, SIMULATED_SNP, SIMULATED_NITRO, CONFIGFS_TSM)
 _CUDA = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What vouches for the devices that a model may run on.
+
+    Attributes:
+        gpu: None if nothing does.
+        always: Show it also where the model runs on the CPU.
+    """
+
+    gpu: DeviceAttester | None = None
+    always: bool = False
+
+    def shows_gpu(self, providers: Sequence[str]) -> bool:
+        """Whether evidence has a GPU's report.
+
+        Args:
+            providers: ONNX Runtime's, in use; the preferred one first.
+        """
+        return self.gpu is not None and (self.always or _CUDA in providers[:1])
+
+    def reports(self, nonce: bytes, providers: Sequence[str]) -> list[Device]:
+        """Return the reports for a nonce of 32 bytes."""
+        shown = self.gpu if self.shows_gpu(providers) else None
+        return [shown.device(nonce)] if shown else []
+
+
+NO_DEVICES = Devices()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +137,14 @@ class EvidenceSource:
         }
         return kinds[self.kind]()
 
-    def open_devices(self, providers: Sequence[str]) -> tuple[DeviceAttester, ...]:
-        """Return what vouches for the devices that the model runs on.
-
-        Args:
-            providers: ONNX Runtime's, in use; the preferred one first.
-        """
+    def open_devices(self) -> Devices:
+        """Return what vouches for devices, which opens no file any more."""
         from privacy.tee.simulated_attesters import SimulatedGpu
 
-        on_gpu = self._is_made_here and providers[0] == _CUDA
-        return (SimulatedGpu(),) if self.simulated_gpu or on_gpu else ()
+        if not self._is_made_here:
+            return NO_DEVICES
+        return Devices(SimulatedGpu(), always=self.simulated_gpu)
 
 
 DEFAULT = EvidenceSource()
-"""A simulated TDX platform, without devices."""
+"""A simulated TDX platform, and a GPU if one is in use."""

@@ -39,6 +39,9 @@ class FakeEnclave:
     def evidence(self, nonce: bytes) -> bytes:
         return json.dumps({"nonce": nonce.hex(), "model": self.model_sha256}).encode()
 
+    def unseal(self, release: bytes) -> None:
+        raise FormatError("nothing is sealed here", code="not-sealed")
+
     def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
         order = json.loads(sealed)
         match order["do"]:

@@ -30,7 +30,7 @@ from privacy.tee.platforms import platform_values
 from privacy.tee.policy import parse_policy
 from privacy.tee.quoter import TsmAttester, serve
 from privacy.tee.simulated_attesters import SimulatedGpu
-from privacy.tee.sources import KINDS, EvidenceSource
+from privacy.tee.sources import KINDS, NO_DEVICES, Devices, EvidenceSource
 
 MODEL = linear_model()
 MEASURED = measure_loaded(MODEL)
@@ -49,7 +49,7 @@ class FakeTsmAttester:
         return self._tsm.report(report_data).evidence
 
 
-def enclave_of(attester, *, gpus=(), measured=MEASURED):
+def enclave_of(attester, *, gpus=NO_DEVICES, measured=MEASURED):
     engine = Engine(MODEL)
     return Enclave(engine, attester, measured, model_sha256=MODEL_SHA256, devices=gpus)
 
@@ -79,7 +79,7 @@ def refused(kind, enclave, **options):
 @pytest.mark.parametrize("kind", SIMULATED)
 def test_a_job_under_every_simulated_source_is_answered_and_verified(kind, gpu):
     source = EvidenceSource(kind, simulated_gpu=gpu)
-    gpus = source.open_devices(["CPUExecutionProvider"])
+    gpus = source.open_devices()
     enclave, session = enclave_of(source.open(), gpus=gpus), session_of()
     result = check(enclave, session)
     assert result.simulated
@@ -165,7 +165,7 @@ def test_a_format_of_no_enclave_is_refused():
 @pytest.fixture(scope="module")
 def gpu_enclave():
     source = EvidenceSource("simulated-snp", simulated_gpu=True)
-    return enclave_of(source.open(), gpus=source.open_devices(["CPU"]))
+    return enclave_of(source.open(), gpus=source.open_devices())
 
 
 def test_a_report_that_was_left_out_is_refused(gpu_enclave):
@@ -192,7 +192,7 @@ def test_a_gpu_that_answered_another_nonce_is_refused():
             return super().device(bytes(32))
 
     attester = EvidenceSource("simulated-tdx").open()
-    enclave = enclave_of(attester, gpus=[Stale()])
+    enclave = enclave_of(attester, gpus=Devices(Stale(), always=True))
     assert refused(VerificationError, enclave) == "nonce-mismatch"
 
 
@@ -204,22 +204,23 @@ def test_a_gpu_with_other_firmware_is_refused():
             return replace(honest, report=report)
 
     attester = EvidenceSource("simulated-tdx").open()
-    enclave = enclave_of(attester, gpus=[Changed()])
+    enclave = enclave_of(attester, gpus=Devices(Changed(), always=True))
     assert refused(AppraisalError, enclave) == "reference-mismatch"
 
 
 def test_a_gpu_in_use_is_vouched_for_unasked():
     source = EvidenceSource("simulated-tdx")
-    on_gpu = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    assert len(source.open_devices(on_gpu)) == 1
-    assert not source.open_devices(["CPUExecutionProvider"])
+    devices = source.open_devices()
+    assert devices.reports(bytes(32), ("CUDAExecutionProvider", "CPUExecutionProvider"))
+    assert not devices.reports(bytes(32), ("CPUExecutionProvider",))
+    assert not devices.reports(bytes(32), ())
     assert source.may_use_gpu
 
 
 def test_beside_evidence_of_hardware_a_model_stays_on_the_cpu():
     source = EvidenceSource("configfs-tsm")
     assert not source.may_use_gpu
-    assert not source.open_devices(["CPUExecutionProvider"])
+    assert source.open_devices() == NO_DEVICES
 
 
 def test_the_engine_leaves_gpus_alone_when_told(monkeypatch):
@@ -441,7 +442,7 @@ def test_an_enclave_process_shows_the_source_it_was_started_with(start_enclave):
     source = EvidenceSource("simulated-snp", simulated_gpu=True)
     enclave = start_enclave(source=source)
     assert enclave.info["format"] == "snp-v3"
-    assert enclave.info["devices"] == 1
+    assert enclave.info["gpu"] is True
     session = session_of()
     evidence = enclave.evidence(session.nonce)
     assert session.check_evidence(evidence, now=datetime.now(UTC)).simulated
