@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from privacy.encoding import Json, sha256_hex
-from privacy.errors import CannotVerifyError, VerificationError
-from privacy.tee.appraise import AttestationResult
+from privacy.errors import AppraisalError, CannotVerifyError, VerificationError
+from privacy.tee.appraise import AttestationResult, PolicyRefusal
 from privacy.tee.attest import attest
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import CollateralSource, FileCollateral
@@ -350,21 +350,23 @@ def _appraised(
     raw = shown.to_bytes()
     simulated = names_simulated(shown.quote)
     trusted = simulated and allow_simulated
-    known = simulated or platform is not None
-    wanted = _wanted(shown, measured, platform) if known else Relaxations()
+    values = platform_values(shown.format, measured) if simulated else {}
     given = collateral.collateral(raw)
     if trusted:
         given += SimulatedCollateral(now).collateral(raw)
     checks = Checklist()
-    verdict = attest(
-        raw,
-        trust_store=simulated_trust_store() if trusted else hardware_trust_store(),
-        collateral=given,
-        now=now,
-        checks=checks,
-        policy=wanted,
-    )
-    if not known:
+    try:
+        verdict = attest(
+            raw,
+            trust_store=simulated_trust_store() if trusted else hardware_trust_store(),
+            collateral=given,
+            now=now,
+            checks=checks,
+            policy=_wanted(shown, values, platform),
+        )
+    except AppraisalError as exc:
+        raise PolicyRefusal(tuple(checks.lines)) from exc
+    if not (simulated or platform):
         msg = (
             "the evidence is of hardware, which measured a whole machine, and nothing "
             "says what that must be: give a platform policy with its reference values"
@@ -386,12 +388,11 @@ def _appraised(
 
 
 def _wanted(
-    shown: Evidence, measured: Measurements, platform: EvidencePolicy | None
+    shown: Evidence, values: dict[str, str], platform: EvidencePolicy | None
 ) -> EvidencePolicy:
     """Return what the evidence must show; what it vouches for is always compared."""
     bound = shown.bound.hex()
     if platform is None:
-        values = platform_values(shown.format, measured)
         return EvidencePolicy(
             relaxations=Relaxations(),
             measurements={shown.format: {n: (v,) for n, v in values.items()}},

@@ -112,7 +112,7 @@ def test_evidence_of_a_simulated_source_is_refused_unless_allowed(kind):
 @pytest.mark.parametrize("register", ["mrtd", "rtmr0", "rtmr1", "rtmr2"])
 @pytest.mark.parametrize("kind", SIMULATED)
 def test_an_enclave_that_measures_otherwise_is_refused(kind, register):
-    other = replace(MEASURED, **{register: bytes(48)})
+    other = replace(MEASURED, **{register: b"\7" * 48})
     enclave = enclave_of(EvidenceSource(kind).open(), measured=other)
     assert refused(AppraisalError, enclave) == "measurement-mismatch"
 
