@@ -65,7 +65,9 @@ def publish(request: PartRequest, progress: Progress) -> PartResult:
 def _check_self_contained(model: bytes) -> None:
     """Refuse weights in other files: the enclave measures one file."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import (  # type: ignore[import-untyped]
+        DecodeError,
+    )
     from onnx.external_data_helper import uses_external_data
 
     try:
