@@ -28,6 +28,7 @@ from privacy.errors import (
 from privacy.modes import Mode
 from privacy.tee.seal import MAX_SEALED_BYTES
 from privacy.tee.sealed_model import sealing_of
+from privacy.tee.sources import DEFAULT, EvidenceSource
 
 _EVIDENCE_THREADS = 2
 
@@ -44,11 +45,13 @@ class Enclaves:
         size: int,
         time_limit_s: float,
         memory: Memory | None = None,
+        source: EvidenceSource = DEFAULT,
     ) -> None:
         """Keep each enclave's socket under `folder`; `size` jobs run at once."""
         self._mode = mode
         self._memory = memory or Memory(sys.maxsize)
         self._folder = folder
+        self._source = source
         self._engines = engines
         self._time_limit_s = time_limit_s
         self._places = Places(size)
@@ -89,12 +92,7 @@ class Enclaves:
         """
         for bundle in bundles:
             run_dir = self._run_dir(bundle)
-            enclave = (
-                self._engines.enclave(self._mode).attach(run_dir)
-                if run_dir.is_dir()
-                else None
-            )
-            if enclave:
+            if enclave := self._attached(run_dir):
                 self._running[bundle.sha256] = enclave
 
     def cancel(self, job_id: str) -> None:
@@ -182,19 +180,26 @@ class Enclaves:
         with self._starting:
             if known := self._alive(bundle):
                 return known
-            enclave_type = self._engines.enclave(self._mode)
             run_dir = self._run_dir(bundle)
-            found = enclave_type.attach(run_dir) if run_dir.is_dir() else None
+            found = self._attached(run_dir)
             if found is None:
                 part = [n for n in bundle.manifest.files if n.startswith("tee/")]
                 bundle.check_files(part)  # an enclave checks its circuit itself
                 run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-                found = enclave_type.start(
-                    bundle.root / "tee", run_dir, model_sha256=bundle.sha256
+                found = self._engines.enclave(self._mode).start(
+                    bundle.root / "tee",
+                    run_dir,
+                    model_sha256=bundle.sha256,
+                    source=self._source,
                 )
                 _unseal(found, bundle)
             self._running[bundle.sha256] = found
             return found
+
+    def _attached(self, run_dir: Path) -> EnclaveLike | None:
+        if not run_dir.is_dir():
+            return None
+        return self._engines.enclave(self._mode).attach(run_dir, source=self._source)
 
     def _alive(self, bundle: Bundle) -> EnclaveLike | None:
         known = self._running.get(bundle.sha256)

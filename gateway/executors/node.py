@@ -29,6 +29,7 @@ class LocalNode:
                 size=settings.workers(mode),
                 time_limit_s=settings.time_limit_s(mode),
                 memory=memory.get(mode),
+                source=settings.evidence_source,
             )
             for mode in (Mode.TEE, Mode.TEE_ZKML)
         }
@@ -69,6 +70,7 @@ class LocalNode:
             "name": self._settings.node_name,
             "cpus": os.cpu_count() or 1,
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "enclave_evidence": self._settings.enclave_evidence,
             "modes": {
                 str(mode): {
                     "workers": self._settings.workers(mode),

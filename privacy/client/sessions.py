@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _VERIFIER = "verifier"
+NOT_HYBRID = (
+    "sealed with X25519 alone: the enclave or this client has no ML-KEM, and a quantum "
+    "computer could read what was recorded"
+)
 SIMULATED = "the enclave is SIMULATED: it hides nothing from its operator"
 SIMULATED_PROVEN = f"{SIMULATED}; the answer is proven all the same"
 
@@ -48,6 +52,7 @@ class Context:
     allow_simulated: bool = False
     allow_insecure_srs: bool = False
     allow_out_of_range: bool = False
+    require_hybrid: bool = False
     unlock: Unlock = field(default_factory=Unlock)
     memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -83,12 +88,14 @@ class Prepared:
         keys_sha256: The evaluation keys that are on the gateway, or "".
         rows: The standardised rows, which never leave the client unless the mode says.
         salt: What the evidence is about, beside the rows; empty if it is not.
+        job: The data owner's name for the job, if the input is bound to one.
     """
 
     blob: bytes
     rows: Any
     keys_sha256: str = ""
     salt: bytes = b""
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +323,12 @@ class _Tee:
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
         yield from self._attest()
-        return Prepared(self._session.seal(rows), rows)
+        return self._sealed(self._session.seal(rows), rows)
+
+    def _sealed(self, blob: bytes, rows: Any, *, salt: bytes = b"") -> Prepared:
+        from privacy.tee.seal import parse_sealed
+
+        return Prepared(blob, rows, salt=salt, job=parse_sealed(blob).job.hex())
 
     def _attest(self) -> Flow[None]:
         from privacy.tee.client import TeeSession
@@ -329,6 +341,7 @@ class _Tee:
             columns=len(manifest.columns),
             collateral=kept_in(self.context.home.collateral),
             allow_simulated=self.context.allow_simulated,
+            require_hybrid=self.context.require_hybrid,
             circuit_sha256=circuit_of(self.bundle, self.mode),
         )
         params = {
@@ -351,13 +364,22 @@ class _Tee:
         _ = prepared
         now = self.context.now()
         raw = yield Work(lambda: self._session.open(output, evidence, now=now))
-        caveats = (SIMULATED,) if self._simulated else ()
+        caveats = self._caveats(SIMULATED)
         return Opened(raw, self._checks(), caveats, simulated=self._simulated)
+
+    def _caveats(self, simulated: str) -> tuple[str, ...]:
+        from privacy.tee.kem import CLASSIC
+
+        caveats = (simulated,) if self._simulated else ()
+        return (*caveats, NOT_HYBRID) if self._session.kem == CLASSIC else caveats
 
     def _checks(self) -> tuple[Check, ...]:
         kind = "simulated, proves nothing" if self._simulated else "hardware"
         return (
             Check("attestation", f"quote, chain, nonce and measurement ({kind})"),
+            Check(
+                "sealing", f"to the attested enclave's key alone, {self._session.kem}"
+            ),
             Check("enclave-signature", "input and output signed by the attested key"),
         )
 
@@ -379,7 +401,8 @@ class _TeeZkml(_Tee):
         yield from self._attest()
         salt = os.urandom(32)
         blob = self._session.seal(rows, salt=salt)
-        return Prepared(blob, rows, salt=salt if is_salted(self.bundle) else b"")
+        about = salt if is_salted(self.bundle) else b""
+        return self._sealed(blob, rows, salt=about)
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
@@ -395,11 +418,10 @@ class _TeeZkml(_Tee):
         )
         apart = check_agreement(self.bundle.manifest, outputs, raw)
         agree = f"the enclave's own outputs are within {apart:.2g} of the proven ones"
-        caveats = (SIMULATED_PROVEN,) if self._simulated else ()
         return Opened(
             raw,
             (*self._checks(), *checks, Check("agreement", agree)),
-            (*caveats, *proof_caveats(self.bundle)),
+            (*self._caveats(SIMULATED_PROVEN), *proof_caveats(self.bundle)),
             simulated=self._simulated,
             proofs=proofs,
         )

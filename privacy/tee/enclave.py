@@ -35,9 +35,10 @@ from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.onchain import Terms, terms_of
 from privacy.tee.attester import Attester
+from privacy.tee.composite import devices_to_bytes
 from privacy.tee.contract import Answerer
 from privacy.tee.engine import Engine, Rows, load_libraries
-from privacy.tee.evidence import Evidence, Statement
+from privacy.tee.evidence import Evidence, Statement, check_nonce
 from privacy.tee.harden import harden
 from privacy.tee.kem import KemKey, supported
 from privacy.tee.key_release import open_release
@@ -50,11 +51,12 @@ from privacy.tee.measure import (
 )
 from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
+from privacy.tee.replay import UsedJobs
 from privacy.tee.runtime_log import RuntimeLog, register_of
 from privacy.tee.seal import SealedInput, open_input, parse_sealed, seal_answer
 from privacy.tee.sealed_engine import SealedEngine
 from privacy.tee.sealed_model import SEALED_MODEL, SealedFile, sealing_of
-from privacy.tee.simulator import SimulatedTdxAttester
+from privacy.tee.sources import DEFAULT, NO_DEVICES, Devices, EvidenceSource
 from privacy.tee.wire import (
     MODEL,
     RECORD,
@@ -104,6 +106,7 @@ class Enclave:
         *,
         model_sha256: str,
         terms: Terms | None = None,
+        devices: Devices = NO_DEVICES,
         prover: Prover | None = None,
     ) -> None:
         """Make the keys; without `terms` there are no answers for contracts.
@@ -114,6 +117,7 @@ class Enclave:
         self._prover = prover
         self._engine = engine
         self._attester = attester
+        self._devices = devices
         self._measurements = measurements
         self._model_sha256 = model_sha256
         self._hpke_keys = tuple(KemKey.generate(kem) for kem in supported())
@@ -128,8 +132,10 @@ class Enclave:
             nonce=b"",
             model_sha256=model_sha256,
         )
+        self._used = UsedJobs()
         self._log = RuntimeLog()
         self._lock = threading.Lock()  # held where measurements and log must agree
+        self._note("measured")
         self._note("keys")
         if isinstance(engine, Engine):
             self._note("model")
@@ -144,6 +150,7 @@ class Enclave:
             "format": self._attester.format,
             "simulated": self._attester.simulated,
             "providers": list(self._engine.providers),
+            "gpu": self._devices.shows_gpu(self._engine.providers),
             "sealed": isinstance(self._engine, SealedEngine)
             and not self._engine.is_open,
         }
@@ -173,19 +180,21 @@ class Enclave:
     def _note(self, name: str) -> None:
         """Log an event of the enclave's start."""
         circuit = self._prover.circuit_sha256 if self._prover else ""
-        detail = self._shown.start(self._measurements.rtmr2, circuit)[name]
+        detail = self._shown.start(self._measurements, circuit)[name]
         self._log.extend(name, **detail)
 
     def evidence(
         self, nonce: bytes, statement: Statement | None = None, signature: bytes = b""
     ) -> bytes:
         """Return evidence over a fresh quote for `nonce`."""
+        devices = self._devices.reports(check_nonce(nonce), self._engine.providers)
         with self._lock:
             events, measured = self._log.events, self._measurements
         shown = replace(
             self._shown,
             nonce=nonce,
             event_log=events,
+            device_evidence=devices_to_bytes(devices) if devices else b"",
             statement=statement,
             signature=signature,
         )
@@ -199,10 +208,11 @@ class Enclave:
         The answer is sealed, too, unless the input was sealed for a contract.
         """
         sealed, proofs = parse_sealed(raw), b""
-        if sealed.order:
-            answer = self._for_contract(sealed)
-        else:
-            answer, proofs = self._private(sealed, tell)
+        with self._used.taken(sealed):
+            if sealed.order:
+                answer = self._for_contract(sealed)
+            else:
+                answer, proofs = self._private(sealed, tell)
         statement = Statement(
             model_sha256=self._model_sha256,
             nonce=sealed.nonce,
@@ -316,6 +326,7 @@ def start(
     model_dir: Path,
     *,
     model_sha256: str,
+    source: EvidenceSource = DEFAULT,
     allow_weaker_sandbox: bool = False,
     program: Program = TEE,
     start_prover: StartProver | None = None,
@@ -326,7 +337,8 @@ def start(
     started.
 
     Raises:
-        PrivacyError: The model cannot be loaded, or the process not be hardened.
+        PrivacyError: The model cannot be loaded, nothing makes the evidence, or the
+            process cannot be hardened.
     """
     is_sealed = (model_dir / SEALED_MODEL).is_file()
     name = SEALED_MODEL if is_sealed else MODEL
@@ -343,7 +355,11 @@ def start(
     identity = identify(os.getpid())
     if identity is None:
         raise BackendError("the enclave cannot see its own process in /proc")
-    record = {"process": asdict(identity), "model_dir": str(model_dir)}
+    record = {
+        "process": asdict(identity),
+        "model_dir": str(model_dir),
+        "source": source.as_dict(),
+    }
     write_atomic(run_dir / RECORD, canonical_json(record), private=True)
     prover = None
     if start_prover:
@@ -352,21 +368,23 @@ def start(
             model_sha256=model_sha256,
             allow_weaker_sandbox=allow_weaker_sandbox,
         )
-    attester = SimulatedTdxAttester()  # may open what it needs of its platform
+    attester, devices = source.open(), source.open_devices()  # may open files
     hardened = harden(allow_weaker_sandbox=allow_weaker_sandbox)
     policy = hardened.policy | ({"prover": prover.sandbox} if prover else {})
     measurements = replace(measurements, rtmr0=measure_policy(policy))
     engine: Engine | SealedEngine  # only now: a model may be a hostile one
     if is_sealed:
-        engine = SealedEngine(SealedFile(model, _onnx_sha256(manifest)))
+        file = SealedFile(model, _onnx_sha256(manifest))
+        engine = SealedEngine(file, may_use_gpu=source.may_use_gpu)
     else:
-        engine = Engine(model)
+        engine = Engine(model, may_use_gpu=source.may_use_gpu)
     enclave = Enclave(
         engine,
         attester,
         measurements,
         model_sha256=model_sha256,
         terms=terms,
+        devices=devices,
         prover=prover,
     )
     return Server(listener, enclave, {**hardened.as_dict(), "sandbox": policy})
@@ -417,11 +435,12 @@ def main(
     program: Program = TEE,
     start_prover: StartProver | None = None,
 ) -> None:
-    """Run the enclave: run folder, model folder, model digest, idle limit, status fd.
+    """Run the enclave: run folder, model folder, model digest, idle limit, source, fd.
 
-    The status descriptor takes one JSON line: empty when ready, else the error.
+    The source of evidence is JSON; see `privacy.tee.sources`. The status descriptor
+    takes one JSON line: empty when ready, else the error.
     """
-    run_dir, model_dir, model_sha256, idle_s, status_fd = argv
+    run_dir, model_dir, model_sha256, idle_s, source, status_fd = argv
     status: Json = {}
     server = None
     try:
@@ -429,6 +448,7 @@ def main(
             Path(run_dir),
             Path(model_dir),
             model_sha256=model_sha256,
+            source=EvidenceSource.from_dict(json.loads(source)),
             program=program,
             start_prover=start_prover,
         )

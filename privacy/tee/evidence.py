@@ -39,6 +39,7 @@ from privacy.encoding import (
 from privacy.errors import FormatError, VerificationError
 from privacy.tee.composite import bound_report_data, parse_devices
 from privacy.tee.kem import KemPublicKey
+from privacy.tee.parse import Measurements
 from privacy.tee.runtime_log import RuntimeEvent, parse_events, register_of
 
 VERSION = 3
@@ -150,20 +151,25 @@ class Evidence:
         return sha256_hex(canonical_json(keys))
 
     def start(
-        self, model_file_sha384: bytes, circuit_sha256: str = ""
+        self, measured: Measurements, circuit_sha256: str = ""
     ) -> dict[str, dict[str, str]]:
         """Return what the event log must tell of the enclave's start, by event.
 
         Args:
-            model_file_sha384: RTMR2.
+            measured: The enclave's registers.
             circuit_sha256: Of the circuit that it proves with, if it proves.
         """
+        registers = measured.as_dict()
         model = {
             "model_sha256": self.model_sha256,
-            "file_sha384": model_file_sha384.hex(),
+            "file_sha384": registers["rtmr2"],
         }
-        circuit = {"circuit": {"sha256": circuit_sha256}} if circuit_sha256 else {}
-        return {"keys": {"sha256": self.keys_sha256}, "model": model, **circuit}
+        return {
+            "measured": {name: registers[name] for name in ("mrtd", "rtmr0", "rtmr1")},
+            "keys": {"sha256": self.keys_sha256},
+            "model": model,
+            **({"circuit": {"sha256": circuit_sha256}} if circuit_sha256 else {}),
+        }
 
     @property
     def bound(self) -> bytes:
