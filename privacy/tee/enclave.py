@@ -1,10 +1,10 @@
 """The enclave process: `python -m privacy.tee.enclave`, started by `privacy.tee.host`.
 
-    1. Load the model.
-    2. Measure what was loaded, and what loaded it.
+    1. Read the model's bytes; load the libraries.
+    2. Measure what was read, and what reads it.
     3. Say where it can be reached: a record file and a unix socket.
-    4. Harden the process; from here on it writes no file.
-    5. Make the keys, in memory only.
+    4. Harden the process; from here on it opens no file.
+    5. Load the model; make the keys, in memory only.
     6. Answer: evidence for a nonce, inference on sealed inputs.
 
 It outlives the node process that started it, so that a restarted node finds it again,
@@ -22,6 +22,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+# Imported here because `cryptography` would look for it once files are shut off.
+import cryptography.hazmat.backends.openssl.backend  # noqa: F401
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.bundle import MANIFEST, Manifest, parse_manifest
@@ -32,12 +34,12 @@ from privacy.modes import Mode
 from privacy.onchain import Terms, terms_of
 from privacy.tee.attester import Attester
 from privacy.tee.contract import Answerer
-from privacy.tee.engine import Engine
+from privacy.tee.engine import Engine, load_libraries
 from privacy.tee.evidence import Evidence, Statement
 from privacy.tee.harden import harden
 from privacy.tee.kem import KemKey, supported
 from privacy.tee.key_release import open_release
-from privacy.tee.measure import measure_loaded, measure_unloaded
+from privacy.tee.measure import measure_loaded, measure_policy, measure_unloaded
 from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
 from privacy.tee.runtime_log import RuntimeLog, register_of
@@ -259,7 +261,13 @@ class Server:
             return describe_error(error), []
 
 
-def start(run_dir: Path, model_dir: Path, *, model_sha256: str) -> Server:
+def start(
+    run_dir: Path,
+    model_dir: Path,
+    *,
+    model_sha256: str,
+    allow_weaker_sandbox: bool = False,
+) -> Server:
     """Return this process as a hardened enclave, ready to serve.
 
     Raises:
@@ -268,31 +276,34 @@ def start(run_dir: Path, model_dir: Path, *, model_sha256: str) -> Server:
     is_sealed = (model_dir / SEALED_MODEL).is_file()
     name = SEALED_MODEL if is_sealed else MODEL
     model = (model_dir / name).read_bytes()
+    load_libraries()
     manifest = _manifest(
         model_dir.parent / MANIFEST, name, model, model_sha256=model_sha256
     )
     terms = terms_of(manifest) if manifest else None
-    engine: Engine | SealedEngine
-    if is_sealed:
-        engine = SealedEngine(SealedFile(model, _onnx_sha256(manifest)))
-        measurements = measure_unloaded()
-    else:
-        engine, measurements = Engine(model), measure_loaded(model)
+    measurements = measure_unloaded() if is_sealed else measure_loaded(model)
     listener = _listen(run_dir)
     identity = identify(os.getpid())
     if identity is None:
         raise BackendError("the enclave cannot see its own process in /proc")
     record = {"process": asdict(identity), "model_dir": str(model_dir)}
     write_atomic(run_dir / RECORD, canonical_json(record), private=True)
-    locked = harden()
+    attester = SimulatedTdxAttester()  # may open what it needs of its platform
+    hardened = harden(allow_weaker_sandbox=allow_weaker_sandbox)
+    measurements = replace(measurements, rtmr0=measure_policy(hardened.policy))
+    engine: Engine | SealedEngine  # only now: a model may be a hostile one
+    if is_sealed:
+        engine = SealedEngine(SealedFile(model, _onnx_sha256(manifest)))
+    else:
+        engine = Engine(model)
     enclave = Enclave(
         engine,
-        SimulatedTdxAttester(),
+        attester,
         measurements,
         model_sha256=model_sha256,
         terms=terms,
     )
-    return Server(listener, enclave, {"memory_locked": locked})
+    return Server(listener, enclave, hardened.as_dict())
 
 
 def _manifest(

@@ -1,5 +1,6 @@
 """ONNX Runtime behind one small class: the only place in this mode that names it."""
 
+import os
 from typing import Any
 
 from privacy.errors import BackendError
@@ -7,6 +8,21 @@ from privacy.errors import BackendError
 Rows = list[list[float]]
 
 _FEATURES_DIMENSION = 2
+
+
+def load_libraries() -> None:
+    """Load what `Engine` runs on: afterwards it needs no file.
+
+    Raises:
+        BackendError: ONNX Runtime is missing.
+    """
+    try:
+        import numpy as np
+        import onnxruntime
+    except ImportError as exc:
+        msg = "ONNX Runtime is not installed: install privacy-compute[tee]"
+        raise BackendError(msg, code="engine-missing") from exc
+    _ = np, onnxruntime
 
 
 class Engine:
@@ -26,13 +42,13 @@ class Engine:
         Raises:
             BackendError: ONNX Runtime is missing or cannot load this model.
         """
-        try:
-            import onnxruntime
-        except ImportError as exc:
-            msg = "ONNX Runtime is not installed: install privacy-compute[tee]"
-            raise BackendError(msg, code="engine-missing") from exc
+        load_libraries()
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal only: its messages may quote inputs
+        # Stated, so that ONNX Runtime pins no thread to a core: a sandbox denies that.
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
         usable = onnxruntime.get_available_providers()

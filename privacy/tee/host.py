@@ -251,7 +251,11 @@ def _environment() -> dict[str, str]:
         if not name.startswith("PYTHON") and name != "LD_PRELOAD"
     }
     folders = [str(folder) for folder in search_path()]
-    return {**kept, "PYTHONPATH": os.pathsep.join(folders)}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(folders),
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start before the sandbox
+    }
 
 
 def _read_record(run_dir: Path) -> tuple[ProcessIdentity, Path]:

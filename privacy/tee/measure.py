@@ -23,7 +23,7 @@ from types import CodeType
 
 import privacy
 from privacy.bundle import MANIFEST, parse_manifest
-from privacy.encoding import canonical_json, sha256_file
+from privacy.encoding import Json, canonical_json, sha256_file
 from privacy.errors import UnavailableError
 from privacy.modes import Mode
 from privacy.tee.harden import SANDBOX
@@ -86,11 +86,16 @@ def measure_loaded(model: bytes) -> Measurements:
                 "sources": {name: sha256_file(p) for name, p in sources().items()},
             }
         ),
-        rtmr0=_digest(SANDBOX),
+        rtmr0=measure_policy(SANDBOX),
         rtmr1=_packages(),
         rtmr2=hashlib.sha384(model).digest(),
         rtmr3=bytes(REGISTER_BYTES),
     )
+
+
+def measure_policy(policy: Json) -> bytes:
+    """Return RTMR0 of a process that a sandbox policy was applied to."""
+    return _digest(policy)
 
 
 def search_path() -> list[Path]:
