@@ -12,18 +12,16 @@ from typing import Any
 
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
 from gateway.executors.places import Places
-from gateway.executors.unsealing import unseal
+from gateway.executors.unsealing import Unsealer
 from privacy.bundle import Bundle
 from privacy.errors import (
     FormatError,
     JobFailedError,
     LimitError,
-    PrivacyError,
     UnavailableError,
 )
 from privacy.modes import Mode
 from privacy.tee.seal import MAX_SEALED_BYTES
-from privacy.tee.sealed_model import sealing_of
 
 _EVIDENCE_THREADS = 2
 
@@ -41,6 +39,7 @@ class Enclaves:
         self._places = Places(size)
         self._running: dict[str, EnclaveLike] = {}
         self._starting = threading.Lock()
+        self._unsealer = Unsealer()
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="enclave")
         self._vouching = ThreadPoolExecutor(  # its own, so that it holds up no job
             _EVIDENCE_THREADS, thread_name_prefix="evidence"
@@ -157,6 +156,7 @@ class Enclaves:
         with self._starting:
             if known := self._alive(bundle):
                 return known
+            self._unsealer.check(bundle)
             enclave_type, run_dir = self._engines.enclave(), self._run_dir(bundle)
             found = enclave_type.attach(run_dir) if run_dir.is_dir() else None
             if found is None:
@@ -166,7 +166,7 @@ class Enclaves:
                 found = enclave_type.start(
                     bundle.root / "tee", run_dir, model_sha256=bundle.sha256
                 )
-                _unseal(found, bundle)
+                self._unsealer.unseal(found, bundle)
             self._running[bundle.sha256] = found
             return found
 
@@ -176,17 +176,6 @@ class Enclaves:
 
     def _run_dir(self, bundle: Bundle) -> Path:
         return self._folder / bundle.sha256[:16]
-
-
-def _unseal(enclave: EnclaveLike, bundle: Bundle) -> None:
-    """Have a sealed model's broker send its key; end the enclave if it does not."""
-    if (sealing := sealing_of(bundle.manifest)) is None:
-        return
-    try:
-        unseal(enclave, sealing, model_sha256=bundle.sha256)
-    except PrivacyError:
-        enclave.stop()
-        raise
 
 
 def _cancelled() -> JobFailedError:

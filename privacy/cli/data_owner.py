@@ -34,6 +34,7 @@ from privacy.errors import AuthError, FormatError
 from privacy.files import default_home
 from privacy.jws import keys_from_jwks
 from privacy.modes import modes_table
+from privacy.tee.sealed_model import sealing_of
 
 AllowSimulated = Annotated[
     bool,
@@ -178,6 +179,8 @@ def _print_model(bundle: Bundle) -> None:
     out.print(f"publisher {bundle.publisher or 'unknown: not signed'}", soft_wrap=True)
     classes = f", classes: {safe(', '.join(m.classes))}" if m.classes else ""
     out.print(f"{safe(m.task)}, {len(m.columns)} features{classes}", soft_wrap=True)
+    if sealing := sealing_of(m):
+        out.print(f"weights sealed, key at {safe(sealing.broker)}", soft_wrap=True)
     rows = []
     for mode, part in m.modes.items():
         cost, acc = part.cost, part.accuracy
