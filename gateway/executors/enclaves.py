@@ -22,6 +22,7 @@ from privacy.errors import (
 )
 from privacy.modes import Mode
 from privacy.tee.seal import MAX_SEALED_BYTES
+from privacy.tee.sources import DEFAULT, EvidenceSource
 
 _EVIDENCE_THREADS = 2
 
@@ -30,10 +31,17 @@ class Enclaves:
     """The enclaves of one node."""
 
     def __init__(
-        self, folder: Path, engines: Engines, *, size: int, time_limit_s: float
+        self,
+        folder: Path,
+        engines: Engines,
+        *,
+        size: int,
+        time_limit_s: float,
+        source: EvidenceSource = DEFAULT,
     ) -> None:
         """Keep each enclave's socket under `folder`; `size` jobs run at once."""
         self._folder = folder
+        self._source = source
         self._engines = engines
         self._time_limit_s = time_limit_s
         self._places = Places(size)
@@ -72,10 +80,7 @@ class Enclaves:
         """
         for bundle in bundles:
             run_dir = self._run_dir(bundle)
-            enclave = (
-                self._engines.enclave().attach(run_dir) if run_dir.is_dir() else None
-            )
-            if enclave:
+            if enclave := self._attached(run_dir):
                 self._running[bundle.sha256] = enclave
 
     def cancel(self, job_id: str) -> None:
@@ -157,18 +162,26 @@ class Enclaves:
             if known := self._alive(bundle):
                 return known
             self._unsealer.check(bundle)
-            enclave_type, run_dir = self._engines.enclave(), self._run_dir(bundle)
-            found = enclave_type.attach(run_dir) if run_dir.is_dir() else None
+            run_dir = self._run_dir(bundle)
+            found = self._attached(run_dir)
             if found is None:
                 part = [n for n in bundle.manifest.files if n.startswith("tee/")]
                 bundle.check_files(part)
                 run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-                found = enclave_type.start(
-                    bundle.root / "tee", run_dir, model_sha256=bundle.sha256
+                found = self._engines.enclave().start(
+                    bundle.root / "tee",
+                    run_dir,
+                    model_sha256=bundle.sha256,
+                    source=self._source,
                 )
                 self._unsealer.unseal(found, bundle)
             self._running[bundle.sha256] = found
             return found
+
+    def _attached(self, run_dir: Path) -> EnclaveLike | None:
+        if not run_dir.is_dir():
+            return None
+        return self._engines.enclave().attach(run_dir, source=self._source)
 
     def _alive(self, bundle: Bundle) -> EnclaveLike | None:
         known = self._running.get(bundle.sha256)

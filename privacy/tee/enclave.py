@@ -33,9 +33,10 @@ from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.onchain import Terms, terms_of
 from privacy.tee.attester import Attester
+from privacy.tee.composite import devices_to_bytes
 from privacy.tee.contract import Answerer
 from privacy.tee.engine import Engine, load_libraries
-from privacy.tee.evidence import Evidence, Statement
+from privacy.tee.evidence import Evidence, Statement, check_nonce
 from privacy.tee.harden import harden
 from privacy.tee.kem import KemKey, supported
 from privacy.tee.key_release import open_release
@@ -46,7 +47,7 @@ from privacy.tee.runtime_log import RuntimeLog, register_of
 from privacy.tee.seal import SealedInput, open_input, parse_sealed, seal_answer
 from privacy.tee.sealed_engine import SealedEngine
 from privacy.tee.sealed_model import SEALED_MODEL, SealedFile, sealing_of
-from privacy.tee.simulator import SimulatedTdxAttester
+from privacy.tee.sources import DEFAULT, NO_DEVICES, Devices, EvidenceSource
 from privacy.tee.wire import (
     MODEL,
     RECORD,
@@ -75,6 +76,7 @@ class Enclave:
         *,
         model_sha256: str,
         terms: Terms | None = None,
+        devices: Devices = NO_DEVICES,
     ) -> None:
         """Make the keys; without `terms` there are no answers for contracts.
 
@@ -82,6 +84,7 @@ class Enclave:
         """
         self._engine = engine
         self._attester = attester
+        self._devices = devices
         self._measurements = measurements
         self._model_sha256 = model_sha256
         self._hpke_keys = tuple(KemKey.generate(kem) for kem in supported())
@@ -98,6 +101,7 @@ class Enclave:
         )
         self._log = RuntimeLog()
         self._lock = threading.Lock()  # held where measurements and log must agree
+        self._note("measured")
         self._note("keys")
         if isinstance(engine, Engine):
             self._note("model")
@@ -110,6 +114,7 @@ class Enclave:
             "format": self._attester.format,
             "simulated": self._attester.simulated,
             "providers": list(self._engine.providers),
+            "gpu": self._devices.shows_gpu(self._engine.providers),
             "sealed": isinstance(self._engine, SealedEngine)
             and not self._engine.is_open,
         }
@@ -138,19 +143,21 @@ class Enclave:
 
     def _note(self, name: str) -> None:
         """Log an event of the enclave's start."""
-        detail = self._shown.start(self._measurements.rtmr2)[name]
+        detail = self._shown.start(self._measurements)[name]
         self._log.extend(name, **detail)
 
     def evidence(
         self, nonce: bytes, statement: Statement | None = None, signature: bytes = b""
     ) -> bytes:
         """Return evidence over a fresh quote for `nonce`."""
+        devices = self._devices.reports(check_nonce(nonce), self._engine.providers)
         with self._lock:
             events, measured = self._log.events, self._measurements
         shown = replace(
             self._shown,
             nonce=nonce,
             event_log=events,
+            device_evidence=devices_to_bytes(devices) if devices else b"",
             statement=statement,
             signature=signature,
         )
@@ -266,12 +273,14 @@ def start(
     model_dir: Path,
     *,
     model_sha256: str,
+    source: EvidenceSource = DEFAULT,
     allow_weaker_sandbox: bool = False,
 ) -> Server:
     """Return this process as a hardened enclave, ready to serve.
 
     Raises:
-        PrivacyError: The model cannot be loaded, or the process not be hardened.
+        PrivacyError: The model cannot be loaded, nothing makes the evidence, or the
+            process cannot be hardened.
     """
     is_sealed = (model_dir / SEALED_MODEL).is_file()
     name = SEALED_MODEL if is_sealed else MODEL
@@ -286,22 +295,28 @@ def start(
     identity = identify(os.getpid())
     if identity is None:
         raise BackendError("the enclave cannot see its own process in /proc")
-    record = {"process": asdict(identity), "model_dir": str(model_dir)}
+    record = {
+        "process": asdict(identity),
+        "model_dir": str(model_dir),
+        "source": source.as_dict(),
+    }
     write_atomic(run_dir / RECORD, canonical_json(record), private=True)
-    attester = SimulatedTdxAttester()  # may open what it needs of its platform
+    attester, devices = source.open(), source.open_devices()  # may open files
     hardened = harden(allow_weaker_sandbox=allow_weaker_sandbox)
     measurements = replace(measurements, rtmr0=measure_policy(hardened.policy))
     engine: Engine | SealedEngine  # only now: a model may be a hostile one
     if is_sealed:
-        engine = SealedEngine(SealedFile(model, _onnx_sha256(manifest)))
+        file = SealedFile(model, _onnx_sha256(manifest))
+        engine = SealedEngine(file, may_use_gpu=source.may_use_gpu)
     else:
-        engine = Engine(model)
+        engine = Engine(model, may_use_gpu=source.may_use_gpu)
     enclave = Enclave(
         engine,
         attester,
         measurements,
         model_sha256=model_sha256,
         terms=terms,
+        devices=devices,
     )
     return Server(listener, enclave, hardened.as_dict())
 
@@ -347,15 +362,21 @@ def _listen(run_dir: Path) -> socket.socket:
 
 
 def main(argv: list[str]) -> None:
-    """Run the enclave: run folder, model folder, model digest, idle limit, status fd.
+    """Run the enclave: run folder, model folder, model digest, idle limit, source, fd.
 
-    The status descriptor takes one JSON line: empty when ready, else the error.
+    The source of evidence is JSON; see `privacy.tee.sources`. The status descriptor
+    takes one JSON line: empty when ready, else the error.
     """
-    run_dir, model_dir, model_sha256, idle_s, status_fd = argv
+    run_dir, model_dir, model_sha256, idle_s, source, status_fd = argv
     status: Json = {}
     server = None
     try:
-        server = start(Path(run_dir), Path(model_dir), model_sha256=model_sha256)
+        server = start(
+            Path(run_dir),
+            Path(model_dir),
+            model_sha256=model_sha256,
+            source=EvidenceSource.from_dict(json.loads(source)),
+        )
     except PrivacyError as exc:
         status = describe_error(exc)
     except Exception as exc:  # noqa: BLE001 - reported to the node by type

@@ -33,11 +33,12 @@ class Engine:
         providers: The execution providers in use, the preferred one first.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, *, may_use_gpu: bool = True) -> None:
         """Load a model.
 
         Args:
             model: ONNX, float32 input (rows, features), raw outputs (rows, outputs).
+            may_use_gpu: Run it on a GPU if ONNX Runtime finds one, else on the CPU.
 
         Raises:
             BackendError: ONNX Runtime is missing or cannot load this model.
@@ -50,7 +51,8 @@ class Engine:
         # Stated, so that ONNX Runtime pins no thread to a core: a sandbox denies that.
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        gpu = ("CUDAExecutionProvider",) if may_use_gpu else ()
+        wanted = (*gpu, "CPUExecutionProvider")
         usable = onnxruntime.get_available_providers()
         try:
             self._session = onnxruntime.InferenceSession(

@@ -39,6 +39,7 @@ from privacy.encoding import (
 from privacy.errors import FormatError, VerificationError
 from privacy.tee.composite import bound_report_data, parse_devices
 from privacy.tee.kem import KemPublicKey
+from privacy.tee.parse import Measurements
 from privacy.tee.runtime_log import RuntimeEvent, parse_events, register_of
 
 VERSION = 3
@@ -146,17 +147,22 @@ class Evidence:
         }
         return sha256_hex(canonical_json(keys))
 
-    def start(self, model_file_sha384: bytes) -> dict[str, dict[str, str]]:
+    def start(self, measured: Measurements) -> dict[str, dict[str, str]]:
         """Return what the event log must tell of the enclave's start, by event.
 
         Args:
-            model_file_sha384: RTMR2.
+            measured: The enclave's registers.
         """
+        registers = measured.as_dict()
         model = {
             "model_sha256": self.model_sha256,
-            "file_sha384": model_file_sha384.hex(),
+            "file_sha384": registers["rtmr2"],
         }
-        return {"keys": {"sha256": self.keys_sha256}, "model": model}
+        return {
+            "measured": {name: registers[name] for name in ("mrtd", "rtmr0", "rtmr1")},
+            "keys": {"sha256": self.keys_sha256},
+            "model": model,
+        }
 
     @property
     def bound(self) -> bytes:

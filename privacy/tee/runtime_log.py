@@ -4,6 +4,7 @@ Every event is canonical JSON {"event", "detail"}; RTMR3 is extended with its SH
 as `privacy.tee.event_log` replays it. The log itself is believed only as far as that
 gives the attested register.
 
+    measured  mrtd, rtmr0, rtmr1            the enclave measured itself
     keys      sha256                        the keys were made; of their public halves
     model     model_sha256, file_sha384     the model was loaded
 """
@@ -19,7 +20,7 @@ from privacy.errors import AppraisalError, FormatError
 from privacy.tee.event_log import Event, replay
 
 REGISTER = "rtmr3"
-EVENTS = {"model", "keys"}
+EVENTS = {"measured", "model", "keys"}
 """Every event there is; a log with another is refused."""
 
 _TAG = 6  # EV_EVENT_TAG, the TCG's type for what an operating system or later logs

@@ -15,9 +15,10 @@ from privacy.tee.sealed_model import SealedFile
 class SealedEngine:
     """One sealed model; safe to use from several threads."""
 
-    def __init__(self, file: SealedFile) -> None:
-        """Keep the ciphertext."""
+    def __init__(self, file: SealedFile, *, may_use_gpu: bool = True) -> None:
+        """Keep the ciphertext; `may_use_gpu` is for `Engine`."""
         self._file: SealedFile | None = file
+        self._may_use_gpu = may_use_gpu
         self._lock = threading.Lock()
         self._engine: Engine | None = None
 
@@ -47,7 +48,8 @@ class SealedEngine:
             if self._file is None:
                 return None
             model = self._file.open(content_key)
-            self._engine, self._file = Engine(model), None
+            self._engine = Engine(model, may_use_gpu=self._may_use_gpu)
+            self._file = None
             return hashlib.sha384(model).digest()
 
     def run(self, rows: Rows) -> Rows:

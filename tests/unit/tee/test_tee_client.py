@@ -224,7 +224,7 @@ def test_an_enclave_with_another_model_under_the_right_name_is_refused():
     other = make_enclave(model=linear_model(WEIGHTS * 2))
     evidence = other.evidence(session.nonce)
     check = session.check_evidence
-    assert_code("rtmr2-mismatch", AppraisalError, check, evidence, now=NOW)
+    assert_code("measurement-mismatch", AppraisalError, check, evidence, now=NOW)
 
 
 @pytest.mark.parametrize("name", ["mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"])
@@ -233,7 +233,10 @@ def test_an_enclave_with_another_register_is_refused(name):
     lying = make_enclave(LyingTdxAttester(report={name: b"\xff" * 48}))
     check = session.check_evidence
     evidence = lying.evidence(session.nonce)
-    assert_code(f"{name}-mismatch", AppraisalError, check, evidence, now=NOW)
+    with pytest.raises(AppraisalError) as caught:
+        check(evidence, now=NOW)
+    assert caught.value.code == "measurement-mismatch"
+    assert [c.name for c in caught.value.checks if not c.ok] == [name]
 
 
 def test_an_event_log_that_does_not_replay_is_refused(enclave):
@@ -243,7 +246,7 @@ def test_an_event_log_that_does_not_replay_is_refused(enclave):
     check = session.check_evidence
     for other in ([], log[:1], log[::-1], [*log, log[0]]):
         lying = changed(evidence, event_log=other)
-        assert_code("rtmr3-mismatch", AppraisalError, check, lying, now=NOW)
+        assert_code("measurement-mismatch", AppraisalError, check, lying, now=NOW)
 
 
 def test_an_event_log_that_tells_of_another_start_is_refused(enclave):
@@ -299,7 +302,7 @@ def test_real_evidence_is_held_against_the_hardware_root(vectors, enclave):
     with pytest.raises(AppraisalError) as caught:
         session.check_evidence(evidence, now=NOW)
     by_name = {check.name: check for check in caught.value.checks}
-    assert by_name["origin"].ok
+    assert by_name["root"].ok
     assert by_name["debug"].ok
     assert not by_name["report-data"].ok
 
@@ -370,7 +373,7 @@ def test_an_answer_with_a_row_too_few_is_refused(enclave, session):
     honest = enclave._engine
 
     class Lazy:
-        columns = honest.columns
+        columns, providers = honest.columns, honest.providers
 
         def run(self, rows):
             return honest.run(rows)[1:]

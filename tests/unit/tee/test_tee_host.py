@@ -25,7 +25,7 @@ from privacy.tee.measure import measure
 from privacy.tee.process import ProcessIdentity, identify
 from privacy.tee.seal import MAX_SEALED_BYTES, Purpose, seal_input
 
-SOMETHING_SEALED = pack([bytes(32), bytes(32), b"ciphertext"])
+SOMETHING_SEALED = pack([bytes(32), bytes(32), bytes(32), b"ciphertext"])
 ROWS = [[1.0, 2.0, 3.0], [0.5, -1.0, 0.0]]
 
 
