@@ -133,10 +133,16 @@ def test_what_sealing_needs_is_asked_for_before_the_long_work(privacy, model, tm
     publish += ["--data", str(tmp_path / "rows.npy"), "--name", "secret"]
     publish += ["--store", str(tmp_path / "store")]
     cases = [
-        (["--seal", "ftp://x"], {}, 2, "bad-broker"),
-        (["--seal", "http://x", "--mode", "fhe"], {}, 2, "usage"),
+        (["--seal", "ftp://x", "--allow-simulated"], {}, 2, "bad-broker"),
+        (["--seal", "http://x", "--allow-simulated", "--mode", "fhe"], {}, 2, "usage"),
         (["--allow-simulated"], {}, 2, "usage"),
-        (["--seal", "http://x"], {"PRIVACY_PASSPHRASE": ""}, 3, "passphrase-missing"),
+        (["--seal", "http://x"], {}, 2, "bad-policy"),
+        (
+            ["--seal", "http://x", "--allow-simulated"],
+            {"PRIVACY_PASSPHRASE": ""},
+            3,
+            "passphrase-missing",
+        ),
         (["--seal", "http://x", "--seal-policy", "nowhere"], {}, 4, "no-such-file"),
     ]
     for more, environment, code, slug in cases:

@@ -17,7 +17,6 @@ from privacy.client.passphrase import Unlock
 from privacy.errors import NotFoundError, UnavailableError
 from privacy.jws import public_jwk
 from privacy.tee.ear import check_result
-from privacy.tee.measure import measure_unloaded
 from tests.support.live_gateway import ThreadGateway, free_port, wait_until
 from tests.support.sealed_bundle import write_sealed_bundle
 from tests.support.tee_models import linear_model
@@ -67,7 +66,7 @@ def site(tmp_path, broker):
         broker=broker.url,
         model=linear_model(WEIGHTS),
     )
-    policy = parse_key_policy(b"", measure_unloaded(), allow_simulated=True)
+    policy = parse_key_policy(b"", allow_simulated=True)
     broker.deposits.add(made.bundle, made.content_key, policy)
     settings = Settings(
         data_dir=tmp_path / "node" / "data",
