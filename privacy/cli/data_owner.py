@@ -68,6 +68,13 @@ RequireHybrid = Annotated[
         help="Mode tee: refuse an enclave that has no ML-KEM to seal with.",
     ),
 ]
+PlatformPolicy = Annotated[
+    Path | None,
+    typer.Option(
+        help="Mode tee: what hardware below the enclave must show, TOML as for "
+        "attest verify."
+    ),
+]
 Input = Annotated[
     Path, typer.Option("--input", help="Rows of raw features: .csv, .npy or .json.")
 ]
@@ -221,6 +228,7 @@ def infer(
     allow_unsigned: AllowUnsigned = False,
     allow_out_of_range: AllowOutOfRange = False,
     require_hybrid: RequireHybrid = False,
+    platform_policy: PlatformPolicy = None,
     passphrase_file: PassphraseFile = None,
     allow_plaintext_keys: AllowPlaintextKeys = False,
     verify_share: Annotated[
@@ -257,6 +265,7 @@ def infer(
             allow_unsigned=allow_unsigned,
             allow_out_of_range=allow_out_of_range,
             require_hybrid=require_hybrid,
+            platform_policy=platform_policy,
             passphrase=passphrase_from(passphrase_file),
             allow_plaintext_keys=allow_plaintext_keys,
             notify=stack.enter_context(progress(quiet=as_json)),
@@ -386,6 +395,7 @@ def verify(
         Path | None,
         typer.Option("--input", help="The raw rows, to check that proofs are on them."),
     ] = None,
+    platform_policy: PlatformPolicy = None,
     allow_simulated: AllowSimulated = False,
     allow_insecure_srs: AllowInsecureSrs = False,
     home: HomeDir = None,
@@ -409,6 +419,7 @@ def verify(
             trusted=trusted,
             bundle=bundle,
             rows=input_,
+            platform_policy=platform_policy,
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
         )
