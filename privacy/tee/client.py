@@ -31,7 +31,7 @@ from privacy.tee.evidence import (
     Statement,
     parse_evidence,
 )
-from privacy.tee.kem import KemKey, choose
+from privacy.tee.kem import KemKey, KemPublicKey, choose
 from privacy.tee.origin import names_simulated
 from privacy.tee.parse import Measurements
 from privacy.tee.platforms import platform_values
@@ -185,6 +185,7 @@ class TeeSession:
         collateral: CollateralSource = NOTHING,
         platform: EvidencePolicy | None = None,
         allow_simulated: bool = False,
+        require_hybrid: bool = False,
     ) -> None:
         """Choose a nonce.
 
@@ -195,6 +196,7 @@ class TeeSession:
             collateral: See the function `check_evidence`.
             platform: See the function `check_evidence`.
             allow_simulated: Accept evidence that proves nothing.
+            require_hybrid: Seal to no key that a quantum computer breaks.
         """
         self.nonce = new_nonce()
         self._model_sha256 = model_sha256
@@ -203,6 +205,7 @@ class TeeSession:
         self._collateral = collateral
         self._platform = platform
         self._allow_simulated = allow_simulated
+        self._require_hybrid = require_hybrid
         self._enclave: Evidence | None = None
         self._sealed: dict[str, tuple[KemKey, Purpose, int]] = {}
 
@@ -225,6 +228,16 @@ class TeeSession:
         self._enclave = parse_evidence(evidence)
         return result
 
+    @property
+    def kem(self) -> str:
+        """The key encapsulation that inputs are sealed with.
+
+        Raises:
+            VerificationError: No evidence was checked yet, or the enclave offers none
+                that this side accepts.
+        """
+        return self._key().kem
+
     def seal(self, rows: object) -> bytes:
         """Return rows sealed to the enclave; may be called for several inputs.
 
@@ -235,9 +248,8 @@ class TeeSession:
             VerificationError: No evidence was checked yet.
             FormatError: The rows are not such rows.
         """
-        enclave = self._checked()
+        key = self._key()
         as_list = rows.tolist() if isinstance(rows, np.ndarray) else rows
-        key = choose(enclave.hpke_public_keys)
         reply_key = KemKey.generate(key.kem)
         purpose = Purpose(self._model_sha256, self.nonce, new_job())
         sealed = seal_input(
@@ -314,6 +326,10 @@ class TeeSession:
             )
             raise VerificationError(msg, code="statement-mismatch")
         return known[0]
+
+    def _key(self) -> KemPublicKey:
+        offered = self._checked().hpke_public_keys
+        return choose(offered, require_hybrid=self._require_hybrid)
 
     def _checked(self) -> Evidence:
         if self._enclave is None:

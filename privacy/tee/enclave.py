@@ -43,6 +43,7 @@ from privacy.tee.key_release import open_release
 from privacy.tee.measure import measure_loaded, measure_policy, measure_unloaded
 from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
+from privacy.tee.replay import UsedJobs
 from privacy.tee.runtime_log import RuntimeLog, register_of
 from privacy.tee.seal import SealedInput, open_input, parse_sealed, seal_answer
 from privacy.tee.sealed_engine import SealedEngine
@@ -99,6 +100,7 @@ class Enclave:
             nonce=b"",
             model_sha256=model_sha256,
         )
+        self._used = UsedJobs()
         self._log = RuntimeLog()
         self._lock = threading.Lock()  # held where measurements and log must agree
         self._note("measured")
@@ -171,7 +173,9 @@ class Enclave:
         The answer is sealed, too, unless the input was sealed for a contract.
         """
         sealed = parse_sealed(raw)
-        answer = self._for_contract(sealed) if sealed.order else self._private(sealed)
+        answer_to = self._for_contract if sealed.order else self._private
+        with self._used.taken(sealed):
+            answer = answer_to(sealed)
         statement = Statement(
             model_sha256=self._model_sha256,
             nonce=sealed.nonce,

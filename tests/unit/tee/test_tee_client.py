@@ -8,7 +8,7 @@ import pytest
 from lying_attester import LyingTdxAttester
 from tee_models import MODEL_SHA256, WEIGHTS, linear_model
 
-from privacy.encoding import b64url, canonical_json, parse_object, sha256_hex
+from privacy.encoding import b64url, canonical_json, pack, parse_object, sha256_hex
 from privacy.errors import (
     AppraisalError,
     CannotVerifyError,
@@ -26,9 +26,10 @@ from privacy.tee.client import (
 from privacy.tee.enclave import Enclave
 from privacy.tee.engine import Engine
 from privacy.tee.evidence import parse_evidence
-from privacy.tee.kem import CLASSIC, HYBRID
+from privacy.tee.kem import CLASSIC, HYBRID, choose, supported
 from privacy.tee.measure import measure_loaded
 from privacy.tee.parse import parse_tdx_quote
+from privacy.tee.seal import parse_sealed, seal_input
 from privacy.tee.simulated_collateral import (
     Defects,
     simulated_collateral,
@@ -43,20 +44,29 @@ ROWS = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.0]])
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
 
-def make_enclave(attester=None, *, model=MODEL, model_sha256=MODEL_SHA256):
+def make_enclave(attester=None, *, model=MODEL, model_sha256=MODEL_SHA256, kems=None):
     """Return what the enclave process answers with, here, without the process."""
     measured = measure_loaded(model)
     attester = attester or SimulatedTdxAttester()
-    return Enclave(Engine(model), attester, measured, model_sha256=model_sha256)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("privacy.tee.enclave.supported", lambda: kems or supported())
+        return Enclave(Engine(model), attester, measured, model_sha256=model_sha256)
 
 
-def make_session(*, allow_simulated=True, reference=REFERENCE, collateral=NOTHING):
+def make_session(
+    *,
+    allow_simulated=True,
+    reference=REFERENCE,
+    collateral=NOTHING,
+    require_hybrid=False,
+):
     return TeeSession(
         model_sha256=MODEL_SHA256,
         reference=reference,
         columns=3,
         collateral=collateral,
         allow_simulated=allow_simulated,
+        require_hybrid=require_hybrid,
     )
 
 
@@ -320,6 +330,33 @@ def test_a_session_opens_the_answers_to_all_its_inputs(enclave, session):
         output, evidence = enclave.infer(sealed)
         outputs = session.open(output, evidence, sealed=sealed, now=NOW)
         np.testing.assert_allclose(outputs, rows @ WEIGHTS, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kem", [HYBRID, CLASSIC])
+def test_an_enclave_without_ml_kem_answers_unless_the_hybrid_is_required(kem):
+    enclave = make_enclave(kems=[kem])
+    session, strict = make_session(), make_session(require_hybrid=True)
+    for one in (session, strict):
+        one.check_evidence(enclave.evidence(one.nonce), now=NOW)
+    output, evidence = enclave.infer(session.seal(ROWS))
+    assert session.kem == kem
+    assert session.open(output, evidence, now=NOW).shape == (2, 2)
+    if kem == CLASSIC:
+        assert_code("kem-refused", VerificationError, strict.seal, ROWS)
+    else:
+        assert enclave.infer(strict.seal(ROWS))
+
+
+def test_a_job_name_used_for_another_input_is_refused(enclave, session):
+    first = parse_sealed(session.seal(ROWS))
+    key = choose(parse_evidence(enclave.evidence(session.nonce)).hpke_public_keys)
+    enclave.infer(sealed := session.seal(ROWS))
+    purpose = parse_sealed(sealed).purpose(MODEL_SHA256)
+    again = seal_input([[0.0] * 3], columns=3, key=key, purpose=purpose, reply_key=key)
+    assert_code("job-reused", FormatError, enclave.infer, again)
+    enclave.infer(sealed)  # a gateway repeats it after a crash
+    moved = pack([first.key_id, first.nonce, purpose.job, first.ciphertext])
+    assert_code("job-reused", FormatError, enclave.infer, moved)
 
 
 def test_an_answer_to_another_input_of_the_session_is_refused(enclave, session):
