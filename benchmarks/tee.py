@@ -2,10 +2,10 @@
 
 For each model one row is computed by
 - `plain`: ONNX Runtime in this process, with as many threads as the enclave's;
-- `sealed`: the enclave's answer to an input that is already sealed: the way there and
-  back, opening, computing, sealing, and the signed evidence;
-- `answer`: the data owner's whole side as well: sealing, and every check of the evidence
-  before the answer is opened.
+- `sealed`: the enclave's answer to an input that is already sealed: the way there
+  and back, opening, computing, sealing, and the signed evidence;
+- `answer`: the data owner's whole side as well: sealing, and every check of the
+  evidence before the answer is opened.
 The three alternate. Beside them: how long an enclave takes to start, and a session to be
 set up (nonce, evidence, its checks).
 """
@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ def _network(hidden: tuple[int, ...]) -> bytes:
 
     rng, sizes = np.random.default_rng(7), (COLUMNS, *hidden, 2)
     nodes, weights, name = [], [], "rows"
-    for i, (wide, narrow) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for i, (wide, narrow) in enumerate(pairwise(sizes)):
         values = rng.normal(size=(wide, narrow)) / np.sqrt(wide)
         weights.append(numpy_helper.from_array(values.astype(np.float32), f"w{i}"))
         last = i == len(sizes) - 2
