@@ -4,10 +4,10 @@ For each model one row is computed by
 - `plain`: ONNX Runtime in this process, with as many threads as the enclave's;
 - `sealed`: the enclave's answer to an input that is already sealed: the way there
   and back, opening, computing, sealing, and the signed evidence;
-- `answer`: the data owner's whole side as well: sealing, and every check of the
-  evidence before the answer is opened.
-The three alternate. Beside them: how long an enclave takes to start, and a session to be
-set up (nonce, evidence, its checks).
+- `answer`: the data owner's whole side as well: sealing, and every check of evidence
+  before the answer is opened.
+The three alternate. Beside them: how long an enclave takes to start, and a session to
+be set up (nonce, evidence, its checks).
 """
 
 import os
