@@ -12,19 +12,17 @@ from typing import Any
 
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
 from gateway.executors.places import Places
-from gateway.executors.unsealing import unseal
+from gateway.executors.unsealing import Unsealer
 from privacy.bundle import Bundle
 from privacy.errors import (
     FormatError,
     JobFailedError,
     LimitError,
-    PrivacyError,
     UnavailableError,
 )
 from privacy.modes import Mode
 from privacy.tee.harden import DEFAULT_LIMITS, Limits
 from privacy.tee.seal import MAX_SEALED_BYTES
-from privacy.tee.sealed_model import sealing_of
 from privacy.tee.sources import DEFAULT, EvidenceSource
 
 _EVIDENCE_THREADS = 2
@@ -52,6 +50,7 @@ class Enclaves:
         self._places = Places(size)
         self._running: dict[str, EnclaveLike] = {}
         self._starting = threading.Lock()
+        self._unsealer = Unsealer()
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="enclave")
         self._vouching = ThreadPoolExecutor(  # its own, so that it holds up no job
             _EVIDENCE_THREADS, thread_name_prefix="evidence"
@@ -165,6 +164,7 @@ class Enclaves:
         with self._starting:
             if known := self._alive(bundle):
                 return known
+            self._unsealer.check(bundle)
             run_dir = self._run_dir(bundle)
             found = self._attached(run_dir)
             if found is None:
@@ -178,7 +178,7 @@ class Enclaves:
                     source=self._source,
                     limits=self._limits,
                 )
-                _unseal(found, bundle)
+                self._unsealer.unseal(found, bundle)
             self._running[bundle.sha256] = found
             return found
 
@@ -195,17 +195,6 @@ class Enclaves:
 
     def _run_dir(self, bundle: Bundle) -> Path:
         return self._folder / bundle.sha256[:16]
-
-
-def _unseal(enclave: EnclaveLike, bundle: Bundle) -> None:
-    """Have a sealed model's broker send its key; end the enclave if it does not."""
-    if (sealing := sealing_of(bundle.manifest)) is None:
-        return
-    try:
-        unseal(enclave, sealing, model_sha256=bundle.sha256)
-    except PrivacyError:
-        enclave.stop()
-        raise
 
 
 def _cancelled() -> JobFailedError:
