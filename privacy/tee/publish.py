@@ -14,7 +14,6 @@ from privacy.files import write_atomic
 from privacy.publishing import PartRequest, PartResult, accuracy
 from privacy.tee.engine import Engine
 from privacy.tee.measure import measure
-from privacy.tee.simulator import SimulatedTdxAttester
 from privacy.tee.wire import MODEL
 
 _BATCH = 256
@@ -44,7 +43,6 @@ def publish(request: PartRequest, progress: Progress) -> PartResult:
         return PartResult(available=False, reason=exc.message)
     write_atomic(request.out / MODEL, model)
     progress({"stage": "measure"})
-    attester = SimulatedTdxAttester
     return PartResult(
         available=True,
         accuracy=accuracy(
@@ -54,11 +52,7 @@ def publish(request: PartRequest, progress: Progress) -> PartResult:
             task=request.task,
         ),
         cost={"latency_s": _latency_s(engine, held), "model_bytes": len(model)},
-        params={
-            "measurements": measure(request.out / MODEL).as_dict(),
-            "format": attester.format,
-            "simulated": attester.simulated,
-        },
+        params={"measurements": measure(request.out / MODEL).as_dict()},
     )
 
 
