@@ -21,7 +21,6 @@ from privacy.publishing import PartRequest, PartResult, accuracy
 from privacy.tee.engine import Engine
 from privacy.tee.harden import LAYERS, Sandbox
 from privacy.tee.measure import measure, measure_policy
-from privacy.tee.simulator import SimulatedTdxAttester
 from privacy.tee.wire import MODEL
 
 _BATCH = 256
@@ -51,7 +50,6 @@ def publish(request: PartRequest, progress: Progress) -> PartResult:
         return PartResult(available=False, reason=exc.message)
     write_atomic(request.out / MODEL, model)
     progress({"stage": "measure"})
-    attester = SimulatedTdxAttester
     return PartResult(
         available=True,
         accuracy=accuracy(
@@ -66,8 +64,6 @@ def publish(request: PartRequest, progress: Progress) -> PartResult:
                 measure(request.out / MODEL),
                 rtmr0=measure_policy(Sandbox().policy(lacks=lacks)),
             ).as_dict(),
-            "format": attester.format,
-            "simulated": attester.simulated,
             **({"allow_weaker_sandbox": lacks} if lacks else {}),
         },
     )
