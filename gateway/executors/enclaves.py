@@ -25,6 +25,7 @@ from privacy.errors import (
     UnavailableError,
 )
 from privacy.modes import Mode
+from privacy.tee.harden import DEFAULT_LIMITS, Limits
 from privacy.tee.seal import MAX_SEALED_BYTES
 from privacy.tee.sources import DEFAULT, EvidenceSource
 
@@ -34,7 +35,7 @@ _EVIDENCE_THREADS = 2
 class Enclaves:
     """The enclaves of one node."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that enclaves are kept by
         self,
         mode: Mode,
         folder: Path,
@@ -44,12 +45,14 @@ class Enclaves:
         time_limit_s: float,
         memory: Memory | None = None,
         source: EvidenceSource = DEFAULT,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Keep each enclave's socket under `folder`; `size` jobs run at once."""
         self._mode = mode
         self._memory = memory or Memory(sys.maxsize)
         self._folder = folder
         self._source = source
+        self._limits = limits
         self._engines = engines
         self._time_limit_s = time_limit_s
         self._places = Places(size)
@@ -191,6 +194,7 @@ class Enclaves:
                     run_dir,
                     model_sha256=bundle.sha256,
                     source=self._source,
+                    limits=self._limits,
                 )
                 self._unsealer.unseal(found, bundle)
             self._running[bundle.sha256] = found
@@ -199,7 +203,9 @@ class Enclaves:
     def _attached(self, run_dir: Path) -> EnclaveLike | None:
         if not run_dir.is_dir():
             return None
-        return self._engines.enclave(self._mode).attach(run_dir, source=self._source)
+        return self._engines.enclave(self._mode).attach(
+            run_dir, source=self._source, limits=self._limits
+        )
 
     def _alive(self, bundle: Bundle) -> EnclaveLike | None:
         known = self._running.get(bundle.sha256)

@@ -30,6 +30,7 @@ class LocalNode:
                 time_limit_s=settings.time_limit_s(mode),
                 memory=memory.get(mode),
                 source=settings.evidence_source,
+                limits=settings.enclave_limits,
             )
             for mode in (Mode.TEE, Mode.TEE_ZKML)
         }

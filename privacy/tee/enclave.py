@@ -30,7 +30,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.bundle import MANIFEST, Manifest, parse_manifest
 from privacy.encoding import Json, canonical_json, sha256_hex
-from privacy.errors import BackendError, FormatError, PrivacyError, VerificationError
+from privacy.errors import (
+    BackendError,
+    FormatError,
+    LimitError,
+    PrivacyError,
+    VerificationError,
+)
 from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.onchain import Terms, terms_of
@@ -39,7 +45,7 @@ from privacy.tee.composite import devices_to_bytes
 from privacy.tee.contract import Answerer
 from privacy.tee.engine import Engine, Rows, load_libraries
 from privacy.tee.evidence import Evidence, Statement, check_nonce
-from privacy.tee.harden import harden
+from privacy.tee.harden import DEFAULT_LIMITS, Limits, harden
 from privacy.tee.kem import KemKey, supported
 from privacy.tee.key_release import open_release
 from privacy.tee.measure import (
@@ -92,7 +98,7 @@ class Prover(Protocol):
 
 
 StartProver = Callable[..., Prover]
-"""Takes a bundle's folder, `model_sha256` and `allow_weaker_sandbox`."""
+"""Takes a bundle's folder, `model_sha256` and `limits`."""
 
 
 class Enclave:
@@ -312,6 +318,9 @@ class Server:
             return operations[header.get("op")](*bodies)
         except PrivacyError as exc:
             return describe_error(exc), []
+        except MemoryError:
+            msg = "the enclave has not enough memory for this: send fewer rows"
+            return describe_error(LimitError(msg, code="memory-limit")), []
         except Exception as exc:  # noqa: BLE001 - only the type: it may quote inputs
             error = BackendError(f"the enclave raised {type(exc).__name__}")
             return describe_error(error), []
@@ -327,7 +336,7 @@ def start(
     *,
     model_sha256: str,
     source: EvidenceSource = DEFAULT,
-    allow_weaker_sandbox: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
     program: Program = TEE,
     start_prover: StartProver | None = None,
 ) -> Server:
@@ -364,12 +373,10 @@ def start(
     prover = None
     if start_prover:
         prover = start_prover(
-            model_dir.parent,
-            model_sha256=model_sha256,
-            allow_weaker_sandbox=allow_weaker_sandbox,
+            model_dir.parent, model_sha256=model_sha256, limits=limits
         )
     attester, devices = source.open(), source.open_devices()  # may open files
-    hardened = harden(allow_weaker_sandbox=allow_weaker_sandbox)
+    hardened = harden(limits=limits)
     policy = hardened.policy | ({"prover": prover.sandbox} if prover else {})
     measurements = replace(measurements, rtmr0=measure_policy(policy))
     engine: Engine | SealedEngine  # only now: a model may be a hostile one
@@ -435,12 +442,12 @@ def main(
     program: Program = TEE,
     start_prover: StartProver | None = None,
 ) -> None:
-    """Run the enclave: run folder, model folder, model digest, idle limit, source, fd.
+    """Run the enclave: run folder, model folder, model digest, idle limit, options, fd.
 
-    The source of evidence is JSON; see `privacy.tee.sources`. The status descriptor
+    The options are JSON: source of evidence and limits. The status descriptor
     takes one JSON line: empty when ready, else the error.
     """
-    run_dir, model_dir, model_sha256, idle_s, source, status_fd = argv
+    run_dir, model_dir, model_sha256, idle_s, options, status_fd = argv
     status: Json = {}
     server = None
     try:
@@ -448,7 +455,8 @@ def main(
             Path(run_dir),
             Path(model_dir),
             model_sha256=model_sha256,
-            source=EvidenceSource.from_dict(json.loads(source)),
+            source=EvidenceSource.from_dict(json.loads(options)["source"]),
+            limits=Limits(**json.loads(options)["limits"]),
             program=program,
             start_prover=start_prover,
         )

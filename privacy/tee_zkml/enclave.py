@@ -6,13 +6,12 @@ from pathlib import Path
 from privacy.bundle import open_bundle
 from privacy.errors import VerificationError
 from privacy.tee.enclave import main
+from privacy.tee.harden import Limits
 from privacy.tee_zkml.program import PROGRAM
 from privacy.tee_zkml.proving import Proving
 
 
-def start_prover(
-    root: Path, *, model_sha256: str, allow_weaker_sandbox: bool
-) -> Proving:
+def start_prover(root: Path, *, model_sha256: str, limits: Limits) -> Proving:
     """Return a running prover of the bundle in a folder.
 
     Raises:
@@ -22,7 +21,7 @@ def start_prover(
     if bundle.sha256 != model_sha256:
         msg = f"{root} holds another model than the one asked for: publish it again"
         raise VerificationError(msg, code="bundle-changed")
-    return Proving(bundle, allow_weaker_sandbox=allow_weaker_sandbox)
+    return Proving(bundle, limits)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import numpy as np
 
 from privacy.encoding import Json
 from privacy.errors import BackendError, PrivacyError
+from privacy.tee.harden import Limits
 from privacy.tee.wire import describe_error
 from privacy.tee_zkml.channel import START, drain, receive, send, send_ended
 from privacy.tee_zkml.circuit import HeldCircuit
@@ -136,8 +137,7 @@ def main(control: socket.socket) -> None:
         middle = np.add(params.input_minimum, params.input_maximum) / 2
         (row,) = params.circuit_rows([middle], bytes(32))
         hold_tables(Path(FOLDER), partial(prove, row))
-        allow = bool(task["allow_weaker_sandbox"])
-        policy = restrict_prover(allow_weaker_sandbox=allow)
+        policy = restrict_prover(Limits(**task["limits"]))
     except PrivacyError as exc:
         _say(control, describe_error(exc))
     except Exception as exc:  # noqa: BLE001 - reported to the enclave by type

@@ -13,7 +13,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, NoReturn
 
@@ -22,6 +22,7 @@ from privacy.child import Progress
 from privacy.encoding import Json, parse_object
 from privacy.errors import BackendError
 from privacy.modes import Mode
+from privacy.tee.harden import DEFAULT_LIMITS, Limits
 from privacy.tee.process import INTERPRETER
 from privacy.tee.wire import raise_described
 from privacy.tee_zkml.channel import END, START, ProcessEnded, receive, send
@@ -59,7 +60,7 @@ class Proving:
         sandbox: What the prover was confined to, as it is measured.
     """
 
-    def __init__(self, bundle: Bundle, *, allow_weaker_sandbox: bool = False) -> None:
+    def __init__(self, bundle: Bundle, limits: Limits = DEFAULT_LIMITS) -> None:
         """Start the prover; the bundle's circuit is held in memory from now on.
 
         Raises:
@@ -81,7 +82,7 @@ class Proving:
             "params": self._params.to_json(),
             "circuit": dict(circuit.descriptors),
             "channels": [one.fileno() for _, one in pairs],
-            "allow_weaker_sandbox": allow_weaker_sandbox,
+            "limits": asdict(limits),
         }
         for one in theirs:
             one.close()

@@ -8,14 +8,12 @@ from dataclasses import replace
 
 from privacy.encoding import Json
 from privacy.tee import kernel, seccomp
-from privacy.tee.harden import DEFAULT_MEMORY_BYTES, SANDBOX, Sandbox, harden
+from privacy.tee.harden import SANDBOX, Limits, Sandbox, harden
 
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _MOST_FILE_BYTES = 1 << 32
-_JOB = Sandbox(
-    memory_files=True, file_bytes=_MOST_FILE_BYTES, memory_bytes=DEFAULT_MEMORY_BYTES
-)
+_JOB = Sandbox(memory_files=True, file_bytes=_MOST_FILE_BYTES)
 _PROVER = replace(_JOB, forks=True)
 
 POLICY: Json = {
@@ -25,13 +23,13 @@ POLICY: Json = {
 """The policy of an enclave that proves, as it is measured into RTMR0."""
 
 
-def restrict_prover(*, allow_weaker_sandbox: bool = False) -> Json:
+def restrict_prover(limits: Limits) -> Json:
     """Apply the prover's sandbox to this process, and return the policy applied.
 
     Raises:
         BackendError: See `privacy.tee.harden.harden`.
     """
-    hardened = harden(_PROVER, allow_weaker_sandbox=allow_weaker_sandbox)
+    hardened = harden(_PROVER, limits=limits)
     _end_with_parent()
     filtered = hardened.policy["seccomp"] != "none"
     job = seccomp.policy(**_JOB.calls) if filtered else "none"
