@@ -30,7 +30,8 @@ def compose(root: Path, parts: Mapping[str, ModePart]) -> ModePart:
         accuracy=zkml.accuracy,
         cost=zkml.cost,
         params={
-            **tee.params,
+            "format": tee.params["format"],
+            "simulated": tee.params["simulated"],
             "measurements": measure(root / Mode.TEE / MODEL, PROGRAM).as_dict(),
             "insecure_srs": zkml.params["insecure_srs"],
         },
