@@ -21,6 +21,7 @@ from privacy.errors import (
     UnavailableError,
 )
 from privacy.modes import Mode
+from privacy.tee.harden import DEFAULT_LIMITS, Limits
 from privacy.tee.seal import MAX_SEALED_BYTES
 from privacy.tee.sources import DEFAULT, EvidenceSource
 
@@ -38,10 +39,12 @@ class Enclaves:
         size: int,
         time_limit_s: float,
         source: EvidenceSource = DEFAULT,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Keep each enclave's socket under `folder`; `size` jobs run at once."""
         self._folder = folder
         self._source = source
+        self._limits = limits
         self._engines = engines
         self._time_limit_s = time_limit_s
         self._places = Places(size)
@@ -175,6 +178,7 @@ class Enclaves:
                     run_dir,
                     model_sha256=bundle.sha256,
                     source=self._source,
+                    limits=self._limits,
                 )
                 self._unsealer.unseal(found, bundle)
             self._running[bundle.sha256] = found
@@ -183,7 +187,9 @@ class Enclaves:
     def _attached(self, run_dir: Path) -> EnclaveLike | None:
         if not run_dir.is_dir():
             return None
-        return self._engines.enclave().attach(run_dir, source=self._source)
+        return self._engines.enclave().attach(
+            run_dir, source=self._source, limits=self._limits
+        )
 
     def _alive(self, bundle: Bundle) -> EnclaveLike | None:
         known = self._running.get(bundle.sha256)

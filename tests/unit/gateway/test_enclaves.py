@@ -193,10 +193,10 @@ def test_an_enclave_that_starts_slowly_holds_up_no_other(
     go_on, real = threading.Event(), FakeEnclave.start
 
     def start(
-        model_dir: Path, run_dir: Path, *, model_sha256: str, source: object
+        model_dir: Path, run_dir: Path, *, model_sha256: str, **options: Any
     ) -> FakeEnclave:
         assert model_sha256 != slow.sha256 or go_on.wait(30)
-        return real(model_dir, run_dir, model_sha256=model_sha256, source=source)
+        return real(model_dir, run_dir, model_sha256=model_sha256, **options)
 
     monkeypatch.setattr(FakeEnclave, "start", start)
 
