@@ -149,7 +149,9 @@ class Enclaves:
         except LimitError:
             enclave.stop()  # it hangs; without evidence no job would ever find out
             raise
-        except UnavailableError:
+        except UnavailableError as exc:
+            if exc.code != "enclave-gone":
+                raise  # it lives: what makes its evidence is not to be had now
             enclave.stop()  # it was dying as we asked; a new one can answer as well
             return self._open(bundle).evidence(nonce)
 
