@@ -60,11 +60,13 @@ class Gateway:
 
         Raises:
             UnavailableError: Another gateway uses the folder.
-            PrivacyError: The publishers to trust cannot be read.
+            PrivacyError: The publishers to trust cannot be read, or nothing makes the
+                evidence of enclaves that the settings ask for.
         """
         if self._lock:
             return
         data_dir = self.settings.data_dir
+        self._simulated_enclaves = self.settings.evidence_source.is_simulated()
         self._lock = FolderLock(data_dir)
         self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir)
@@ -102,13 +104,20 @@ class Gateway:
             max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
             runs=Runs(start_workflow),
+            simulated_enclaves=self._simulated_enclaves,
         )
         await asyncio.to_thread(self._attach_enclaves)
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
         self._sweeping = asyncio.create_task(self._sweep())
         self.ready = True
-        _log.info("started", node=settings.node_name, models=len(self.registry.all()))
+        _log.info(
+            "started",
+            node=settings.node_name,
+            models=len(self.registry.all()),
+            enclave_evidence=settings.enclave_evidence,
+            simulated_enclaves=self._simulated_enclaves,
+        )
 
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""

@@ -18,8 +18,7 @@ from privacy.errors import (
 )
 from privacy.modes import Mode
 from privacy.publisher import Trust, open_trusted
-from privacy.tee.measure import measure
-from privacy.tee.wire import MODEL
+from privacy.tee.measure import measure_folder
 
 _log = structlog.get_logger()
 _Stamp = tuple[tuple[str, int, int], ...]
@@ -209,7 +208,7 @@ def _warn_of_other_measurements(bundle: Bundle) -> None:
     if part is None or not part.available:
         return
     try:
-        found = measure(bundle.root / Mode.TEE / MODEL).as_dict()
+        found = measure_folder(bundle.root / Mode.TEE).as_dict()
     except (PrivacyError, OSError):
         return  # the mode is not installed here: its jobs will say so
     published = part.params.get("measurements")

@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from privacy.files import default_home
 from privacy.modes import Mode
+from privacy.tee.configfs_tsm import ROOT as TSM_DIR
+from privacy.tee.sources import EvidenceSource
 from privacy.warm import BUDGET
 from privacy.zkml.memory import installed_memory
 
@@ -64,6 +66,19 @@ class Settings(BaseSettings):
     tee_workers: int = Field(
         default=4, ge=1, le=64, description="Jobs at once over all enclaves."
     )
+    enclave_evidence: Literal[
+        "simulated-tdx", "simulated-snp", "simulated-nitro", "configfs-tsm"
+    ] = Field(
+        default="simulated-tdx",
+        description="What vouches for enclaves: a simulated platform, which proves "
+        "nothing, or the hardware below this TDX or SEV-SNP guest (configfs-tsm).",
+    )
+    simulated_gpu: bool = Field(
+        default=False, description="Add a simulated GPU's report to simulated evidence."
+    )
+    tsm_dir: Path = Field(
+        default=TSM_DIR, description="Where configfs-tsm keeps its entries."
+    )
     worker_memory_bytes: int = Field(
         default=16 << 30, ge=1 << 28, description="Address space of a worker process."
     )
@@ -106,6 +121,19 @@ class Settings(BaseSettings):
     stop_grace_s: int = Field(
         default=5, ge=0, description="How long open requests may take at shutdown."
     )
+
+    @property
+    def evidence_source(self) -> EvidenceSource:
+        """What makes the evidence of enclaves.
+
+        Raises:
+            FormatError: A simulated GPU beside evidence of hardware.
+        """
+        return EvidenceSource(
+            kind=self.enclave_evidence,
+            simulated_gpu=self.simulated_gpu,
+            tsm_root=self.tsm_dir.absolute(),
+        )
 
     def workers(self, mode: Mode) -> int:
         """Return how many jobs of a mode run at once."""

@@ -59,7 +59,7 @@ _TABLE: dict[str, WhoSeesWhat] = {
     "tee": WhoSeesWhat(
         operator_sees_input="no: sealed to a key that was born in the enclave",
         operator_sees_output="no: sealed to the client's key",
-        operator_sees_weights="yes: the bundle is not sealed",
+        operator_sees_weights="yes, unless the publisher sealed them (see the model)",
         gateway_sees=f"sealed bytes, {_SEEN_BY_GATEWAY}",
         others_see="nothing",
         answer_is_proven="as far as the attestation is trusted",
@@ -68,7 +68,7 @@ _TABLE: dict[str, WhoSeesWhat] = {
     "tee (simulated)": WhoSeesWhat(
         operator_sees_input="not by design, but root on the node could read it",
         operator_sees_output="not by design, but root on the node could read it",
-        operator_sees_weights="yes",
+        operator_sees_weights="yes; if sealed not by design, but root could read them",
         gateway_sees=f"sealed bytes, {_SEEN_BY_GATEWAY}",
         others_see="nothing",
         answer_is_proven="no: anyone can make simulated evidence",

@@ -161,6 +161,7 @@ class NodeOut(BaseModel):
     name: str
     cpus: int
     memory_bytes: int
+    enclave_evidence: str
     modes: dict[str, NodeModeOut]
 
 

@@ -9,6 +9,7 @@ from privacy.bundle import Bundle
 from privacy.child import Progress
 from privacy.modes import Mode
 from privacy.runs import RunResult
+from privacy.tee.sources import EvidenceSource
 
 WORKER_TARGET = "gateway.executors.worker:handler"
 
@@ -78,11 +79,18 @@ class EnclaveLike(Protocol):
     """What the node needs of `privacy.tee.host.Enclave`."""
 
     @classmethod
-    def start(cls, model_dir: Path, run_dir: Path, *, model_sha256: str) -> Self:
+    def start(
+        cls,
+        model_dir: Path,
+        run_dir: Path,
+        *,
+        model_sha256: str,
+        source: EvidenceSource,
+    ) -> Self:
         """Start an enclave process that outlives this one."""
 
     @classmethod
-    def attach(cls, run_dir: Path) -> Self | None:
+    def attach(cls, run_dir: Path, *, source: EvidenceSource) -> Self | None:
         """Return the enclave that runs there already."""
 
     def evidence(self, nonce: bytes) -> bytes:
@@ -90,6 +98,9 @@ class EnclaveLike(Protocol):
 
     def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
         """Return the sealed answer to a sealed input."""
+
+    def unseal(self, release: bytes) -> None:
+        """Give the enclave the key of its sealed model, as the broker sealed it."""
 
     @property
     def alive(self) -> bool:

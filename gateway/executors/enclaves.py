@@ -12,15 +12,19 @@ from typing import Any
 
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
 from gateway.executors.places import Places
+from gateway.executors.unsealing import unseal
 from privacy.bundle import Bundle
 from privacy.errors import (
     FormatError,
     JobFailedError,
     LimitError,
+    PrivacyError,
     UnavailableError,
 )
 from privacy.modes import Mode
 from privacy.tee.seal import MAX_SEALED_BYTES
+from privacy.tee.sealed_model import sealing_of
+from privacy.tee.sources import DEFAULT, EvidenceSource
 
 _EVIDENCE_THREADS = 2
 
@@ -29,10 +33,17 @@ class Enclaves:
     """The enclaves of one node."""
 
     def __init__(
-        self, folder: Path, engines: Engines, *, size: int, time_limit_s: float
+        self,
+        folder: Path,
+        engines: Engines,
+        *,
+        size: int,
+        time_limit_s: float,
+        source: EvidenceSource = DEFAULT,
     ) -> None:
         """Keep each enclave's socket under `folder`; `size` jobs run at once."""
         self._folder = folder
+        self._source = source
         self._engines = engines
         self._time_limit_s = time_limit_s
         self._places = Places(size)
@@ -70,10 +81,7 @@ class Enclaves:
         """
         for bundle in bundles:
             run_dir = self._run_dir(bundle)
-            enclave = (
-                self._engines.enclave().attach(run_dir) if run_dir.is_dir() else None
-            )
-            if enclave:
+            if enclave := self._attached(run_dir):
                 self._running[bundle.sha256] = enclave
 
     def cancel(self, job_id: str) -> None:
@@ -154,17 +162,26 @@ class Enclaves:
         with self._starting:
             if known := self._alive(bundle):
                 return known
-            enclave_type, run_dir = self._engines.enclave(), self._run_dir(bundle)
-            found = enclave_type.attach(run_dir) if run_dir.is_dir() else None
+            run_dir = self._run_dir(bundle)
+            found = self._attached(run_dir)
             if found is None:
                 part = [n for n in bundle.manifest.files if n.startswith("tee/")]
                 bundle.check_files(part)
                 run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-                found = enclave_type.start(
-                    bundle.root / "tee", run_dir, model_sha256=bundle.sha256
+                found = self._engines.enclave().start(
+                    bundle.root / "tee",
+                    run_dir,
+                    model_sha256=bundle.sha256,
+                    source=self._source,
                 )
+                _unseal(found, bundle)
             self._running[bundle.sha256] = found
             return found
+
+    def _attached(self, run_dir: Path) -> EnclaveLike | None:
+        if not run_dir.is_dir():
+            return None
+        return self._engines.enclave().attach(run_dir, source=self._source)
 
     def _alive(self, bundle: Bundle) -> EnclaveLike | None:
         known = self._running.get(bundle.sha256)
@@ -172,6 +189,17 @@ class Enclaves:
 
     def _run_dir(self, bundle: Bundle) -> Path:
         return self._folder / bundle.sha256[:16]
+
+
+def _unseal(enclave: EnclaveLike, bundle: Bundle) -> None:
+    """Have a sealed model's broker send its key; end the enclave if it does not."""
+    if (sealing := sealing_of(bundle.manifest)) is None:
+        return
+    try:
+        unseal(enclave, sealing, model_sha256=bundle.sha256)
+    except PrivacyError:
+        enclave.stop()
+        raise
 
 
 def _cancelled() -> JobFailedError:

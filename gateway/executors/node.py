@@ -24,6 +24,7 @@ class LocalNode:
             engines,
             size=settings.tee_workers,
             time_limit_s=settings.tee_time_limit_s,
+            source=settings.evidence_source,
         )
         self._by_mode: dict[Mode, Executor] = {Mode.TEE: self.enclaves}
         for mode in (Mode.FHE, Mode.ZKML):
@@ -62,6 +63,7 @@ class LocalNode:
             "name": self._settings.node_name,
             "cpus": os.cpu_count() or 1,
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "enclave_evidence": self._settings.enclave_evidence,
             "modes": {
                 str(mode): {
                     "workers": self._settings.workers(mode),

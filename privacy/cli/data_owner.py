@@ -60,6 +60,13 @@ AllowOutOfRange = Annotated[
         help="Ask about values that the model was not calibrated on.",
     ),
 ]
+RequireHybrid = Annotated[
+    bool,
+    typer.Option(
+        "--require-hybrid",
+        help="Mode tee: refuse an enclave that has no ML-KEM to seal with.",
+    ),
+]
 Input = Annotated[
     Path, typer.Option("--input", help="Rows of raw features: .csv, .npy or .json.")
 ]
@@ -210,6 +217,7 @@ def infer(
     allow_insecure_srs: AllowInsecureSrs = False,
     allow_unsigned: AllowUnsigned = False,
     allow_out_of_range: AllowOutOfRange = False,
+    require_hybrid: RequireHybrid = False,
     passphrase_file: PassphraseFile = None,
     allow_plaintext_keys: AllowPlaintextKeys = False,
     verify_share: Annotated[
@@ -245,6 +253,7 @@ def infer(
             allow_insecure_srs=allow_insecure_srs,
             allow_unsigned=allow_unsigned,
             allow_out_of_range=allow_out_of_range,
+            require_hybrid=require_hybrid,
             passphrase=passphrase_from(passphrase_file),
             allow_plaintext_keys=allow_plaintext_keys,
             notify=stack.enter_context(progress(quiet=as_json)),

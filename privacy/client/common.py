@@ -52,6 +52,7 @@ class Common:
         allow_simulated: bool,
         allow_insecure_srs: bool,
         allow_out_of_range: bool,
+        require_hybrid: bool,
         allow_plain_http: bool,
         allow_unsigned: bool,
         passphrase: Given,
@@ -79,6 +80,7 @@ class Common:
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             allow_out_of_range=allow_out_of_range,
+            require_hybrid=require_hybrid,
             unlock=Unlock(
                 passphrase,
                 keyring_name=f"fhe-keys {self.home.root.resolve()}"

@@ -258,7 +258,7 @@ def _run(
         "/v1/jobs",
         body,
         Prefer=f"wait={_POLL_S}",
-        Idempotency_Key=uuid.uuid4().hex,
+        Idempotency_Key=prepared.job or uuid.uuid4().hex,
     )
     job = _job(reply)
     pause_s = 0.0

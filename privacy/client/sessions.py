@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _VERIFIER = "verifier"
+NOT_HYBRID = (
+    "sealed with X25519 alone: the enclave or this client has no ML-KEM, and a quantum "
+    "computer could read what was recorded"
+)
 SIMULATED = "the enclave is SIMULATED: it hides nothing from its operator"
 
 
@@ -47,6 +51,7 @@ class Context:
     allow_simulated: bool = False
     allow_insecure_srs: bool = False
     allow_out_of_range: bool = False
+    require_hybrid: bool = False
     unlock: Unlock = field(default_factory=Unlock)
     memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -82,12 +87,14 @@ class Prepared:
         keys_sha256: The evaluation keys that are on the gateway, or "".
         rows: The standardised rows, which never leave the client unless the mode says.
         salt: What the evidence is about, beside the rows; empty if it is not.
+        job: The data owner's name for the job, if the input is bound to one.
     """
 
     blob: bytes
     rows: Any
     keys_sha256: str = ""
     salt: bytes = b""
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +303,7 @@ class _Tee:
     def prepare(self, rows: Any) -> Flow[Prepared]:
         from privacy.tee.client import TeeSession
         from privacy.tee.collateral import kept_in
+        from privacy.tee.seal import parse_sealed
 
         manifest = self.bundle.manifest
         session = self._session = TeeSession(
@@ -304,6 +312,7 @@ class _Tee:
             columns=len(manifest.columns),
             collateral=kept_in(self.context.home.collateral),
             allow_simulated=self.context.allow_simulated,
+            require_hybrid=self.context.require_hybrid,
         )
         params = {
             "model": manifest.name,
@@ -317,18 +326,25 @@ class _Tee:
         except FormatError as exc:
             raise VerificationError(exc.message, code=exc.code) from exc
         self._simulated = result.simulated
-        return Prepared(session.seal(rows), rows)
+        sealed = session.seal(rows)
+        return Prepared(sealed, rows, job=parse_sealed(sealed).job.hex())
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
     ) -> Flow[Opened]:
+        from privacy.tee.kem import CLASSIC
+
         _ = prepared
+        kem = self._session.kem
         now = self.context.now()
         raw = yield Work(lambda: self._session.open(output, evidence, now=now))
         kind = "simulated, proves nothing" if self._simulated else "hardware"
         checks = (
             Check("attestation", f"quote, chain, nonce and measurement ({kind})"),
+            Check("sealing", f"to the attested enclave's key alone, {kem}"),
             Check("enclave-signature", "input and output signed by the attested key"),
         )
-        caveats = (SIMULATED,) if self._simulated else ()
+        caveats: tuple[str, ...] = (SIMULATED,) if self._simulated else ()
+        if kem == CLASSIC:
+            caveats += (NOT_HYBRID,)
         return Opened(raw, checks, caveats, simulated=self._simulated)

@@ -1,5 +1,6 @@
 """ONNX Runtime behind one small class: the only place in this mode that names it."""
 
+import os
 from typing import Any
 
 from privacy.errors import BackendError
@@ -7,6 +8,21 @@ from privacy.errors import BackendError
 Rows = list[list[float]]
 
 _FEATURES_DIMENSION = 2
+
+
+def load_libraries() -> None:
+    """Load what `Engine` runs on: afterwards it needs no file.
+
+    Raises:
+        BackendError: ONNX Runtime is missing.
+    """
+    try:
+        import numpy as np
+        import onnxruntime
+    except ImportError as exc:
+        msg = "ONNX Runtime is not installed: install privacy-compute[tee]"
+        raise BackendError(msg, code="engine-missing") from exc
+    _ = np, onnxruntime
 
 
 class Engine:
@@ -17,24 +33,26 @@ class Engine:
         providers: The execution providers in use, the preferred one first.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, *, may_use_gpu: bool = True) -> None:
         """Load a model.
 
         Args:
             model: ONNX, float32 input (rows, features), raw outputs (rows, outputs).
+            may_use_gpu: Run it on a GPU if ONNX Runtime finds one, else on the CPU.
 
         Raises:
             BackendError: ONNX Runtime is missing or cannot load this model.
         """
-        try:
-            import onnxruntime
-        except ImportError as exc:
-            msg = "ONNX Runtime is not installed: install privacy-compute[tee]"
-            raise BackendError(msg, code="engine-missing") from exc
+        load_libraries()
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal only: its messages may quote inputs
+        # Stated, so that ONNX Runtime pins no thread to a core: a sandbox denies that.
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        gpu = ("CUDAExecutionProvider",) if may_use_gpu else ()
+        wanted = (*gpu, "CPUExecutionProvider")
         usable = onnxruntime.get_available_providers()
         try:
             self._session = onnxruntime.InferenceSession(

@@ -15,14 +15,14 @@ import weakref
 from pathlib import Path
 from typing import Self
 
-from privacy.encoding import Json, parse_object
+from privacy.encoding import Json, canonical_json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
-from privacy.tee.measure import ENTRY, measure, search_path
+from privacy.tee.measure import ENTRY, measure_folder, search_path
 from privacy.tee.process import ProcessIdentity
 from privacy.tee.seal import parse_sealed
+from privacy.tee.sources import DEFAULT, EvidenceSource
 from privacy.tee.wire import (
-    MODEL,
     RECORD,
     SOCKET,
     raise_described,
@@ -35,6 +35,7 @@ IDLE_S = 600.0
 INTERPRETER = (sys.executable, "-S", "-P")
 
 _QUICK_S = 10.0
+_LOAD_S = 120.0
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
 
 
@@ -60,6 +61,7 @@ class Enclave:
         run_dir: Path,
         *,
         model_sha256: str,
+        source: EvidenceSource = DEFAULT,
         idle_s: float = IDLE_S,
         timeout_s: float = 120.0,
     ) -> Self:
@@ -70,6 +72,7 @@ class Enclave:
             run_dir: For its socket and record; made if missing, private to this user.
                 An enclave that runs there is ended first.
             model_sha256: The model digest, which sealed inputs are bound to.
+            source: What makes its evidence; a simulated platform by default.
             idle_s: It ends by itself after so long without a connection.
             timeout_s: How long it may take to be ready.
 
@@ -80,23 +83,24 @@ class Enclave:
         run_dir.chmod(0o700)
         _end_in(run_dir)
         command = [str(run_dir.resolve()), str(model_dir.resolve()), model_sha256]
-        _launch([*command, str(idle_s)], timeout_s=timeout_s)
-        process, _ = _read_record(run_dir)
+        made_by = canonical_json(source.as_dict()).decode()
+        _launch([*command, str(idle_s), made_by], timeout_s=timeout_s)
+        process, _, _ = _read_record(run_dir)
         return cls(run_dir, process)
 
     @classmethod
-    def attach(cls, run_dir: Path) -> Self | None:
+    def attach(cls, run_dir: Path, *, source: EvidenceSource = DEFAULT) -> Self | None:
         """Return the enclave that runs in `run_dir`.
 
         None if none does, it does not answer, or it is not what would be started now:
-        its code, packages or model changed since.
+        its code, packages or model changed since, or its evidence comes from elsewhere.
         """
         try:
-            process, model_dir = _read_record(run_dir)
-            if not process.alive:
+            process, model_dir, made_by = _read_record(run_dir)
+            if not process.alive or made_by != source.as_dict():
                 return None
             enclave = cls(run_dir, process)
-            expected = measure(model_dir / MODEL)
+            expected = measure_folder(model_dir)
         except (PrivacyError, OSError):
             return None
         if enclave.info.get("measurements") != expected.as_dict():
@@ -133,6 +137,19 @@ class Enclave:
         """
         (evidence,) = self._call("evidence", nonce, timeout_s=_QUICK_S)
         return evidence
+
+    def unseal(self, release: bytes) -> None:
+        """Give the enclave the key of its sealed model, as the broker sealed it.
+
+        Raises:
+            FormatError: It is no release for this enclave.
+            VerificationError: The key, or the sealed file, is not the model's.
+            BackendError: ONNX Runtime cannot load the model.
+            UnavailableError: The enclave is gone ("enclave-gone").
+        """
+        with _connect(self._run_dir, timeout_s=_LOAD_S) as connection:
+            now, _ = _ask(connection, {"op": "unseal"}, release)
+        self.info = {**self.info, **now}
 
     def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
         """Return the sealed answer to a sealed input, and the evidence for it.
@@ -238,20 +255,25 @@ def _environment() -> dict[str, str]:
         if not name.startswith("PYTHON") and name != "LD_PRELOAD"
     }
     folders = [str(folder) for folder in search_path()]
-    return {**kept, "PYTHONPATH": os.pathsep.join(folders)}
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(folders),
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start before the sandbox
+    }
 
 
-def _read_record(run_dir: Path) -> tuple[ProcessIdentity, Path]:
+def _read_record(run_dir: Path) -> tuple[ProcessIdentity, Path, Json]:
     try:
         record = parse_object((run_dir / RECORD).read_bytes(), what="enclave record")
-        return ProcessIdentity(**record["process"]), Path(record["model_dir"])
+        process = ProcessIdentity(**record["process"])
+        return process, Path(record["model_dir"]), record["source"]
     except (PrivacyError, OSError, KeyError, TypeError) as exc:
         raise UnavailableError(_GONE, code="enclave-gone") from exc
 
 
 def _end_in(run_dir: Path) -> None:
     try:
-        process, _ = _read_record(run_dir)
+        process, _, _ = _read_record(run_dir)
     except UnavailableError:
         pass
     else:

@@ -16,15 +16,20 @@ import functools
 import hashlib
 import platform
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from types import CodeType
 
 import privacy
-from privacy.encoding import canonical_json, sha256_file
+from privacy.bundle import MANIFEST, parse_manifest
+from privacy.encoding import Json, canonical_json, sha256_file
 from privacy.errors import UnavailableError
+from privacy.modes import Mode
 from privacy.tee.harden import SANDBOX
 from privacy.tee.parse import REGISTER_BYTES, Measurements
+from privacy.tee.sealed_model import SEALED_MODEL
+from privacy.tee.wire import MODEL
 
 ENTRY = "privacy.tee.enclave"
 PACKAGES = (
@@ -44,6 +49,30 @@ def measure(model_path: Path) -> Measurements:
     return measure_loaded(model_path.read_bytes())
 
 
+def measure_folder(model_dir: Path) -> Measurements:
+    """Return the measurements an enclave with a bundle's model will have here.
+
+    Of a sealed model, what the manifest says: only the enclave can measure it.
+
+    Args:
+        model_dir: The folder of the mode in a bundle, or just one with a model file.
+
+    Raises:
+        FormatError: The model is sealed, and its manifest says no such thing.
+        OSError: There is no model.
+    """
+    if not (model_dir / SEALED_MODEL).is_file():
+        return measure(model_dir / MODEL)
+    part = parse_manifest((model_dir.parent / MANIFEST).read_bytes()).mode(Mode.TEE)
+    published = Measurements.from_dict(part.params.get("measurements", {}))
+    return replace(measure_unloaded(), rtmr2=published.rtmr2)
+
+
+def measure_unloaded() -> Measurements:
+    """Return the measurements of an enclave that has no model yet."""
+    return replace(measure_loaded(b""), rtmr2=bytes(REGISTER_BYTES))
+
+
 def measure_loaded(model: bytes) -> Measurements:
     """Return the measurements of an enclave that loaded these model bytes.
 
@@ -57,11 +86,16 @@ def measure_loaded(model: bytes) -> Measurements:
                 "sources": {name: sha256_file(p) for name, p in sources().items()},
             }
         ),
-        rtmr0=_digest(SANDBOX),
+        rtmr0=measure_policy(SANDBOX),
         rtmr1=_packages(),
         rtmr2=hashlib.sha384(model).digest(),
         rtmr3=bytes(REGISTER_BYTES),
     )
+
+
+def measure_policy(policy: Json) -> bytes:
+    """Return RTMR0 of a process that a sandbox policy was applied to."""
+    return _digest(policy)
 
 
 def search_path() -> list[Path]:

@@ -217,8 +217,17 @@ def parse_policy(raw: bytes) -> EvidencePolicy:
         FormatError: Not TOML, unknown names, values of other types, or a policy that
             would accept anything.
     """
-    value = parse_toml(raw, what="the policy")
-    for name, part in value.items():
+    return policy_of(parse_toml(raw, what="the policy"))
+
+
+def policy_of(said: dict[str, Any]) -> EvidencePolicy:
+    """Return the policy that a TOML file says.
+
+    Raises:
+        FormatError: See `parse_policy`.
+    """
+    value = dict(said)
+    for name, part in said.items():
         kind = (_RELAXATIONS | _REQUIREMENTS).get(name)
         if kind is None or type(part) is not kind:
             wanted = "unknown" if kind is None else f"no {kind.__name__}"

@@ -35,8 +35,8 @@ def publish(request: PartRequest, progress: Progress) -> PartResult:
     model = request.onnx.read_bytes()
     progress({"stage": "load"})
     try:
-        engine = Engine(model)
         _check_self_contained(model)
+        engine = Engine(model)
         progress({"stage": "run"})
         held = np.load(request.held, allow_pickle=False)
         raw = _run(engine, held, outputs=request.outputs)
@@ -65,9 +65,16 @@ def publish(request: PartRequest, progress: Progress) -> PartResult:
 def _check_self_contained(model: bytes) -> None:
     """Refuse weights in other files: the enclave measures one file."""
     import onnx
+    from google.protobuf.message import (  # type: ignore[import-untyped]
+        DecodeError,
+    )
     from onnx.external_data_helper import uses_external_data
 
-    graph = onnx.load_model_from_string(model).graph
+    try:
+        graph = onnx.load_model_from_string(model).graph
+    except DecodeError as exc:
+        msg = "ONNX cannot load the model: its file is damaged"
+        raise BackendError(msg, code="model-not-loadable") from exc
     if any(uses_external_data(tensor) for tensor in _tensors(graph)):
         raise BackendError("the model keeps weights in other files: export it as one")
 

@@ -4,7 +4,6 @@ Answers come from witnesses, which are cheap and equal to what a proof would say
 held rows, and on the corners of the input range, beyond every sample.
 """
 
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from privacy.zkml.field import dequantize, quantize
 from privacy.zkml.onnx_prep import fix_batch, open_session
 from privacy.zkml.rewrite import rewrite
 from privacy.zkml.salt import ELEMENTS, LARGEST, widen_input
+from privacy.zkml.scratch import memory_file
 from privacy.zkml.system import (
     CircuitChoice,
     CircuitFacts,
@@ -225,8 +225,7 @@ def answers(backend: ProofSystem, circuit: Circuit, rows: Any) -> Any:
     outputs = []
     facts, files = circuit.facts, circuit.files
     bits = facts.input_scale_bits
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "row.witness"
+    with memory_file() as path:
         for row in circuit.inputs(rows):
             made = backend.witness(files, row, path, scale_bits=bits)
             outputs.append(

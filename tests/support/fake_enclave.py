@@ -23,7 +23,7 @@ class FakeEnclave:
 
     @classmethod
     def start(
-        cls, model_dir: Path, run_dir: Path, *, model_sha256: str
+        cls, model_dir: Path, run_dir: Path, *, model_sha256: str, source: object
     ) -> "FakeEnclave":
         assert (model_dir / "model.onnx").is_file()
         with cls._lock:
@@ -32,12 +32,15 @@ class FakeEnclave:
         return enclave
 
     @classmethod
-    def attach(cls, run_dir: Path) -> "FakeEnclave | None":
+    def attach(cls, run_dir: Path, *, source: object) -> "FakeEnclave | None":
         enclave = cls.living.get(str(run_dir))
         return enclave if enclave and enclave.alive else None
 
     def evidence(self, nonce: bytes) -> bytes:
         return json.dumps({"nonce": nonce.hex(), "model": self.model_sha256}).encode()
+
+    def unseal(self, release: bytes) -> None:
+        raise FormatError("nothing is sealed here", code="not-sealed")
 
     def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
         order = json.loads(sealed)

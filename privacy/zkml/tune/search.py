@@ -320,7 +320,7 @@ def _prove(search: _Search, circuit: Circuit, cost: Cost) -> Tried:
     bits = circuit.facts.input_scale_bits
     (row,) = circuit.inputs(search.model.held[:1])
     wall, cpu = time.perf_counter(), time.process_time()
-    proof = prove_row(backend, files, row, files.root, scale_bits=bits)
+    proof = prove_row(backend, files, row, scale_bits=bits)
     prove_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
     remember_speed(expected_s=cost.prove_s / speed(), took_s=prove_s)
     return Tried(circuit, cost, prove_s, cpu_s, len(proof.proof))

@@ -172,9 +172,11 @@ def test_an_enclave_that_starts_slowly_holds_up_no_other(
     quick, slow = write_bundle(tmp_path), write_bundle(tmp_path, name="slow")
     go_on, real = threading.Event(), FakeEnclave.start
 
-    def start(model_dir: Path, run_dir: Path, *, model_sha256: str) -> FakeEnclave:
+    def start(
+        model_dir: Path, run_dir: Path, *, model_sha256: str, source: object
+    ) -> FakeEnclave:
         assert model_sha256 != slow.sha256 or go_on.wait(30)
-        return real(model_dir, run_dir, model_sha256=model_sha256)
+        return real(model_dir, run_dir, model_sha256=model_sha256, source=source)
 
     monkeypatch.setattr(FakeEnclave, "start", start)
 
