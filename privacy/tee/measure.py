@@ -15,7 +15,6 @@ import dis
 import functools
 import hashlib
 import platform
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -141,7 +140,7 @@ def sources(program: Program = TEE) -> dict[str, Path]:
         if name in found or path is None:
             continue
         found[name] = path
-        waiting += [*_parents(name), *_imports(path)]
+        waiting += [*_parents(name), *_imports(path.read_bytes())]
     return dict(sorted(found.items()))
 
 
@@ -160,18 +159,21 @@ def _parents(name: str) -> list[str]:
     return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
-def _imports(path: Path) -> Iterator[str]:
+@functools.lru_cache(maxsize=1024)
+def _imports(source: bytes) -> tuple[str, ...]:
     # From compiled code: `ast` in several threads fails at random in Python 3.11.
-    codes = [compile(path.read_bytes(), str(path), "exec", dont_inherit=True)]
+    codes = [compile(source, "source", "exec", dont_inherit=True)]
+    found = []
     for code in codes:
         module = ""
         for step in dis.get_instructions(code):
             if step.opname == "IMPORT_NAME":
                 module = str(step.argval)
-                yield module
+                found.append(module)
             elif step.opname == "IMPORT_FROM":
-                yield f"{module}.{step.argval}"
+                found.append(f"{module}.{step.argval}")
         codes += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    return tuple(found)
 
 
 @functools.cache
