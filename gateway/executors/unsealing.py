@@ -8,7 +8,14 @@ from gateway.executors.base import EnclaveLike
 from privacy.bundle import Bundle
 from privacy.client.wire import Reply, problem_error
 from privacy.encoding import b64url_decode
-from privacy.errors import NotFoundError, PrivacyError, UnavailableError, error_from
+from privacy.errors import (
+    FormatError,
+    NotFoundError,
+    PrivacyError,
+    UnavailableError,
+    VerificationError,
+    error_from,
+)
 from privacy.tee.key_release import MAX_RELEASE_BYTES
 from privacy.tee.sealed_model import Sealing, sealing_of
 
@@ -59,7 +66,8 @@ def unseal(enclave: EnclaveLike, sealing: Sealing, *, model_sha256: str) -> None
     Raises:
         NotFoundError: The broker has no such key, or it was revoked.
         UnavailableError: The broker cannot be reached ("broker-unreachable"), refuses
-            this enclave ("key-refused"), or its key does not open the model here.
+            this enclave ("key-refused"), or gave a key that does not open the model
+            here ("key-unusable").
     """
     with httpx.Client(base_url=sealing.broker, timeout=_TIMEOUT_S) as http:
         asked = _post(http, "/v1/challenges", json={"model_sha256": model_sha256})
@@ -69,7 +77,14 @@ def unseal(enclave: EnclaveLike, sealing: Sealing, *, model_sha256: str) -> None
     release = b64url_decode(_text(given, "release"), what="the broker's release")
     if len(release) > MAX_RELEASE_BYTES:
         raise _odd(sealing.broker)
-    enclave.unseal(release)
+    try:
+        enclave.unseal(release)
+    except (FormatError, VerificationError) as exc:
+        msg = (
+            f"the key from the broker {sealing.broker} does not serve the model here: "
+            f"{exc.message} ({exc.code})"
+        )
+        raise UnavailableError(msg, code="key-unusable") from exc
 
 
 def _post(http: httpx.Client, path: str, **body: object) -> Reply:

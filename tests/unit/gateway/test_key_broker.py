@@ -12,7 +12,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.broker import create_broker_app
 from gateway.executors.unsealing import Unsealer, unseal
 from privacy.encoding import b64url_decode
-from privacy.errors import AppraisalError, NotFoundError, UnavailableError
+from privacy.errors import (
+    AppraisalError,
+    NotFoundError,
+    UnavailableError,
+    VerificationError,
+)
 from privacy.jws import public_jwk
 from privacy.tee.sealed_model import Sealing
 from tests.support.live_gateway import free_port, wait_until
@@ -89,6 +94,17 @@ def test_the_node_says_what_the_broker_refused_and_gives_the_enclave_nothing(
     assert caught.value.code == "key-refused"
     assert "mrtd is 00 (measurement-mismatch)" in caught.value.message
     assert enclave.released is None
+
+
+def test_a_key_that_does_not_open_the_model_is_the_brokers_fault(url):
+    class Wrong(FakeEnclave):
+        def unseal(self, release):
+            raise VerificationError("no", code="model-unsealable")
+
+    with pytest.raises(UnavailableError) as caught:
+        unseal(Wrong(), Sealing(url, SHA256), model_sha256=SHA256)
+    assert caught.value.code == "key-unusable"
+    assert "model-unsealable" in caught.value.message
 
 
 def test_a_revoked_key_keeps_its_name_on_the_way(url, broker):
