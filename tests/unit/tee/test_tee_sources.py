@@ -14,6 +14,7 @@ from privacy.errors import (
     BackendError,
     CannotVerifyError,
     FormatError,
+    PrivacyError,
     UnavailableError,
     VerificationError,
 )
@@ -454,8 +455,23 @@ def test_a_helper_that_is_gone_is_named_as_such(monkeypatch):
     for _ in range(2):
         with pytest.raises(UnavailableError) as caught:
             attester.quote(bytes(64), MEASURED)
-        assert caught.value.code == "tsm-helper-gone"
+        assert caught.value.code == "enclave-gone"
     attester.close()
+
+
+# Evidence with a byte changed
+
+
+@pytest.mark.parametrize("kind", ["simulated-snp", "simulated-nitro"])
+def test_evidence_with_any_byte_changed_is_refused(kind):
+    enclave, session = enclave_of(EvidenceSource(kind).open()), session_of()
+    shown = parse_evidence(enclave.evidence(session.nonce))
+    now = datetime.now(UTC)
+    for at in range(0, len(shown.quote), 11):
+        flipped = bytes([shown.quote[at] ^ 1 << at % 8])
+        quote = shown.quote[:at] + flipped + shown.quote[at + 1 :]
+        with pytest.raises(PrivacyError):
+            session.check_evidence(replace(shown, quote=quote).to_bytes(), now=now)
 
 
 # Processes
