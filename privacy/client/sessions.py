@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from privacy.client.model import Notify
 from privacy.client.passphrase import Unlock
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical
-from privacy.errors import FormatError, VerificationError
+from privacy.errors import FormatError, PrivacyError, VerificationError
 from privacy.fhe.caveats import clipping_caveats, p_error_caveats
 from privacy.modes import Mode
 
@@ -39,6 +39,7 @@ class Context:
     """What flows share: where things are, what is allowed, whom to tell.
 
     Attributes:
+        tell: Hears each step of a session with an enclave.
         memory: What was loaded, kept for the next job: FHE keys by their key set, and
             by model as its jobs use them.
         lock: Held while `memory` is read or filled.
@@ -52,6 +53,7 @@ class Context:
     allow_insecure_srs: bool = False
     allow_out_of_range: bool = False
     require_hybrid: bool = False
+    tell: Notify = lambda _: None
     unlock: Unlock = field(default_factory=Unlock)
     memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -129,6 +131,15 @@ def session_for(mode: Mode, context: Context, bundle: Bundle) -> Session:
         Mode.TEE: _Tee,
     }
     return kinds[mode](context, bundle)
+
+
+def attest_only(context: Context, bundle: Bundle) -> Flow[None]:
+    """Attest a model's enclave and seal nothing; `context.tell` hears the steps.
+
+    Raises:
+        VerificationError: The evidence is not acceptable.
+    """
+    yield from _Tee(context, bundle).attest()
 
 
 def param(bundle: Bundle, mode: Mode, name: str, kind: type[T]) -> T:
@@ -301,9 +312,27 @@ class _Tee:
     _simulated: bool = False
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
+        from privacy.tee.seal import parse_sealed
+
+        yield from self.attest()
+        blob = self._session.seal(rows)
+        sealed = parse_sealed(blob)
+        self.context.tell(
+            {
+                "step": "seal",
+                "kem": self._session.kem,
+                "job": sealed.job.hex(),
+                "rows": len(rows),
+                "bytes": len(blob),
+                "sha256": sealed.sha256,
+            }
+        )
+        return Prepared(blob, rows, job=sealed.job.hex())
+
+    def attest(self) -> Flow[None]:
+        """Fetch the enclave's evidence for a fresh nonce, and check it."""
         from privacy.tee.client import TeeSession
         from privacy.tee.collateral import kept_in
-        from privacy.tee.seal import parse_sealed
 
         manifest = self.bundle.manifest
         session = self._session = TeeSession(
@@ -320,14 +349,46 @@ class _Tee:
             "nonce": b64url(session.nonce),
         }
         self.context.notify({"stage": "attest the enclave"})
+        self.context.tell({"step": "nonce", "nonce": session.nonce.hex()})
         reply: Reply = yield Call("GET", "/v1/attestations", params=params)
+        checks: tuple[Any, ...] = ()
         try:
+            self._tell_evidence(reply.body)
             result = session.check_evidence(reply.body, now=self.context.now())
+            checks = result.checks
         except FormatError as exc:
             raise VerificationError(exc.message, code=exc.code) from exc
+        except PrivacyError as exc:
+            checks = getattr(exc, "checks", ())
+            raise
+        finally:
+            for check in checks:
+                self.context.tell({"step": "check", **asdict(check)})
         self._simulated = result.simulated
-        sealed = session.seal(rows)
-        return Prepared(sealed, rows, job=parse_sealed(sealed).job.hex())
+        self.context.tell(
+            {
+                "step": "attested",
+                "simulated": result.simulated,
+                "tcb_status": result.tcb_status,
+                "kem": session.kem,
+            }
+        )
+
+    def _tell_evidence(self, evidence: bytes) -> None:
+        from privacy.tee.evidence import parse_evidence
+
+        shown = parse_evidence(evidence)
+        self.context.tell(
+            {
+                "step": "evidence",
+                "format": shown.format,
+                "bytes": len(evidence),
+                "offers": [key.kem for key in shown.hpke_public_keys],
+                "events": [event.name for event in shown.event_log],
+                "devices": bool(shown.device_evidence),
+                "raw": evidence,
+            }
+        )
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
@@ -338,6 +399,14 @@ class _Tee:
         kem = self._session.kem
         now = self.context.now()
         raw = yield Work(lambda: self._session.open(output, evidence, now=now))
+        self.context.tell(
+            {
+                "step": "answer",
+                "bytes": len(output),
+                "rows": len(raw),
+                "simulated": self._simulated,
+            }
+        )
         kind = "simulated, proves nothing" if self._simulated else "hardware"
         checks = (
             Check("attestation", f"quote, chain, nonce and measurement ({kind})"),

@@ -22,7 +22,7 @@ from privacy.encoding import Json, sha256_hex
 from privacy.errors import AppraisalError, CannotVerifyError, VerificationError
 from privacy.tee.appraise import AttestationResult, PolicyRefusal
 from privacy.tee.attest import attest
-from privacy.tee.checks import Checklist
+from privacy.tee.checks import Check, Checklist
 from privacy.tee.collateral import CollateralSource, FileCollateral
 from privacy.tee.evidence import (
     JOB_BYTES,
@@ -108,7 +108,9 @@ def check_evidence(  # noqa: PLR0913 - all that makes evidence acceptable
         allow_simulated=allow_simulated,
     )
     check_started(shown.event_log, shown.start(expected))
-    return result
+    events = ", ".join(event.name for event in shown.event_log)
+    line = Check("event-log", events, "a start as measured", ok=True, code="ok")
+    return replace(result, checks=(*result.checks, line))
 
 
 def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job

@@ -18,7 +18,7 @@ from typing import Self
 from privacy.encoding import Json, canonical_json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
-from privacy.tee.measure import ENTRY, measure_folder, search_path
+from privacy.tee.measure import ENTRY, FLAGS, measure_folder, search_path
 from privacy.tee.process import ProcessIdentity
 from privacy.tee.seal import parse_sealed
 from privacy.tee.sources import DEFAULT, EvidenceSource
@@ -31,8 +31,7 @@ from privacy.tee.wire import (
 )
 
 IDLE_S = 600.0
-# No site module, so no .pth files and no sitecustomize: code that nobody measures.
-INTERPRETER = (sys.executable, "-S", "-P")
+INTERPRETER = (sys.executable, *FLAGS)
 
 _QUICK_S = 10.0
 _LOAD_S = 120.0

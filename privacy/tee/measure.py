@@ -1,10 +1,10 @@
 """What the enclave is made of, as the five registers of a trust domain.
 
-    mrtd     the enclave's own source files and the interpreter's version
+    mrtd     how it is launched, its own source files, and the interpreter
     rtmr0    the sandbox policy
     rtmr1    versions and files of the packages it runs on
     rtmr2    the model file
-    rtmr3    zeros, for events at run time later
+    rtmr3    zeros at the start; see `privacy.tee.runtime_log`
 
 The publisher measures once, for the manifest; the enclave measures itself again from
 what it loaded. In simulation that is honest bookkeeping, no more: a process that
@@ -14,7 +14,6 @@ measures itself can lie.
 import dis
 import functools
 import hashlib
-import platform
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib import metadata
@@ -27,11 +26,14 @@ from privacy.encoding import Json, canonical_json, sha256_file
 from privacy.errors import UnavailableError
 from privacy.modes import Mode
 from privacy.tee.harden import SANDBOX
+from privacy.tee.interpreter import interpreter
 from privacy.tee.parse import REGISTER_BYTES, Measurements
 from privacy.tee.sealed_model import SEALED_MODEL
 from privacy.tee.wire import MODEL
 
 ENTRY = "privacy.tee.enclave"
+# No site module, so no .pth files and no sitecustomize: code that nobody measures.
+FLAGS = ("-S", "-P")
 PACKAGES = (
     ("numpy",),
     ("onnxruntime", "onnxruntime-gpu"),
@@ -82,7 +84,8 @@ def measure_loaded(model: bytes) -> Measurements:
     return Measurements(
         mrtd=_digest(
             {
-                "python": [platform.python_implementation(), platform.python_version()],
+                "python": interpreter(),
+                "launch": [*FLAGS, "-m", ENTRY],
                 "sources": {name: sha256_file(p) for name, p in sources().items()},
             }
         ),
