@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
+from privacy.tee.harden import Limits
 from privacy.tee.sources import EvidenceSource
 from privacy.warm import BUDGET
 from privacy.zkml.memory import installed_memory
@@ -79,6 +80,14 @@ class Settings(BaseSettings):
     tsm_dir: Path = Field(
         default=TSM_DIR, description="Where configfs-tsm keeps its entries."
     )
+    enclave_memory_bytes: int = Field(
+        default=8 << 30, ge=1 << 28, description="What one enclave may allocate."
+    )
+    allow_weaker_sandbox: bool = Field(
+        default=False,
+        description="Start enclaves without Landlock or seccomp where the kernel lacks "
+        "it; clients refuse them unless the model's publisher allowed it.",
+    )
     worker_memory_bytes: int = Field(
         default=16 << 30, ge=1 << 28, description="Address space of a worker process."
     )
@@ -133,6 +142,14 @@ class Settings(BaseSettings):
             kind=self.enclave_evidence,
             simulated_gpu=self.simulated_gpu,
             tsm_root=self.tsm_dir.absolute(),
+        )
+
+    @property
+    def enclave_limits(self) -> Limits:
+        """What enclaves may take, and may lack."""
+        return Limits(
+            memory_bytes=self.enclave_memory_bytes,
+            allow_weaker_sandbox=self.allow_weaker_sandbox,
         )
 
     def workers(self, mode: Mode) -> int:

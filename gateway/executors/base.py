@@ -9,6 +9,7 @@ from privacy.bundle import Bundle
 from privacy.child import Progress
 from privacy.modes import Mode
 from privacy.runs import RunResult
+from privacy.tee.harden import Limits
 from privacy.tee.sources import EvidenceSource
 
 WORKER_TARGET = "gateway.executors.worker:handler"
@@ -86,11 +87,14 @@ class EnclaveLike(Protocol):
         *,
         model_sha256: str,
         source: EvidenceSource,
+        limits: Limits,
     ) -> Self:
         """Start an enclave process that outlives this one."""
 
     @classmethod
-    def attach(cls, run_dir: Path, *, source: EvidenceSource) -> Self | None:
+    def attach(
+        cls, run_dir: Path, *, source: EvidenceSource, limits: Limits
+    ) -> Self | None:
         """Return the enclave that runs there already."""
 
     def evidence(self, nonce: bytes) -> bytes:

@@ -12,18 +12,17 @@ from typing import Any
 
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
 from gateway.executors.places import Places
-from gateway.executors.unsealing import unseal
+from gateway.executors.unsealing import Unsealer
 from privacy.bundle import Bundle
 from privacy.errors import (
     FormatError,
     JobFailedError,
     LimitError,
-    PrivacyError,
     UnavailableError,
 )
 from privacy.modes import Mode
+from privacy.tee.harden import DEFAULT_LIMITS, Limits
 from privacy.tee.seal import MAX_SEALED_BYTES
-from privacy.tee.sealed_model import sealing_of
 from privacy.tee.sources import DEFAULT, EvidenceSource
 
 _EVIDENCE_THREADS = 2
@@ -40,15 +39,18 @@ class Enclaves:
         size: int,
         time_limit_s: float,
         source: EvidenceSource = DEFAULT,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Keep each enclave's socket under `folder`; `size` jobs run at once."""
         self._folder = folder
         self._source = source
+        self._limits = limits
         self._engines = engines
         self._time_limit_s = time_limit_s
         self._places = Places(size)
         self._running: dict[str, EnclaveLike] = {}
         self._starting = threading.Lock()
+        self._unsealer = Unsealer()
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="enclave")
         self._vouching = ThreadPoolExecutor(  # its own, so that it holds up no job
             _EVIDENCE_THREADS, thread_name_prefix="evidence"
@@ -134,7 +136,9 @@ class Enclaves:
         except LimitError:
             enclave.stop()  # it hangs; without evidence no job would ever find out
             raise
-        except UnavailableError:
+        except UnavailableError as exc:
+            if exc.code != "enclave-gone":
+                raise  # it lives: what makes its evidence is not to be had now
             enclave.stop()  # it was dying as we asked; a new one can answer as well
             return self._open(bundle).evidence(nonce)
 
@@ -162,6 +166,7 @@ class Enclaves:
         with self._starting:
             if known := self._alive(bundle):
                 return known
+            self._unsealer.check(bundle)
             run_dir = self._run_dir(bundle)
             found = self._attached(run_dir)
             if found is None:
@@ -173,15 +178,18 @@ class Enclaves:
                     run_dir,
                     model_sha256=bundle.sha256,
                     source=self._source,
+                    limits=self._limits,
                 )
-                _unseal(found, bundle)
+                self._unsealer.unseal(found, bundle)
             self._running[bundle.sha256] = found
             return found
 
     def _attached(self, run_dir: Path) -> EnclaveLike | None:
         if not run_dir.is_dir():
             return None
-        return self._engines.enclave().attach(run_dir, source=self._source)
+        return self._engines.enclave().attach(
+            run_dir, source=self._source, limits=self._limits
+        )
 
     def _alive(self, bundle: Bundle) -> EnclaveLike | None:
         known = self._running.get(bundle.sha256)
@@ -189,17 +197,6 @@ class Enclaves:
 
     def _run_dir(self, bundle: Bundle) -> Path:
         return self._folder / bundle.sha256[:16]
-
-
-def _unseal(enclave: EnclaveLike, bundle: Bundle) -> None:
-    """Have a sealed model's broker send its key; end the enclave if it does not."""
-    if (sealing := sealing_of(bundle.manifest)) is None:
-        return
-    try:
-        unseal(enclave, sealing, model_sha256=bundle.sha256)
-    except PrivacyError:
-        enclave.stop()
-        raise
 
 
 def _cancelled() -> JobFailedError:

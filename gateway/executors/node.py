@@ -25,6 +25,7 @@ class LocalNode:
             size=settings.tee_workers,
             time_limit_s=settings.tee_time_limit_s,
             source=settings.evidence_source,
+            limits=settings.enclave_limits,
         )
         self._by_mode: dict[Mode, Executor] = {Mode.TEE: self.enclaves}
         for mode in (Mode.FHE, Mode.ZKML):

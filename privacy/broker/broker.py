@@ -13,13 +13,13 @@ that enclave only, and the evidence vouches for nonce, HPKE key and model togeth
 
 import secrets
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.broker.decisions import Decision, Decisions
-from privacy.broker.deposits import Deposit, Deposits
-from privacy.broker.policy import KeyPolicy
+from privacy.broker.deposits import Deposit, Deposits, Opened
 from privacy.encoding import Json, b64url
 from privacy.errors import (
     CannotVerifyError,
@@ -27,19 +27,18 @@ from privacy.errors import (
     PrivacyError,
     VerificationError,
 )
-from privacy.tee.attest import Verdict, attest
-from privacy.tee.checks import Checklist
-from privacy.tee.collateral import CollateralSource, FileCollateral
+from privacy.tee.attest import Verdict
+from privacy.tee.client import NOTHING, verdict_on
+from privacy.tee.collateral import CollateralSource
 from privacy.tee.ear import sign_refusal, sign_result
 from privacy.tee.evidence import NONCE_BYTES, Evidence, parse_evidence
 from privacy.tee.key_release import seal_release
 from privacy.tee.policy import EvidencePolicy
-from privacy.tee.simulated_collateral import SimulatedCollateral
-from privacy.tee.trust import TrustStore, hardware_trust_store, simulated_trust_store
+from privacy.tee.runtime_log import check_started, register_of
 
 NONCE_LIFETIME = timedelta(minutes=1)
 _MAX_NONCES = 4096
-_NOTHING = FileCollateral(())
+_BEFORE_ITS_MODEL = ("measured", "keys")  # what an enclave has logged by then
 
 
 class Broker:
@@ -51,7 +50,7 @@ class Broker:
         decisions: Decisions,
         key: Ed25519PrivateKey,
         *,
-        collateral: CollateralSource = _NOTHING,
+        collateral: CollateralSource = NOTHING,
     ) -> None:
         """Release what was deposited.
 
@@ -97,10 +96,11 @@ class Broker:
         """
         shown = parse_evidence(evidence)
         self._spend(shown, now)
-        deposit, content_key, policy = self._deposits.open(shown.model_sha256)
+        opened = self._deposits.open(shown.model_sha256)
+        deposit = opened.deposit
         try:
-            verdict, held = self._appraise(shown, policy, now)
-            sealed = seal_release(content_key, shown)
+            verdict, held = self._appraise(shown, opened, now)
+            sealed = seal_release(opened.content_key, shown)
         except (VerificationError, CannotVerifyError, FormatError) as exc:
             self._write_down(shown, deposit, now, exc)
             raise
@@ -122,27 +122,22 @@ class Broker:
             raise VerificationError(msg, code="nonce-refused")
 
     def _appraise(
-        self, shown: Evidence, policy: KeyPolicy, now: datetime
+        self, shown: Evidence, opened: Opened, now: datetime
     ) -> tuple[Verdict, EvidencePolicy]:
-        """Return the verdict on the quote, and the policy it was held against."""
-        held = policy.for_report(shown.report_data)
-
-        def verdict(store: TrustStore, source: CollateralSource) -> Verdict:
-            return attest(
-                shown.quote,
-                trust_store=store,
-                collateral=source.collateral(shown.quote),
-                now=now,
-                checks=Checklist(),
-                policy=held,
-            )
-
-        try:
-            return verdict(hardware_trust_store(), self._collateral), held
-        except VerificationError as exc:
-            if exc.code != "simulated-evidence" or not policy.allow_simulated:
-                raise
-        return verdict(simulated_trust_store(), SimulatedCollateral(now)), held
+        """Return the verdict on the evidence, and the policy it was held against."""
+        log = shown.event_log
+        expected = replace(opened.measurements, rtmr3=register_of(log))
+        verdict = verdict_on(
+            shown,
+            expected,
+            platform=opened.policy.platform,
+            now=now,
+            collateral=self._collateral,
+            allow_simulated=opened.policy.allow_simulated,
+        )
+        start = shown.start(expected)
+        check_started(log, {name: start[name] for name in _BEFORE_ITS_MODEL})
+        return verdict
 
     def _write_down(
         self, shown: Evidence, deposit: Deposit, now: datetime, why: PrivacyError

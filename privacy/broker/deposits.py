@@ -7,12 +7,12 @@ MODEL is the model digest. A revoked key is erased: nobody can release it again.
 under one passphrase, without which the broker can be listed but releases nothing.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from privacy.broker.decisions import FOLDER
-from privacy.broker.policy import KeyPolicy
+from privacy.broker.policy import KeyPolicy, before_its_model
 from privacy.bundle import Bundle
 from privacy.client.passphrase import VARIABLE, Unlock
 from privacy.client.sealed import (
@@ -33,6 +33,8 @@ from privacy.encoding import (
 )
 from privacy.errors import AuthError, ConflictError, FormatError, NotFoundError
 from privacy.files import locked, write_atomic
+from privacy.modes import Mode
+from privacy.tee.parse import Measurements
 
 _KIND = "model-key"
 _NO_PASSPHRASE = (
@@ -58,6 +60,22 @@ class Deposit:
     allow_simulated: bool
     deposited_at: str
     revoked_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A deposit with its secret.
+
+    Attributes:
+        content_key: Opens the model.
+        policy: Whose enclaves get it.
+        measurements: What such an enclave measures before it has the model.
+    """
+
+    deposit: Deposit
+    content_key: bytes = field(repr=False)
+    policy: KeyPolicy
+    measurements: Measurements
 
 
 class Deposits:
@@ -98,14 +116,20 @@ class Deposits:
             allow_simulated=policy.allow_simulated,
             deposited_at=_now(),
         )
-        secret = {"content_key": b64url(content_key), "policy": policy.as_dict()}
+        params = bundle.manifest.mode(Mode.TEE).params
+        measured = before_its_model(params.get("measurements"))
+        secret = {
+            "content_key": b64url(content_key),
+            "policy": policy.as_dict(),
+            "measurements": measured.as_dict(),
+        }
         phrase, salt = self._passphrase()
         about = {"kind": _KIND, **asdict(deposit)}
         sealed = seal(canonical_json(secret), about=about, passphrase=phrase, salt=salt)
         write_atomic(self._path(bundle.sha256), sealed, private=True)
 
-    def open(self, model_sha256: str) -> tuple[Deposit, bytes, KeyPolicy]:
-        """Return a model's deposit, its content key, and for whom it is.
+    def open(self, model_sha256: str) -> Opened:
+        """Return a model's deposit with its content key, and for whom that is.
 
         Raises:
             NotFoundError: None was deposited here, or it was revoked.
@@ -124,8 +148,12 @@ class Deposits:
         secret = parse_object(
             unseal(raw, passphrase=phrase, what=path.name), what=path.name
         )
-        content_key = b64url_decode(secret["content_key"], what="content key")
-        return deposit, content_key, KeyPolicy.of(secret["policy"])
+        return Opened(
+            deposit,
+            b64url_decode(secret["content_key"], what="content key"),
+            KeyPolicy.of(secret["policy"]),
+            Measurements.from_dict(secret["measurements"]),
+        )
 
     def known(self, model_sha256: str) -> None:
         """Refuse a model whose key is not here, without opening any.

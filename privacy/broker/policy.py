@@ -1,30 +1,28 @@
 """A publisher's policy for the key of a sealed model: which enclaves get it. Pure.
 
-    allow_simulated = true               # else evidence of hardware only
-    products = ["…"]                     # and all else of a policy for evidence
+The enclave itself must be the one that the manifest measures, before it has its model:
+the same code, sandbox and packages, and zeros for the model. A file may say more, of
+the platform below it: a policy as in `privacy.tee.policy`, without `report_data`, which
+the broker works out. For hardware, which measures a whole machine, there must be one.
 
-The file is one of `privacy.tee.policy` without `report_data`, which the broker works
-out itself. Without measurements it takes those of this installation's enclave before it
-has a model: RTMR2 is zeros, and RTMR3, which follows the enclave's keys, is left open.
+    [measurements."snp-v3"]
+    measurement = ["…"]
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from privacy.encoding import Json
 from privacy.errors import FormatError
 from privacy.tee.parse import REGISTER_BYTES, Measurements
 from privacy.tee.policy import EvidencePolicy, parse_toml, policy_of
 
-_FORMAT = "tdx-v4"
-_NO_MODEL = bytes(REGISTER_BYTES).hex()
 _OURS = {
     "report_data": "the broker works it out",
     "allow_any_report_data": "the evidence must be of the enclave that asks",
     "nonce": "the broker chooses it",
     "reference_value_signers": "give the measurements themselves",
-    "require_gpu": "a key goes to a CPU's evidence alone",
 }
-_LENGTH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class KeyPolicy:
     """Which enclaves get a model's key.
 
     Attributes:
-        said: What the policy's file says, measurements and all.
+        said: What the file says of the platform; empty if there is none.
         allow_simulated: Evidence that proves nothing is accepted.
     """
 
@@ -40,16 +38,25 @@ class KeyPolicy:
     allow_simulated: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what no evidence could be held against."""
+        """Refuse what no evidence could meet, and what is not for such a policy."""
         for name, why in _OURS.items():
             if name in self.said:
                 msg = f"{name} is not for a key's policy: {why}"
                 raise FormatError(msg, code="bad-policy")
-        self.for_report(bytes(_LENGTH))
+        if not (self.said or self.allow_simulated):
+            msg = (
+                "nobody could get the key: give a policy with reference values of the "
+                "hardware, or allow simulated enclaves"
+            )
+            raise FormatError(msg, code="bad-policy")
+        _ = self.platform
 
-    def for_report(self, report_data: bytes) -> EvidencePolicy:
-        """Return the policy for evidence that must vouch for these 64 bytes."""
-        return policy_of({**self.said, "report_data": report_data.hex()})
+    @property
+    def platform(self) -> EvidencePolicy | None:
+        """What the platform must show; None if only simulated ones are accepted."""
+        if not self.said:
+            return None
+        return policy_of({**self.said, "allow_any_report_data": True})
 
     def as_dict(self) -> Json:
         """Return the policy JSON-ready; `of` reads it again."""
@@ -70,24 +77,29 @@ class KeyPolicy:
         return cls(said, allow_simulated)
 
 
-def parse_key_policy(
-    raw: bytes, measured: Measurements, *, allow_simulated: bool = False
-) -> KeyPolicy:
+def parse_key_policy(raw: bytes, *, allow_simulated: bool = False) -> KeyPolicy:
     """Return the policy in a TOML file, which may be empty.
 
     Args:
         raw: The file.
-        measured: Of the publisher's own enclave, if the file has no measurements.
         allow_simulated: Accept evidence that proves nothing, whatever the file says.
 
     Raises:
         FormatError: Not TOML, or not such a policy.
     """
     said = parse_toml(raw, what="the policy")
-    if "measurements" not in said:
-        own = measured.as_dict()
-        kept = {name: own[name] for name in ("mrtd", "rtmr0", "rtmr1")}
-        said["measurements"] = {_FORMAT: {**kept, "rtmr2": _NO_MODEL}}
-    if allow_simulated:
-        said["allow_simulated"] = True
-    return KeyPolicy.of(said)
+    return KeyPolicy.of(
+        {**said, **({"allow_simulated": True} if allow_simulated else {})}
+    )
+
+
+def before_its_model(published: Any) -> Measurements:
+    """Return what an enclave measures before it has the model of a manifest.
+
+    Args:
+        published: `measurements` in the manifest's params of the mode.
+
+    Raises:
+        FormatError: Not such measurements.
+    """
+    return replace(Measurements.from_dict(published), rtmr2=bytes(REGISTER_BYTES))

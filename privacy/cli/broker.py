@@ -17,7 +17,6 @@ from privacy.errors import FormatError, NotFoundError, UnavailableError
 from privacy.files import default_home
 from privacy.jws import key_id, public_jwk
 from privacy.tee.collateral import kept_in
-from privacy.tee.measure import measure_unloaded
 
 if TYPE_CHECKING:
     from privacy.publish.seal import Seal
@@ -56,9 +55,9 @@ def seal_from(
         return None
     from privacy.publish.seal import Seal
 
+    held = _policy(policy, allow_simulated=allow_simulated)
     deposits = deposits_in(home, passphrase_file)
     deposits.check_can_open()
-    held = _policy(policy, allow_simulated=allow_simulated)
     return Seal(broker, lambda bundle, key: deposits.add(bundle, key, held))
 
 
@@ -69,7 +68,7 @@ def _policy(path: Path | None, *, allow_simulated: bool) -> KeyPolicy:
             raise NotFoundError(f"there is no file {path}", code="no-such-file")
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
-    return parse_key_policy(raw, measure_unloaded(), allow_simulated=allow_simulated)
+    return parse_key_policy(raw, allow_simulated=allow_simulated)
 
 
 @command("broker serve")

@@ -10,6 +10,7 @@ from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
 from privacy.cli.data_owner import (
     AllowSimulated,
     AllowUnsigned,
+    PlatformPolicy,
     RequireHybrid,
     print_answer,
 )
@@ -89,6 +90,7 @@ def connect(
     allow_simulated: AllowSimulated = False,
     allow_unsigned: AllowUnsigned = False,
     require_hybrid: RequireHybrid = False,
+    platform_policy: PlatformPolicy = None,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
@@ -116,6 +118,7 @@ def connect(
             allow_simulated=allow_simulated,
             allow_unsigned=allow_unsigned,
             require_hybrid=require_hybrid,
+            platform_policy=platform_policy,
             notify=notify,
         ) as client,
     ):

@@ -51,6 +51,7 @@ class Client(Common):
         allow_insecure_srs: bool = False,
         allow_out_of_range: bool = False,
         require_hybrid: bool = False,
+        platform_policy: Path | None = None,
         allow_plain_http: bool = False,
         allow_unsigned: bool = False,
         passphrase: Given = None,
@@ -73,6 +74,8 @@ class Client(Common):
                 the answer's caveats name them. Refused by default.
             require_hybrid: In mode `tee` refuse an enclave without ML-KEM, rather than
                 seal to its X25519 key with a caveat.
+            platform_policy: In mode `tee`, what the machine below an enclave must show
+                where hardware measured it as a whole: TOML, as for `attest verify`.
             allow_plain_http: Send the API key unencrypted to another machine; also
                 `$PRIVACY_ALLOW_PLAIN_HTTP`. For networks that encrypt by themselves.
             allow_unsigned: Use models that no publisher signed; the answer says so.
@@ -92,6 +95,7 @@ class Client(Common):
             allow_insecure_srs=allow_insecure_srs,
             allow_out_of_range=allow_out_of_range,
             require_hybrid=require_hybrid,
+            platform_policy=platform_policy,
             allow_plain_http=allow_plain_http,
             allow_unsigned=allow_unsigned,
             passphrase=passphrase,
@@ -237,6 +241,7 @@ class AsyncClient(Common):
         allow_insecure_srs: bool = False,
         allow_out_of_range: bool = False,
         require_hybrid: bool = False,
+        platform_policy: Path | None = None,
         allow_plain_http: bool = False,
         allow_unsigned: bool = False,
         passphrase: Given = None,
@@ -254,6 +259,7 @@ class AsyncClient(Common):
             allow_insecure_srs=allow_insecure_srs,
             allow_out_of_range=allow_out_of_range,
             require_hybrid=require_hybrid,
+            platform_policy=platform_policy,
             allow_plain_http=allow_plain_http,
             allow_unsigned=allow_unsigned,
             passphrase=passphrase,

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from privacy.client.rows import read_rows
 from privacy.client.sessions import (
     SIMULATED,
     compare_outputs,
+    load_platform_policy,
     param,
     proof_caveats,
     verified_outputs,
@@ -37,6 +38,9 @@ from privacy.fhe.caveats import p_error_caveats
 from privacy.modes import Mode, WhoSeesWhat, who_sees_what
 from privacy.receipt import Receipt, verify_receipt
 from privacy.runs import MAX_ROWS
+
+if TYPE_CHECKING:
+    from privacy.tee.policy import EvidencePolicy
 
 MAX_RECEIPT_BYTES = 1 << 17
 MAX_BESIDE_BYTES = 1 << 29
@@ -72,13 +76,14 @@ class Verdict:
     who_sees_what: WhoSeesWhat | None
 
 
-def verify_saved(
+def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
     path: Path,
     *,
     home: Home,
     trusted: dict[str, Any] | None = None,
     bundle: Path | None = None,
     rows: Sequence[Sequence[float]] | Path | None = None,
+    platform_policy: Path | None = None,
     allow_simulated: bool = False,
     allow_insecure_srs: bool = False,
 ) -> Verdict:
@@ -91,6 +96,7 @@ def verify_saved(
         bundle: The model's files instead of those in `home`.
         rows: The raw input, or a file of it as `read_rows` takes, to check that
             proofs are about it. Other modes cannot show it: that is exit code 7.
+        platform_policy: What the machine below an enclave must show; see `Client`.
         allow_simulated: Accept the evidence of a simulated enclave.
         allow_insecure_srs: Accept proofs that the maker of the SRS can forge.
     """
@@ -122,6 +128,7 @@ def verify_saved(
             home=home,
             bundle_root=bundle,
             rows=rows,
+            platform=load_platform_policy(platform_policy),
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             caveats=caveats,
@@ -177,6 +184,7 @@ class _Saved:
     home: Home
     bundle_root: Path | None
     rows: Sequence[Sequence[float]] | Path | None
+    platform: "EvidencePolicy | None"
     allow_simulated: bool
     allow_insecure_srs: bool
     caveats: list[str]
@@ -264,6 +272,7 @@ class _Saved:
             input_sha256=self.receipt.input_sha256,
             output_sha256=self.receipt.output_sha256,
             collateral=kept_in(self.home.collateral),
+            platform=self.platform,
             allow_simulated=self.allow_simulated,
             now=_moment(self.receipt.finished_at),
         )

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,13 +19,20 @@ from privacy.client.model import Notify
 from privacy.client.passphrase import Unlock
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical
-from privacy.errors import FormatError, PrivacyError, VerificationError
+from privacy.errors import (
+    FormatError,
+    NotFoundError,
+    PrivacyError,
+    VerificationError,
+)
 from privacy.fhe.caveats import clipping_caveats, p_error_caveats
 from privacy.modes import Mode
 
 if TYPE_CHECKING:
+    from privacy.tee.policy import EvidencePolicy
     from privacy.zkml import Verifier
 
+_MAX_POLICY_BYTES = 1 << 20
 T = TypeVar("T")
 _VERIFIER = "verifier"
 NOT_HYBRID = (
@@ -54,6 +62,7 @@ class Context:
     allow_out_of_range: bool = False
     require_hybrid: bool = False
     tell: Notify = lambda _: None
+    platform: "EvidencePolicy | None" = None
     unlock: Unlock = field(default_factory=Unlock)
     memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -78,6 +87,23 @@ class Context:
             verifier = self.memory.pop(_VERIFIER, None)
         if verifier:
             verifier.close()
+
+
+def load_platform_policy(path: Path | None) -> "EvidencePolicy | None":
+    """Return the policy on the machine below an enclave, if a file is given.
+
+    Raises:
+        NotFoundError: There is no such file.
+        FormatError: It is no such policy.
+    """
+    if path is None:
+        return None
+    from privacy.tee.policy import parse_platform_policy
+
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", code="no-such-file")
+    with path.open("rb") as file:
+        return parse_platform_policy(file.read(_MAX_POLICY_BYTES + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +368,7 @@ class _Tee:
             collateral=kept_in(self.context.home.collateral),
             allow_simulated=self.context.allow_simulated,
             require_hybrid=self.context.require_hybrid,
+            platform=self.context.platform,
         )
         params = {
             "model": manifest.name,

@@ -1,4 +1,11 @@
-"""Sealing a model for publishing: its weights leave the publisher encrypted only."""
+"""Sealing a model for publishing: its weights leave the publisher encrypted only.
+
+    deposits, policy = Deposits(home, Unlock(passphrase)), parse_key_policy(toml)
+    seal = Seal("https://…", lambda bundle, key: deposits.add(bundle, key, policy))
+    publish(model, X, name="…", store=store, seal=seal)
+
+`Deposits` and `parse_key_policy` are of `privacy.broker`.
+"""
 
 import shutil
 import tempfile

@@ -21,7 +21,7 @@ import numpy as np
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import AppraisalError, CannotVerifyError, VerificationError
 from privacy.tee.appraise import AttestationResult, PolicyRefusal
-from privacy.tee.attest import attest
+from privacy.tee.attest import Verdict, attest
 from privacy.tee.checks import Check, Checklist
 from privacy.tee.collateral import CollateralSource, FileCollateral
 from privacy.tee.evidence import (
@@ -99,7 +99,7 @@ def check_evidence(  # noqa: PLR0913 - all that makes evidence acceptable
     expected = replace(
         Measurements.from_dict(reference), rtmr3=register_of(shown.event_log)
     )
-    result = _appraised(
+    verdict, _ = verdict_on(
         shown,
         expected,
         platform=platform,
@@ -110,7 +110,16 @@ def check_evidence(  # noqa: PLR0913 - all that makes evidence acceptable
     check_started(shown.event_log, shown.start(expected))
     events = ", ".join(event.name for event in shown.event_log)
     line = Check("event-log", events, "a start as measured", ok=True, code="ok")
-    return replace(result, checks=(*result.checks, line))
+    cpu = verdict.claims[0]
+    return AttestationResult(
+        simulated=any(c.simulated for c in verdict.claims),
+        verified_at=now.isoformat(),
+        measurements=expected,
+        report_data=shown.report_data,
+        checks=(*verdict.checks, line),
+        tcb_status=cpu.tcb_status,
+        advisories=cpu.advisories,
+    )
 
 
 def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
@@ -348,7 +357,7 @@ def _keys(shown: Evidence) -> tuple[object, ...]:
     )
 
 
-def _appraised(
+def verdict_on(
     shown: Evidence,
     measured: Measurements,
     *,
@@ -356,8 +365,10 @@ def _appraised(
     now: datetime,
     collateral: CollateralSource,
     allow_simulated: bool,
-) -> AttestationResult:
-    """Return the result of the evidence of CPU and devices.
+) -> tuple[Verdict, EvidencePolicy]:
+    """Return the verdict on the evidence of CPU and devices, and what it was held to.
+
+    What the event log tells is left to the caller.
 
     1. Which vendors are trusted follows from what is allowed, and what is named.
     2. The evidence is genuine, its platform up to date and not revoked.
@@ -372,7 +383,7 @@ def _appraised(
     given = collateral.collateral(raw)
     if trusted:
         given += SimulatedCollateral(now).collateral(raw)
-    checks = Checklist()
+    checks, policy = Checklist(), _wanted(shown, values, platform)
     try:
         verdict = attest(
             raw,
@@ -380,7 +391,7 @@ def _appraised(
             collateral=given,
             now=now,
             checks=checks,
-            policy=_wanted(shown, values, platform),
+            policy=policy,
         )
     except AppraisalError as exc:
         raise PolicyRefusal(tuple(checks.lines)) from exc
@@ -390,19 +401,11 @@ def _appraised(
             "says what that must be: give a platform policy with its reference values"
         )
         raise CannotVerifyError(msg, code="platform-policy-missing")
-    cpu, *devices = verdict.claims
+    _, *devices = verdict.claims
     if any(device.nonce != shown.nonce.hex() for device in devices):
         msg = "a device answers another nonce: its report may be a replay; ask again"
         raise VerificationError(msg, code="nonce-mismatch")
-    return AttestationResult(
-        simulated=any(c.simulated for c in verdict.claims),
-        verified_at=now.isoformat(),
-        measurements=measured,
-        report_data=shown.report_data,
-        checks=verdict.checks,
-        tcb_status=cpu.tcb_status,
-        advisories=cpu.advisories,
-    )
+    return verdict, policy
 
 
 def _wanted(

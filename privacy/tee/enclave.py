@@ -28,7 +28,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from privacy.bundle import MANIFEST, Manifest, parse_manifest
 from privacy.encoding import Json, canonical_json, sha256_hex
-from privacy.errors import BackendError, FormatError, PrivacyError, VerificationError
+from privacy.errors import (
+    BackendError,
+    FormatError,
+    LimitError,
+    PrivacyError,
+    VerificationError,
+)
 from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.onchain import Terms, terms_of
@@ -37,7 +43,7 @@ from privacy.tee.composite import devices_to_bytes
 from privacy.tee.contract import Answerer
 from privacy.tee.engine import Engine, load_libraries
 from privacy.tee.evidence import Evidence, Statement, check_nonce
-from privacy.tee.harden import harden
+from privacy.tee.harden import DEFAULT_LIMITS, Limits, harden
 from privacy.tee.kem import KemKey, supported
 from privacy.tee.key_release import open_release
 from privacy.tee.measure import measure_loaded, measure_policy, measure_unloaded
@@ -267,6 +273,9 @@ class Server:
             return operations[header.get("op")](*bodies)
         except PrivacyError as exc:
             return describe_error(exc), []
+        except MemoryError:
+            msg = "the enclave has not enough memory for this: send fewer rows"
+            return describe_error(LimitError(msg, code="memory-limit")), []
         except Exception as exc:  # noqa: BLE001 - only the type: it may quote inputs
             error = BackendError(f"the enclave raised {type(exc).__name__}")
             return describe_error(error), []
@@ -278,7 +287,7 @@ def start(
     *,
     model_sha256: str,
     source: EvidenceSource = DEFAULT,
-    allow_weaker_sandbox: bool = False,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Server:
     """Return this process as a hardened enclave, ready to serve.
 
@@ -306,7 +315,7 @@ def start(
     }
     write_atomic(run_dir / RECORD, canonical_json(record), private=True)
     attester, devices = source.open(), source.open_devices()  # may open files
-    hardened = harden(allow_weaker_sandbox=allow_weaker_sandbox)
+    hardened = harden(limits=limits)
     measurements = replace(measurements, rtmr0=measure_policy(hardened.policy))
     engine: Engine | SealedEngine  # only now: a model may be a hostile one
     if is_sealed:
@@ -366,12 +375,12 @@ def _listen(run_dir: Path) -> socket.socket:
 
 
 def main(argv: list[str]) -> None:
-    """Run the enclave: run folder, model folder, model digest, idle limit, source, fd.
+    """Run the enclave: run folder, model folder, model digest, idle limit, options, fd.
 
-    The source of evidence is JSON; see `privacy.tee.sources`. The status descriptor
+    The options are JSON: source of evidence and limits. The status descriptor
     takes one JSON line: empty when ready, else the error.
     """
-    run_dir, model_dir, model_sha256, idle_s, source, status_fd = argv
+    run_dir, model_dir, model_sha256, idle_s, options, status_fd = argv
     status: Json = {}
     server = None
     try:
@@ -379,7 +388,8 @@ def main(argv: list[str]) -> None:
             Path(run_dir),
             Path(model_dir),
             model_sha256=model_sha256,
-            source=EvidenceSource.from_dict(json.loads(source)),
+            source=EvidenceSource.from_dict(json.loads(options)["source"]),
+            limits=Limits(**json.loads(options)["limits"]),
         )
     except PrivacyError as exc:
         status = describe_error(exc)

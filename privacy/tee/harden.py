@@ -14,7 +14,7 @@ the process: that is what hardware is for.
 import contextlib
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,10 +23,28 @@ from privacy.errors import BackendError
 from privacy.tee import kernel, landlock, seccomp
 
 DEFAULT_MEMORY_BYTES = 16 << 30
+LAYERS = LANDLOCK, SECCOMP = ("landlock", "seccomp")
+"""What a kernel may lack, and an operator and a publisher allow to be missing."""
 
 _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4
 _FIRST_OWN_UID = 0x70000000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What an operator sets for the enclaves of a node.
+
+    Attributes:
+        memory_bytes: Of one enclave's data; beyond that, allocations fail.
+        allow_weaker_sandbox: Go without Landlock or seccomp where the kernel lacks it.
+    """
+
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    allow_weaker_sandbox: bool = False
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +56,15 @@ class Sandbox:
         write: Folders in which it may read, make and remove files, likewise.
         file_bytes: How large a file may get.
         keeps_user: It stays the user it was: what it may write belongs to that one.
-        memory_bytes: Of its data; beyond that, allocations fail. Not measured.
     """
 
     read: dict[str, Path] = field(default_factory=dict)
     write: dict[str, Path] = field(default_factory=dict)
     file_bytes: int = 0
     keeps_user: bool = False
-    memory_bytes: int = DEFAULT_MEMORY_BYTES
 
-    def policy(self, *, has_landlock: bool = True, has_seccomp: bool = True) -> Json:
-        """Return the policy as it is measured; without what a kernel lacks."""
+    def policy(self, *, lacks: Collection[str] = ()) -> Json:
+        """Return the policy as it is measured, without those of `LAYERS`."""
         reads, writes = bool(self.read), bool(self.write)
         allowed: Json = {"read": sorted(self.read), "write": sorted(self.write)}
         return {
@@ -56,10 +72,10 @@ class Sandbox:
             "core_bytes": 0,
             "dumpable": False,
             "file_bytes": self.file_bytes,
-            "landlock": allowed if has_landlock else "none",
+            "landlock": "none" if LANDLOCK in lacks else allowed,
             "no_new_privileges": True,
             "seccomp": (
-                seccomp.policy(read=reads, write=writes) if has_seccomp else "none"
+                "none" if SECCOMP in lacks else seccomp.policy(read=reads, write=writes)
             ),
         }
 
@@ -91,14 +107,12 @@ class Hardened:
         }
 
 
-def harden(
-    sandbox: Sandbox | None = None, *, allow_weaker_sandbox: bool = False
-) -> Hardened:
+def harden(sandbox: Sandbox | None = None, limits: Limits = DEFAULT_LIMITS) -> Hardened:
     """Apply a sandbox to this process for good; call it before any thread is started.
 
     Args:
         sandbox: What stays allowed, nothing by default.
-        allow_weaker_sandbox: Go without Landlock or seccomp where the kernel lacks it.
+        limits: Not measured, as they protect the node alone.
 
     Raises:
         BackendError: A step that must succeed did not ("enclave-start"), or the kernel
@@ -108,7 +122,7 @@ def harden(
     _check_alone()
     try:
         locked = _lock_memory()
-        _limit(sandbox)
+        _limit(file_bytes=sandbox.file_bytes, memory_bytes=limits.memory_bytes)
         _renounce(keeps_user=sandbox.keeps_user)
         kernel.prctl(_PR_SET_DUMPABLE, 0)  # a change of user may have set it anew
         kernel.prctl(_PR_SET_NO_NEW_PRIVS, 1)
@@ -121,15 +135,16 @@ def harden(
         lambda: landlock.restrict(
             read=sandbox.read.values(), write=sandbox.write.values()
         ),
-        allow_weaker_sandbox=allow_weaker_sandbox,
+        allowed=limits.allow_weaker_sandbox,
     )
     filtered = _try(
         "seccomp filters (Linux 4.14 or newer on x86-64 or aarch64)",
         lambda: seccomp.restrict(read=bool(sandbox.read), write=bool(sandbox.write)),
-        allow_weaker_sandbox=allow_weaker_sandbox,
+        allowed=limits.allow_weaker_sandbox,
     )
+    applied = {LANDLOCK: landlocked, SECCOMP: filtered}
     return Hardened(
-        sandbox.policy(has_landlock=landlocked, has_seccomp=filtered),
+        sandbox.policy(lacks=[layer for layer in LAYERS if not applied[layer]]),
         locked,
         version,
     )
@@ -143,17 +158,15 @@ def _check_alone() -> None:
         raise BackendError(msg, code="enclave-start")
 
 
-def _try(
-    what: str, restrict: Callable[[], None], *, allow_weaker_sandbox: bool
-) -> bool:
+def _try(what: str, restrict: Callable[[], None], *, allowed: bool) -> bool:
     try:
         restrict()
     except OSError as exc:
-        if allow_weaker_sandbox:
+        if allowed:
             return False
         msg = (
             f"this kernel does not give the enclave {what}: {exc.strerror}. Use "
-            "another one, or set allow_weaker_sandbox, which clients must accept"
+            "another one, or set allow_weaker_sandbox; the publisher must allow it, too"
         )
         raise BackendError(msg, code="sandbox-unavailable") from exc
     return True
@@ -169,12 +182,12 @@ def _lock_memory() -> bool:
     return kernel.lock_memory(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT)
 
 
-def _limit(sandbox: Sandbox) -> None:
+def _limit(*, file_bytes: int, memory_bytes: int) -> None:
     limits = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_FSIZE: sandbox.file_bytes,
+        resource.RLIMIT_FSIZE: file_bytes,
         # Not the address space: engines reserve far more of it than they use.
-        resource.RLIMIT_DATA: sandbox.memory_bytes,
+        resource.RLIMIT_DATA: memory_bytes,
     }
     for which, size in limits.items():
         resource.setrlimit(which, (size, size))

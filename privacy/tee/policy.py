@@ -247,6 +247,26 @@ def policy_of(said: dict[str, Any]) -> EvidencePolicy:
     return policy
 
 
+def parse_platform_policy(raw: bytes) -> EvidencePolicy:
+    """Return a relying party's policy on the machine below an enclave.
+
+    Args:
+        raw: TOML as for `privacy attest verify --policy`; `report_data` in it would be
+            overruled by what the enclave must vouch for.
+
+    Raises:
+        FormatError: It is no policy, or it has no reference values of its own.
+    """
+    policy = parse_policy(raw)
+    if policy.reference_value_signers:
+        msg = (
+            "the platform policy names signers of reference values: give the values "
+            "themselves, in tables [measurements.FORMAT]"
+        )
+        raise FormatError(msg, code="bad-policy")
+    return policy
+
+
 def parse_toml(raw: bytes, *, what: str) -> dict[str, Any]:
     """Return what a TOML file says.
 

@@ -28,7 +28,7 @@ from privacy.tee.wire import (
 )
 
 _COMMAND = (sys.executable, "-S", "-P", "-m", "privacy.tee.quoter")
-_PATIENCE_S = 60.0
+_PATIENCE_S = 40.0
 
 
 class TsmAttester:
@@ -85,10 +85,10 @@ class TsmAttester:
             except (OSError, EOFError) as exc:
                 self._socket.close()  # an answer that comes late would be another's
                 msg = (
-                    "the process that asks the kernel for reports is gone, or slow: "
-                    "the enclave has to be started again"
+                    "the process that asks the kernel for reports is gone "
+                    "or hangs: ask for new evidence and seal the input again"
                 )
-                raise UnavailableError(msg, code="tsm-helper-gone") from exc
+                raise UnavailableError(msg, code="enclave-gone") from exc
         raise_described(answer)
         (evidence,) = bodies
         if report_data_of(evidence) != report_data:

@@ -158,12 +158,26 @@ def restrict(*, read: bool, write: bool) -> None:
     machine = platform.machine()
     if machine not in _SYSCALL:
         raise OSError(errno.ENOSYS, f"no list of system calls for {machine}")
-    raw = program(machine, read=read, write=write, pid=os.getpid())
+    load(program(machine, read=read, write=write, pid=os.getpid()))
+
+
+def load(raw: bytes) -> None:
+    """Put every thread of this process under a filter, for good.
+
+    Args:
+        raw: Instructions of classic BPF, 8 bytes each.
+
+    Raises:
+        OSError: The kernel does not take it.
+    """
     code = ctypes.create_string_buffer(raw, len(raw))
     filter_ = struct.pack("HxxxxxxP", len(raw) // 8, ctypes.addressof(code))
     block = ctypes.create_string_buffer(filter_, len(filter_))
     thread = call(
-        _SYSCALL[machine], _SET_MODE_FILTER, _FLAG_TSYNC, ctypes.addressof(block)
+        _SYSCALL[platform.machine()],
+        _SET_MODE_FILTER,
+        _FLAG_TSYNC,
+        ctypes.addressof(block),
     )
     if thread:
         raise OSError(

@@ -23,7 +23,13 @@ class FakeEnclave:
 
     @classmethod
     def start(
-        cls, model_dir: Path, run_dir: Path, *, model_sha256: str, source: object
+        cls,
+        model_dir: Path,
+        run_dir: Path,
+        *,
+        model_sha256: str,
+        source: object,
+        limits: object,
     ) -> "FakeEnclave":
         assert (model_dir / "model.onnx").is_file()
         with cls._lock:
@@ -32,7 +38,9 @@ class FakeEnclave:
         return enclave
 
     @classmethod
-    def attach(cls, run_dir: Path, *, source: object) -> "FakeEnclave | None":
+    def attach(
+        cls, run_dir: Path, *, source: object, limits: object
+    ) -> "FakeEnclave | None":
         enclave = cls.living.get(str(run_dir))
         return enclave if enclave and enclave.alive else None
 

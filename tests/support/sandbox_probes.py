@@ -37,7 +37,7 @@ from sandbox_attempts import (
 
 from privacy.errors import BackendError
 from privacy.tee import landlock, seccomp
-from privacy.tee.harden import Sandbox, harden
+from privacy.tee.harden import Limits, Sandbox, harden
 from privacy.tee.kernel import prctl
 
 # From outside: a peer of the same user, without privileges.
@@ -114,7 +114,7 @@ def inside(function, scene, *, sandboxed):
     def run():
         scene.prepare()
         if sandboxed:
-            harden(Sandbox(memory_bytes=MEMORY_BYTES))
+            harden(limits=Limits(memory_bytes=MEMORY_BYTES))
         function(scene)
 
     return child(run)
@@ -174,7 +174,7 @@ def on_a_kernel_without(*layers, allow_weaker_sandbox):
     def refused():
         lacking(*layers)
         try:
-            hardened = harden(allow_weaker_sandbox=allow_weaker_sandbox)
+            hardened = harden(limits=Limits(allow_weaker_sandbox=allow_weaker_sandbox))
         except BackendError as exc:
             raise RuntimeError(exc.code, exc.message) from None
         raise RuntimeError(json.dumps(hardened.policy))
@@ -186,7 +186,7 @@ def by_landlock_alone(function, scene):
     def run():
         scene.prepare()
         lacking(seccomp)
-        harden(allow_weaker_sandbox=True)
+        harden(limits=Limits(allow_weaker_sandbox=True))
         function(scene)
 
     return child(run)

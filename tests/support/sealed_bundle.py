@@ -38,8 +38,6 @@ def write_sealed_bundle(
         available=True,
         params={
             "measurements": measure_loaded(model).as_dict(),
-            "format": "tdx-v4",
-            "simulated": True,
             "sealed": Sealing(broker, sha256_hex(model)).as_dict(),
         },
     )

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from privacy.broker import Deposits, KeyPolicy
+from privacy.broker import Deposits
 from privacy.client.passphrase import Unlock
 from privacy.errors import AuthError, FormatError, NotFoundError
+from privacy.tee.measure import measure_unloaded
 
 CONTENT_KEY = bytes(range(32))
 
@@ -17,12 +18,12 @@ def everything_in(folder):
 
 def test_a_deposit_opens_with_its_passphrase_only(home, sealed_bundle, policy):
     Deposits(home, Unlock("correct horse")).add(sealed_bundle, CONTENT_KEY, policy)
-    deposit, key, held = Deposits(home, Unlock("correct horse")).open(
-        sealed_bundle.sha256
-    )
-    assert key == CONTENT_KEY
-    assert held == policy
-    assert deposit.model == "demo/1"
+    opened = Deposits(home, Unlock("correct horse")).open(sealed_bundle.sha256)
+    assert opened.content_key == CONTENT_KEY
+    assert opened.policy == policy
+    assert opened.deposit.model == "demo/1"
+    assert opened.measurements == measure_unloaded()
+    assert "content_key" not in repr(opened)
     for unlock in (Unlock("another horse"), Unlock()):
         with pytest.raises(AuthError):
             Deposits(home, unlock).open(sealed_bundle.sha256)
@@ -93,8 +94,3 @@ def test_the_newest_deposit_comes_first(deposits, sealed_bundle, policy):
         again.sha256,
         sealed_bundle.sha256,
     ]
-
-
-def test_a_policy_that_compares_nothing_cannot_be_made():
-    with pytest.raises(FormatError):
-        KeyPolicy.of({"allow_simulated": True})

@@ -1,5 +1,6 @@
 """A key goes to the enclave that the publisher's policy accepts, and to no other."""
 
+import hashlib
 from dataclasses import replace
 from datetime import timedelta
 
@@ -22,11 +23,13 @@ from privacy.tee.evidence import parse_evidence
 from privacy.tee.measure import measure_unloaded
 from privacy.tee.sealed_engine import SealedEngine
 from privacy.tee.sealed_model import SealedFile, open_model, seal_model
+from privacy.tee.simulated_attesters import SimulatedNitroAttester, SimulatedSnpAttester
 from tests.support.lying_attester import LyingTdxAttester
 from tests.support.tee_models import WEIGHTS
 
 VERIFIER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 DEBUG = bytes([1]) + bytes(7)
+REGISTERS = {"mrtd": bytes(48)}
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ def test_without_its_key_an_enclave_answers_nothing_and_shows_no_model(
             now=now,
             allow_simulated=True,
         )
-    assert caught.value.code == "rtmr2-mismatch"
+    assert caught.value.code == "measurement-mismatch"
     engine = SealedEngine(SealedFile(b"", "ab" * 32))
     with pytest.raises(UnavailableError) as caught:
         engine.run([[1.0, 2.0, 3.0]])
@@ -115,16 +118,38 @@ def test_an_enclave_that_measures_otherwise_gets_no_key(
     assert register in decision.message
 
 
+@pytest.mark.parametrize("kind", [SimulatedSnpAttester, SimulatedNitroAttester])
+def test_every_vendors_evidence_counts_with_its_model_missing(
+    ask, enclave_of, made, kind
+):
+    enclave = enclave_of(made, attester=kind())
+    enclave.unseal(ask(enclave)[0])
+    other = replace(measure_unloaded(), rtmr2=hashlib.sha384(made.model).digest())
+    loaded = enclave_of(made, attester=kind(), measurements=other)
+    assert refused(ask, loaded) == "measurement-mismatch"
+
+
+def test_a_log_that_was_changed_on_the_way_is_not_vouched_for(
+    broker, enclave_of, made, now
+):
+    nonce = broker.challenge(made.bundle.sha256, now=now)
+    shown = parse_evidence(enclave_of(made).evidence(nonce))
+    shorter = replace(shown, event_log=shown.event_log[:-1]).to_bytes()
+    assert refused(broker.release, shorter, now=now) == "measurement-mismatch"
+
+
 def test_a_debug_enclave_gets_no_key(ask, enclave_of, made):
     attester = LyingTdxAttester(report={"td_attributes": DEBUG})
     assert refused(ask, enclave_of(made, attester=attester)) == "debug-enclave"
 
 
 def test_a_simulated_enclave_gets_no_key_unless_the_policy_allows_it(
-    home, made, policy, enclave_of, now
+    home, made, enclave_of, now
 ):
     deposits = Deposits(home, Unlock("correct horse"))
-    deposits.add(made.bundle, made.content_key, KeyPolicy(policy.said))
+    table = {name: value.hex() for name, value in REGISTERS.items()}
+    policy = KeyPolicy({"measurements": {"tdx-v4": table}})
+    deposits.add(made.bundle, made.content_key, policy)
     broker = Broker(deposits, Decisions(home), VERIFIER)
     nonce = broker.challenge(made.bundle.sha256, now=now)
     evidence = enclave_of(made).evidence(nonce)

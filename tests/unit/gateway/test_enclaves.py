@@ -166,6 +166,26 @@ def test_an_enclave_that_dies_as_it_is_asked_is_replaced_at_once(
     assert FakeEnclave.starts == before + 2
 
 
+def test_an_enclave_outlives_what_makes_its_evidence_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def busy(self: FakeEnclave, nonce: bytes) -> bytes:
+        raise UnavailableError("the host is busy", code="tsm-timeout")
+
+    bundle, before = write_bundle(tmp_path), FakeEnclave.starts
+
+    async def scenario(enclaves: Enclaves) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeEnclave, "evidence", busy)
+            with pytest.raises(UnavailableError) as caught:
+                await enclaves.evidence(bundle, NONCE)
+            assert caught.value.code == "tsm-timeout"
+        await enclaves.evidence(bundle, NONCE)
+
+    _play(tmp_path, scenario)
+    assert FakeEnclave.starts == before + 1
+
+
 def test_an_enclave_that_starts_slowly_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -173,10 +193,10 @@ def test_an_enclave_that_starts_slowly_holds_up_no_other(
     go_on, real = threading.Event(), FakeEnclave.start
 
     def start(
-        model_dir: Path, run_dir: Path, *, model_sha256: str, source: object
+        model_dir: Path, run_dir: Path, *, model_sha256: str, **options: Any
     ) -> FakeEnclave:
         assert model_sha256 != slow.sha256 or go_on.wait(30)
-        return real(model_dir, run_dir, model_sha256=model_sha256, source=source)
+        return real(model_dir, run_dir, model_sha256=model_sha256, **options)
 
     monkeypatch.setattr(FakeEnclave, "start", start)
 

@@ -1,6 +1,7 @@
 """The broker over HTTP, and the node that carries messages to and from it."""
 
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import httpx
@@ -9,12 +10,18 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.broker import create_broker_app
-from gateway.executors.unsealing import unseal
+from gateway.executors.unsealing import Unsealer, unseal
 from privacy.encoding import b64url_decode
-from privacy.errors import AppraisalError, NotFoundError, UnavailableError
+from privacy.errors import (
+    AppraisalError,
+    NotFoundError,
+    UnavailableError,
+    VerificationError,
+)
 from privacy.jws import public_jwk
 from privacy.tee.sealed_model import Sealing
 from tests.support.live_gateway import free_port, wait_until
+from tests.support.sealed_bundle import write_sealed_bundle
 
 SHA256 = "ab" * 32
 JWK = public_jwk(Ed25519PrivateKey.generate().public_key())
@@ -40,7 +47,7 @@ class FakeBroker:
 
 
 class FakeEnclave:
-    released = None
+    released, stopped = None, False
 
     def evidence(self, nonce):
         assert nonce == bytes(32)
@@ -48,6 +55,9 @@ class FakeEnclave:
 
     def unseal(self, release):
         self.released = release
+
+    def stop(self):
+        self.stopped = True
 
 
 @pytest.fixture
@@ -86,6 +96,17 @@ def test_the_node_says_what_the_broker_refused_and_gives_the_enclave_nothing(
     assert enclave.released is None
 
 
+def test_a_key_that_does_not_open_the_model_is_the_brokers_fault(url):
+    class Wrong(FakeEnclave):
+        def unseal(self, release):
+            raise VerificationError("no", code="model-unsealable")
+
+    with pytest.raises(UnavailableError) as caught:
+        unseal(Wrong(), Sealing(url, SHA256), model_sha256=SHA256)
+    assert caught.value.code == "key-unusable"
+    assert "model-unsealable" in caught.value.message
+
+
 def test_a_revoked_key_keeps_its_name_on_the_way(url, broker):
     broker.refuses = NotFoundError("revoked", code="key-revoked")
     with pytest.raises(NotFoundError) as caught:
@@ -99,6 +120,25 @@ def test_a_broker_that_is_not_there_is_named():
         unseal(FakeEnclave(), Sealing(gone, SHA256), model_sha256=SHA256)
     assert caught.value.code == "broker-unreachable"
     assert gone in caught.value.message
+
+
+def test_after_a_refusal_no_enclave_is_started_for_a_while(
+    url, broker, tmp_path, monkeypatch
+):
+    bundle = write_sealed_bundle(tmp_path / "m", tmp_path / "home", broker=url).bundle
+    bundle = replace(bundle, sha256=SHA256)
+    broker.refuses = AppraisalError("mrtd is 00", code="measurement-mismatch")
+    unsealer, enclave = Unsealer(), FakeEnclave()
+    unsealer.check(bundle)
+    with pytest.raises(UnavailableError):
+        unsealer.unseal(enclave, bundle)
+    assert enclave.stopped
+    with pytest.raises(UnavailableError) as caught:
+        unsealer.check(bundle)
+    assert caught.value.code == "key-refused"
+    unsealer.check(replace(bundle, sha256="cd" * 32))
+    monkeypatch.setattr("gateway.executors.unsealing.PATIENCE_S", 0.0)
+    unsealer.check(bundle)
 
 
 def test_a_refusal_is_a_403_with_the_code_of_the_check(url, broker):

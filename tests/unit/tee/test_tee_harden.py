@@ -122,3 +122,26 @@ def test_what_is_measured_names_every_call_that_is_let_through():
     assert "openat" not in calls
     assert "openat" in seccomp.policy(read=True, write=False)["calls"]
     assert sys.platform == "linux"
+
+
+def test_on_an_older_kernel_nothing_weaker_passes_unless_all_allow_it(
+    model_dir, tmp_path
+):
+    """Node, publisher and thereby the data owner's client: each by its own."""
+    script = PROBES.with_name("older_kernel.py")
+    run = subprocess.run(
+        [sys.executable, str(script), str(model_dir), str(tmp_path / "run")],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert json.loads(run.stdout) == {
+        "landlock_version": 0,
+        "strict": "sandbox-unavailable",
+        "sandbox": {**SANDBOX, "landlock": "none"},
+        "usual reference": "measurement-mismatch",
+        "weaker reference": "accepted",
+        "strict node attaches": False,
+        "lenient node attaches": True,
+    }

@@ -186,8 +186,9 @@ def test_two_clean_builds_agree_and_one_byte_changes_its_register_alone(tmp_path
 
     def measured(folder, model="model"):
         command = [sys.executable, "-P", "-c", MEASURE, str(folder), model]
-        run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-        assert run.returncode == 0, run.stderr
+        run = subprocess.run(
+            command, capture_output=True, check=True, text=True, cwd=tmp_path
+        )
         return json.loads(run.stdout)
 
     clean = measured(build("one"))

@@ -14,6 +14,7 @@ from privacy.errors import (
     BackendError,
     CannotVerifyError,
     FormatError,
+    PrivacyError,
     UnavailableError,
     VerificationError,
 )
@@ -223,22 +224,45 @@ def test_beside_evidence_of_hardware_a_model_stays_on_the_cpu():
     assert source.open_devices() == NO_DEVICES
 
 
-def test_the_engine_leaves_gpus_alone_when_told(monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """What a session is asked to run on, where ONNX Runtime claims to have CUDA."""
     import onnxruntime
 
-    asked = []
+    class Asked(list):
+        denied = False
+
+    found = Asked()
 
     class Session(onnxruntime.InferenceSession):
         def __init__(self, *arguments, providers, **options):
-            asked.append(providers)
+            found.append(providers)
+            if found.denied and providers[0] != "CPUExecutionProvider":
+                raise RuntimeError("no device")
             super().__init__(*arguments, providers=["CPUExecutionProvider"], **options)
 
-    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    found_by = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
-    Engine(MODEL, may_use_gpu=True)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: found_by)
+    return found
+
+
+def test_the_engine_picks_cuda_where_it_may(asked):
+    Engine(MODEL)
+    assert asked == [["CUDAExecutionProvider", "CPUExecutionProvider"]]
+
+
+def test_the_engine_leaves_gpus_alone_when_told(asked):
     Engine(MODEL, may_use_gpu=False)
-    assert asked == [there, ["CPUExecutionProvider"]]
+    assert asked == [["CPUExecutionProvider"]]
+
+
+def test_a_gpu_that_cannot_be_opened_leaves_the_model_on_the_cpu(asked):
+    asked.denied = True
+    engine = Engine(MODEL)
+    assert engine.providers == ("CPUExecutionProvider",)
+    assert len(asked) == 2
+    assert np.allclose(engine.run(ROWS.tolist()), ROWS @ WEIGHTS)
 
 
 # Choices that make no sense
@@ -431,8 +455,23 @@ def test_a_helper_that_is_gone_is_named_as_such(monkeypatch):
     for _ in range(2):
         with pytest.raises(UnavailableError) as caught:
             attester.quote(bytes(64), MEASURED)
-        assert caught.value.code == "tsm-helper-gone"
+        assert caught.value.code == "enclave-gone"
     attester.close()
+
+
+# Evidence with a byte changed
+
+
+@pytest.mark.parametrize("kind", ["simulated-snp", "simulated-nitro"])
+def test_evidence_with_any_byte_changed_is_refused(kind):
+    enclave, session = enclave_of(EvidenceSource(kind).open()), session_of()
+    shown = parse_evidence(enclave.evidence(session.nonce))
+    now = datetime.now(UTC)
+    for at in range(0, len(shown.quote), 11):
+        flipped = bytes([shown.quote[at] ^ 1 << at % 8])
+        quote = shown.quote[:at] + flipped + shown.quote[at + 1 :]
+        with pytest.raises(PrivacyError):
+            session.check_evidence(replace(shown, quote=quote).to_bytes(), now=now)
 
 
 # Processes
