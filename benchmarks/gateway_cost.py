@@ -129,7 +129,7 @@ def _bare(
         from privacy.tee.host import Enclave
 
         # The gateway's own enclave: the input is sealed to it.
-        run_dir = live.data / "enclaves" / bundle.sha256[:16]
+        run_dir = live.data / "enclaves" / "tee" / bundle.sha256[:16]
         enclave = Enclave.attach(run_dir)
         if enclave is None:
             raise RuntimeError("the gateway has no enclave for this model")

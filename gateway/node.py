@@ -27,7 +27,6 @@ from gateway.store.jobs import Jobs
 from gateway.store.parts import Parts
 from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
-from privacy.modes import Mode
 from privacy.publisher import Trust, load_trust
 
 _log = structlog.get_logger()
@@ -151,8 +150,9 @@ class Gateway:
         )
 
     def _attach_enclaves(self) -> None:
-        parts = [(b, b.manifest.modes.get(Mode.TEE)) for b in self.registry.all()]
-        self.node.enclaves.attach([b for b, part in parts if part and part.available])
+        for mode, enclaves in self.node.enclaves.items():
+            parts = [(b, b.manifest.modes.get(mode)) for b in self.registry.all()]
+            enclaves.attach([b for b, part in parts if part and part.available])
 
 
 async def _remove(sweep: Callable[[], int]) -> None:

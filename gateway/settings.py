@@ -159,6 +159,7 @@ class Settings(BaseSettings):
             Mode.FHE: self.fhe_workers or in_turn,
             Mode.ZKML: self.zkml_workers,
             Mode.TEE: self.tee_workers,
+            Mode.TEE_ZKML: self.zkml_workers,
         }[mode]
 
     def worker_env(self, mode: Mode) -> dict[str, str]:
@@ -180,6 +181,7 @@ class Settings(BaseSettings):
             Mode.FHE: self.fhe_time_limit_s,
             Mode.ZKML: self.zkml_time_limit_s,
             Mode.TEE: self.tee_time_limit_s,
+            Mode.TEE_ZKML: self.zkml_time_limit_s,
         }[mode]
 
 

@@ -5,15 +5,19 @@ Its keys live in its memory only. If it dies, inputs sealed to it are lost; jobs
 """
 
 import asyncio
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
+from gateway.executors.memory import Memory, needed
 from gateway.executors.places import Places
 from gateway.executors.unsealing import Unsealer
 from privacy.bundle import Bundle
+from privacy.encoding import Json
 from privacy.errors import (
     FormatError,
     JobFailedError,
@@ -31,17 +35,21 @@ _EVIDENCE_THREADS = 2
 class Enclaves:
     """The enclaves of one node."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that enclaves are kept by
         self,
+        mode: Mode,
         folder: Path,
         engines: Engines,
         *,
         size: int,
         time_limit_s: float,
+        memory: Memory | None = None,
         source: EvidenceSource = DEFAULT,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Keep each enclave's socket under `folder`; `size` jobs run at once."""
+        self._mode = mode
+        self._memory = memory or Memory(sys.maxsize)
         self._folder = folder
         self._source = source
         self._limits = limits
@@ -62,7 +70,10 @@ class Enclaves:
         """Return the files of one job; see `Executor`."""
         ended = self._jobs[work.job_id] = asyncio.Event()
         try:
-            async with self._places.take(ended):
+            async with (
+                self._places.take(ended),
+                self._memory.take(needed(work), ended),
+            ):
                 if ended.is_set():
                     raise _cancelled()
                 return await self._infer(work, watch, ended)
@@ -93,7 +104,7 @@ class Enclaves:
 
     def busy(self) -> dict[Mode, int]:
         """Return how many jobs run."""
-        return {Mode.TEE: self._busy}
+        return {self._mode: self._busy}
 
     async def close(self) -> None:
         """Stop every enclave."""
@@ -106,7 +117,9 @@ class Enclaves:
 
     async def _infer(self, work: Work, watch: Watch, ended: asyncio.Event) -> Done:
         loop = asyncio.get_running_loop()
-        answer = loop.run_in_executor(self._threads, self._infer_now, work, watch)
+        answer = loop.run_in_executor(
+            self._threads, self._infer_now, work, watch, ended
+        )
         stop = asyncio.ensure_future(ended.wait())
         both: set[asyncio.Future[Any]] = {answer, stop}
         self._busy += 1
@@ -142,7 +155,7 @@ class Enclaves:
             enclave.stop()  # it was dying as we asked; a new one can answer as well
             return self._open(bundle).evidence(nonce)
 
-    def _infer_now(self, work: Work, watch: Watch) -> Done:
+    def _infer_now(self, work: Work, watch: Watch, ended: asyncio.Event) -> Done:
         watch.started()
         if work.input.stat().st_size > MAX_SEALED_BYTES:
             msg = f"the sealed input has more than {MAX_SEALED_BYTES} bytes"
@@ -150,9 +163,14 @@ class Enclaves:
         sealed = work.input.read_bytes()
         enclave = self._open(work.bundle)
         try:
-            result = enclave.infer(sealed, timeout_s=self._time_limit_s)
+            result = enclave.infer(
+                sealed,
+                timeout_s=self._time_limit_s,
+                progress=partial(_report, watch, ended),
+            )
         except LimitError:
-            enclave.stop()  # native code does not listen; the next job gets a new one
+            if self._mode is Mode.TEE:  # native code does not listen: the next job gets
+                enclave.stop()  # a new one; a prover ends the job with its connection
             raise
         output, evidence = work.folder / "output", work.folder / "evidence"
         output.write_bytes(result.output)
@@ -171,9 +189,9 @@ class Enclaves:
             found = self._attached(run_dir)
             if found is None:
                 part = [n for n in bundle.manifest.files if n.startswith("tee/")]
-                bundle.check_files(part)
+                bundle.check_files(part)  # an enclave checks its circuit itself
                 run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-                found = self._engines.enclave().start(
+                found = self._engines.enclave(self._mode).start(
                     bundle.root / "tee",
                     run_dir,
                     model_sha256=bundle.sha256,
@@ -187,7 +205,7 @@ class Enclaves:
     def _attached(self, run_dir: Path) -> EnclaveLike | None:
         if not run_dir.is_dir():
             return None
-        return self._engines.enclave().attach(
+        return self._engines.enclave(self._mode).attach(
             run_dir, source=self._source, limits=self._limits
         )
 
@@ -197,6 +215,12 @@ class Enclaves:
 
     def _run_dir(self, bundle: Bundle) -> Path:
         return self._folder / bundle.sha256[:16]
+
+
+def _report(watch: Watch, ended: asyncio.Event, progress: Json) -> None:
+    if ended.is_set():
+        raise _cancelled()
+    watch.progress(progress)
 
 
 def _cancelled() -> JobFailedError:

@@ -208,7 +208,7 @@ class JobService:
             version=bundle.manifest.version,
             model_sha256=bundle.sha256,
             mode=mode,
-            simulated=mode is Mode.TEE and self.simulated_enclaves,
+            simulated=Mode.TEE in mode.parts and self.simulated_enclaves,
             input_sha256=request.input_sha256,
             keys_sha256=request.keys_sha256 or "",
             options=_marked(request.options, part),

@@ -221,7 +221,7 @@ def _print_model(bundle: Bundle) -> None:
 @command("infer")
 def infer(
     model: Annotated[str, typer.Argument(help="NAME, NAME/VERSION, or with @SHA256.")],
-    mode: Annotated[str, typer.Option(help="fhe, zkml or tee.")],
+    mode: Annotated[str, typer.Option(help="fhe, zkml, tee or tee+zkml.")],
     input_: Input,
     allow_simulated: AllowSimulated = False,
     allow_insecure_srs: AllowInsecureSrs = False,

@@ -19,6 +19,8 @@ from privacy.client.home import Home
 from privacy.client.rows import read_rows
 from privacy.client.sessions import (
     SIMULATED,
+    SIMULATED_PROVEN,
+    circuit_of,
     compare_outputs,
     load_platform_policy,
     param,
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 MAX_RECEIPT_BYTES = 1 << 17
 MAX_BESIDE_BYTES = 1 << 29
 MAX_SALT_BYTES = 64
-SALT_FILE = "evidence.json.salt"
+PROOF_FILE = "proofs.json"
 OK, FAILED, MISSING = "ok", "failed", "could not check"
 
 
@@ -150,7 +152,12 @@ def _seen(receipt: Receipt | None) -> WhoSeesWhat | None:
     return who_sees_what(Mode(receipt.mode), simulated=receipt.simulated)
 
 
-_EVIDENCE = {"fhe": "", "zkml": "proof", "tee": "attestation"}
+_EVIDENCE = {
+    "fhe": "",
+    "zkml": "proof",
+    "tee": "attestation",
+    "tee+zkml": "attestation+proof",
+}
 _STATUSES = {"succeeded", "failed", "cancelled"}
 
 
@@ -165,7 +172,7 @@ def check_sound(receipt: Receipt) -> Receipt:
     if (
         receipt.mode not in _EVIDENCE
         or receipt.status not in _STATUSES
-        or (receipt.simulated and receipt.mode != Mode.TEE)
+        or (receipt.simulated and Mode.TEE not in Mode(receipt.mode).parts)
         or (done and receipt.evidence_kind != _EVIDENCE[receipt.mode])
         or (done and bool(receipt.evidence_kind) != bool(receipt.evidence_sha256))
         or (done and not receipt.output_sha256)
@@ -193,14 +200,17 @@ class _Saved:
         checks = {"output": self.output}
         if self.receipt.evidence_sha256:
             checks["evidence"] = self.evidence
-        if self.rows is not None and self.receipt.mode != Mode.ZKML:
+        if self.receipt.mode == Mode.TEE_ZKML:
+            checks["proof"] = self.proof
+        elif self.rows is not None and self.receipt.mode != Mode.ZKML:
             checks["input"] = self.input_
         return checks
 
     def weaknesses(self) -> tuple[str, ...]:
         """Return what weakens the answer by the receipt's own words."""
         if self.receipt.simulated:
-            return (SIMULATED,)
+            proven = self.receipt.mode == Mode.TEE_ZKML
+            return (SIMULATED_PROVEN if proven else SIMULATED,)
         if self.receipt.mode != Mode.FHE:
             return ()
         said = dict(self.receipt.options)
@@ -221,19 +231,31 @@ class _Saved:
             raise VerificationError("evidence.json is not the evidence of this job")
         bundle = self._bundle()
         if self.receipt.mode == Mode.ZKML:
-            return self._proofs(bundle, evidence)
+            return self._proofs(bundle, "evidence.json")
         return self._attestation(bundle, evidence)
 
-    def _proofs(self, bundle: Bundle, evidence: bytes) -> str:
+    def proof(self) -> str:
+        """Check the proofs that came inside a sealed answer."""
+        from privacy.tee.evidence import parse_evidence
+
+        statement = parse_evidence(self._beside("evidence.json")).statement
+        named = statement.proof_sha256 if statement else ""
+        if sha256_hex(self._beside(PROOF_FILE)) != named:
+            msg = f"{PROOF_FILE} is not what the enclave's statement names"
+            raise VerificationError(msg, code="statement-mismatch")
+        return self._proofs(self._bundle(), PROOF_FILE)
+
+    def _proofs(self, bundle: Bundle, name: str) -> str:
         rows = self._standard_rows(bundle)
         raw = verified_outputs(
             bundle,
-            evidence,
+            self._beside(name),
             rows,
-            salt=salt_beside(self.folder / "evidence.json"),
+            salt=salt_beside(self.folder / name),
             allow_insecure_srs=self.allow_insecure_srs,
         )
-        compare_outputs(self._beside("output.bin"), raw)
+        if self.receipt.mode == Mode.ZKML:  # else the output is sealed
+            compare_outputs(self._beside("output.bin"), raw)
         self.caveats.extend(proof_caveats(bundle))
         if rows is None:
             self.caveats.append("without --input nothing ties the proofs to any input")
@@ -265,9 +287,10 @@ class _Saved:
         from privacy.tee.client import verify_job_evidence
         from privacy.tee.collateral import kept_in
 
+        mode = Mode(self.receipt.mode)
         result = verify_job_evidence(
             evidence,
-            reference=param(bundle, Mode.TEE, "measurements", dict),
+            reference=param(bundle, mode, "measurements", dict),
             model_sha256=self.receipt.model_sha256,
             input_sha256=self.receipt.input_sha256,
             output_sha256=self.receipt.output_sha256,
@@ -275,6 +298,7 @@ class _Saved:
             platform=self.platform,
             allow_simulated=self.allow_simulated,
             now=_moment(self.receipt.finished_at),
+            circuit_sha256=circuit_of(bundle, mode),
         )
         if result.simulated != self.receipt.simulated:
             raise VerificationError("receipt and evidence disagree on `simulated`")

@@ -40,6 +40,7 @@ NOT_HYBRID = (
     "computer could read what was recorded"
 )
 SIMULATED = "the enclave is SIMULATED: it hides nothing from its operator"
+SIMULATED_PROVEN = f"{SIMULATED}; the answer is proven all the same"
 
 
 @dataclass(slots=True)
@@ -127,12 +128,17 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A verified output: raw outputs, shape (rows, outputs), and what was checked."""
+    """A verified output: raw outputs, shape (rows, outputs), and what was checked.
+
+    Attributes:
+        proofs: What came inside a sealed answer, to be kept and perhaps given away.
+    """
 
     raw: Any
     checks: tuple[Check, ...]
     caveats: tuple[str, ...] = ()
     simulated: bool = False
+    proofs: bytes = b""
 
 
 class Session(Protocol):
@@ -151,10 +157,11 @@ class Session(Protocol):
 
 def session_for(mode: Mode, context: Context, bundle: Bundle) -> Session:
     """Return a new session of a mode for one job."""
-    kinds: dict[Mode, type[_Fhe | _Zkml | _Tee]] = {
+    kinds: dict[Mode, type[_Fhe | _Zkml | _Tee | _TeeZkml]] = {
         Mode.FHE: _Fhe,
         Mode.ZKML: _Zkml,
         Mode.TEE: _Tee,
+        Mode.TEE_ZKML: _TeeZkml,
     }
     return kinds[mode](context, bundle)
 
@@ -237,28 +244,41 @@ class _Zkml:
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
     ) -> Flow[Opened]:
-        self.context.notify({"stage": "verify proofs"})
-        shows_input = "input-hidden" not in weaknesses(self.bundle)
-        raw = yield Work(
-            lambda: verified_outputs(
-                self.bundle,
-                evidence,
-                prepared.rows if shows_input else None,
-                salt=prepared.salt,
-                allow_insecure_srs=self.context.allow_insecure_srs,
-                verifier=self.context.verifier(),
-            )
+        raw, checks = yield from prove_input(
+            self.context, self.bundle, prepared, evidence
         )
         compare_outputs(output, raw)
-        checks = [
-            Check("proof", f"{len(raw)} proofs verify under the pinned verifying key"),
-            Check("proof-output", "the proofs' public outputs are the answer"),
-        ]
-        if shows_input:
-            of_job = " and this job" if prepared.salt else ""
-            detail = f"the proofs are about this input{of_job}"
-            checks.append(Check("proof-input", detail))
-        return Opened(raw, tuple(checks), proof_caveats(self.bundle))
+        same = Check("proof-output", "the proofs' public outputs are the answer")
+        return Opened(raw, (*checks, same), proof_caveats(self.bundle))
+
+
+def prove_input(
+    context: Context, bundle: Bundle, prepared: Prepared, proofs: bytes
+) -> Flow[tuple[Any, tuple[Check, ...]]]:
+    """Verify proofs about a job's input; return the proven outputs and the checks.
+
+    Raises:
+        See `verified_outputs`.
+    """
+    context.notify({"stage": "verify proofs"})
+    shows_input = "input-hidden" not in weaknesses(bundle)
+    raw = yield Work(
+        lambda: verified_outputs(
+            bundle,
+            proofs,
+            prepared.rows if shows_input else None,
+            salt=prepared.salt,
+            allow_insecure_srs=context.allow_insecure_srs,
+            verifier=context.verifier(),
+        )
+    )
+    detail = f"{len(raw)} proofs verify under the pinned verifying key"
+    checks: tuple[Check, ...] = (Check("proof", detail),)
+    if shows_input:
+        of_job = " and this job" if prepared.salt else ""
+        about = f"the proofs are about this input{of_job}"
+        checks += (Check("proof-input", about),)
+    return raw, checks
 
 
 def proof_caveats(bundle: Bundle) -> tuple[str, ...]:
@@ -334,14 +354,17 @@ def compare_outputs(output: bytes, raw: Any) -> None:
 class _Tee:
     context: Context
     bundle: Bundle
+    mode: Mode = Mode.TEE
     _session: Any = None
     _simulated: bool = False
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
+        yield from self.attest()
+        return self._sealed(self._session.seal(rows), rows)
+
+    def _sealed(self, blob: bytes, rows: Any, *, salt: bytes = b"") -> Prepared:
         from privacy.tee.seal import parse_sealed
 
-        yield from self.attest()
-        blob = self._session.seal(rows)
         sealed = parse_sealed(blob)
         self.context.tell(
             {
@@ -353,7 +376,7 @@ class _Tee:
                 "sha256": sealed.sha256,
             }
         )
-        return Prepared(blob, rows, job=sealed.job.hex())
+        return Prepared(blob, rows, salt=salt, job=sealed.job.hex())
 
     def attest(self) -> Flow[None]:
         """Fetch the enclave's evidence for a fresh nonce, and check it."""
@@ -363,17 +386,19 @@ class _Tee:
         manifest = self.bundle.manifest
         session = self._session = TeeSession(
             model_sha256=self.bundle.sha256,
-            reference=param(self.bundle, Mode.TEE, "measurements", dict),
+            reference=param(self.bundle, self.mode, "measurements", dict),
             columns=len(manifest.columns),
             collateral=kept_in(self.context.home.collateral),
             allow_simulated=self.context.allow_simulated,
             require_hybrid=self.context.require_hybrid,
+            circuit_sha256=circuit_of(self.bundle, self.mode),
             platform=self.context.platform,
         )
         params = {
             "model": manifest.name,
             "version": manifest.version,
             "nonce": b64url(session.nonce),
+            "mode": str(self.mode),
         }
         self.context.notify({"stage": "attest the enclave"})
         self.context.tell({"step": "nonce", "nonce": session.nonce.hex()})
@@ -420,10 +445,7 @@ class _Tee:
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
     ) -> Flow[Opened]:
-        from privacy.tee.kem import CLASSIC
-
         _ = prepared
-        kem = self._session.kem
         now = self.context.now()
         raw = yield Work(lambda: self._session.open(output, evidence, now=now))
         self.context.tell(
@@ -434,13 +456,64 @@ class _Tee:
                 "simulated": self._simulated,
             }
         )
+        caveats = self._caveats(SIMULATED)
+        return Opened(raw, self._checks(), caveats, simulated=self._simulated)
+
+    def _caveats(self, simulated: str) -> tuple[str, ...]:
+        from privacy.tee.kem import CLASSIC
+
+        caveats = (simulated,) if self._simulated else ()
+        return (*caveats, NOT_HYBRID) if self._session.kem == CLASSIC else caveats
+
+    def _checks(self) -> tuple[Check, ...]:
         kind = "simulated, proves nothing" if self._simulated else "hardware"
-        checks = (
+        return (
             Check("attestation", f"quote, chain, nonce and measurement ({kind})"),
-            Check("sealing", f"to the attested enclave's key alone, {kem}"),
+            Check(
+                "sealing", f"to the attested enclave's key alone, {self._session.kem}"
+            ),
             Check("enclave-signature", "input and output signed by the attested key"),
         )
-        caveats: tuple[str, ...] = (SIMULATED,) if self._simulated else ()
-        if kem == CLASSIC:
-            caveats += (NOT_HYBRID,)
-        return Opened(raw, checks, caveats, simulated=self._simulated)
+
+
+def circuit_of(bundle: Bundle, mode: Mode) -> str:
+    """Return the digest of the circuit that a mode's enclave proves with, or ""."""
+    from privacy.tee_zkml.circuit import circuit_sha256
+
+    return circuit_sha256(bundle.manifest) if mode is Mode.TEE_ZKML else ""
+
+
+@dataclass(slots=True)
+class _TeeZkml(_Tee):
+    mode: Mode = Mode.TEE_ZKML
+
+    def prepare(self, rows: Any) -> Flow[Prepared]:
+        from privacy.zkml.params import is_salted
+
+        yield from self.attest()
+        salt = os.urandom(32)
+        blob = self._session.seal(rows, salt=salt)
+        about = salt if is_salted(self.bundle) else b""
+        return self._sealed(blob, rows, salt=about)
+
+    def finish(
+        self, prepared: Prepared, output: bytes, evidence: bytes
+    ) -> Flow[Opened]:
+        from privacy.tee_zkml.client import check_agreement
+
+        now = self.context.now()
+        outputs, proofs = yield Work(
+            lambda: self._session.open_proven(output, evidence, now=now)
+        )
+        raw, checks = yield from prove_input(
+            self.context, self.bundle, prepared, proofs
+        )
+        apart = check_agreement(self.bundle.manifest, outputs, raw)
+        agree = f"the enclave's own outputs are within {apart:.2g} of the proven ones"
+        return Opened(
+            raw,
+            (*self._checks(), *checks, Check("agreement", agree)),
+            (*self._caveats(SIMULATED_PROVEN), *proof_caveats(self.bundle)),
+            simulated=self._simulated,
+            proofs=proofs,
+        )

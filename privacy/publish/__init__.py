@@ -40,6 +40,8 @@ from privacy.publish.seal import Seal, beside, deposit, modes_to_publish, seal_p
 from privacy.publisher import publisher_key, signer_of
 from privacy.publishing import PartRequest, PartResult
 from privacy.tee.measure import measure_folder
+from privacy.tee_zkml.program import PROGRAM
+from privacy.tee_zkml.publish import compose
 from privacy.zkml.params import parse_params
 
 PREPARE_TIMEOUT_S = 600.0
@@ -146,6 +148,8 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         content_key = b""
         if seal:
             parts[Mode.TEE], content_key = seal_part(root, parts[Mode.TEE], seal)
+            reason = "the model is sealed: the circuit would show its weights"
+            parts[Mode.TEE_ZKML] = ModePart(available=False, reason=reason)
             root = ends.enter_context(beside(root, store / name))
         manifest = Manifest(
             name=name,
@@ -193,8 +197,13 @@ def is_current(bundle: Bundle) -> bool:
     part = bundle.manifest.modes.get(Mode.TEE)
     if part is None or not part.available:
         return True
-    here = measure_folder(bundle.root / Mode.TEE).as_dict()
-    return bool(here == part.params["measurements"])
+    here = bundle.root / Mode.TEE
+    if measure_folder(here).as_dict() != part.params["measurements"]:
+        return False
+    part = bundle.manifest.modes.get(Mode.TEE_ZKML)
+    if part is None or not part.available:
+        return True
+    return bool(measure_folder(here, PROGRAM).as_dict() == part.params["measurements"])
 
 
 def _parts(  # noqa: PLR0913 - all that a mode is told
@@ -211,6 +220,9 @@ def _parts(  # noqa: PLR0913 - all that a mode is told
     parts: dict[str, ModePart] = {}
     public: list[str] = []
     for mode in Mode:
+        if mode is Mode.TEE_ZKML:
+            parts[mode] = _composed(root, parts, asked=mode in modes)
+            continue
         out = root / mode
         out.mkdir(parents=True)
         if mode not in modes:
@@ -242,6 +254,13 @@ def _parts(  # noqa: PLR0913 - all that a mode is told
             params=result.params,
         )
     return parts, public
+
+
+def _composed(root: Path, parts: Mapping[str, ModePart], *, asked: bool) -> ModePart:
+    """Return the part of mode tee+zkml, which adds no files to those it stands on."""
+    if not asked:
+        return ModePart(available=False, reason="not asked for")
+    return compose(root, parts)
 
 
 def _part(mode: Mode, request: PartRequest, progress: Progress, run: Run) -> PartResult:

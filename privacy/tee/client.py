@@ -20,6 +20,7 @@ import numpy as np
 
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import AppraisalError, CannotVerifyError, VerificationError
+from privacy.modes import Mode
 from privacy.tee.appraise import AttestationResult, PolicyRefusal
 from privacy.tee.attest import Verdict, attest
 from privacy.tee.checks import Check, Checklist
@@ -64,6 +65,7 @@ def check_evidence(  # noqa: PLR0913 - all that makes evidence acceptable
     collateral: CollateralSource = NOTHING,
     platform: EvidencePolicy | None = None,
     allow_simulated: bool = False,
+    circuit_sha256: str = "",
 ) -> AttestationResult:
     """Return the attestation result if an enclave with this model made the evidence.
 
@@ -78,6 +80,8 @@ def check_evidence(  # noqa: PLR0913 - all that makes evidence acceptable
         platform: What the machine below the enclave must show, where hardware measured
             it as a whole; without it, the enclave's own registers.
         allow_simulated: Accept evidence that proves nothing.
+        circuit_sha256: Of the circuit, for an enclave that also proves; see
+            `privacy.tee_zkml.circuit.circuit_sha256`.
 
     Raises:
         FormatError: The evidence is malformed.
@@ -107,7 +111,7 @@ def check_evidence(  # noqa: PLR0913 - all that makes evidence acceptable
         collateral=collateral,
         allow_simulated=allow_simulated,
     )
-    check_started(shown.event_log, shown.start(expected))
+    check_started(shown.event_log, shown.start(expected, circuit_sha256))
     events = ", ".join(event.name for event in shown.event_log)
     line = Check("event-log", events, "a start as measured", ok=True, code="ok")
     cpu = verdict.claims[0]
@@ -133,6 +137,7 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
     collateral: CollateralSource = NOTHING,
     platform: EvidencePolicy | None = None,
     allow_simulated: bool = False,
+    circuit_sha256: str = "",
 ) -> AttestationResult:
     """Return the attestation result if the enclave vouches for a job's digests.
 
@@ -148,6 +153,7 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
         collateral: See `check_evidence`; it must count at that time.
         platform: See `check_evidence`.
         allow_simulated: Accept evidence that proves nothing.
+        circuit_sha256: See `check_evidence`.
 
     Raises:
         CannotVerifyError: Collateral is missing or out of date.
@@ -168,7 +174,11 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
         collateral=collateral,
         platform=platform,
         allow_simulated=allow_simulated,
+        circuit_sha256=circuit_sha256,
     )
+    if bool(shown.statement.proof_sha256) != bool(circuit_sha256):
+        msg = "the enclave's statement names proofs, or none, against the job's mode"
+        raise VerificationError(msg, code="statement-mismatch")
     expected = Statement(
         model_sha256=model_sha256,
         nonce=shown.nonce,
@@ -176,6 +186,7 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
         input_sha256=input_sha256,
         output_sha256=output_sha256,
         simulated=result.simulated,
+        proof_sha256=shown.statement.proof_sha256,
     )
     if shown.statement != expected:
         msg = "the enclave's statement is about another input, output or model"
@@ -187,7 +198,7 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
 class TeeSession:
     """One conversation with one enclave: its nonce, its keys, and our reply keys."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that makes evidence acceptable
         self,
         *,
         model_sha256: str,
@@ -196,6 +207,7 @@ class TeeSession:
         collateral: CollateralSource = NOTHING,
         platform: EvidencePolicy | None = None,
         allow_simulated: bool = False,
+        circuit_sha256: str = "",
         require_hybrid: bool = False,
     ) -> None:
         """Choose a nonce.
@@ -207,6 +219,7 @@ class TeeSession:
             collateral: See the function `check_evidence`.
             platform: See the function `check_evidence`.
             allow_simulated: Accept evidence that proves nothing.
+            circuit_sha256: Of the circuit, for mode tee+zkml; see `check_evidence`.
             require_hybrid: Seal to no key that a quantum computer breaks.
         """
         self.nonce = new_nonce()
@@ -216,6 +229,8 @@ class TeeSession:
         self._collateral = collateral
         self._platform = platform
         self._allow_simulated = allow_simulated
+        self._circuit_sha256 = circuit_sha256
+        self._mode = str(Mode.TEE_ZKML if circuit_sha256 else Mode.TEE)
         self._require_hybrid = require_hybrid
         self._enclave: Evidence | None = None
         self._sealed: dict[str, tuple[KemKey, Purpose, int]] = {}
@@ -235,6 +250,7 @@ class TeeSession:
             collateral=self._collateral,
             platform=self._platform,
             allow_simulated=self._allow_simulated,
+            circuit_sha256=self._circuit_sha256,
         )
         self._enclave = parse_evidence(evidence)
         return result
@@ -249,11 +265,12 @@ class TeeSession:
         """
         return self._key().kem
 
-    def seal(self, rows: object) -> bytes:
+    def seal(self, rows: object, *, salt: bytes = b"") -> bytes:
         """Return rows sealed to the enclave; may be called for several inputs.
 
         Args:
             rows: Standardised features, a list of rows or an array (rows, columns).
+            salt: 32 random bytes for the proofs, in mode tee+zkml.
 
         Raises:
             VerificationError: No evidence was checked yet.
@@ -262,13 +279,14 @@ class TeeSession:
         key = self._key()
         as_list = rows.tolist() if isinstance(rows, np.ndarray) else rows
         reply_key = KemKey.generate(key.kem)
-        purpose = Purpose(self._model_sha256, self.nonce, new_job())
+        purpose = Purpose(self._model_sha256, self.nonce, new_job(), self._mode)
         sealed = seal_input(
             as_list,
             columns=self._columns,
             key=key,
             purpose=purpose,
             reply_key=reply_key.public,
+            salt=salt,
         )
         count = len(as_list)  # type: ignore[arg-type]  # sealing checked it
         self._sealed[sha256_hex(sealed)] = (reply_key, purpose, count)
@@ -295,6 +313,20 @@ class TeeSession:
             VerificationError: The enclave that was checked did not make this answer
                 to this input.
         """
+        return self.open_proven(output, evidence, now=now, sealed=sealed)[0]
+
+    def open_proven(
+        self,
+        output: bytes,
+        evidence: bytes,
+        *,
+        now: datetime,
+        sealed: bytes | None = None,
+    ) -> tuple[Any, bytes]:
+        """Return raw outputs and the proofs that came with them; see `open`.
+
+        The proofs are those that the enclave's statement names; they are not verified.
+        """
         enclave = self._checked()
         shown = parse_evidence(evidence)
         input_sha256 = self._which(sealed)
@@ -318,14 +350,19 @@ class TeeSession:
             collateral=self._collateral,
             platform=self._platform,
             allow_simulated=self._allow_simulated,
+            circuit_sha256=self._circuit_sha256,
         )
-        outputs = open_answer(
+        outputs, proofs = open_answer(
             output, reply_key, purpose=purpose, input_sha256=input_sha256
         )
         if len(outputs) != count:
             msg = f"the answer has {len(outputs)} rows, expected {count}"
             raise VerificationError(msg, code="wrong-row-count")
-        return np.asarray(outputs, dtype=np.float64)
+        if shown.statement.proof_sha256 != (sha256_hex(proofs) if proofs else ""):
+            msg = "the proofs in the answer are not those that the enclave's statement "
+            msg += "names"
+            raise VerificationError(msg, code="statement-mismatch")
+        return np.asarray(outputs, dtype=np.float64), proofs
 
     def _which(self, sealed: bytes | None) -> str:
         """Return the digest of one input: a host that has several may swap answers."""

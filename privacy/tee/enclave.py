@@ -20,7 +20,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 # Imported here because `cryptography` would look for it once files are shut off.
 import cryptography.hazmat.backends.openssl.backend  # noqa: F401
@@ -41,12 +43,18 @@ from privacy.onchain import Terms, terms_of
 from privacy.tee.attester import Attester
 from privacy.tee.composite import devices_to_bytes
 from privacy.tee.contract import Answerer
-from privacy.tee.engine import Engine, load_libraries
+from privacy.tee.engine import Engine, Rows, load_libraries
 from privacy.tee.evidence import Evidence, Statement, check_nonce
 from privacy.tee.harden import DEFAULT_LIMITS, Limits, harden
 from privacy.tee.kem import KemKey, supported
 from privacy.tee.key_release import open_release
-from privacy.tee.measure import measure_loaded, measure_policy, measure_unloaded
+from privacy.tee.measure import (
+    TEE,
+    Program,
+    measure_loaded,
+    measure_policy,
+    measure_unloaded,
+)
 from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
 from privacy.tee.replay import UsedJobs
@@ -70,6 +78,27 @@ _POLL_S = 1.0
 _FULL_POLL_S = 0.01
 
 Answer = tuple[Json, list[bytes]]
+Tell = Callable[[Json], None]
+"""How a job says how far it is; raises if nobody listens any more."""
+
+
+class Prover(Protocol):
+    """Makes proofs of the model's answers, in mode tee+zkml.
+
+    Attributes:
+        circuit_sha256: What it proves with; see `privacy.tee_zkml.circuit`.
+        sandbox: The policy that was applied to it.
+    """
+
+    circuit_sha256: str
+    sandbox: Json
+
+    def prove(self, rows: Rows, salt: bytes, tell: Tell) -> bytes:
+        """Return proofs; see `privacy.tee_zkml.proving`."""
+
+
+StartProver = Callable[..., Prover]
+"""Takes a bundle's folder, `model_sha256` and `limits`."""
 
 
 class Enclave:
@@ -84,11 +113,14 @@ class Enclave:
         model_sha256: str,
         terms: Terms | None = None,
         devices: Devices = NO_DEVICES,
+        prover: Prover | None = None,
     ) -> None:
         """Make the keys; without `terms` there are no answers for contracts.
 
-        With a `SealedEngine`, measurements are those before the model is there.
+        With a `SealedEngine`, measurements are those before the model is there. With a
+        prover, answers carry proofs: the mode is tee+zkml.
         """
+        self._prover = prover
         self._engine = engine
         self._attester = attester
         self._devices = devices
@@ -113,6 +145,8 @@ class Enclave:
         self._note("keys")
         if isinstance(engine, Engine):
             self._note("model")
+        if prover:
+            self._note("circuit")
 
     def describe(self) -> Json:
         """Return what the node may know of this enclave."""
@@ -151,7 +185,8 @@ class Enclave:
 
     def _note(self, name: str) -> None:
         """Log an event of the enclave's start."""
-        detail = self._shown.start(self._measurements)[name]
+        circuit = self._prover.circuit_sha256 if self._prover else ""
+        detail = self._shown.start(self._measurements, circuit)[name]
         self._log.extend(name, **detail)
 
     def evidence(
@@ -173,15 +208,17 @@ class Enclave:
         quote = self._attester.quote(shown.report_data, registers)
         return replace(shown, quote=quote).to_bytes()
 
-    def infer(self, raw: bytes) -> tuple[bytes, bytes]:
+    def infer(self, raw: bytes, tell: Tell = lambda _: None) -> tuple[bytes, bytes]:
         """Return the answer to a sealed input, and the evidence for it.
 
         The answer is sealed, too, unless the input was sealed for a contract.
         """
-        sealed = parse_sealed(raw)
-        answer_to = self._for_contract if sealed.order else self._private
+        sealed, proofs = parse_sealed(raw), b""
         with self._used.taken(sealed):
-            answer = answer_to(sealed)
+            if sealed.order:
+                answer = self._for_contract(sealed)
+            else:
+                answer, proofs = self._private(sealed, tell)
         statement = Statement(
             model_sha256=self._model_sha256,
             nonce=sealed.nonce,
@@ -189,21 +226,28 @@ class Enclave:
             input_sha256=sealed.sha256,
             output_sha256=sha256_hex(answer),
             simulated=self._attester.simulated,
+            proof_sha256=sha256_hex(proofs) if proofs else "",
         )
         signature = statement.sign(self._signing_key)
         return answer, self.evidence(sealed.nonce, statement, signature)
 
-    def _private(self, sealed: SealedInput) -> bytes:
-        purpose = sealed.purpose(self._model_sha256)
-        rows, reply_key = open_input(
+    def _private(self, sealed: SealedInput, tell: Tell) -> tuple[bytes, bytes]:
+        """Return the sealed answer, and the proofs that are in it."""
+        mode = Mode.TEE_ZKML if self._prover else Mode.TEE
+        purpose = sealed.purpose(self._model_sha256, mode=mode)
+        rows, reply_key, salt = open_input(
             sealed, self._hpke_keys, purpose, columns=self._engine.columns
         )
-        return seal_answer(
-            self._engine.run(rows),
+        outputs = self._engine.run(rows)
+        proofs = self._prover.prove(rows, salt, tell) if self._prover else b""
+        answer = seal_answer(
+            outputs,
             reply_key=reply_key,
             purpose=purpose,
             input_sha256=sealed.sha256,
+            proofs=proofs,
         )
+        return answer, proofs
 
     def _for_contract(self, sealed: SealedInput) -> bytes:
         if self._answerer is None:
@@ -254,7 +298,8 @@ class Server:
             with connection:
                 while True:
                     header, bodies = receive_message(connection)
-                    answer, results = self._answer(header, bodies)
+                    tell = partial(_send_progress, connection)
+                    answer, results = self._answer(header, bodies, tell)
                     send_message(connection, answer, *results)
         except (EOFError, OSError, FormatError):
             pass  # the node went away, or does not speak this protocol
@@ -262,12 +307,12 @@ class Server:
             with self._lock:
                 self._open -= 1
 
-    def _answer(self, header: Json, bodies: list[bytes]) -> Answer:
+    def _answer(self, header: Json, bodies: list[bytes], tell: Tell) -> Answer:
         operations: dict[object, Callable[..., Answer]] = {
             "ping": lambda: ({**self._enclave.describe(), **self._info}, []),
             "unseal": lambda release: (self._enclave.unseal(release), []),
             "evidence": lambda nonce: ({}, [self._enclave.evidence(nonce)]),
-            "infer": lambda sealed: ({}, [*self._enclave.infer(sealed)]),
+            "infer": lambda sealed: ({}, [*self._enclave.infer(sealed, tell)]),
         }
         try:
             return operations[header.get("op")](*bodies)
@@ -281,6 +326,10 @@ class Server:
             return describe_error(error), []
 
 
+def _send_progress(connection: socket.socket, progress: Json) -> None:
+    send_message(connection, {"progress": progress})
+
+
 def start(
     run_dir: Path,
     model_dir: Path,
@@ -288,8 +337,13 @@ def start(
     model_sha256: str,
     source: EvidenceSource = DEFAULT,
     limits: Limits = DEFAULT_LIMITS,
+    program: Program = TEE,
+    start_prover: StartProver | None = None,
 ) -> Server:
     """Return this process as a hardened enclave, ready to serve.
+
+    With `start_prover` its answers carry proofs; it is called while processes can be
+    started.
 
     Raises:
         PrivacyError: The model cannot be loaded, nothing makes the evidence, or the
@@ -303,7 +357,9 @@ def start(
         model_dir.parent / MANIFEST, name, model, model_sha256=model_sha256
     )
     terms = terms_of(manifest) if manifest else None
-    measurements = measure_unloaded() if is_sealed else measure_loaded(model)
+    measurements = (
+        measure_unloaded(program) if is_sealed else measure_loaded(model, program)
+    )
     listener = _listen(run_dir)
     identity = identify(os.getpid())
     if identity is None:
@@ -314,9 +370,15 @@ def start(
         "source": source.as_dict(),
     }
     write_atomic(run_dir / RECORD, canonical_json(record), private=True)
+    prover = None
+    if start_prover:
+        prover = start_prover(
+            model_dir.parent, model_sha256=model_sha256, limits=limits
+        )
     attester, devices = source.open(), source.open_devices()  # may open files
     hardened = harden(limits=limits)
-    measurements = replace(measurements, rtmr0=measure_policy(hardened.policy))
+    policy = hardened.policy | ({"prover": prover.sandbox} if prover else {})
+    measurements = replace(measurements, rtmr0=measure_policy(policy))
     engine: Engine | SealedEngine  # only now: a model may be a hostile one
     if is_sealed:
         file = SealedFile(model, _onnx_sha256(manifest))
@@ -330,8 +392,9 @@ def start(
         model_sha256=model_sha256,
         terms=terms,
         devices=devices,
+        prover=prover,
     )
-    return Server(listener, enclave, hardened.as_dict())
+    return Server(listener, enclave, {**hardened.as_dict(), "sandbox": policy})
 
 
 def _manifest(
@@ -374,7 +437,11 @@ def _listen(run_dir: Path) -> socket.socket:
     return listener
 
 
-def main(argv: list[str]) -> None:
+def main(
+    argv: list[str],
+    program: Program = TEE,
+    start_prover: StartProver | None = None,
+) -> None:
     """Run the enclave: run folder, model folder, model digest, idle limit, options, fd.
 
     The options are JSON: source of evidence and limits. The status descriptor
@@ -390,6 +457,8 @@ def main(argv: list[str]) -> None:
             model_sha256=model_sha256,
             source=EvidenceSource.from_dict(json.loads(options)["source"]),
             limits=Limits(**json.loads(options)["limits"]),
+            program=program,
+            start_prover=start_prover,
         )
     except PrivacyError as exc:
         status = describe_error(exc)

@@ -84,6 +84,7 @@ class Statement:
 
     Attributes:
         job: The data owner's name for the job, from the sealed input.
+        proof_sha256: Of the proofs inside the answer; empty if it has none.
     """
 
     model_sha256: str
@@ -92,6 +93,7 @@ class Statement:
     input_sha256: str
     output_sha256: str
     simulated: bool
+    proof_sha256: str = ""
 
     def as_dict(self) -> Json:
         """Return the statement as it is signed."""
@@ -102,6 +104,7 @@ class Statement:
             "job": b64url(self.job),
             "input_sha256": self.input_sha256,
             "output_sha256": self.output_sha256,
+            "proof_sha256": self.proof_sha256,
             "simulated": self.simulated,
         }
 
@@ -147,11 +150,14 @@ class Evidence:
         }
         return sha256_hex(canonical_json(keys))
 
-    def start(self, measured: Measurements) -> dict[str, dict[str, str]]:
+    def start(
+        self, measured: Measurements, circuit_sha256: str = ""
+    ) -> dict[str, dict[str, str]]:
         """Return what the event log must tell of the enclave's start, by event.
 
         Args:
             measured: The enclave's registers.
+            circuit_sha256: Of the circuit that it proves with, if it proves.
         """
         registers = measured.as_dict()
         model = {
@@ -162,6 +168,7 @@ class Evidence:
             "measured": {name: registers[name] for name in ("mrtd", "rtmr0", "rtmr1")},
             "keys": {"sha256": self.keys_sha256},
             "model": model,
+            **({"circuit": {"sha256": circuit_sha256}} if circuit_sha256 else {}),
         }
 
     @property
@@ -285,6 +292,7 @@ def _parse_statement(value: Any) -> Statement:
         raise FormatError("the evidence's statement is not one about a job")
     if not isinstance(value.get("simulated"), bool):
         raise FormatError("the statement's simulated is neither true nor false")
+    proof_sha256 = _text(value, "proof_sha256")
     statement = Statement(
         model_sha256=check_sha256(_text(value, "model_sha256")),
         nonce=check_nonce(_bytes(value, "nonce")),
@@ -292,6 +300,7 @@ def _parse_statement(value: Any) -> Statement:
         input_sha256=check_sha256(_text(value, "input_sha256")),
         output_sha256=check_sha256(_text(value, "output_sha256")),
         simulated=value["simulated"],
+        proof_sha256=check_sha256(proof_sha256) if proof_sha256 else "",
     )
     if statement.as_dict() != value:
         raise FormatError("the statement lacks or adds members")

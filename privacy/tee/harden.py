@@ -55,17 +55,30 @@ class Sandbox:
         read: Files and folders it may read, each under the name that is measured.
         write: Folders in which it may read, make and remove files, likewise.
         file_bytes: How large a file may get.
+        memory_files: It may make files in memory, and open them.
+        forks: It may fork processes, and end them.
         keeps_user: It stays the user it was: what it may write belongs to that one.
     """
 
     read: dict[str, Path] = field(default_factory=dict)
     write: dict[str, Path] = field(default_factory=dict)
     file_bytes: int = 0
+    memory_files: bool = False
+    forks: bool = False
     keeps_user: bool = False
+
+    @property
+    def calls(self) -> dict[str, bool]:
+        """Which system calls it makes; see `privacy.tee.seccomp.restrict`."""
+        return {
+            "read": bool(self.read),
+            "write": bool(self.write),
+            "memory_files": self.memory_files,
+            "forks": self.forks,
+        }
 
     def policy(self, *, lacks: Collection[str] = ()) -> Json:
         """Return the policy as it is measured, without those of `LAYERS`."""
-        reads, writes = bool(self.read), bool(self.write)
         allowed: Json = {"read": sorted(self.read), "write": sorted(self.write)}
         return {
             "capabilities": "none",
@@ -74,9 +87,7 @@ class Sandbox:
             "file_bytes": self.file_bytes,
             "landlock": "none" if LANDLOCK in lacks else allowed,
             "no_new_privileges": True,
-            "seccomp": (
-                "none" if SECCOMP in lacks else seccomp.policy(read=reads, write=writes)
-            ),
+            "seccomp": ("none" if SECCOMP in lacks else seccomp.policy(**self.calls)),
         }
 
 
@@ -139,7 +150,7 @@ def harden(sandbox: Sandbox | None = None, limits: Limits = DEFAULT_LIMITS) -> H
     )
     filtered = _try(
         "seccomp filters (Linux 4.14 or newer on x86-64 or aarch64)",
-        lambda: seccomp.restrict(read=bool(sandbox.read), write=bool(sandbox.write)),
+        lambda: seccomp.restrict(**sandbox.calls),
         allowed=limits.allow_weaker_sandbox,
     )
     applied = {LANDLOCK: landlocked, SECCOMP: filtered}

@@ -7,6 +7,7 @@ gives the attested register.
     measured  mrtd, rtmr0, rtmr1            the enclave measured itself
     keys      sha256                        the keys were made; of their public halves
     model     model_sha256, file_sha384     the model was loaded
+    circuit   sha256                        the circuit that it proves with, too
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from privacy.errors import AppraisalError, FormatError
 from privacy.tee.event_log import Event, replay
 
 REGISTER = "rtmr3"
-EVENTS = {"measured", "model", "keys"}
+EVENTS = {"measured", "model", "keys", "circuit"}
 """Every event there is; a log with another is refused."""
 
 _TAG = 6  # EV_EVENT_TAG, the TCG's type for what an operating system or later logs

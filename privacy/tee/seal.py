@@ -1,8 +1,12 @@
 """Sealing between data owner and enclave: HPKE; see `privacy.tee.kem` for the suites.
 
     input    pack([key id, nonce, job, HPKE ciphertext]); inside, canonical JSON
-             {"reply_key", "rows"}
-    answer   HPKE ciphertext to the reply key; inside, canonical JSON {"outputs"}
+             {"reply_key", "rows", "salt"}
+    answer   HPKE ciphertext to the reply key; inside, canonical JSON
+             {"outputs", "proofs"}
+
+Salt and proofs are empty but in mode tee+zkml, where the salt is what the proofs
+commit to beside the rows, and the proofs are a text of `privacy.zkml.blobs`.
 
 `key id` names the enclave's key and its encapsulation; the reply key is of the same
 kind. `job` is 32 random bytes, the data owner's name for the job: the gateway's own
@@ -39,6 +43,7 @@ MAX_SEALED_BYTES = 1 << 26
 _INPUT_DOMAIN = "privacy-compute/tee/input/2"
 _ANSWER_DOMAIN = "privacy-compute/tee/answer/2"
 _FRAMES = 4
+_SALT_BYTES = 32
 _MAX_NUMBER_BYTES = 26  # the longest canonical number, and a comma
 _MAX_FRAME_BYTES = 4096  # reply key, member names, brackets, and HPKE's own
 _FLOAT32_MAX = 3.4028234663852886e38
@@ -128,6 +133,7 @@ def seal_input(
     key: KemPublicKey,
     purpose: Purpose,
     reply_key: KemPublicKey,
+    salt: bytes = b"",
 ) -> bytes:
     """Return rows sealed to an enclave.
 
@@ -138,12 +144,17 @@ def seal_input(
         purpose: With that evidence's nonce, and a job that no other input has.
         reply_key: Where the answer is sealed to; fresh for every input, and of the
             same encapsulation.
+        salt: 32 random bytes in mode tee+zkml, else none.
 
     Raises:
         FormatError: The rows are not such rows, or the enclave's key is unusable.
     """
     checked = float32_rows(rows, columns=columns)
-    inside = {"reply_key": b64url(reply_key.raw), "rows": checked}
+    inside = {
+        "reply_key": b64url(reply_key.raw),
+        "rows": checked,
+        "salt": b64url(_check_salt(salt, purpose)),
+    }
     ciphertext = key.encrypt(
         canonical_json(inside), purpose.info(_INPUT_DOMAIN, key.kem)
     )
@@ -161,8 +172,8 @@ def open_input(
     purpose: Purpose,
     *,
     columns: int,
-) -> tuple[Rows, KemPublicKey]:
-    """Return the rows and the reply key inside a sealed input, in the enclave.
+) -> tuple[Rows, KemPublicKey, bytes]:
+    """Return rows, reply key and salt inside a sealed input, in the enclave.
 
     Raises:
         FormatError: Sealed to another key ("enclave-gone"); for another purpose, or
@@ -171,7 +182,8 @@ def open_input(
     """
     plain, kem = decrypt(sealed, keys, purpose, domain=_INPUT_DOMAIN, columns=columns)
     try:
-        return _parse_inside(plain, kem, columns=columns)
+        rows, reply_key, salt = _parse_inside(plain, kem, columns=columns)
+        return rows, reply_key, _check_salt(salt, purpose)
     except (FormatError, ValueError):
         msg = (
             f"the sealed input does not hold a reply key and up to {MAX_ROWS} rows "
@@ -222,21 +234,27 @@ def decrypt(
 
 
 def seal_answer(
-    outputs: Rows, *, reply_key: KemPublicKey, purpose: Purpose, input_sha256: str
+    outputs: Rows,
+    *,
+    reply_key: KemPublicKey,
+    purpose: Purpose,
+    input_sha256: str,
+    proofs: bytes = b"",
 ) -> bytes:
-    """Return raw outputs sealed to the data owner's reply key.
+    """Return raw outputs, and proofs if there are any, sealed to the reply key.
 
     Raises:
         FormatError: An output is not finite, or the reply key cannot be used.
     """
     info = _answer_info(purpose, reply_key.kem, input_sha256)
-    return reply_key.encrypt(canonical_json({"outputs": outputs}), info)
+    inside = {"outputs": outputs, "proofs": proofs.decode("ascii")}
+    return reply_key.encrypt(canonical_json(inside), info)
 
 
 def open_answer(
     answer: bytes, key: KemKey, *, purpose: Purpose, input_sha256: str
-) -> Rows:
-    """Return the raw outputs in an answer, one row for each row sealed.
+) -> tuple[Rows, bytes]:
+    """Return the raw outputs in an answer, one row for each row sealed, and proofs.
 
     Raises:
         VerificationError: It was changed, or answers something else.
@@ -252,19 +270,31 @@ def open_answer(
     outputs = value.get("outputs")
     first = outputs[0] if isinstance(outputs, list) and outputs else None
     width = len(first) if isinstance(first, list) else 0
-    if set(value) != {"outputs"} or not width:
-        raise FormatError("the answer holds no outputs")
-    return finite_rows(outputs, columns=width, max_rows=MAX_ROWS)
+    proofs = value.get("proofs")
+    if set(value) != {"outputs", "proofs"} or not width or not isinstance(proofs, str):
+        raise FormatError("the answer holds no outputs, or no text of proofs")
+    return finite_rows(outputs, columns=width, max_rows=MAX_ROWS), proofs.encode()
 
 
-def _parse_inside(plain: bytes, kem: str, *, columns: int) -> tuple[Rows, KemPublicKey]:
+def _check_salt(salt: bytes, purpose: Purpose) -> bytes:
+    expected = _SALT_BYTES if purpose.mode == Mode.TEE_ZKML else 0
+    if len(salt) != expected:
+        msg = f"mode {purpose.mode} takes {expected} bytes of salt, not {len(salt)}"
+        raise FormatError(msg, code="bad-salt")
+    return salt
+
+
+def _parse_inside(
+    plain: bytes, kem: str, *, columns: int
+) -> tuple[Rows, KemPublicKey, bytes]:
     value = parse_canonical(plain, what="sealed input")
-    if set(value) != {"reply_key", "rows"}:
+    if set(value) != {"reply_key", "rows", "salt"}:
         raise FormatError("the sealed input has other members than these")
     reply_key = KemPublicKey(
         kem, b64url_decode(str(value["reply_key"]), what="reply key")
     )
-    return float32_rows(value["rows"], columns=columns), reply_key
+    salt = b64url_decode(str(value["salt"]), what="salt")
+    return float32_rows(value["rows"], columns=columns), reply_key, salt
 
 
 def float32_rows(rows: object, *, columns: int) -> Rows:

@@ -31,7 +31,8 @@ _NR, _ARCH, _ARGS = 0, 4, 16  # offsets in struct seccomp_data
 _CLONE_THREAD = 0x10000 | 0x800 | 0x100  # with CLONE_SIGHAND and CLONE_VM
 _PROT_EXEC = 4
 _FIONBIO = 0x5421
-_PR_SET_NAME, _PR_SET_VMA = 15, 0x53564D41
+_NEW_NAMESPACES = 0x7E020000
+_PR_SET_NAME, _PR_SET_VMA, _PR_SET_PDEATHSIG = 15, 0x53564D41, 1
 _FCNTL = (1, 2, 3, 4)  # F_GETFD, F_SETFD, F_GETFL, F_SETFL
 
 # Numbers on x86-64 and on aarch64; 0 stands for none, where 0 is not the number.
@@ -104,6 +105,13 @@ _TO_READ_FILES = {
     "readv": (19, 65),
     "statx": (332, 291),
 }
+_TO_USE_MEMORY_FILES = {"memfd_create": (319, 279)}
+_TO_FORK = {
+    "kill": (62, 129),
+    "mlockall": (151, 230),
+    "seccomp": (317, 277),  # to give up more, in a forked process
+    "wait4": (61, 260),
+}
 _TO_WRITE_FILES = {
     "fsync": (74, 82),
     "ftruncate": (77, 46),
@@ -127,17 +135,20 @@ class Condition:
     values: tuple[int, ...]
 
 
-def policy(*, read: bool, write: bool) -> Json:
+def policy(
+    *, read: bool, write: bool, memory_files: bool = False, forks: bool = False
+) -> Json:
     """Return what the filter lets through, as it is measured."""
+    numbers = _numbers(read=read, write=write, memory_files=memory_files, forks=forks)
     return {
         "default": "EPERM",
-        "calls": sorted(_numbers(read=read, write=write)),
+        "calls": sorted(numbers),
         "only": {
-            "clone": "new threads",
+            "clone": "no namespaces" if forks else "new threads",
             "fcntl": "flags of descriptors",
             "ioctl": "FIONBIO",
             "mmap, mprotect": "not executable",
-            "prctl": "names",
+            "prctl": "names, parent's end" if forks else "names",
             "prlimit64": "of itself, to read",
             "sendto": "without an address",
             "tgkill": "own threads",
@@ -145,12 +156,16 @@ def policy(*, read: bool, write: bool) -> Json:
     }
 
 
-def restrict(*, read: bool, write: bool) -> None:
+def restrict(
+    *, read: bool, write: bool, memory_files: bool = False, forks: bool = False
+) -> None:
     """Apply the filter to every thread of this process, for good.
 
     Args:
         read: Files may be opened; something else must say which.
         write: Files and folders may be made and removed as well.
+        memory_files: Files may be made in memory, and opened.
+        forks: Processes may be forked and ended, and give up more.
 
     Raises:
         OSError: The kernel lacks seccomp, or this architecture is not listed here.
@@ -158,7 +173,15 @@ def restrict(*, read: bool, write: bool) -> None:
     machine = platform.machine()
     if machine not in _SYSCALL:
         raise OSError(errno.ENOSYS, f"no list of system calls for {machine}")
-    load(program(machine, read=read, write=write, pid=os.getpid()))
+    raw = program(
+        machine,
+        read=read,
+        write=write,
+        pid=os.getpid(),
+        memory_files=memory_files,
+        forks=forks,
+    )
+    load(raw)
 
 
 def load(raw: bytes) -> None:
@@ -185,16 +208,25 @@ def load(raw: bytes) -> None:
         )
 
 
-def program(machine: str, *, read: bool, write: bool, pid: int) -> bytes:
+def program(
+    machine: str,
+    *,
+    read: bool,
+    write: bool,
+    pid: int,
+    memory_files: bool = False,
+    forks: bool = False,
+) -> bytes:
     """Return the filter's instructions, 8 bytes each."""
-    column, conditions = _COLUMN[machine], _conditions(pid)
+    column, conditions = _COLUMN[machine], _conditions(pid, forks=forks)
+    calls = _numbers(read=read, write=write, memory_files=memory_files, forks=forks)
     code = [
         _step(_LOAD, _ARCH),
         _step(_EQUAL, _AUDIT_ARCH[machine], 1, 0),
         _step(_RETURN, _KILL),
         _step(_LOAD, _NR),
     ]
-    for name, numbers in _numbers(read=read, write=write).items():
+    for name, numbers in calls.items():
         if (number := numbers[column]) == _NONE:
             continue
         block = _checks(conditions[name]) if name in conditions else []
@@ -208,20 +240,31 @@ def program(machine: str, *, read: bool, write: bool, pid: int) -> bytes:
     return b"".join(code)
 
 
-def _numbers(*, read: bool, write: bool) -> dict[str, tuple[int, int]]:
-    files = _TO_READ_FILES if read or write else {}
-    return {**_NUMBERS, **files, **(_TO_WRITE_FILES if write else {})}
+def _numbers(
+    *, read: bool, write: bool, memory_files: bool = False, forks: bool = False
+) -> dict[str, tuple[int, int]]:
+    found = dict(_NUMBERS)
+    for calls, wanted in (
+        (_TO_READ_FILES, read or write or memory_files),
+        (_TO_WRITE_FILES, write),
+        (_TO_USE_MEMORY_FILES, memory_files),
+        (_TO_FORK, forks),
+    ):
+        found |= calls if wanted else {}
+    return found
 
 
-def _conditions(pid: int) -> dict[str, tuple[Condition, ...]]:
+def _conditions(pid: int, *, forks: bool = False) -> dict[str, tuple[Condition, ...]]:
     """Return what must hold for some calls; words that the kernel reads as 32 bits."""
+    clone = _low(0, _CLONE_THREAD, _CLONE_THREAD)
+    names = (_PR_SET_NAME, _PR_SET_VMA)
     return {
-        "clone": (_low(0, _CLONE_THREAD, _CLONE_THREAD),),
+        "clone": (_low(0, _NEW_NAMESPACES, 0) if forks else clone,),
         "fcntl": (_low(1, _ANY, *_FCNTL),),
         "ioctl": (_low(1, _ANY, _FIONBIO),),
         "mmap": (_low(2, _PROT_EXEC, 0),),
         "mprotect": (_low(2, _PROT_EXEC, 0),),
-        "prctl": (_low(0, _ANY, _PR_SET_NAME, _PR_SET_VMA),),
+        "prctl": (_low(0, _ANY, *names, *((_PR_SET_PDEATHSIG,) if forks else ())),),
         "prlimit64": (_low(0, _ANY, 0, pid), _null(2)),
         "sendto": (_null(4),),
         "tgkill": (_low(0, _ANY, pid),),

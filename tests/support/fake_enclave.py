@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+from privacy.child import Progress
 from privacy.errors import FormatError, UnavailableError
+from privacy.modes import Mode
 from privacy.runs import RunResult
 
 
@@ -50,7 +52,9 @@ class FakeEnclave:
     def unseal(self, release: bytes) -> None:
         raise FormatError("nothing is sealed here", code="not-sealed")
 
-    def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
+    def infer(
+        self, sealed: bytes, *, timeout_s: float, progress: Progress
+    ) -> RunResult:
         order = json.loads(sealed)
         match order["do"]:
             case "refuse":
@@ -70,5 +74,5 @@ class FakeEnclave:
         self.stopped = True
 
 
-def fake_enclave() -> type[FakeEnclave]:
+def fake_enclave(_mode: Mode) -> type[FakeEnclave]:
     return FakeEnclave

@@ -32,7 +32,9 @@ def _play(
     folder: Path, scenario: Callable[[Enclaves], Awaitable[Any]], *, close: bool = True
 ) -> Any:
     async def play() -> Any:
-        enclaves = Enclaves(folder / "run", FAKE_ENGINES, size=2, time_limit_s=5)
+        enclaves = Enclaves(
+            Mode.TEE, folder / "run", FAKE_ENGINES, size=2, time_limit_s=5
+        )
         try:
             return await scenario(enclaves)
         finally:
@@ -114,7 +116,7 @@ def test_a_refusal_of_the_enclave_is_passed_on(tmp_path: Path):
 def test_an_enclave_over_the_time_limit_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def too_slow(self: FakeEnclave, sealed: bytes, *, timeout_s: float) -> RunResult:
+    def too_slow(self: FakeEnclave, sealed: bytes, **_: object) -> RunResult:
         raise LimitError("no answer", code="time-limit")
 
     monkeypatch.setattr(FakeEnclave, "infer", too_slow)

@@ -1,5 +1,7 @@
 """What is sealed opens for one enclave, one model, one nonce, one job."""
 
+from functools import partial
+
 import pytest
 
 from privacy.encoding import b64url, canonical_json, pack, unpack
@@ -56,7 +58,7 @@ def assert_refused(raw, code, **options):
 def test_the_enclave_opens_what_was_sealed_to_it_again_and_again(kem):
     raw = sealed_bytes(kem=kem)
     for _ in range(2):
-        assert opened(raw) == (ROWS, KEYS[kem][1].public)
+        assert opened(raw) == (ROWS, KEYS[kem][1].public, b"")
 
 
 def test_the_largest_honest_input_opens_and_a_larger_one_is_not_parsed():
@@ -200,7 +202,35 @@ def open_with(answer, raw, *, key=CLIENT, purpose=PURPOSE):
 @pytest.mark.parametrize("kem", KEMS)
 def test_the_client_opens_its_answer(kem):
     raw = sealed_bytes(kem=kem)
-    assert open_with(answer_for(raw, kem=kem), raw, key=KEYS[kem][1]) == OUTPUTS
+    found = open_with(answer_for(raw, kem=kem), raw, key=KEYS[kem][1])
+    assert found == (OUTPUTS, b"")
+
+
+def test_a_proving_enclave_is_sent_salt_and_no_other_is():
+    proven = Purpose(MODEL, NONCE, JOB, "tee+zkml")
+    enclave, client = KEYS[HYBRID]
+    sealed = partial(
+        seal_input, ROWS, columns=2, key=enclave.public, reply_key=client.public
+    )
+    raw = sealed(purpose=proven, salt=b"s" * 32)
+    assert opened(raw, mode="tee+zkml")[2] == b"s" * 32
+    assert_refused(raw, "unsealable")  # for mode tee
+    for purpose, salt in ((proven, b""), (proven, b"s" * 31), (PURPOSE, b"s" * 32)):
+        with pytest.raises(FormatError) as caught:
+            sealed(purpose=purpose, salt=salt)
+        assert caught.value.code == "bad-salt"
+
+
+def test_an_answer_carries_its_proofs():
+    raw = sealed_bytes()
+    answer = seal_answer(
+        OUTPUTS,
+        reply_key=CLIENT.public,
+        purpose=PURPOSE,
+        input_sha256=parse_sealed(raw).sha256,
+        proofs=b'{"proofs":[]}',
+    )
+    assert open_with(answer, raw) == (OUTPUTS, b'{"proofs":[]}')
 
 
 def test_an_answer_opens_only_with_what_it_answers():
