@@ -24,14 +24,12 @@ def compose(root: Path, parts: Mapping[str, ModePart]) -> ModePart:
         if not parts[mode].available:
             reason = f"mode {mode} does not serve it: {parts[mode].reason}"
             return ModePart(available=False, reason=reason)
-    tee, zkml = (parts[mode] for mode in Mode.TEE_ZKML.parts)
+    zkml = parts[Mode.ZKML]
     return ModePart(
         available=True,
         accuracy=zkml.accuracy,
         cost=zkml.cost,
         params={
-            "format": tee.params["format"],
-            "simulated": tee.params["simulated"],
             "measurements": measure(root / Mode.TEE / MODEL, PROGRAM).as_dict(),
             "insecure_srs": zkml.params["insecure_srs"],
         },

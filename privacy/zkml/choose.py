@@ -17,7 +17,7 @@ from privacy.zkml.candidates import Grade, shortfall
 from privacy.zkml.corners import far_corners, widened_range
 from privacy.zkml.field import dequantize, quantize
 from privacy.zkml.onnx_prep import fix_batch, open_session
-from privacy.zkml.prescale import prescale
+from privacy.zkml.rewrite import rewrite
 from privacy.zkml.salt import ELEMENTS, LARGEST, widen_input
 from privacy.zkml.scratch import memory_file
 from privacy.zkml.system import (
@@ -27,7 +27,6 @@ from privacy.zkml.system import (
     ProofSystem,
     Visibility,
 )
-from privacy.zkml.unroll import unroll
 
 _CALIBRATION_ROWS = 40
 _CHECKED_ROWS = 100
@@ -88,13 +87,12 @@ def prepare(request: PartRequest, scratch: Path, *, salted: bool = False) -> Mod
     """
     onnx = scratch / "model.onnx"
     features = fix_batch(request.onnx, onnx)
-    unroll(onnx)
     calibration, held = np.load(request.calibration), np.load(request.held)
     if calibration.shape[1:] != (features,) or held.shape[1:] != (features,):
         msg = f"the model takes {features} features, the calibration rows differ"
         raise FormatError(msg, code="wrong-feature-count")
     low, high = widened_range(np.concatenate([calibration, held]), margin=_MARGIN)
-    offset, scale = prescale(onnx, low, high)
+    offset, scale = rewrite(onnx, low, high)
     corners = far_corners(onnx, (low - offset) / scale, (high - offset) / scale)
     corners_clear = run_onnx(onnx, corners)
     if salted:

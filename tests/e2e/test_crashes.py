@@ -96,7 +96,7 @@ def test_kills_lose_no_job_and_finish_each_once(fragile, diagnosis, tmp_path, ki
             receipts.add(sha256_hex(receipt))
             check_answer(api, job, session, prepared, diagnosis)
         listed = api.get("/v1/jobs", params={"limit": 100}).json()["jobs"]
-    assert len(receipts) == len(accepted) == len(listed) == 3 * kills
+    assert len(receipts) == len(accepted) == len(listed) == len(Mode) * kills
 
 
 def check_answer(api, job, session, prepared, model):
