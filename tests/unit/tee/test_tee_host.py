@@ -316,6 +316,23 @@ def test_a_stranger_who_speaks_nonsense_harms_nobody(shared_enclave, junk):
     assert shared_enclave.evidence(bytes(32))
 
 
+def test_questions_one_after_another_share_a_connection(start_enclave, monkeypatch):
+    enclave, made, real = start_enclave(), [], host._connect
+
+    def connect(*args, **options):
+        made.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(host, "_connect", connect)
+    for _ in range(5):
+        assert enclave.evidence(bytes(32))
+    assert len(made) == 1
+    with pytest.raises(FormatError):
+        enclave.evidence(b"short")  # may have left something on the way
+    assert enclave.evidence(bytes(32))
+    assert len(made) == 2
+
+
 def test_an_unknown_operation_is_an_error(shared_enclave):
     connection = host._connect(shared_enclave._run_dir, timeout_s=5)
     with connection, pytest.raises(BackendError):
@@ -324,14 +341,16 @@ def test_an_unknown_operation_is_an_error(shared_enclave):
 
 def test_requests_beyond_the_limit_of_connections_wait_for_their_turn(shared_enclave):
     run_dir = shared_enclave._run_dir
+    newcomer = Enclave.attach(run_dir)  # has no connection to spare yet
     held = [host._connect(run_dir, timeout_s=5) for _ in range(80)]
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(shared_enclave.evidence, bytes(32))
+        waiting = pool.submit(newcomer.evidence, bytes(32))
         time.sleep(0.3)
         assert not waiting.done()
         for connection in held:
             connection.close()
         assert waiting.result(timeout=5)
+    newcomer.detach()
 
 
 def test_an_enclave_with_a_full_backlog_is_busy_not_gone(tmp_path):
