@@ -16,7 +16,7 @@ from tests.support.hand_made_bundle import write_bundle
 SALT = bytes(range(32))
 ROW = [0.25, 0.5]
 NAME = Name("ab" * 32, "cd" * 32, is_sealed=False)
-SEALED = pack([bytes(32), bytes(32), b"ciphertext"])
+SEALED = pack([bytes(32), bytes(32), bytes(32), b"ciphertext"])
 
 
 @pytest.fixture
