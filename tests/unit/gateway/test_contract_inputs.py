@@ -60,7 +60,7 @@ def test_a_sealed_input_is_taken_as_it_is(api, commitment):
     assert api.put(where, content=SEALED).status_code == 201
     assert api.get(where).content == SEALED
     assert api.get(url(commitment)).status_code == 404
-    ordered = pack([bytes(32), bytes(32), b"ciphertext", b"{}"])
+    ordered = pack([bytes(32), bytes(32), bytes(32), b"ciphertext", b"{}"])
     assert api.put(where, content=ordered).status_code in {400, 422}
     assert api.put(where, content=b"garbage").status_code in {400, 422}
 
