@@ -34,9 +34,9 @@ from benchmarks.measure import interleaved
 from privacy.activations import activate
 from privacy.encoding import Json, unpack
 from privacy.fhe import ClientKeys, FheClient
-from privacy.fhe.draft import choose
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import Runner
+from privacy.fhe.tree_choice import choose
 from privacy.modes import Mode
 from privacy.publish import publish
 from privacy.trees import ensemble_of

@@ -24,10 +24,11 @@ from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.backends.device import uses_gpu
 from privacy.fhe.binning import owners
 from privacy.fhe.compiled import Compiled, circuit_members
-from privacy.fhe.draft import Draft, choose, ranks
+from privacy.fhe.draft import Draft, ranks
 from privacy.fhe.keysets import TREES, shipped
 from privacy.fhe.plan import Plan
 from privacy.fhe.thermometer import Edges
+from privacy.fhe.tree_choice import choose
 from privacy.trees import ensemble_of
 
 _SAMPLES = 32

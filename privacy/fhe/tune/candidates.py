@@ -18,10 +18,10 @@ from privacy.fhe.compiled import Compiled
 from privacy.fhe.dense import Layer, read_dense
 from privacy.fhe.dense_choice import fit_dense, mirrors, shapes
 from privacy.fhe.dense_plan import plan_dense
-from privacy.fhe.draft import BINS, SUM_BITS, draft_at
 from privacy.fhe.options import Options
 from privacy.fhe.quantizers import raw_outputs
 from privacy.fhe.thermometer import thermometer
+from privacy.fhe.tree_choice import BINS, SUM_BITS, draft_at
 from privacy.fhe.yardstick import Fit, Outputs
 from privacy.publishing import PartRequest
 from privacy.trees import Ensemble, ensemble_of
