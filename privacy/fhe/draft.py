@@ -11,7 +11,9 @@ import numpy as np
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.binning import BitNode, owners, walk
-from privacy.fhe.plan import Plan, Steps, plan, walk_steps
+from privacy.fhe.leaf_numbers import Numbering, plan_numbers
+from privacy.fhe.leaf_tables import leaf_sums
+from privacy.fhe.plan import Plan, Steps, in_steps, plan, walk_steps
 from privacy.fhe.quantizers import SumSteps, raw_outputs
 from privacy.fhe.thermometer import Edges, thermometer
 
@@ -67,6 +69,83 @@ class Draft:
             table_bits=table_bits,
             sum_bits=self.sum_bits,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class LeafDraft:
+    """The same trees, answered with the number of each tree's leaf.
+
+    Attributes:
+        of: The draft whose sums clients compute from the leaves.
+        numberings: Of the trees that are no leaf themselves.
+        output: From numbers to raw outputs.
+    """
+
+    of: Draft
+    made: Plan
+    numberings: tuple[Numbering, ...]
+    output: SumSteps
+
+    @property
+    def edges(self) -> tuple[Edges, ...]:
+        """The edges of each feature."""
+        return self.of.edges
+
+    @property
+    def trees(self) -> tuple[BitNode, ...]:
+        """The trees, those that are a leaf themselves too."""
+        return self.of.trees
+
+    @property
+    def bins(self) -> int:
+        """Most bins a feature has; 0 if the edges are the model's own thresholds."""
+        return self.of.bins
+
+    def sums(self, bits: Ints) -> Ints:
+        """Return the circuit's integers for rows of bits, by walking the trees."""
+        return np.stack([n.walk(bits) for n in self.numberings], axis=1)
+
+    def unrounded(self, rows: Floats) -> Floats:
+        """Return raw outputs with the trained leaves: what binning alone changed."""
+        return self.of.unrounded(rows)
+
+    def plan(self) -> Plan:
+        """Return the plan."""
+        return self.made
+
+
+TreesDraft = Draft | LeafDraft
+
+
+def by_leaves(draft: Draft, rows: Floats) -> LeafDraft:
+    """Return the draft that answers with the number of each tree's leaf.
+
+    Args:
+        draft: What clients compute from the leaves.
+        rows: Standardised, to compare both on.
+
+    Raises:
+        BackendError: A tree has too many leaves, or the two differ.
+    """
+    least, scale = draft.steps.least, draft.steps.scale
+    pairs = zip(draft.trees, least, strict=True)
+    whole = [in_steps(tree, own, scale) for tree, own in pairs]
+    vary = [tree for tree in whole if tree.children]
+    owner, numbered = owners(draft.edges), dict[int, tuple[Numbering, ...]]()
+
+    def plan_at(table_bits: int) -> Plan:
+        made, numbered[table_bits] = plan_numbers(vary, owner, table_bits=table_bits)
+        return made
+
+    made = smallest(plan_at)
+    numberings = numbered[made.table_bits]
+    tables = tuple(n.table() for n in numberings)
+    found = LeafDraft(draft, made, numberings, replace(draft.output, trees=tables))
+    bits = thermometer(rows, draft.edges)
+    if not np.array_equal(leaf_sums(tables, found.sums(bits)), draft.sums(bits)):
+        msg = "the numbers of leaves do not give what the trees give"
+        raise BackendError(msg, code="fhe-bad-plan")
+    return found
 
 
 def smallest(

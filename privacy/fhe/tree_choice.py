@@ -13,7 +13,7 @@ import numpy as np
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats
 from privacy.fhe.binning import bin_trees, quantile_edges, threshold_edges, walk
-from privacy.fhe.draft import Draft
+from privacy.fhe.draft import Draft, LeafDraft, TreesDraft, by_leaves
 from privacy.fhe.plan import leaf_steps, walk_steps
 from privacy.fhe.quantizers import SumSteps, raw_outputs
 from privacy.fhe.thermometer import Edges, thermometer
@@ -34,8 +34,13 @@ _ROUNDING = 0.004
 
 
 def choose(
-    ensemble: Ensemble, calibration: Floats, *, splits: str, task: str
-) -> tuple[Draft, ...]:
+    ensemble: Ensemble,
+    calibration: Floats,
+    *,
+    splits: str,
+    task: str,
+    answer: str = "sums",
+) -> tuple[TreesDraft, ...]:
     """Return drafts that are near enough, from narrow sums to wide ones.
 
     Args:
@@ -43,6 +48,7 @@ def choose(
         calibration: Standardised rows, (rows, features).
         splits: `hidden` or `revealed`; see `privacy.fhe.options.Options`.
         task: See `privacy.bundle.Manifest`.
+        answer: `sums` or `leaves`; see `privacy.fhe.options.Options`.
 
     Raises:
         BackendError: No feature has an edge: nothing depends on the input.
@@ -61,6 +67,9 @@ def choose(
             break
     lost, edges, bins = min(binned, key=lambda b: b[0])
 
+    found = answered(make(edges, bins, SUM_BITS[-1]), calibration, answer)
+    if isinstance(found, LeafDraft):
+        return (found,)
     widths = SUM_BITS if len(ensemble.trees) > 1 else _ONE_TREE_BITS
     drafts = [make(edges, bins, width) for width in widths]
     bits = thermometer(calibration, edges)
@@ -69,6 +78,31 @@ def choose(
         if rounded <= max(lost, 0.0) + _ROUNDING:
             return tuple(drafts[i:])
     return tuple(drafts[-1:])
+
+
+def answered(draft: Draft, calibration: Floats, answer: str) -> TreesDraft:
+    """Return the draft that answers with leaves, where it is wanted and costs less.
+
+    A lone tree of several outputs has nothing to sum.
+
+    Args:
+        draft: The draft that answers with sums.
+        calibration: As of `choose`.
+        answer: Likewise.
+
+    Raises:
+        BackendError: Leaves are asked for, and a tree has too many.
+    """
+    lone = len(draft.trees) == 1 and len(draft.base) > 1
+    if answer == "leaves":
+        return by_leaves(draft, calibration)
+    if not lone:
+        return draft
+    try:
+        found = by_leaves(draft, calibration)
+    except BackendError:
+        return draft
+    return found if len(found.made.look_ups) < len(draft.plan().look_ups) else draft
 
 
 def draft_at(
