@@ -96,8 +96,9 @@ def _blocks(numbering: Numbering, owner: Sequence[int], size: int) -> list[Block
 
 
 def _usable(tree: BitNode) -> list[Numbering]:
+    numberings = list(_numberings(tree))
     for most in _MOST_NUMBERS:
-        if found := [n for n in _numberings(tree) if len(n.leaf_of) <= most]:
+        if found := [n for n in numberings if len(n.leaf_of) <= most]:
             return found
     msg = f"a tree has more leaves than {_MOST_NUMBERS[-1]}, which a sum can number"
     raise BackendError(msg, code="fhe-too-many-leaves")
@@ -107,8 +108,9 @@ def _numberings(tree: BitNode) -> Iterator[Numbering]:
     yield Numbering((_numbered(tree, 1),), _distinct(tree))
     if tree.children is not None:
         halves = tuple(child.children or (child,) for child in tree.children)
-        yield _in_digits(tree, tree.children, halves, crossed=False)
-        yield _in_digits(tree, tree.children, halves, crossed=True)
+        for crossed in (False, True):
+            if found := _in_digits(tree, tree.children, halves, crossed=crossed):
+                yield found
 
 
 def _in_digits(
@@ -117,8 +119,10 @@ def _in_digits(
     halves: tuple[tuple[BitNode, ...], ...],
     *,
     crossed: bool,
-) -> Numbering:
+) -> Numbering | None:
     """Return numbers of three digits: which half of a child, and a place in each pair.
+
+    None if there are more of them than a sum can hold.
 
     Args:
         tree: The whole tree.
@@ -128,7 +132,8 @@ def _in_digits(
             on the same side of both.
     """
     places = [(side, at) for side in (0, 1) for at in range(len(halves[side]))]
-    parts = [(halves[side][at], at ^ (side and crossed)) for side, at in places]
+    parts = [halves[side][at] for side, at in places]
+    pair_of = [at ^ (side and crossed) for side, at in places]
     number = iter(range(len(parts)))
     tops = [
         _top(child, [_leaf(next(number)) for _ in halves[side]])
@@ -136,18 +141,21 @@ def _in_digits(
     ]
     digits, stride, spans = [_top(tree, tops)], len(parts), list[tuple[int, int]]()
     for pair in (0, 1):
-        mine = [half for half, of in parts if of == pair]
+        mine = [half for half, of in zip(parts, pair_of, strict=True) if of == pair]
         if mine:
             digits.append(_top(tree, [_numbered(half, stride) for half in mine]))
         base = max((len(_distinct(half)) for half in mine), default=1)
         spans.append((stride, base))
         stride *= base
-    leaf_of = []
+    if stride > _MOST_NUMBERS[-1]:
+        return None
+    held = [_distinct(half) for half in parts]
+    leaf_of = list[_Leaf | None]()
     for n in range(stride):
-        half, pair = parts[n % len(parts)]
-        step, base = spans[pair]
-        held, place = _distinct(half), n // step % base
-        leaf_of.append(held[place] if place < len(held) else None)
+        part = n % len(parts)
+        step, base = spans[pair_of[part]]
+        place = n // step % base
+        leaf_of.append(held[part][place] if place < len(held[part]) else None)
     return Numbering(tuple(digits), tuple(leaf_of))
 
 
