@@ -24,6 +24,7 @@ from benchmarks import (
     fhe_trees,
     gateway_cost,
     model_families,
+    tee,
     zkml,
     zkml_families,
     zkml_gas,
@@ -186,6 +187,7 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
         _show_malformed,
     ),
     "attestation": (lambda quick: attestation.measure(quick=quick), attestation.show),
+    "tee": (lambda quick: tee.measure(quick=quick), tee.show),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
     "chain": (
         lambda quick: chain_campaign.measure(quick=quick),

@@ -41,7 +41,7 @@ def measure(folder: Path, *, quick: bool) -> Json:
         rest = rss_bytes(live.pid)
         modes = {
             str(mode): _mode(live, bundle, rows, mode, 5 if quick else TIMES[mode])
-            for mode in Mode
+            for mode in TIMES
             if bundle.manifest.modes[mode].available
         }
         modes["fhe, a tree"] = _mode(live, tree, rows, Mode.FHE, 5 if quick else 30)
@@ -129,7 +129,7 @@ def _bare(
         from privacy.tee.host import Enclave
 
         # The gateway's own enclave: the input is sealed to it.
-        run_dir = live.data / "enclaves" / bundle.sha256[:16]
+        run_dir = live.data / "enclaves" / "tee" / bundle.sha256[:16]
         enclave = Enclave.attach(run_dir)
         if enclave is None:
             raise RuntimeError("the gateway has no enclave for this model")

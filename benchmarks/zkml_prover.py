@@ -27,7 +27,7 @@ def handler() -> Handler:
         )
         idle_bytes = _peak_bytes()
         start, cpu = time.perf_counter(), time.process_time()
-        proof = prove_row(backend, files, row, files.root, scale_bits=bits)
+        proof = prove_row(backend, files, row, scale_bits=bits)
         took, spent = time.perf_counter() - start, time.process_time() - cpu
         start = time.perf_counter()
         backend.verify(files, proof)

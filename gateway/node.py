@@ -27,7 +27,6 @@ from gateway.store.jobs import Jobs
 from gateway.store.parts import Parts
 from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
-from privacy.modes import Mode
 from privacy.publisher import Trust, load_trust
 
 _log = structlog.get_logger()
@@ -60,11 +59,13 @@ class Gateway:
 
         Raises:
             UnavailableError: Another gateway uses the folder.
-            PrivacyError: The publishers to trust cannot be read.
+            PrivacyError: The publishers to trust cannot be read, or nothing makes the
+                evidence of enclaves that the settings ask for.
         """
         if self._lock:
             return
         data_dir = self.settings.data_dir
+        self._simulated_enclaves = self.settings.evidence_source.is_simulated()
         self._lock = FolderLock(data_dir)
         self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir)
@@ -102,13 +103,20 @@ class Gateway:
             max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
             runs=Runs(start_workflow),
+            simulated_enclaves=self._simulated_enclaves,
         )
         await asyncio.to_thread(self._attach_enclaves)
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
         self._sweeping = asyncio.create_task(self._sweep())
         self.ready = True
-        _log.info("started", node=settings.node_name, models=len(self.registry.all()))
+        _log.info(
+            "started",
+            node=settings.node_name,
+            models=len(self.registry.all()),
+            enclave_evidence=settings.enclave_evidence,
+            simulated_enclaves=self._simulated_enclaves,
+        )
 
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
@@ -142,8 +150,9 @@ class Gateway:
         )
 
     def _attach_enclaves(self) -> None:
-        parts = [(b, b.manifest.modes.get(Mode.TEE)) for b in self.registry.all()]
-        self.node.enclaves.attach([b for b, part in parts if part and part.available])
+        for mode, enclaves in self.node.enclaves.items():
+            parts = [(b, b.manifest.modes.get(mode)) for b in self.registry.all()]
+            enclaves.attach([b for b, part in parts if part and part.available])
 
 
 async def _remove(sweep: Callable[[], int]) -> None:

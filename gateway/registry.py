@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from privacy.bundle import MANIFEST, SIGNATURE, Bundle
+from privacy.bundle import MANIFEST, SIGNATURE, Bundle, ModePart
 from privacy.errors import (
     FormatError,
     NotFoundError,
@@ -18,8 +18,8 @@ from privacy.errors import (
 )
 from privacy.modes import Mode
 from privacy.publisher import Trust, open_trusted
-from privacy.tee.measure import measure
-from privacy.tee.wire import MODEL
+from privacy.tee.measure import TEE, Program, measure_folder
+from privacy.tee_zkml.program import PROGRAM
 
 _log = structlog.get_logger()
 _Stamp = tuple[tuple[str, int, int], ...]
@@ -204,12 +204,16 @@ def _open(root: Path, trust: Trust) -> Bundle:
 
 
 def _warn_of_other_measurements(bundle: Bundle) -> None:
-    """Log if clients will refuse the enclave: it measures else than was published."""
-    part = bundle.manifest.modes.get(Mode.TEE)
-    if part is None or not part.available:
-        return
+    """Log if clients will refuse an enclave: it measures else than was published."""
+    for mode, program in ((Mode.TEE, TEE), (Mode.TEE_ZKML, PROGRAM)):
+        part = bundle.manifest.modes.get(mode)
+        if part is not None and part.available:
+            _compare_measurements(bundle, part, program)
+
+
+def _compare_measurements(bundle: Bundle, part: ModePart, program: Program) -> None:
     try:
-        found = measure(bundle.root / Mode.TEE / MODEL).as_dict()
+        found = measure_folder(bundle.root / Mode.TEE, program).as_dict()
     except (PrivacyError, OSError):
         return  # the mode is not installed here: its jobs will say so
     published = part.params.get("measurements")

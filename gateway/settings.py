@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from privacy.files import default_home
 from privacy.modes import Mode
+from privacy.tee.configfs_tsm import ROOT as TSM_DIR
+from privacy.tee.harden import Limits
+from privacy.tee.sources import EvidenceSource
 from privacy.warm import BUDGET
 from privacy.zkml.memory import installed_memory
 
@@ -64,6 +67,27 @@ class Settings(BaseSettings):
     tee_workers: int = Field(
         default=4, ge=1, le=64, description="Jobs at once over all enclaves."
     )
+    enclave_evidence: Literal[
+        "simulated-tdx", "simulated-snp", "simulated-nitro", "configfs-tsm"
+    ] = Field(
+        default="simulated-tdx",
+        description="What vouches for enclaves: a simulated platform, which proves "
+        "nothing, or the hardware below this TDX or SEV-SNP guest (configfs-tsm).",
+    )
+    simulated_gpu: bool = Field(
+        default=False, description="Add a simulated GPU's report to simulated evidence."
+    )
+    tsm_dir: Path = Field(
+        default=TSM_DIR, description="Where configfs-tsm keeps its entries."
+    )
+    enclave_memory_bytes: int = Field(
+        default=8 << 30, ge=1 << 28, description="What one enclave may allocate."
+    )
+    allow_weaker_sandbox: bool = Field(
+        default=False,
+        description="Start enclaves without Landlock or seccomp where the kernel lacks "
+        "it; clients refuse them unless the model's publisher allowed it.",
+    )
     worker_memory_bytes: int = Field(
         default=16 << 30, ge=1 << 28, description="Address space of a worker process."
     )
@@ -107,6 +131,27 @@ class Settings(BaseSettings):
         default=5, ge=0, description="How long open requests may take at shutdown."
     )
 
+    @property
+    def evidence_source(self) -> EvidenceSource:
+        """What makes the evidence of enclaves.
+
+        Raises:
+            FormatError: A simulated GPU beside evidence of hardware.
+        """
+        return EvidenceSource(
+            kind=self.enclave_evidence,
+            simulated_gpu=self.simulated_gpu,
+            tsm_root=self.tsm_dir.absolute(),
+        )
+
+    @property
+    def enclave_limits(self) -> Limits:
+        """What enclaves may take, and may lack."""
+        return Limits(
+            memory_bytes=self.enclave_memory_bytes,
+            allow_weaker_sandbox=self.allow_weaker_sandbox,
+        )
+
     def workers(self, mode: Mode) -> int:
         """Return how many jobs of a mode run at once."""
         in_turn = 1 if self.fhe_execution == "latency" else _cores()
@@ -114,6 +159,7 @@ class Settings(BaseSettings):
             Mode.FHE: self.fhe_workers or in_turn,
             Mode.ZKML: self.zkml_workers,
             Mode.TEE: self.tee_workers,
+            Mode.TEE_ZKML: self.zkml_workers,
         }[mode]
 
     def worker_env(self, mode: Mode) -> dict[str, str]:
@@ -135,6 +181,7 @@ class Settings(BaseSettings):
             Mode.FHE: self.fhe_time_limit_s,
             Mode.ZKML: self.zkml_time_limit_s,
             Mode.TEE: self.tee_time_limit_s,
+            Mode.TEE_ZKML: self.zkml_time_limit_s,
         }[mode]
 
 

@@ -16,6 +16,12 @@ class Mode(StrEnum):
     FHE = "fhe"
     ZKML = "zkml"
     TEE = "tee"
+    TEE_ZKML = "tee+zkml"
+
+    @property
+    def parts(self) -> tuple["Mode", ...]:
+        """The parts of a bundle whose files serve this mode."""
+        return (Mode.TEE, Mode.ZKML) if self is Mode.TEE_ZKML else (self,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +65,7 @@ _TABLE: dict[str, WhoSeesWhat] = {
     "tee": WhoSeesWhat(
         operator_sees_input="no: sealed to a key that was born in the enclave",
         operator_sees_output="no: sealed to the client's key",
-        operator_sees_weights="yes: the bundle is not sealed",
+        operator_sees_weights="yes, unless the publisher sealed them (see the model)",
         gateway_sees=f"sealed bytes, {_SEEN_BY_GATEWAY}",
         others_see="nothing",
         answer_is_proven="as far as the attestation is trusted",
@@ -68,11 +74,31 @@ _TABLE: dict[str, WhoSeesWhat] = {
     "tee (simulated)": WhoSeesWhat(
         operator_sees_input="not by design, but root on the node could read it",
         operator_sees_output="not by design, but root on the node could read it",
-        operator_sees_weights="yes",
+        operator_sees_weights="yes; if sealed not by design, but root could read them",
         gateway_sees=f"sealed bytes, {_SEEN_BY_GATEWAY}",
         others_see="nothing",
         answer_is_proven="no: anyone can make simulated evidence",
         checkable_on_chain="no; contracts that allow it take its public answers",
+    ),
+    "tee+zkml": WhoSeesWhat(
+        operator_sees_input="no: sealed to a key that was born in the enclave",
+        operator_sees_output="no: outputs and proofs are sealed to the client's key",
+        operator_sees_weights="yes: the bundle is not sealed",
+        gateway_sees=f"sealed bytes, the proofs' digest, {_SEEN_BY_GATEWAY}",
+        others_see="nothing; whoever you give the proofs, what mode zkml shows them",
+        answer_is_proven="yes, even if the enclave is broken, as far as the SRS "
+        "can be trusted",
+        checkable_on_chain="yes, if you give the proofs away: by a verifier contract",
+    ),
+    "tee+zkml (simulated)": WhoSeesWhat(
+        operator_sees_input="not by design, but root on the node could read it",
+        operator_sees_output="not by design, but root on the node could read it",
+        operator_sees_weights="yes",
+        gateway_sees=f"sealed bytes, the proofs' digest, {_SEEN_BY_GATEWAY}",
+        others_see="nothing; whoever you give the proofs, what mode zkml shows them",
+        answer_is_proven="yes: the proofs hold whoever made them, as far as the SRS "
+        "can be trusted",
+        checkable_on_chain="yes, if you give the proofs away: by a verifier contract",
     ),
 }
 

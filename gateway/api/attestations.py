@@ -10,7 +10,7 @@ from gateway.api.auth import GatewayDep, ModelReader
 from gateway.api.schemas import Name
 from privacy.encoding import b64url_decode
 from privacy.errors import FormatError
-from privacy.modes import Mode
+from privacy.modes import Mode, parse_mode
 
 router = APIRouter(tags=["attestations"])
 
@@ -28,13 +28,18 @@ async def attest(
     model: Annotated[Name, Query()],
     nonce: Annotated[str, Query(description="base64url of 32 bytes", max_length=64)],
     version: Annotated[Name | None, Query()] = None,
+    mode: Annotated[str, Query(max_length=20, examples=["tee", "tee+zkml"])] = "tee",
 ) -> Response:
     """Return fresh evidence for `nonce`; starts the model's enclave if need be."""
+    chosen = parse_mode(mode)
+    if Mode.TEE not in chosen.parts:
+        msg = f"mode {chosen} has no enclave: ask for tee or tee+zkml"
+        raise FormatError(msg, code="no-enclave")
     raw = b64url_decode(nonce, what="nonce")
     if len(raw) != _NONCE_BYTES:
         msg = f"the nonce has {len(raw)} bytes, expected {_NONCE_BYTES}"
         raise FormatError(msg, code="bad-nonce")
     bundle = await asyncio.to_thread(gateway.registry.get, model, version)
-    bundle.manifest.mode(Mode.TEE)
-    evidence = await gateway.node.enclaves.evidence(bundle, raw)
+    bundle.manifest.mode(chosen)
+    evidence = await gateway.node.enclaves[chosen].evidence(bundle, raw)
     return Response(evidence, media_type="application/json")

@@ -25,7 +25,9 @@ class JobIn(StrictRequest):
     model_sha256: Sha256 | None = Field(
         None, description="Refuse (409) if the model is not this one."
     )
-    mode: Annotated[str, Field(max_length=20, examples=["fhe", "zkml", "tee"])]
+    mode: Annotated[
+        str, Field(max_length=20, examples=["fhe", "zkml", "tee", "tee+zkml"])
+    ]
     input: Sha256 = Field(description="An input blob uploaded before.")
     keys: Sha256 | None = Field(
         None, description="FHE evaluation keys uploaded before, where needed."
@@ -161,6 +163,7 @@ class NodeOut(BaseModel):
     name: str
     cpus: int
     memory_bytes: int
+    enclave_evidence: str
     modes: dict[str, NodeModeOut]
 
 

@@ -9,6 +9,8 @@ from privacy.bundle import Bundle
 from privacy.child import Progress
 from privacy.modes import Mode
 from privacy.runs import RunResult
+from privacy.tee.harden import Limits
+from privacy.tee.sources import EvidenceSource
 
 WORKER_TARGET = "gateway.executors.worker:handler"
 
@@ -78,18 +80,33 @@ class EnclaveLike(Protocol):
     """What the node needs of `privacy.tee.host.Enclave`."""
 
     @classmethod
-    def start(cls, model_dir: Path, run_dir: Path, *, model_sha256: str) -> Self:
+    def start(
+        cls,
+        model_dir: Path,
+        run_dir: Path,
+        *,
+        model_sha256: str,
+        source: EvidenceSource,
+        limits: Limits,
+    ) -> Self:
         """Start an enclave process that outlives this one."""
 
     @classmethod
-    def attach(cls, run_dir: Path) -> Self | None:
+    def attach(
+        cls, run_dir: Path, *, source: EvidenceSource, limits: Limits
+    ) -> Self | None:
         """Return the enclave that runs there already."""
 
     def evidence(self, nonce: bytes) -> bytes:
         """Return fresh evidence for a nonce of 32 bytes."""
 
-    def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
-        """Return the sealed answer to a sealed input."""
+    def infer(
+        self, sealed: bytes, *, timeout_s: float, progress: Progress
+    ) -> RunResult:
+        """Return the sealed answer to a sealed input; ended if `progress` raises."""
+
+    def unseal(self, release: bytes) -> None:
+        """Give the enclave the key of its sealed model, as the broker sealed it."""
 
     @property
     def alive(self) -> bool:
@@ -99,7 +116,11 @@ class EnclaveLike(Protocol):
         """End the enclave."""
 
 
-def _host_enclave() -> type[EnclaveLike]:
+def _host_enclave(mode: Mode) -> type[EnclaveLike]:
+    if mode is Mode.TEE_ZKML:
+        from privacy.tee_zkml.host import ProvingEnclave
+
+        return ProvingEnclave
     from privacy.tee.host import Enclave
 
     return Enclave
@@ -111,8 +132,8 @@ class Engines:
 
     Attributes:
         worker_target: `module:function`, the handler that worker processes serve.
-        enclave: Gives the class that starts and finds enclaves.
+        enclave: Gives the class that starts and finds enclaves of a mode.
     """
 
     worker_target: str = WORKER_TARGET
-    enclave: Callable[[], type[EnclaveLike]] = _host_enclave
+    enclave: Callable[[Mode], type[EnclaveLike]] = _host_enclave

@@ -5,14 +5,19 @@ Its keys live in its memory only. If it dies, inputs sealed to it are lost; jobs
 """
 
 import asyncio
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gateway.executors.base import Done, EnclaveLike, Engines, Watch, Work
+from gateway.executors.memory import Memory, needed
 from gateway.executors.places import Places
+from gateway.executors.unsealing import Unsealer
 from privacy.bundle import Bundle
+from privacy.encoding import Json
 from privacy.errors import (
     FormatError,
     JobFailedError,
@@ -20,7 +25,9 @@ from privacy.errors import (
     UnavailableError,
 )
 from privacy.modes import Mode
+from privacy.tee.harden import DEFAULT_LIMITS, Limits
 from privacy.tee.seal import MAX_SEALED_BYTES
+from privacy.tee.sources import DEFAULT, EvidenceSource
 
 _EVIDENCE_THREADS = 2
 
@@ -28,16 +35,30 @@ _EVIDENCE_THREADS = 2
 class Enclaves:
     """The enclaves of one node."""
 
-    def __init__(
-        self, folder: Path, engines: Engines, *, size: int, time_limit_s: float
+    def __init__(  # noqa: PLR0913 - all that enclaves are kept by
+        self,
+        mode: Mode,
+        folder: Path,
+        engines: Engines,
+        *,
+        size: int,
+        time_limit_s: float,
+        memory: Memory | None = None,
+        source: EvidenceSource = DEFAULT,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """Keep each enclave's socket under `folder`; `size` jobs run at once."""
+        self._mode = mode
+        self._memory = memory or Memory(sys.maxsize)
         self._folder = folder
+        self._source = source
+        self._limits = limits
         self._engines = engines
         self._time_limit_s = time_limit_s
         self._places = Places(size)
         self._running: dict[str, EnclaveLike] = {}
         self._starting = threading.Lock()
+        self._unsealer = Unsealer()
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="enclave")
         self._vouching = ThreadPoolExecutor(  # its own, so that it holds up no job
             _EVIDENCE_THREADS, thread_name_prefix="evidence"
@@ -49,7 +70,10 @@ class Enclaves:
         """Return the files of one job; see `Executor`."""
         ended = self._jobs[work.job_id] = asyncio.Event()
         try:
-            async with self._places.take(ended):
+            async with (
+                self._places.take(ended),
+                self._memory.take(needed(work), ended),
+            ):
                 if ended.is_set():
                     raise _cancelled()
                 return await self._infer(work, watch, ended)
@@ -70,10 +94,7 @@ class Enclaves:
         """
         for bundle in bundles:
             run_dir = self._run_dir(bundle)
-            enclave = (
-                self._engines.enclave().attach(run_dir) if run_dir.is_dir() else None
-            )
-            if enclave:
+            if enclave := self._attached(run_dir):
                 self._running[bundle.sha256] = enclave
 
     def cancel(self, job_id: str) -> None:
@@ -83,7 +104,7 @@ class Enclaves:
 
     def busy(self) -> dict[Mode, int]:
         """Return how many jobs run."""
-        return {Mode.TEE: self._busy}
+        return {self._mode: self._busy}
 
     async def close(self) -> None:
         """Stop every enclave."""
@@ -96,7 +117,9 @@ class Enclaves:
 
     async def _infer(self, work: Work, watch: Watch, ended: asyncio.Event) -> Done:
         loop = asyncio.get_running_loop()
-        answer = loop.run_in_executor(self._threads, self._infer_now, work, watch)
+        answer = loop.run_in_executor(
+            self._threads, self._infer_now, work, watch, ended
+        )
         stop = asyncio.ensure_future(ended.wait())
         both: set[asyncio.Future[Any]] = {answer, stop}
         self._busy += 1
@@ -126,11 +149,13 @@ class Enclaves:
         except LimitError:
             enclave.stop()  # it hangs; without evidence no job would ever find out
             raise
-        except UnavailableError:
+        except UnavailableError as exc:
+            if exc.code != "enclave-gone":
+                raise  # it lives: what makes its evidence is not to be had now
             enclave.stop()  # it was dying as we asked; a new one can answer as well
             return self._open(bundle).evidence(nonce)
 
-    def _infer_now(self, work: Work, watch: Watch) -> Done:
+    def _infer_now(self, work: Work, watch: Watch, ended: asyncio.Event) -> Done:
         watch.started()
         if work.input.stat().st_size > MAX_SEALED_BYTES:
             msg = f"the sealed input has more than {MAX_SEALED_BYTES} bytes"
@@ -138,9 +163,14 @@ class Enclaves:
         sealed = work.input.read_bytes()
         enclave = self._open(work.bundle)
         try:
-            result = enclave.infer(sealed, timeout_s=self._time_limit_s)
+            result = enclave.infer(
+                sealed,
+                timeout_s=self._time_limit_s,
+                progress=partial(_report, watch, ended),
+            )
         except LimitError:
-            enclave.stop()  # native code does not listen; the next job gets a new one
+            if self._mode is Mode.TEE:  # native code does not listen: the next job gets
+                enclave.stop()  # a new one; a prover ends the job with its connection
             raise
         output, evidence = work.folder / "output", work.folder / "evidence"
         output.write_bytes(result.output)
@@ -154,17 +184,30 @@ class Enclaves:
         with self._starting:
             if known := self._alive(bundle):
                 return known
-            enclave_type, run_dir = self._engines.enclave(), self._run_dir(bundle)
-            found = enclave_type.attach(run_dir) if run_dir.is_dir() else None
+            self._unsealer.check(bundle)
+            run_dir = self._run_dir(bundle)
+            found = self._attached(run_dir)
             if found is None:
                 part = [n for n in bundle.manifest.files if n.startswith("tee/")]
-                bundle.check_files(part)
+                bundle.check_files(part)  # an enclave checks its circuit itself
                 run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-                found = enclave_type.start(
-                    bundle.root / "tee", run_dir, model_sha256=bundle.sha256
+                found = self._engines.enclave(self._mode).start(
+                    bundle.root / "tee",
+                    run_dir,
+                    model_sha256=bundle.sha256,
+                    source=self._source,
+                    limits=self._limits,
                 )
+                self._unsealer.unseal(found, bundle)
             self._running[bundle.sha256] = found
             return found
+
+    def _attached(self, run_dir: Path) -> EnclaveLike | None:
+        if not run_dir.is_dir():
+            return None
+        return self._engines.enclave(self._mode).attach(
+            run_dir, source=self._source, limits=self._limits
+        )
 
     def _alive(self, bundle: Bundle) -> EnclaveLike | None:
         known = self._running.get(bundle.sha256)
@@ -172,6 +215,12 @@ class Enclaves:
 
     def _run_dir(self, bundle: Bundle) -> Path:
         return self._folder / bundle.sha256[:16]
+
+
+def _report(watch: Watch, ended: asyncio.Event, progress: Json) -> None:
+    if ended.is_set():
+        raise _cancelled()
+    watch.progress(progress)
 
 
 def _cancelled() -> JobFailedError:

@@ -11,7 +11,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from gateway.executors.base import Work
 from privacy.errors import LimitError
+
+
+def needed(work: Work) -> int:
+    """Return how many bytes a job's model says that it takes; 0 if it says nothing."""
+    stated = work.bundle.manifest.mode(work.mode).cost.get("memory_bytes")
+    return stated if isinstance(stated, int) else 0
 
 
 class Memory:

@@ -19,13 +19,22 @@ class LocalNode:
     def __init__(self, settings: Settings, engines: Engines, folder: Path) -> None:
         """Describe the node; processes start with the first jobs."""
         self._settings = settings
-        self.enclaves = Enclaves(
-            folder,
-            engines,
-            size=settings.tee_workers,
-            time_limit_s=settings.tee_time_limit_s,
-        )
-        self._by_mode: dict[Mode, Executor] = {Mode.TEE: self.enclaves}
+        proofs = Memory(settings.memory_of_jobs(Mode.ZKML))  # of both modes that prove
+        memory = {Mode.ZKML: proofs, Mode.TEE_ZKML: proofs}
+        self.enclaves = {
+            mode: Enclaves(
+                mode,
+                folder / mode,
+                engines,
+                size=settings.workers(mode),
+                time_limit_s=settings.time_limit_s(mode),
+                memory=memory.get(mode),
+                source=settings.evidence_source,
+                limits=settings.enclave_limits,
+            )
+            for mode in (Mode.TEE, Mode.TEE_ZKML)
+        }
+        self._by_mode: dict[Mode, Executor] = {**self.enclaves}
         for mode in (Mode.FHE, Mode.ZKML):
             self._by_mode[mode] = Pool(
                 mode,
@@ -34,7 +43,7 @@ class LocalNode:
                 memory_bytes=settings.worker_memory_bytes,
                 time_limit_s=settings.time_limit_s(mode),
                 env=settings.worker_env(mode),
-                memory=Memory(settings.memory_of_jobs(mode)),
+                memory=memory.get(mode),
             )
 
     async def run(self, work: Work, watch: Watch) -> Done:
@@ -62,6 +71,7 @@ class LocalNode:
             "name": self._settings.node_name,
             "cpus": os.cpu_count() or 1,
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "enclave_evidence": self._settings.enclave_evidence,
             "modes": {
                 str(mode): {
                     "workers": self._settings.workers(mode),

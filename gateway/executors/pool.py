@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from gateway.executors.base import Done, Watch, Work
-from gateway.executors.memory import Memory
+from gateway.executors.memory import Memory, needed
 from gateway.executors.places import Places
 from privacy.child import Child, ChildDied
 from privacy.encoding import Json
@@ -97,7 +97,7 @@ class Pool:
         try:
             async with (
                 self._places.take(ticket.over),
-                self._memory.take(_needed(work), ticket.over),
+                self._memory.take(needed(work), ticket.over),
             ):
                 self._stop_if_ended(ticket)
                 slot = self._take(work)
@@ -216,12 +216,6 @@ class Pool:
                 "send fewer rows, or ask the operator to raise the limit"
             )
             raise LimitError(msg, code="time-limit")
-
-
-def _needed(work: Work) -> int:
-    """Return how many bytes a job's model says that it takes; 0 if it says nothing."""
-    stated = work.bundle.manifest.mode(work.mode).cost.get("memory_bytes")
-    return stated if isinstance(stated, int) else 0
 
 
 def _give_up(deaths: int, crashes: int, exc: ChildDied) -> None:

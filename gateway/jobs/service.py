@@ -77,6 +77,7 @@ class JobService:
     Attributes:
         runs: Those under way.
         folder: For files of runs under way.
+        simulated_enclaves: What the node's enclaves show proves nothing.
     """
 
     jobs: Jobs
@@ -91,6 +92,7 @@ class JobService:
     max_queued_by_tenant: int
     folder: Path
     runs: Runs
+    simulated_enclaves: bool
 
     async def submit(
         self,
@@ -206,7 +208,7 @@ class JobService:
             version=bundle.manifest.version,
             model_sha256=bundle.sha256,
             mode=mode,
-            simulated=mode is Mode.TEE and bool(part.params.get("simulated")),
+            simulated=Mode.TEE in mode.parts and self.simulated_enclaves,
             input_sha256=request.input_sha256,
             keys_sha256=request.keys_sha256 or "",
             options=_marked(request.options, part),

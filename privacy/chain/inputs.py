@@ -13,9 +13,11 @@ from privacy.errors import FormatError
 from privacy.fixed_point import signed
 from privacy.modes import Mode
 from privacy.onchain import SHOWN, Terms, input_blob, terms_of
-from privacy.tee.client import check_evidence
+from privacy.tee.client import check_evidence, new_job
 from privacy.tee.contract import SALT_BYTES, seal_for_contract
 from privacy.tee.evidence import parse_evidence
+from privacy.tee.kem import choose
+from privacy.tee.seal import Purpose
 from privacy.zkml.params import parse_params
 
 
@@ -145,9 +147,8 @@ def seal_to_enclave(
     return seal_for_contract(
         given.row,
         salt=given.salt,
-        enclave_key=parse_evidence(evidence).hpke_public_key,
-        nonce=nonce,
-        model_sha256=bundle.sha256,
+        key=choose(parse_evidence(evidence).hpke_public_keys),
+        purpose=Purpose(bundle.sha256, nonce, new_job()),
         chain_id=config.chain_id,
         coordinator=bytes.fromhex(config.contracts["coordinator"][2:]),
     )

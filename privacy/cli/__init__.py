@@ -9,6 +9,7 @@ import sys
 from privacy.cli import (
     attest,
     attest_results,
+    broker,
     chain,
     data_owner,
     fhe,
@@ -24,6 +25,7 @@ __all__ = [
     "app",
     "attest",
     "attest_results",
+    "broker",
     "chain",
     "data_owner",
     "fhe",

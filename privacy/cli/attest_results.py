@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 )
 
 from privacy.cli.app import AsJson, HomeDir, command
+from privacy.cli.collateral import parse_time
 from privacy.cli.output import out, print_json, print_one, safe, table
 from privacy.errors import FormatError, NotFoundError, PrivacyError
 from privacy.files import default_home, write_atomic
@@ -132,16 +133,20 @@ def check_result_(
         bool,
         typer.Option("--allow-simulated", help="Accept what proves nothing."),
     ] = False,
+    at: Annotated[
+        str | None, typer.Option(help="When it must count, RFC 3339; now by default.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check an Attestation Result that another made: exit 6 refused."""
     token, checks = _read(file), Checklist()
+    now = datetime.now(UTC) if at is None else parse_time(at)
     verifiers = [key for path in verifier for key in _keys(path)]
     try:
         result = check_result(
             token,
             verifiers,
-            now=datetime.now(UTC),
+            now=now,
             nonce=nonce,
             allow_warning=allow_warning,
             allow_simulated=allow_simulated,

@@ -34,6 +34,7 @@ from privacy.errors import AuthError, FormatError
 from privacy.files import default_home
 from privacy.jws import keys_from_jwks
 from privacy.modes import modes_table
+from privacy.tee.sealed_model import sealing_of
 
 AllowSimulated = Annotated[
     bool,
@@ -58,6 +59,20 @@ AllowOutOfRange = Annotated[
     typer.Option(
         "--allow-out-of-range",
         help="Ask about values that the model was not calibrated on.",
+    ),
+]
+RequireHybrid = Annotated[
+    bool,
+    typer.Option(
+        "--require-hybrid",
+        help="Mode tee: refuse an enclave that has no ML-KEM to seal with.",
+    ),
+]
+PlatformPolicy = Annotated[
+    Path | None,
+    typer.Option(
+        help="Mode tee: what hardware below the enclave must show, TOML as for "
+        "attest verify."
     ),
 ]
 Input = Annotated[
@@ -178,6 +193,8 @@ def _print_model(bundle: Bundle) -> None:
     out.print(f"publisher {bundle.publisher or 'unknown: not signed'}", soft_wrap=True)
     classes = f", classes: {safe(', '.join(m.classes))}" if m.classes else ""
     out.print(f"{safe(m.task)}, {len(m.columns)} features{classes}", soft_wrap=True)
+    if sealing := sealing_of(m):
+        out.print(f"weights sealed, key at {safe(sealing.broker)}", soft_wrap=True)
     rows = []
     for mode, part in m.modes.items():
         cost, acc = part.cost, part.accuracy
@@ -204,12 +221,14 @@ def _print_model(bundle: Bundle) -> None:
 @command("infer")
 def infer(
     model: Annotated[str, typer.Argument(help="NAME, NAME/VERSION, or with @SHA256.")],
-    mode: Annotated[str, typer.Option(help="fhe, zkml or tee.")],
+    mode: Annotated[str, typer.Option(help="fhe, zkml, tee or tee+zkml.")],
     input_: Input,
     allow_simulated: AllowSimulated = False,
     allow_insecure_srs: AllowInsecureSrs = False,
     allow_unsigned: AllowUnsigned = False,
     allow_out_of_range: AllowOutOfRange = False,
+    require_hybrid: RequireHybrid = False,
+    platform_policy: PlatformPolicy = None,
     passphrase_file: PassphraseFile = None,
     allow_plaintext_keys: AllowPlaintextKeys = False,
     verify_share: Annotated[
@@ -245,6 +264,8 @@ def infer(
             allow_insecure_srs=allow_insecure_srs,
             allow_unsigned=allow_unsigned,
             allow_out_of_range=allow_out_of_range,
+            require_hybrid=require_hybrid,
+            platform_policy=platform_policy,
             passphrase=passphrase_from(passphrase_file),
             allow_plaintext_keys=allow_plaintext_keys,
             notify=stack.enter_context(progress(quiet=as_json)),
@@ -374,6 +395,7 @@ def verify(
         Path | None,
         typer.Option("--input", help="The raw rows, to check that proofs are on them."),
     ] = None,
+    platform_policy: PlatformPolicy = None,
     allow_simulated: AllowSimulated = False,
     allow_insecure_srs: AllowInsecureSrs = False,
     home: HomeDir = None,
@@ -397,6 +419,7 @@ def verify(
             trusted=trusted,
             bundle=bundle,
             rows=input_,
+            platform_policy=platform_policy,
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
         )

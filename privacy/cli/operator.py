@@ -1,13 +1,13 @@
 """Commands of publishers and operators: publish, serve, api-keys."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from privacy.activations import ACTIVATIONS
+from privacy.cli.address import check_free
 from privacy.cli.app import (
     ApiKey,
     AsJson,
@@ -19,6 +19,7 @@ from privacy.cli.app import (
     Show,
     command,
 )
+from privacy.cli.broker import BrokerPassphrase, seal_from
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.cli.tuning import show_tuning, with_tuning
 from privacy.client import Client
@@ -82,12 +83,37 @@ def publish(
         bool,
         typer.Option("--fast", help="FHE: let one look-up in 16,384 err, for speed."),
     ] = False,
+    seal: Annotated[
+        str,
+        typer.Option(
+            help="Encrypt the model; its key goes to the broker at this address."
+        ),
+    ] = "",
+    seal_policy: Annotated[
+        Path | None,
+        typer.Option(help="Which enclaves get the key, TOML; else this machine's."),
+    ] = None,
+    allow_simulated: Annotated[
+        bool,
+        typer.Option(
+            "--allow-simulated", help="Give the key to enclaves that hide nothing."
+        ),
+    ] = False,
+    passphrase_file: BrokerPassphrase = None,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile a trained model once, for every privacy mode that can serve it."""
     from privacy.publish import publish as compile_bundle
+    from privacy.publish.seal import shown_by
 
+    sealing = seal_from(
+        seal,
+        policy=seal_policy,
+        allow_simulated=allow_simulated,
+        passphrase_file=passphrase_file,
+        home=home,
+    )
     seen = {"hide": hide, "commit": commit, "show": show, "salt": salt, "srs": srs}
     with progress(quiet=as_json) as notify:
         bundle = compile_bundle(
@@ -96,7 +122,7 @@ def publish(
             name=name,
             store=store,
             version=version,
-            modes=[parse_mode(m) for m in mode] if mode else tuple(Mode),
+            modes=[parse_mode(m) for m in mode] if mode else None,
             label=label,
             classes=[c.strip() for c in classes.split(",") if c.strip()],
             task=_one_of(task, ("classification", "regression"), "--task"),
@@ -107,10 +133,12 @@ def publish(
                 max_loss=max_loss,
                 fast=fast,
             ),
+            seal=sealing,
             home=home,
             progress=notify,
         )
     m = bundle.manifest
+    shown = shown_by([k for k, p in m.modes.items() if p.available])
     if as_json:
         print_json(
             {
@@ -120,6 +148,7 @@ def publish(
                 "publisher": bundle.publisher,
                 "path": str(bundle.root),
                 "clear_accuracy": m.clear_accuracy,
+                **({"sealed": {"broker": seal, "weights_in": shown}} if seal else {}),
                 "modes": {
                     k: {
                         "available": p.available,
@@ -151,6 +180,9 @@ def publish(
     total = sum(f.bytes for f in m.files.values())
     table("", ["mode", "served", "labels agree", "max error", "a row"], rows)
     show_tuning(m.modes[Mode.FHE].params)
+    for k, why in shown.items() if seal else ():
+        text = f"[bold yellow]the weights are not hidden[/] by mode {k}: {why}"
+        out.print(text, soft_wrap=True)
     signed = f"signed by publisher {bundle.publisher}"
     out.print(f"[dim]{size(total)} in {safe(bundle.root)}, {signed}[/]", soft_wrap=True)
 
@@ -220,7 +252,7 @@ def serve(
         )
     except ValueError as exc:
         raise FormatError(f"a setting of the gateway is not valid: {exc}") from exc
-    _check_free(host, port)
+    check_free(host, port)
     url = f"http://{host}:{port}"
 
     def announce(first_key: str | None) -> None:
@@ -234,21 +266,6 @@ def serve(
             )
 
     run(settings, announce=announce)
-
-
-def _check_free(host: str, port: int) -> None:
-    """Refuse an address that cannot be listened on, before anything is printed."""
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as exc:
-        msg = (
-            f"cannot listen on {host} port {port} ({exc.strerror}): choose another "
-            "--host or --port, or stop what uses it"
-        )
-        raise UnavailableError(msg, code="address-in-use") from exc
 
 
 @command("api-keys")

@@ -50,6 +50,8 @@ class Client(Common):
         allow_simulated: bool = False,
         allow_insecure_srs: bool = False,
         allow_out_of_range: bool = False,
+        require_hybrid: bool = False,
+        platform_policy: Path | None = None,
         allow_plain_http: bool = False,
         allow_unsigned: bool = False,
         passphrase: Given = None,
@@ -70,6 +72,10 @@ class Client(Common):
                 can forge with: for development, or where you trust the publisher.
             allow_out_of_range: Ask about values that the model was not calibrated on;
                 the answer's caveats name them. Refused by default.
+            require_hybrid: In mode `tee` refuse an enclave without ML-KEM, rather than
+                seal to its X25519 key with a caveat.
+            platform_policy: In mode `tee`, what the machine below an enclave must show
+                where hardware measured it as a whole: TOML, as for `attest verify`.
             allow_plain_http: Send the API key unencrypted to another machine; also
                 `$PRIVACY_ALLOW_PLAIN_HTTP`. For networks that encrypt by themselves.
             allow_unsigned: Use models that no publisher signed; the answer says so.
@@ -88,6 +94,8 @@ class Client(Common):
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             allow_out_of_range=allow_out_of_range,
+            require_hybrid=require_hybrid,
+            platform_policy=platform_policy,
             allow_plain_http=allow_plain_http,
             allow_unsigned=allow_unsigned,
             passphrase=passphrase,
@@ -208,6 +216,8 @@ class AsyncClient(Common):
         allow_simulated: bool = False,
         allow_insecure_srs: bool = False,
         allow_out_of_range: bool = False,
+        require_hybrid: bool = False,
+        platform_policy: Path | None = None,
         allow_plain_http: bool = False,
         allow_unsigned: bool = False,
         passphrase: Given = None,
@@ -224,6 +234,8 @@ class AsyncClient(Common):
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             allow_out_of_range=allow_out_of_range,
+            require_hybrid=require_hybrid,
+            platform_policy=platform_policy,
             allow_plain_http=allow_plain_http,
             allow_unsigned=allow_unsigned,
             passphrase=passphrase,

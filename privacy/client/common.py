@@ -17,7 +17,7 @@ from privacy.client.keystore import KeyInfo, KeyStore
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.passphrase import Given, Unlock
 from privacy.client.second_run import SecondRuns, infer_compared
-from privacy.client.sessions import Context
+from privacy.client.sessions import Context, load_platform_policy
 from privacy.client.wire import Call, Flow, Work
 from privacy.encoding import Json, check_sha256
 from privacy.errors import AuthError, NotFoundError
@@ -52,6 +52,8 @@ class Common:
         allow_simulated: bool,
         allow_insecure_srs: bool,
         allow_out_of_range: bool,
+        require_hybrid: bool,
+        platform_policy: Path | None,
         allow_plain_http: bool,
         allow_unsigned: bool,
         passphrase: Given,
@@ -79,6 +81,8 @@ class Common:
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             allow_out_of_range=allow_out_of_range,
+            require_hybrid=require_hybrid,
+            platform=load_platform_policy(platform_policy),
             unlock=Unlock(
                 passphrase,
                 keyring_name=f"fhe-keys {self.home.root.resolve()}"

@@ -23,7 +23,7 @@ from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
 from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
-from privacy.client.offline import SALT_FILE, check_sound
+from privacy.client.offline import PROOF_FILE, check_sound
 from privacy.client.rows import range_caveats
 from privacy.client.sessions import Context, Prepared, Session, session_for
 from privacy.client.upload import upload
@@ -127,8 +127,11 @@ def infer(
     beside = {"output.bin": output, "evidence.json": evidence}
     if keep_input:
         beside["input.bin"] = prepared.blob
+    if opened.proofs:
+        beside[PROOF_FILE] = opened.proofs
     if prepared.salt:
-        beside[SALT_FILE] = b64url(prepared.salt).encode()
+        salted = PROOF_FILE if opened.proofs else "evidence.json"
+        beside[f"{salted}.salt"] = b64url(prepared.salt).encode()
     folder = _keep(context.home, receipt, raw_receipt, beside)
     return Answer(
         job_id=receipt.job_id,
@@ -258,7 +261,7 @@ def _run(
         "/v1/jobs",
         body,
         Prefer=f"wait={_POLL_S}",
-        Idempotency_Key=uuid.uuid4().hex,
+        Idempotency_Key=prepared.job or uuid.uuid4().hex,
     )
     job = _job(reply)
     pause_s = 0.0

@@ -100,7 +100,8 @@ def fetch_files(bundle: Bundle, mode: Mode, notify: Notify) -> Flow[None]:
         LimitError: The files are too large, or one is larger than the manifest says.
     """
     files = bundle.manifest.files.items()
-    wanted = {k: v for k, v in files if v.public and k.startswith(f"{mode}/")}
+    folders = tuple(f"{part}/" for part in mode.parts)
+    wanted = {k: v for k, v in files if v.public and k.startswith(folders)}
     if (total := sum(entry.bytes for entry in wanted.values())) > _MAX_FILES_BYTES:
         msg = f"{label(bundle)} has {total} bytes of files, at most {_MAX_FILES_BYTES}"
         raise LimitError(msg, code="too-large")

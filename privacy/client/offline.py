@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,10 @@ from privacy.client.home import Home
 from privacy.client.rows import read_rows
 from privacy.client.sessions import (
     SIMULATED,
+    SIMULATED_PROVEN,
+    circuit_of,
     compare_outputs,
+    load_platform_policy,
     param,
     proof_caveats,
     verified_outputs,
@@ -38,10 +41,13 @@ from privacy.modes import Mode, WhoSeesWhat, who_sees_what
 from privacy.receipt import Receipt, verify_receipt
 from privacy.runs import MAX_ROWS
 
+if TYPE_CHECKING:
+    from privacy.tee.policy import EvidencePolicy
+
 MAX_RECEIPT_BYTES = 1 << 17
 MAX_BESIDE_BYTES = 1 << 29
 MAX_SALT_BYTES = 64
-SALT_FILE = "evidence.json.salt"
+PROOF_FILE = "proofs.json"
 OK, FAILED, MISSING = "ok", "failed", "could not check"
 
 
@@ -72,13 +78,14 @@ class Verdict:
     who_sees_what: WhoSeesWhat | None
 
 
-def verify_saved(
+def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
     path: Path,
     *,
     home: Home,
     trusted: dict[str, Any] | None = None,
     bundle: Path | None = None,
     rows: Sequence[Sequence[float]] | Path | None = None,
+    platform_policy: Path | None = None,
     allow_simulated: bool = False,
     allow_insecure_srs: bool = False,
 ) -> Verdict:
@@ -91,6 +98,7 @@ def verify_saved(
         bundle: The model's files instead of those in `home`.
         rows: The raw input, or a file of it as `read_rows` takes, to check that
             proofs are about it. Other modes cannot show it: that is exit code 7.
+        platform_policy: What the machine below an enclave must show; see `Client`.
         allow_simulated: Accept the evidence of a simulated enclave.
         allow_insecure_srs: Accept proofs that the maker of the SRS can forge.
     """
@@ -122,6 +130,7 @@ def verify_saved(
             home=home,
             bundle_root=bundle,
             rows=rows,
+            platform=load_platform_policy(platform_policy),
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             caveats=caveats,
@@ -143,7 +152,12 @@ def _seen(receipt: Receipt | None) -> WhoSeesWhat | None:
     return who_sees_what(Mode(receipt.mode), simulated=receipt.simulated)
 
 
-_EVIDENCE = {"fhe": "", "zkml": "proof", "tee": "attestation"}
+_EVIDENCE = {
+    "fhe": "",
+    "zkml": "proof",
+    "tee": "attestation",
+    "tee+zkml": "attestation+proof",
+}
 _STATUSES = {"succeeded", "failed", "cancelled"}
 
 
@@ -158,7 +172,7 @@ def check_sound(receipt: Receipt) -> Receipt:
     if (
         receipt.mode not in _EVIDENCE
         or receipt.status not in _STATUSES
-        or (receipt.simulated and receipt.mode != Mode.TEE)
+        or (receipt.simulated and Mode.TEE not in Mode(receipt.mode).parts)
         or (done and receipt.evidence_kind != _EVIDENCE[receipt.mode])
         or (done and bool(receipt.evidence_kind) != bool(receipt.evidence_sha256))
         or (done and not receipt.output_sha256)
@@ -177,6 +191,7 @@ class _Saved:
     home: Home
     bundle_root: Path | None
     rows: Sequence[Sequence[float]] | Path | None
+    platform: "EvidencePolicy | None"
     allow_simulated: bool
     allow_insecure_srs: bool
     caveats: list[str]
@@ -185,14 +200,17 @@ class _Saved:
         checks = {"output": self.output}
         if self.receipt.evidence_sha256:
             checks["evidence"] = self.evidence
-        if self.rows is not None and self.receipt.mode != Mode.ZKML:
+        if self.receipt.mode == Mode.TEE_ZKML:
+            checks["proof"] = self.proof
+        elif self.rows is not None and self.receipt.mode != Mode.ZKML:
             checks["input"] = self.input_
         return checks
 
     def weaknesses(self) -> tuple[str, ...]:
         """Return what weakens the answer by the receipt's own words."""
         if self.receipt.simulated:
-            return (SIMULATED,)
+            proven = self.receipt.mode == Mode.TEE_ZKML
+            return (SIMULATED_PROVEN if proven else SIMULATED,)
         if self.receipt.mode != Mode.FHE:
             return ()
         said = dict(self.receipt.options)
@@ -213,19 +231,31 @@ class _Saved:
             raise VerificationError("evidence.json is not the evidence of this job")
         bundle = self._bundle()
         if self.receipt.mode == Mode.ZKML:
-            return self._proofs(bundle, evidence)
+            return self._proofs(bundle, "evidence.json")
         return self._attestation(bundle, evidence)
 
-    def _proofs(self, bundle: Bundle, evidence: bytes) -> str:
+    def proof(self) -> str:
+        """Check the proofs that came inside a sealed answer."""
+        from privacy.tee.evidence import parse_evidence
+
+        statement = parse_evidence(self._beside("evidence.json")).statement
+        named = statement.proof_sha256 if statement else ""
+        if sha256_hex(self._beside(PROOF_FILE)) != named:
+            msg = f"{PROOF_FILE} is not what the enclave's statement names"
+            raise VerificationError(msg, code="statement-mismatch")
+        return self._proofs(self._bundle(), PROOF_FILE)
+
+    def _proofs(self, bundle: Bundle, name: str) -> str:
         rows = self._standard_rows(bundle)
         raw = verified_outputs(
             bundle,
-            evidence,
+            self._beside(name),
             rows,
-            salt=salt_beside(self.folder / "evidence.json"),
+            salt=salt_beside(self.folder / name),
             allow_insecure_srs=self.allow_insecure_srs,
         )
-        compare_outputs(self._beside("output.bin"), raw)
+        if self.receipt.mode == Mode.ZKML:  # else the output is sealed
+            compare_outputs(self._beside("output.bin"), raw)
         self.caveats.extend(proof_caveats(bundle))
         if rows is None:
             self.caveats.append("without --input nothing ties the proofs to any input")
@@ -257,15 +287,18 @@ class _Saved:
         from privacy.tee.client import verify_job_evidence
         from privacy.tee.collateral import kept_in
 
+        mode = Mode(self.receipt.mode)
         result = verify_job_evidence(
             evidence,
-            reference=param(bundle, Mode.TEE, "measurements", dict),
+            reference=param(bundle, mode, "measurements", dict),
             model_sha256=self.receipt.model_sha256,
             input_sha256=self.receipt.input_sha256,
             output_sha256=self.receipt.output_sha256,
             collateral=kept_in(self.home.collateral),
+            platform=self.platform,
             allow_simulated=self.allow_simulated,
             now=_moment(self.receipt.finished_at),
+            circuit_sha256=circuit_of(bundle, mode),
         )
         if result.simulated != self.receipt.simulated:
             raise VerificationError("receipt and evidence disagree on `simulated`")

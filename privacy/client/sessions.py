@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -18,16 +19,23 @@ from privacy.client.model import Notify
 from privacy.client.passphrase import Unlock
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical
-from privacy.errors import FormatError, VerificationError
+from privacy.errors import FormatError, NotFoundError, VerificationError
 from privacy.fhe.caveats import clipping_caveats, p_error_caveats
 from privacy.modes import Mode
 
 if TYPE_CHECKING:
+    from privacy.tee.policy import EvidencePolicy
     from privacy.zkml import Verifier
 
+_MAX_POLICY_BYTES = 1 << 20
 T = TypeVar("T")
 _VERIFIER = "verifier"
+NOT_HYBRID = (
+    "sealed with X25519 alone: the enclave or this client has no ML-KEM, and a quantum "
+    "computer could read what was recorded"
+)
 SIMULATED = "the enclave is SIMULATED: it hides nothing from its operator"
+SIMULATED_PROVEN = f"{SIMULATED}; the answer is proven all the same"
 
 
 @dataclass(slots=True)
@@ -47,6 +55,8 @@ class Context:
     allow_simulated: bool = False
     allow_insecure_srs: bool = False
     allow_out_of_range: bool = False
+    require_hybrid: bool = False
+    platform: "EvidencePolicy | None" = None
     unlock: Unlock = field(default_factory=Unlock)
     memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -73,6 +83,23 @@ class Context:
             verifier.close()
 
 
+def load_platform_policy(path: Path | None) -> "EvidencePolicy | None":
+    """Return the policy on the machine below an enclave, if a file is given.
+
+    Raises:
+        NotFoundError: There is no such file.
+        FormatError: It is no such policy.
+    """
+    if path is None:
+        return None
+    from privacy.tee.policy import parse_platform_policy
+
+    if not path.is_file():
+        raise NotFoundError(f"there is no file {path}", code="no-such-file")
+    with path.open("rb") as file:
+        return parse_platform_policy(file.read(_MAX_POLICY_BYTES + 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """An input ready for upload.
@@ -82,22 +109,29 @@ class Prepared:
         keys_sha256: The evaluation keys that are on the gateway, or "".
         rows: The standardised rows, which never leave the client unless the mode says.
         salt: What the evidence is about, beside the rows; empty if it is not.
+        job: The data owner's name for the job, if the input is bound to one.
     """
 
     blob: bytes
     rows: Any
     keys_sha256: str = ""
     salt: bytes = b""
+    job: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A verified output: raw outputs, shape (rows, outputs), and what was checked."""
+    """A verified output: raw outputs, shape (rows, outputs), and what was checked.
+
+    Attributes:
+        proofs: What came inside a sealed answer, to be kept and perhaps given away.
+    """
 
     raw: Any
     checks: tuple[Check, ...]
     caveats: tuple[str, ...] = ()
     simulated: bool = False
+    proofs: bytes = b""
 
 
 class Session(Protocol):
@@ -116,10 +150,11 @@ class Session(Protocol):
 
 def session_for(mode: Mode, context: Context, bundle: Bundle) -> Session:
     """Return a new session of a mode for one job."""
-    kinds: dict[Mode, type[_Fhe | _Zkml | _Tee]] = {
+    kinds: dict[Mode, type[_Fhe | _Zkml | _Tee | _TeeZkml]] = {
         Mode.FHE: _Fhe,
         Mode.ZKML: _Zkml,
         Mode.TEE: _Tee,
+        Mode.TEE_ZKML: _TeeZkml,
     }
     return kinds[mode](context, bundle)
 
@@ -193,28 +228,41 @@ class _Zkml:
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
     ) -> Flow[Opened]:
-        self.context.notify({"stage": "verify proofs"})
-        shows_input = "input-hidden" not in weaknesses(self.bundle)
-        raw = yield Work(
-            lambda: verified_outputs(
-                self.bundle,
-                evidence,
-                prepared.rows if shows_input else None,
-                salt=prepared.salt,
-                allow_insecure_srs=self.context.allow_insecure_srs,
-                verifier=self.context.verifier(),
-            )
+        raw, checks = yield from prove_input(
+            self.context, self.bundle, prepared, evidence
         )
         compare_outputs(output, raw)
-        checks = [
-            Check("proof", f"{len(raw)} proofs verify under the pinned verifying key"),
-            Check("proof-output", "the proofs' public outputs are the answer"),
-        ]
-        if shows_input:
-            of_job = " and this job" if prepared.salt else ""
-            detail = f"the proofs are about this input{of_job}"
-            checks.append(Check("proof-input", detail))
-        return Opened(raw, tuple(checks), proof_caveats(self.bundle))
+        same = Check("proof-output", "the proofs' public outputs are the answer")
+        return Opened(raw, (*checks, same), proof_caveats(self.bundle))
+
+
+def prove_input(
+    context: Context, bundle: Bundle, prepared: Prepared, proofs: bytes
+) -> Flow[tuple[Any, tuple[Check, ...]]]:
+    """Verify proofs about a job's input; return the proven outputs and the checks.
+
+    Raises:
+        See `verified_outputs`.
+    """
+    context.notify({"stage": "verify proofs"})
+    shows_input = "input-hidden" not in weaknesses(bundle)
+    raw = yield Work(
+        lambda: verified_outputs(
+            bundle,
+            proofs,
+            prepared.rows if shows_input else None,
+            salt=prepared.salt,
+            allow_insecure_srs=context.allow_insecure_srs,
+            verifier=context.verifier(),
+        )
+    )
+    detail = f"{len(raw)} proofs verify under the pinned verifying key"
+    checks: tuple[Check, ...] = (Check("proof", detail),)
+    if shows_input:
+        of_job = " and this job" if prepared.salt else ""
+        about = f"the proofs are about this input{of_job}"
+        checks += (Check("proof-input", about),)
+    return raw, checks
 
 
 def proof_caveats(bundle: Bundle) -> tuple[str, ...]:
@@ -290,25 +338,39 @@ def compare_outputs(output: bytes, raw: Any) -> None:
 class _Tee:
     context: Context
     bundle: Bundle
+    mode: Mode = Mode.TEE
     _session: Any = None
     _simulated: bool = False
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
+        yield from self._attest()
+        return self._sealed(self._session.seal(rows), rows)
+
+    def _sealed(self, blob: bytes, rows: Any, *, salt: bytes = b"") -> Prepared:
+        from privacy.tee.seal import parse_sealed
+
+        return Prepared(blob, rows, salt=salt, job=parse_sealed(blob).job.hex())
+
+    def _attest(self) -> Flow[None]:
         from privacy.tee.client import TeeSession
         from privacy.tee.collateral import kept_in
 
         manifest = self.bundle.manifest
         session = self._session = TeeSession(
             model_sha256=self.bundle.sha256,
-            reference=param(self.bundle, Mode.TEE, "measurements", dict),
+            reference=param(self.bundle, self.mode, "measurements", dict),
             columns=len(manifest.columns),
             collateral=kept_in(self.context.home.collateral),
             allow_simulated=self.context.allow_simulated,
+            require_hybrid=self.context.require_hybrid,
+            circuit_sha256=circuit_of(self.bundle, self.mode),
+            platform=self.context.platform,
         )
         params = {
             "model": manifest.name,
             "version": manifest.version,
             "nonce": b64url(session.nonce),
+            "mode": str(self.mode),
         }
         self.context.notify({"stage": "attest the enclave"})
         reply: Reply = yield Call("GET", "/v1/attestations", params=params)
@@ -317,7 +379,6 @@ class _Tee:
         except FormatError as exc:
             raise VerificationError(exc.message, code=exc.code) from exc
         self._simulated = result.simulated
-        return Prepared(session.seal(rows), rows)
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
@@ -325,10 +386,64 @@ class _Tee:
         _ = prepared
         now = self.context.now()
         raw = yield Work(lambda: self._session.open(output, evidence, now=now))
+        caveats = self._caveats(SIMULATED)
+        return Opened(raw, self._checks(), caveats, simulated=self._simulated)
+
+    def _caveats(self, simulated: str) -> tuple[str, ...]:
+        from privacy.tee.kem import CLASSIC
+
+        caveats = (simulated,) if self._simulated else ()
+        return (*caveats, NOT_HYBRID) if self._session.kem == CLASSIC else caveats
+
+    def _checks(self) -> tuple[Check, ...]:
         kind = "simulated, proves nothing" if self._simulated else "hardware"
-        checks = (
+        return (
             Check("attestation", f"quote, chain, nonce and measurement ({kind})"),
+            Check(
+                "sealing", f"to the attested enclave's key alone, {self._session.kem}"
+            ),
             Check("enclave-signature", "input and output signed by the attested key"),
         )
-        caveats = (SIMULATED,) if self._simulated else ()
-        return Opened(raw, checks, caveats, simulated=self._simulated)
+
+
+def circuit_of(bundle: Bundle, mode: Mode) -> str:
+    """Return the digest of the circuit that a mode's enclave proves with, or ""."""
+    from privacy.tee_zkml.circuit import circuit_sha256
+
+    return circuit_sha256(bundle.manifest) if mode is Mode.TEE_ZKML else ""
+
+
+@dataclass(slots=True)
+class _TeeZkml(_Tee):
+    mode: Mode = Mode.TEE_ZKML
+
+    def prepare(self, rows: Any) -> Flow[Prepared]:
+        from privacy.zkml.params import is_salted
+
+        yield from self._attest()
+        salt = os.urandom(32)
+        blob = self._session.seal(rows, salt=salt)
+        about = salt if is_salted(self.bundle) else b""
+        return self._sealed(blob, rows, salt=about)
+
+    def finish(
+        self, prepared: Prepared, output: bytes, evidence: bytes
+    ) -> Flow[Opened]:
+        from privacy.tee_zkml.client import check_agreement
+
+        now = self.context.now()
+        outputs, proofs = yield Work(
+            lambda: self._session.open_proven(output, evidence, now=now)
+        )
+        raw, checks = yield from prove_input(
+            self.context, self.bundle, prepared, proofs
+        )
+        apart = check_agreement(self.bundle.manifest, outputs, raw)
+        agree = f"the enclave's own outputs are within {apart:.2g} of the proven ones"
+        return Opened(
+            raw,
+            (*self._checks(), *checks, Check("agreement", agree)),
+            (*self._caveats(SIMULATED_PROVEN), *proof_caveats(self.bundle)),
+            simulated=self._simulated,
+            proofs=proofs,
+        )

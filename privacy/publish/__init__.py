@@ -9,6 +9,7 @@ The engines run in child processes; this one stays light and reports progress.
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,15 +36,18 @@ from privacy.modes import Mode
 from privacy.publish.data import table_from_array
 from privacy.publish.put import next_version, put_bundle, version_taken
 from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
+from privacy.publish.seal import Seal, beside, deposit, modes_to_publish, seal_part
 from privacy.publisher import publisher_key, signer_of
 from privacy.publishing import PartRequest, PartResult
-from privacy.tee.measure import measure
+from privacy.tee.measure import measure_folder
+from privacy.tee_zkml.program import PROGRAM
+from privacy.tee_zkml.publish import compose
 from privacy.zkml.params import parse_params
 
 PREPARE_TIMEOUT_S = 600.0
 PART_TIMEOUT_S = 3600.0
 
-__all__ = ["is_current", "publish"]
+__all__ = ["Seal", "is_current", "publish"]
 
 Run = Callable[..., Json]
 """How a handler is asked in a child process; see `privacy.child.run_in_child`."""
@@ -56,13 +60,14 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     name: str,
     store: Path,
     version: str | None = None,
-    modes: Sequence[Mode] = tuple(Mode),
+    modes: Sequence[Mode] | None = None,
     label: str | None = None,
     columns: Sequence[str] = (),
     classes: Sequence[str] = (),
     task: str = "",
     activation: str = "",
     options: Mapping[Mode, Json] | None = None,
+    seal: Seal | None = None,
     home: Path | None = None,
     progress: Progress = lambda _: None,
     run: Run = run_in_child,
@@ -78,13 +83,15 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         name: The model's name.
         store: Folder of published models.
         version: By default one more than the newest.
-        modes: Which modes to try.
+        modes: Which modes to try; by default all, or only `tee` if it is sealed, since
+            the others show the weights to the node operator.
         label: A CSV column holding the true classes, for the clear model's accuracy.
         columns: Feature names, where `data` has none.
         classes: Class names in output order, to replace the estimator's own.
         task: For networks: `classification` or `regression`; raw outputs by default.
         activation: For networks: one of `privacy.activations`.
         options: Choices for one mode; see the mode's `publish` module.
+        seal: Encrypt the model of mode `tee`, and who has its key.
         home: Holds the publisher's key, made at the first publish; by default
             `$PRIVACY_HOME` or `~/.privacy`.
         progress: Called with `{"mode", "stage", …}` as work goes on.
@@ -98,11 +105,15 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
     check_name(name)
     if version is not None and (store / name / check_name(version)).exists():
         raise version_taken(name, version)
-    private_key = publisher_key(home or default_home())  # before the long work
+    modes, home = modes_to_publish(modes, seal), home or default_home()
+    private_key = publisher_key(home)  # before the long work
     (store / name).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=store / name, prefix=".publishing-"
-    ) as scratch:
+    with (
+        tempfile.TemporaryDirectory(  # a store may be the node operator's
+            dir=home if seal else store / name, prefix=".publishing-"
+        ) as scratch,
+        ExitStack() as ends,
+    ):
         work, root = Path(scratch) / "work", Path(scratch) / "bundle"
         work.mkdir()
         schema = run(
@@ -134,6 +145,12 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             reasons = "; ".join(f"{m}: {part.reason}" for m, part in parts.items())
             msg = f"no mode can serve this model ({reasons})"
             raise BackendError(msg, code="no-mode-serves")
+        content_key = b""
+        if seal:
+            parts[Mode.TEE], content_key = seal_part(root, parts[Mode.TEE], seal)
+            reason = "the model is sealed: the circuit would show its weights"
+            parts[Mode.TEE_ZKML] = ModePart(available=False, reason=reason)
+            root = ends.enter_context(beside(root, store / name))
         manifest = Manifest(
             name=name,
             version=version or next_version(store / name),
@@ -152,7 +169,10 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             root, manifest, store, private_key, fixed=version is not None
         )
     bundle = open_bundle(final)
-    return replace(bundle, publisher=signer_of(bundle))
+    bundle = replace(bundle, publisher=signer_of(bundle))
+    if seal:
+        deposit(bundle, content_key, seal)
+    return bundle
 
 
 def is_current(bundle: Bundle) -> bool:
@@ -177,8 +197,13 @@ def is_current(bundle: Bundle) -> bool:
     part = bundle.manifest.modes.get(Mode.TEE)
     if part is None or not part.available:
         return True
-    here = measure(bundle.path("tee/model.onnx")).as_dict()
-    return bool(here == part.params["measurements"])
+    here = bundle.root / Mode.TEE
+    if measure_folder(here).as_dict() != part.params["measurements"]:
+        return False
+    part = bundle.manifest.modes.get(Mode.TEE_ZKML)
+    if part is None or not part.available:
+        return True
+    return bool(measure_folder(here, PROGRAM).as_dict() == part.params["measurements"])
 
 
 def _parts(  # noqa: PLR0913 - all that a mode is told
@@ -195,6 +220,9 @@ def _parts(  # noqa: PLR0913 - all that a mode is told
     parts: dict[str, ModePart] = {}
     public: list[str] = []
     for mode in Mode:
+        if mode is Mode.TEE_ZKML:
+            parts[mode] = _composed(root, parts, asked=mode in modes)
+            continue
         out = root / mode
         out.mkdir(parents=True)
         if mode not in modes:
@@ -226,6 +254,13 @@ def _parts(  # noqa: PLR0913 - all that a mode is told
             params=result.params,
         )
     return parts, public
+
+
+def _composed(root: Path, parts: Mapping[str, ModePart], *, asked: bool) -> ModePart:
+    """Return the part of mode tee+zkml, which adds no files to those it stands on."""
+    if not asked:
+        return ModePart(available=False, reason="not asked for")
+    return compose(root, parts)
 
 
 def _part(mode: Mode, request: PartRequest, progress: Progress, run: Run) -> PartResult:

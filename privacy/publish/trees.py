@@ -1,16 +1,17 @@
 """Tree ensembles as tensor operations that ONNX Runtime and EZKL both know.
 
-Every tree is padded to the same numbers of nodes and leaves and computed at once:
-which comparisons hold, which leaf all of its path's comparisons lead to, that leaf's
-value, summed over trees.
+All trees are walked at once, a depth at a time: a node is reached if its parent is and
+its parent's comparison leads to it. A leaf that is reached counts with its value. Every
+comparison is made once, however many trees share it: it is what proofs spend most on.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from privacy.publish.core import Expressed, columns_of
-from privacy.trees import Ensemble, ensemble_of, paths
+from privacy.trees import Ensemble, ensemble_of
 
 
 def express_trees(core: Any) -> Expressed | None:
@@ -28,63 +29,84 @@ def express_trees(core: Any) -> Expressed | None:
             return core.predict(rows, output_margin=True)
 
     return Expressed(
-        graph=tree_module(ensemble, core.n_features_in_),
+        graph=tree_module(ensemble),
         clear=columns_of(lambda rows: raw(np.asarray(rows, np.float32))),
         activation=ensemble.activation,
         estimator=core,
     )
 
 
-def tree_module(ensemble: Ensemble, features: int) -> Any:
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """One depth of all trees at once.
+
+    Attributes:
+        inner: Which of the nodes at this depth compare.
+        splits: What these compare, as positions among all comparisons.
+        leaves: Which of the nodes at this depth are leaves.
+    """
+
+    inner: list[int]
+    splits: list[int]
+    leaves: list[int]
+
+
+def tree_module(ensemble: Ensemble) -> Any:
     """Return a torch module from float32 (rows, features) to (rows, outputs)."""
     import torch
 
-    arrays = _arrays(ensemble, features)
+    splits, levels, values = _levels(ensemble)
+    picked = [feature for feature, _ in splits]
+    lone = [tree.value for tree in ensemble.trees if not tree.left]
+    constant = np.sum([ensemble.base, *lone], axis=0)
 
     class Trees(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            for name, array in arrays.items():
-                tensor = torch.tensor(array, dtype=torch.float32)
-                self.register_buffer(name, tensor)
+            limits = torch.tensor([limit for _, limit in splits], dtype=torch.float32)
+            self.register_buffer("threshold", limits)
+            self.register_buffer("value", torch.tensor(values, dtype=torch.float32))
+            base = torch.tensor(constant, dtype=torch.float32)
+            self.register_buffer("base", base)
 
         def forward(self, x: Any) -> Any:
-            trees, nodes, _ = self.path.shape
-            holds = (x @ self.select <= self.threshold).float()
-            held = holds.reshape(-1, trees, 1, nodes) @ self.path
-            leaf = (held == self.needed).float()
-            return (leaf @ self.value).sum(dim=1).reshape(
-                -1, len(self.base)
-            ) + self.base
+            if not splits:
+                return x[:, :1] * 0.0 + self.base
+            above = (x[:, picked] > self.threshold).float()
+            right = above[:, levels[0].splits]
+            reached, leaves = torch.cat([1.0 - right, right], dim=1), []
+            for level in levels[1:]:
+                if level.leaves:
+                    leaves.append(reached[:, level.leaves])
+                if level.inner:
+                    here = reached[:, level.inner]
+                    right = here * above[:, level.splits]
+                    reached = torch.cat([here - right, right], dim=1)
+            return torch.cat(leaves, dim=1) @ self.value + self.base
 
     return Trees()
 
 
-def _arrays(ensemble: Ensemble, features: int) -> dict[str, Any]:
-    leads = [list(paths(tree, ())) for tree in ensemble.trees]
-    splits = [sorted({(f, t) for p, _ in tree for f, t, _ in p}) for tree in leads]
-    trees, width = len(leads), len(ensemble.base)
-    nodes = max(1, *(len(s) for s in splits))
-    leaves = max(len(tree) for tree in leads)
-    select = np.zeros((features, trees * nodes))
-    threshold = np.zeros(trees * nodes)
-    path = np.zeros((trees, nodes, leaves))
-    needed = np.full((trees, 1, leaves), -float(nodes) - 1.0)  # padding: never reached
-    value = np.zeros((trees, leaves, width))
-    for i, tree in enumerate(leads):
-        for j, (feature, limit) in enumerate(splits[i]):
-            select[feature, i * nodes + j] = 1.0
-            threshold[i * nodes + j] = limit
-        for k, (steps, leaf) in enumerate(tree):
-            for feature, limit, left in set(steps):
-                path[i, splits[i].index((feature, limit)), k] += 1.0 if left else -1.0
-            needed[i, 0, k] = sum(left for _, _, left in set(steps))
-            value[i, k] = leaf
-    return {
-        "select": select,
-        "threshold": threshold,
-        "path": path,
-        "needed": needed,
-        "value": value,
-        "base": np.array(ensemble.base),
-    }
+def _levels(
+    ensemble: Ensemble,
+) -> tuple[list[tuple[int, float]], list[_Level], list[tuple[float, ...]]]:
+    """Return all comparisons, the depths of the trees, and the leaves in their order.
+
+    The nodes at a depth are those left of the comparisons above, then those right of
+    them. Trees of one leaf are left out.
+    """
+    frontier = [tree for tree in ensemble.trees if tree.left]
+    found: dict[tuple[int, float], int] = {}
+    levels, values = list[_Level](), list[tuple[float, ...]]()
+    while frontier:
+        inner = [i for i, node in enumerate(frontier) if node.left]
+        leaves = [i for i, node in enumerate(frontier) if not node.left]
+        splits = [
+            found.setdefault((frontier[i].feature, frontier[i].threshold), len(found))
+            for i in inner
+        ]
+        levels.append(_Level(inner, splits, leaves))
+        values += [frontier[i].value for i in leaves]
+        below = [frontier[i].left for i in inner] + [frontier[i].right for i in inner]
+        frontier = [node for node in below if node]
+    return list(found), levels, values

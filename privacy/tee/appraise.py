@@ -105,8 +105,8 @@ class PolicyRefusal(AppraisalError):  # noqa: N818 - it says what happened
     """
 
     def __init__(self, checks: tuple[Check, ...]) -> None:
-        """Name every failure; the code is the first one's."""
-        failed = [check for check in checks if not check.ok]
+        """Name everything that is false; the code is the first one's."""
+        failed = [c for c in checks if not c.ok and c.code != "collateral-missing"]
         lines = "; ".join(
             f"{c.name} is {c.found[:16]}, expected {c.expected[:16]}" for c in failed
         )

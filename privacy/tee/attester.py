@@ -1,12 +1,15 @@
-"""The seam between the enclave and whatever vouches for it."""
+"""The seams between the enclave and whatever vouches for it."""
 
 from typing import Protocol
 
+from privacy.tee.composite import Device
 from privacy.tee.parse import Measurements
 
 
 class Attester(Protocol):
-    """Makes evidence about the environment it runs in.
+    """Makes evidence about the environment it runs in; see `privacy.tee.sources`.
+
+    It is opened before the enclave is hardened, and opens no file afterwards.
 
     Attributes:
         format: Name of the evidence format, `tdx-v4`.
@@ -24,4 +27,12 @@ class Attester(Protocol):
             measurements: What the enclave measured of itself; hardware has measured
                 for itself and does not look at it.
         """
+        ...
+
+
+class DeviceAttester(Protocol):
+    """Makes evidence about a device that the enclave computes on."""
+
+    def device(self, nonce: bytes) -> Device:
+        """Return the device's report for a nonce of 32 bytes, and its certificates."""
         ...

@@ -17,28 +17,31 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from privacy.encoding import Json, sha256_hex
-from privacy.errors import FormatError, VerificationError
-from privacy.tee.appraise import AttestationResult, Policy, appraise
-from privacy.tee.attest import attest
+from privacy.errors import AppraisalError, CannotVerifyError, VerificationError
+from privacy.modes import Mode
+from privacy.tee.appraise import AttestationResult, PolicyRefusal
+from privacy.tee.attest import Verdict, attest
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import CollateralSource, FileCollateral
 from privacy.tee.evidence import (
+    JOB_BYTES,
     NONCE_BYTES,
     Evidence,
     Statement,
     parse_evidence,
 )
-from privacy.tee.parse import Measurements, parse_tdx_quote
-from privacy.tee.policy import Relaxations
-from privacy.tee.seal import open_answer, seal_input
+from privacy.tee.kem import KemKey, KemPublicKey, choose
+from privacy.tee.origin import names_simulated
+from privacy.tee.parse import Measurements
+from privacy.tee.platforms import platform_values
+from privacy.tee.policy import EvidencePolicy, Relaxations
+from privacy.tee.runtime_log import check_started, register_of
+from privacy.tee.seal import Purpose, open_answer, seal_input
 from privacy.tee.simulated_collateral import SimulatedCollateral
-from privacy.tee.trust import TrustStore, hardware_trust_store, simulated_trust_store
-from privacy.tee.verify import verify_quote
+from privacy.tee.trust import hardware_trust_store, simulated_trust_store
 
-TDX_V4 = "tdx-v4"
 NOTHING = FileCollateral(())
 
 
@@ -47,7 +50,12 @@ def new_nonce() -> bytes:
     return secrets.token_bytes(NONCE_BYTES)
 
 
-def check_evidence(
+def new_job() -> bytes:
+    """Return a fresh random name for a job, 32 bytes."""
+    return secrets.token_bytes(JOB_BYTES)
+
+
+def check_evidence(  # noqa: PLR0913 - all that makes evidence acceptable
     evidence: bytes,
     *,
     nonce: bytes,
@@ -55,7 +63,9 @@ def check_evidence(
     model_sha256: str,
     now: datetime,
     collateral: CollateralSource = NOTHING,
+    platform: EvidencePolicy | None = None,
     allow_simulated: bool = False,
+    circuit_sha256: str = "",
 ) -> AttestationResult:
     """Return the attestation result if an enclave with this model made the evidence.
 
@@ -66,8 +76,12 @@ def check_evidence(
         model_sha256: The model digest.
         now: When certificates must be valid, with a time zone.
         collateral: What the platform's TCB status and revocation are looked up in; the
-            simulated vendor's is made here.
+            simulated vendors' is made here.
+        platform: What the machine below the enclave must show, where hardware measured
+            it as a whole; without it, the enclave's own registers.
         allow_simulated: Accept evidence that proves nothing.
+        circuit_sha256: Of the circuit, for an enclave that also proves; see
+            `privacy.tee_zkml.circuit.circuit_sha256`.
 
     Raises:
         FormatError: The evidence is malformed.
@@ -86,13 +100,27 @@ def check_evidence(
             f"{model_sha256[:12]}"
         )
         raise VerificationError(msg, code="model-mismatch")
-    policy = Policy.expecting(
-        Measurements.from_dict(reference),
-        shown.report_data,
+    expected = replace(
+        Measurements.from_dict(reference), rtmr3=register_of(shown.event_log)
+    )
+    verdict, _ = verdict_on(
+        shown,
+        expected,
+        platform=platform,
+        now=now,
+        collateral=collateral,
         allow_simulated=allow_simulated,
     )
-    return _appraised(
-        shown, policy, now=now, collateral=collateral, allow_simulated=allow_simulated
+    check_started(shown.event_log, shown.start(expected, circuit_sha256))
+    cpu = verdict.claims[0]
+    return AttestationResult(
+        simulated=any(c.simulated for c in verdict.claims),
+        verified_at=now.isoformat(),
+        measurements=expected,
+        report_data=shown.report_data,
+        checks=verdict.checks,
+        tcb_status=cpu.tcb_status,
+        advisories=cpu.advisories,
     )
 
 
@@ -105,7 +133,9 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
     output_sha256: str,
     now: datetime,
     collateral: CollateralSource = NOTHING,
+    platform: EvidencePolicy | None = None,
     allow_simulated: bool = False,
+    circuit_sha256: str = "",
 ) -> AttestationResult:
     """Return the attestation result if the enclave vouches for a job's digests.
 
@@ -119,7 +149,9 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
         output_sha256: Of the sealed answer, as the receipt gives it.
         now: When certificates must be valid: when the job finished, or now.
         collateral: See `check_evidence`; it must count at that time.
+        platform: See `check_evidence`.
         allow_simulated: Accept evidence that proves nothing.
+        circuit_sha256: See `check_evidence`.
 
     Raises:
         CannotVerifyError: Collateral is missing or out of date.
@@ -138,14 +170,21 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
         model_sha256=model_sha256,
         now=now,
         collateral=collateral,
+        platform=platform,
         allow_simulated=allow_simulated,
+        circuit_sha256=circuit_sha256,
     )
+    if bool(shown.statement.proof_sha256) != bool(circuit_sha256):
+        msg = "the enclave's statement names proofs, or none, against the job's mode"
+        raise VerificationError(msg, code="statement-mismatch")
     expected = Statement(
         model_sha256=model_sha256,
         nonce=shown.nonce,
+        job=shown.statement.job,
         input_sha256=input_sha256,
         output_sha256=output_sha256,
         simulated=result.simulated,
+        proof_sha256=shown.statement.proof_sha256,
     )
     if shown.statement != expected:
         msg = "the enclave's statement is about another input, output or model"
@@ -157,14 +196,17 @@ def verify_job_evidence(  # noqa: PLR0913 - all that a receipt says of a job
 class TeeSession:
     """One conversation with one enclave: its nonce, its keys, and our reply keys."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all that makes evidence acceptable
         self,
         *,
         model_sha256: str,
         reference: Json,
         columns: int,
         collateral: CollateralSource = NOTHING,
+        platform: EvidencePolicy | None = None,
         allow_simulated: bool = False,
+        circuit_sha256: str = "",
+        require_hybrid: bool = False,
     ) -> None:
         """Choose a nonce.
 
@@ -173,16 +215,23 @@ class TeeSession:
             reference: `measurements` in the manifest's params of this mode.
             columns: How many features the model takes.
             collateral: See the function `check_evidence`.
+            platform: See the function `check_evidence`.
             allow_simulated: Accept evidence that proves nothing.
+            circuit_sha256: Of the circuit, for mode tee+zkml; see `check_evidence`.
+            require_hybrid: Seal to no key that a quantum computer breaks.
         """
         self.nonce = new_nonce()
         self._model_sha256 = model_sha256
         self._reference = reference
         self._columns = columns
         self._collateral = collateral
+        self._platform = platform
         self._allow_simulated = allow_simulated
+        self._circuit_sha256 = circuit_sha256
+        self._mode = str(Mode.TEE_ZKML if circuit_sha256 else Mode.TEE)
+        self._require_hybrid = require_hybrid
         self._enclave: Evidence | None = None
-        self._sealed: dict[str, tuple[X25519PrivateKey, int]] = {}
+        self._sealed: dict[str, tuple[KemKey, Purpose, int]] = {}
 
     def check_evidence(self, evidence: bytes, *, now: datetime) -> AttestationResult:
         """Return the attestation result, and seal to this enclave from now on.
@@ -197,34 +246,48 @@ class TeeSession:
             model_sha256=self._model_sha256,
             now=now,
             collateral=self._collateral,
+            platform=self._platform,
             allow_simulated=self._allow_simulated,
+            circuit_sha256=self._circuit_sha256,
         )
         self._enclave = parse_evidence(evidence)
         return result
 
-    def seal(self, rows: object) -> bytes:
+    @property
+    def kem(self) -> str:
+        """The key encapsulation that inputs are sealed with.
+
+        Raises:
+            VerificationError: No evidence was checked yet, or the enclave offers none
+                that this side accepts.
+        """
+        return self._key().kem
+
+    def seal(self, rows: object, *, salt: bytes = b"") -> bytes:
         """Return rows sealed to the enclave; may be called for several inputs.
 
         Args:
             rows: Standardised features, a list of rows or an array (rows, columns).
+            salt: 32 random bytes for the proofs, in mode tee+zkml.
 
         Raises:
             VerificationError: No evidence was checked yet.
             FormatError: The rows are not such rows.
         """
-        enclave = self._checked()
+        key = self._key()
         as_list = rows.tolist() if isinstance(rows, np.ndarray) else rows
-        reply_key = X25519PrivateKey.generate()
+        reply_key = KemKey.generate(key.kem)
+        purpose = Purpose(self._model_sha256, self.nonce, new_job(), self._mode)
         sealed = seal_input(
             as_list,
             columns=self._columns,
-            enclave_key=enclave.hpke_public_key,
-            nonce=self.nonce,
-            model_sha256=self._model_sha256,
-            reply_key=reply_key.public_key(),
+            key=key,
+            purpose=purpose,
+            reply_key=reply_key.public,
+            salt=salt,
         )
         count = len(as_list)  # type: ignore[arg-type]  # sealing checked it
-        self._sealed[sha256_hex(sealed)] = (reply_key, count)
+        self._sealed[sha256_hex(sealed)] = (reply_key, purpose, count)
         return sealed
 
     def open(
@@ -248,11 +311,29 @@ class TeeSession:
             VerificationError: The enclave that was checked did not make this answer
                 to this input.
         """
+        return self.open_proven(output, evidence, now=now, sealed=sealed)[0]
+
+    def open_proven(
+        self,
+        output: bytes,
+        evidence: bytes,
+        *,
+        now: datetime,
+        sealed: bytes | None = None,
+    ) -> tuple[Any, bytes]:
+        """Return raw outputs and the proofs that came with them; see `open`.
+
+        The proofs are those that the enclave's statement names; they are not verified.
+        """
         enclave = self._checked()
         shown = parse_evidence(evidence)
         input_sha256 = self._which(sealed)
         if shown.statement is None or shown.statement.input_sha256 != input_sha256:
             msg = "the evidence is not about the input that this session sealed"
+            raise VerificationError(msg, code="statement-mismatch")
+        reply_key, purpose, count = self._sealed[input_sha256]
+        if shown.statement.job != purpose.job:
+            msg = "the enclave's statement is about another job than was sealed"
             raise VerificationError(msg, code="statement-mismatch")
         if _keys(shown) != _keys(enclave) or shown.nonce != self.nonce:
             msg = "another enclave than the one that was checked made this answer"
@@ -265,20 +346,21 @@ class TeeSession:
             output_sha256=sha256_hex(output),
             now=now,
             collateral=self._collateral,
+            platform=self._platform,
             allow_simulated=self._allow_simulated,
+            circuit_sha256=self._circuit_sha256,
         )
-        reply_key, count = self._sealed[input_sha256]
-        outputs = open_answer(
-            output,
-            reply_key,
-            nonce=self.nonce,
-            model_sha256=self._model_sha256,
-            input_sha256=input_sha256,
+        outputs, proofs = open_answer(
+            output, reply_key, purpose=purpose, input_sha256=input_sha256
         )
         if len(outputs) != count:
             msg = f"the answer has {len(outputs)} rows, expected {count}"
             raise VerificationError(msg, code="wrong-row-count")
-        return np.asarray(outputs, dtype=np.float64)
+        if shown.statement.proof_sha256 != (sha256_hex(proofs) if proofs else ""):
+            msg = "the proofs in the answer are not those that the enclave's statement "
+            msg += "names"
+            raise VerificationError(msg, code="statement-mismatch")
+        return np.asarray(outputs, dtype=np.float64), proofs
 
     def _which(self, sealed: bytes | None) -> str:
         """Return the digest of one input: a host that has several may swap answers."""
@@ -291,6 +373,10 @@ class TeeSession:
             raise VerificationError(msg, code="statement-mismatch")
         return known[0]
 
+    def _key(self) -> KemPublicKey:
+        offered = self._checked().hpke_public_keys
+        return choose(offered, require_hybrid=self._require_hybrid)
+
     def _checked(self) -> Evidence:
         if self._enclave is None:
             msg = "no evidence was checked yet: call check_evidence first"
@@ -298,46 +384,76 @@ class TeeSession:
         return self._enclave
 
 
-def _keys(shown: Evidence) -> tuple[bytes, ...]:
+def _keys(shown: Evidence) -> tuple[object, ...]:
     return (
-        shown.hpke_public_key,
+        shown.hpke_public_keys,
         shown.signing_public_key,
         shown.chain_public_key,
     )
 
 
-def _appraised(
+def verdict_on(
     shown: Evidence,
-    policy: Policy,
+    measured: Measurements,
     *,
+    platform: EvidencePolicy | None,
     now: datetime,
     collateral: CollateralSource,
     allow_simulated: bool,
-) -> AttestationResult:
-    """Return the result of quote and platform, by policy and by collateral."""
-    if shown.format != TDX_V4:
-        msg = f"evidence format {shown.format[:40]!r} is not known, expected {TDX_V4}"
-        raise FormatError(msg, code="unsupported-quote")
-    quote = parse_tdx_quote(shown.quote)
-    store: TrustStore = simulated_trust_store()
-    given = collateral.collateral(shown.quote)
-    if allow_simulated and quote.certificates[-1] == store.intel:
-        given += SimulatedCollateral(now).collateral(shown.quote)
-    else:
-        store = hardware_trust_store()
-    result = appraise(verify_quote(quote, store, now=now), policy)
-    verdict = attest(
-        shown.quote,
-        trust_store=store,
-        collateral=given,
-        now=now,
-        checks=Checklist(),
-        policy=Relaxations(),
-    )
-    (claims,) = verdict.claims
-    return replace(
-        result,
-        checks=(*result.checks, *verdict.checks),
-        tcb_status=claims.tcb_status,
-        advisories=claims.advisories,
-    )
+) -> tuple[Verdict, EvidencePolicy]:
+    """Return the verdict on the evidence of CPU and devices, and what it was held to.
+
+    What the event log tells is left to the caller.
+
+    1. Which vendors are trusted follows from what is allowed, and what is named.
+    2. The evidence is genuine, its platform up to date and not revoked.
+    3. It shows what the enclave's registers give, or what the platform's policy asks
+       for, and vouches for all that `shown` tells.
+    4. Devices answered this very nonce.
+    """
+    raw = shown.to_bytes()
+    simulated = names_simulated(shown.quote)
+    trusted = simulated and allow_simulated
+    values = platform_values(shown.format, measured) if simulated else {}
+    given = collateral.collateral(raw)
+    if trusted:
+        given += SimulatedCollateral(now).collateral(raw)
+    checks, policy = Checklist(), _wanted(shown, values, platform)
+    try:
+        verdict = attest(
+            raw,
+            trust_store=simulated_trust_store() if trusted else hardware_trust_store(),
+            collateral=given,
+            now=now,
+            checks=checks,
+            policy=policy,
+        )
+    except AppraisalError as exc:
+        raise PolicyRefusal(tuple(checks.lines)) from exc
+    if not (simulated or platform):
+        msg = (
+            "the evidence is of hardware, which measured a whole machine, and nothing "
+            "says what that must be: give a platform policy with its reference values"
+        )
+        raise CannotVerifyError(msg, code="platform-policy-missing")
+    _, *devices = verdict.claims
+    if any(device.nonce != shown.nonce.hex() for device in devices):
+        msg = "a device answers another nonce: its report may be a replay; ask again"
+        raise VerificationError(msg, code="nonce-mismatch")
+    return verdict, policy
+
+
+def _wanted(
+    shown: Evidence, values: dict[str, str], platform: EvidencePolicy | None
+) -> EvidencePolicy:
+    """Return what the evidence must show; what it vouches for is always compared."""
+    bound = shown.bound.hex()
+    if platform is None:
+        return EvidencePolicy(
+            relaxations=Relaxations(),
+            measurements={shown.format: {n: (v,) for n, v in values.items()}},
+            report_data=bound,
+            require_gpu=bool(shown.device_evidence),
+        )
+    relaxations = replace(platform.relaxations, allow_any_report_data=False)
+    return replace(platform, relaxations=relaxations, report_data=bound)

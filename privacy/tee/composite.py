@@ -2,7 +2,8 @@
 
     format    privacy-composite-1
     cpu       evidence of the CPU, any format
-    devices   reports of NVIDIA devices: report, certificates (leaf first)
+    devices   reports of NVIDIA devices: report, certificates (leaf first); alone, they
+              are canonical JSON {"devices"}
     bound     what the workload wants vouched for, 64 bytes
 
 The CPU's evidence vouches for `bound` and for every byte of every report, the nonces in
@@ -20,13 +21,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from privacy.encoding import Json, b64url, b64url_decode, canonical_json
+from privacy.encoding import (
+    Json,
+    b64url,
+    b64url_decode,
+    canonical_json,
+    parse_canonical,
+)
 from privacy.errors import FormatError, VerificationError
 
 FORMAT = "privacy-composite-1"
 BOUND_BYTES = 64
 _DOMAIN = b"privacy-compute/tee/devices/1"
 _MAX_DEVICES, _MAX_CERTIFICATES = 16, 8
+_MAX_BYTES = 1 << 20
 _MEMBERS = {"format", "cpu", "devices", "bound"}
 
 
@@ -58,18 +66,11 @@ class Composite:
 
     def to_bytes(self) -> bytes:
         """Return the canonical encoding."""
-        devices = [
-            {
-                "report": b64url(device.report),
-                "certificates": [b64url(c) for c in device.certificates],
-            }
-            for device in self.devices
-        ]
         return canonical_json(
             {
                 "format": FORMAT,
                 "cpu": b64url(self.cpu),
-                "devices": devices,
+                "devices": _as_list(self.devices),
                 "bound": b64url(self.bound),
             }
         )
@@ -114,22 +115,52 @@ def parse_composite(value: Json) -> Composite:
     Raises:
         FormatError: It is none, or names no device or too many.
     """
-    devices = value.get("devices")
-    if set(value) != _MEMBERS or not isinstance(devices, list):
+    if set(value) != _MEMBERS or not isinstance(value["devices"], list):
         raise FormatError("the composite evidence lacks or adds members")
-    if not 0 < len(devices) <= _MAX_DEVICES:
-        msg = (
-            f"the composite names {len(devices)} devices, expected 1 to {_MAX_DEVICES}"
-        )
-        raise FormatError(msg)
     found = Composite(
         cpu=_bytes(value["cpu"]),
-        devices=tuple(_device(device) for device in devices),
+        devices=_list(value["devices"]),
         bound=_bytes(value["bound"]),
     )
     if len(found.bound) != BOUND_BYTES:
         raise FormatError("what the composite's workload binds is not 64 bytes")
     return found
+
+
+def devices_to_bytes(devices: Sequence[Device]) -> bytes:
+    """Return the canonical encoding of devices without their CPU."""
+    return canonical_json({"devices": _as_list(devices)})
+
+
+def parse_devices(raw: bytes) -> tuple[Device, ...]:
+    """Return devices without their CPU, taken apart.
+
+    Raises:
+        FormatError: It is no such list, or names no device or too many.
+    """
+    value = parse_canonical(raw, what="device evidence", limit=_MAX_BYTES)
+    if set(value) != {"devices"} or not isinstance(value["devices"], list):
+        raise FormatError("the device evidence lacks or adds members")
+    return _list(value["devices"])
+
+
+def _as_list(devices: Sequence[Device]) -> list[Json]:
+    return [
+        {
+            "report": b64url(device.report),
+            "certificates": [b64url(c) for c in device.certificates],
+        }
+        for device in devices
+    ]
+
+
+def _list(devices: list[Any]) -> tuple[Device, ...]:
+    if not 0 < len(devices) <= _MAX_DEVICES:
+        msg = (
+            f"the composite names {len(devices)} devices, expected 1 to {_MAX_DEVICES}"
+        )
+        raise FormatError(msg)
+    return tuple(_device(device) for device in devices)
 
 
 def _device(value: Any) -> Device:

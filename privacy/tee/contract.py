@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from privacy.encoding import (
     Json,
@@ -28,21 +27,22 @@ from privacy.encoding import (
 )
 from privacy.errors import FormatError, VerificationError
 from privacy.onchain import Question, Terms, input_blob, pack_words
+from privacy.tee.kem import KemKey, KemPublicKey
 from privacy.tee.seal import (
+    Purpose,
     Rows,
     SealedInput,
-    bound,
     decrypt,
-    encrypt,
     float32_rows,
     parse_sealed,
+    to_bytes,
 )
 
 SALT_BYTES = 32
 SIGNATURE_BYTES = 64
 
-_DOMAIN = "privacy-compute/tee/contract-input/1"
-_FRAMES = 3
+_DOMAIN = "privacy-compute/tee/contract-input/2"
+_FRAMES = 4
 _CURVE = ec.SECP256K1()
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _MAX_ANSWER_BYTES = 1 << 20
@@ -65,9 +65,8 @@ def seal_for_contract(
     row: Sequence[float],
     *,
     salt: bytes,
-    enclave_key: bytes,
-    nonce: bytes,
-    model_sha256: str,
+    key: KemPublicKey,
+    purpose: Purpose,
     chain_id: int,
     coordinator: bytes,
 ) -> bytes:
@@ -76,9 +75,8 @@ def seal_for_contract(
     Args:
         row: Standardised features.
         salt: 32 random bytes, those that the commitment was made with.
-        enclave_key: From evidence that was verified and appraised.
-        nonce: That evidence's nonce.
-        model_sha256: The model digest.
+        key: From evidence that was verified and appraised; see `kem.choose`.
+        purpose: With that evidence's nonce, and a job that no other input has.
         chain_id: The chain (EIP-155).
         coordinator: The contract there that takes the request, 20 bytes.
 
@@ -88,10 +86,8 @@ def seal_for_contract(
     rows = float32_rows([list(row)], columns=len(row))
     if len(salt) != SALT_BYTES:
         raise FormatError(f"the salt has {len(salt)} bytes, expected {SALT_BYTES}")
-    info = _info(model_sha256, nonce, chain_id, coordinator)
-    return pack(
-        [enclave_key, nonce, encrypt(input_blob(rows, salt), enclave_key, info)]
-    )
+    info = purpose.info(_DOMAIN, key.kem, **_place(chain_id, coordinator))
+    return to_bytes(key, purpose, key.encrypt(input_blob(rows, salt), info))
 
 
 def with_order(
@@ -143,7 +139,7 @@ class Answerer:
         return pack_words([numbers.x, numbers.y])
 
     def answer(
-        self, sealed: SealedInput, key: X25519PrivateKey, *, model_sha256: str
+        self, sealed: SealedInput, keys: Sequence[KemKey], *, model_sha256: str
     ) -> bytes:
         """Return the answer to an order, signed.
 
@@ -153,7 +149,7 @@ class Answerer:
                 are not of this model and input.
         """
         question, proven = _parse_order(sealed.order)
-        row, salt = self._open(sealed, key, question, model_sha256)
+        row, salt = self._open(sealed, keys, question, model_sha256)
         described = self._terms.describe(row, salt)
         if self._terms.commitment(described) != question.commitment:
             msg = "the input is not the one that the request's commitment names"
@@ -172,15 +168,19 @@ class Answerer:
     def _open(
         self,
         sealed: SealedInput,
-        key: X25519PrivateKey,
+        keys: Sequence[KemKey],
         question: Question,
         model_sha256: str,
     ) -> tuple[list[float], bytes]:
-        info = _info(
-            model_sha256, sealed.nonce, question.chain_id, question.coordinator
-        )
         columns = self._terms.columns
-        plain = decrypt(sealed, key, info, columns=columns)
+        plain, _ = decrypt(
+            sealed,
+            keys,
+            sealed.purpose(model_sha256),
+            domain=_DOMAIN,
+            columns=columns,
+            **_place(question.chain_id, question.coordinator),
+        )
         try:
             return _parse_inside(plain, columns=columns)
         except (FormatError, KeyError, ValueError):
@@ -193,9 +193,8 @@ class Answerer:
         return pack_words([r, min(s, _ORDER - s)])
 
 
-def _info(model_sha256: str, nonce: bytes, chain_id: int, coordinator: bytes) -> bytes:
-    place = {"chain_id": chain_id, "coordinator": coordinator.hex()}
-    return canonical_json({**bound(_DOMAIN, model_sha256, nonce), **place})
+def _place(chain_id: int, coordinator: bytes) -> dict[str, object]:
+    return {"chain_id": chain_id, "coordinator": coordinator.hex()}
 
 
 def _parse_inside(plain: bytes, *, columns: int) -> tuple[list[float], bytes]:

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from privacy.encoding import parse_canonical, parse_json
 from privacy.errors import FormatError
 from privacy.tee.composite import FORMAT as COMPOSITE
-from privacy.tee.composite import Composite, parse_composite
-from privacy.tee.evidence import parse_evidence
+from privacy.tee.composite import Composite, parse_composite, parse_devices
+from privacy.tee.evidence import Evidence, parse_evidence
 from privacy.tee.nvidia import REQUEST_HEAD
 from privacy.tee.parse import KEY_TYPE_P256, TEE_TYPE_SGX, TEE_TYPE_TDX
 from privacy.tee.snp import REPORT_BYTES
@@ -136,11 +136,21 @@ def _one(raw: bytes) -> Item:
 
 def _own(raw: bytes) -> tuple[Item, ...]:
     if b'"devices"' not in raw:
-        return (_one(parse_evidence(raw).quote),)
+        return _of_enclave(parse_evidence(raw))
     value = parse_canonical(raw, what="composite evidence", limit=MAX_BYTES)
     if value.get("format") != COMPOSITE:
         raise FormatError(f"the evidence is JSON, but not {COMPOSITE}")
-    composite = parse_composite(value)
+    return _composite(parse_composite(value))
+
+
+def _of_enclave(shown: Evidence) -> tuple[Item, ...]:
+    if not shown.device_evidence:
+        return (_one(shown.quote),)
+    devices = parse_devices(shown.device_evidence)
+    return _composite(Composite(shown.quote, devices, shown.bound))
+
+
+def _composite(composite: Composite) -> tuple[Item, ...]:
     cpu = _one(composite.cpu)
     devices = tuple(
         replace(_one(device.report), certificates=device.certificates)

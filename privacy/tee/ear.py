@@ -6,9 +6,9 @@ can say. A relying party needs the Verifier's public key and neither evidence no
 vendors' roots.
 
     executables      3 compared with the policy's reference values, or with NVIDIA's
-                     own, 0 compared with nothing
+                     own, 0 compared with nothing, 96 refused by the policy
     hardware         2 genuine, 32 with known weaknesses, 97 simulated,
-                     0 firmware or revocation could not be looked up
+                     0 firmware or revocation could not be looked up, 99 not genuine
     runtime-opaque   2 the host cannot look in, 96 it can (debug)
 
 A status is the worst of its vector: contraindicated, warning, none, affirming.
@@ -31,7 +31,12 @@ from joserfc.jwk import OKPKey
 
 from privacy import __version__
 from privacy.encoding import Json, b64url_decode, parse_object
-from privacy.errors import AppraisalError, FormatError, VerificationError
+from privacy.errors import (
+    AppraisalError,
+    FormatError,
+    PrivacyError,
+    VerificationError,
+)
 from privacy.jws import key_id
 from privacy.tee.attest import Verdict
 from privacy.tee.checks import Checklist
@@ -51,6 +56,7 @@ _MAX_BYTES = 1 << 18
 _NONCE_LENGTHS = range(8, 89)  # RFC 9711, section 4.1
 _VERIFIER = {"developer": "Privacy Compute", "build": f"privacy {__version__}"}
 _UNSAID = {"hardware": 0, "executables": 0}
+_REFUSED, _SIMULATED, _NOT_GENUINE = 96, 97, 99
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,7 @@ def sign_result(
     key: Ed25519PrivateKey,
     *,
     nonce: str = "",
+    about: Json | None = None,
 ) -> str:
     """Return the token that says what was found.
 
@@ -87,26 +94,69 @@ def sign_result(
         policy: That it was made with.
         key: The Verifier's.
         nonce: Of the relying party, 8 to 88 characters; "" for none.
+        about: More claims, of names that the profile does not use.
 
     Raises:
         FormatError: The nonce has another length.
     """
-    if nonce and len(nonce) not in _NONCE_LENGTHS:
-        msg = f"the nonce has {len(nonce)} characters, expected 8 to 88"
-        raise FormatError(msg, code="bad-nonce")
     submods = {
         f"{i}:{claims.format}": _submod(claims, compared=_is_compared(claims, policy))
         for i, claims in enumerate(verdict.claims)
     }
-    issued = int(verdict.verified_at.timestamp())
-    token: Json = {
+    simulated = any(claims.simulated for claims in verdict.claims)
+    token = {**(about or {}), "simulated": simulated, "submods": submods}
+    return _signed(token, key, at=verdict.verified_at, nonce=nonce)
+
+
+def sign_refusal(
+    error: PrivacyError,
+    key: Ed25519PrivateKey,
+    *,
+    form: str,
+    at: datetime,
+    nonce: str = "",
+    about: Json | None = None,
+) -> str:
+    """Return the token that says that evidence was refused: contraindicated.
+
+    Args:
+        error: Why.
+        key: The Verifier's.
+        form: What the evidence said its format is.
+        at: When it was looked at.
+        nonce: See `sign_result`.
+        about: See `sign_result`.
+
+    Raises:
+        FormatError: See `sign_result`.
+    """
+    genuine = isinstance(error, AppraisalError)
+    vector = {"executables": _REFUSED} if genuine else {"hardware": _NOT_GENUINE}
+    if error.code == "simulated-evidence":
+        vector = {"hardware": _SIMULATED}
+    submod = {
+        "ear_status": status_of(vector),
+        "ear_trustworthiness_vector": vector,
+        "ear_verifier_claims": {"code": error.code, "refused": error.message},
+    }
+    simulated = error.code == "simulated-evidence"
+    submods = {f"0:{form[:40]}": submod}
+    token = {**(about or {}), "simulated": simulated, "submods": submods}
+    return _signed(token, key, at=at, nonce=nonce)
+
+
+def _signed(token: Json, key: Ed25519PrivateKey, *, at: datetime, nonce: str) -> str:
+    if nonce and len(nonce) not in _NONCE_LENGTHS:
+        msg = f"the nonce has {len(nonce)} characters, expected 8 to 88"
+        raise FormatError(msg, code="bad-nonce")
+    issued = int(at.timestamp())
+    token = {
+        **token,
         "eat_profile": PROFILE,
         "iat": issued,
         "exp": issued + int(LIFETIME.total_seconds()),
         "ear_verifier_id": _VERIFIER,
-        "ear_status": worst(s["ear_status"] for s in submods.values()),
-        "simulated": any(claims.simulated for claims in verdict.claims),
-        "submods": submods,
+        "ear_status": worst(s["ear_status"] for s in token["submods"].values()),
         **({"eat_nonce": nonce} if nonce else {}),
     }
     header = {"alg": _ALGORITHM, "typ": _TYPE, "kid": key_id(key.public_key())}
@@ -140,7 +190,7 @@ def _submod(claims: Claims, *, compared: bool) -> Json:
 
 def _hardware(claims: Claims) -> int:
     if claims.simulated:
-        return 97
+        return _SIMULATED
     if claims.tcb_status not in {"", UP_TO_DATE} or claims.advisories:
         return 32
     return 0 if claims.unchecked else 2

@@ -1,5 +1,6 @@
 """ONNX Runtime behind one small class: the only place in this mode that names it."""
 
+import os
 from typing import Any
 
 from privacy.errors import BackendError
@@ -7,6 +8,22 @@ from privacy.errors import BackendError
 Rows = list[list[float]]
 
 _FEATURES_DIMENSION = 2
+_CUDA, _CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
+
+
+def load_libraries() -> None:
+    """Load what `Engine` runs on: afterwards it needs no file.
+
+    Raises:
+        BackendError: ONNX Runtime is missing.
+    """
+    try:
+        import numpy as np
+        import onnxruntime
+    except ImportError as exc:
+        msg = "ONNX Runtime is not installed: install privacy-compute[tee]"
+        raise BackendError(msg, code="engine-missing") from exc
+    _ = np, onnxruntime
 
 
 class Engine:
@@ -17,32 +34,25 @@ class Engine:
         providers: The execution providers in use, the preferred one first.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, *, may_use_gpu: bool = True) -> None:
         """Load a model.
 
         Args:
             model: ONNX, float32 input (rows, features), raw outputs (rows, outputs).
+            may_use_gpu: Run it on a GPU if ONNX Runtime can, else on the CPU.
 
         Raises:
             BackendError: ONNX Runtime is missing or cannot load this model.
         """
-        try:
-            import onnxruntime
-        except ImportError as exc:
-            msg = "ONNX Runtime is not installed: install privacy-compute[tee]"
-            raise BackendError(msg, code="engine-missing") from exc
+        load_libraries()
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal only: its messages may quote inputs
+        # Stated, so that ONNX Runtime pins no thread to a core: a sandbox denies that.
+        options.intra_op_num_threads = len(os.sched_getaffinity(0))
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-        usable = onnxruntime.get_available_providers()
-        try:
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=[p for p in wanted if p in usable]
-            )
-        except Exception as exc:
-            msg = f"ONNX Runtime cannot load the model ({type(exc).__name__})"
-            raise BackendError(msg, code="model-not-loadable") from exc
+        self._session = _session(model, options, may_use_gpu=may_use_gpu)
         self.providers = tuple(self._session.get_providers())
         self.columns = _columns(self._session.get_inputs())
         self._input = self._session.get_inputs()[0].name
@@ -72,6 +82,27 @@ class Engine:
             raise BackendError(msg, code="output-not-finite")
         result: Rows = outputs.tolist()
         return result
+
+
+def _session(model: bytes, options: Any, *, may_use_gpu: bool) -> Any:
+    """Return a session on the GPU, or on the CPU where that cannot be.
+
+    Raises:
+        BackendError: Nor can it be on the CPU.
+    """
+    import onnxruntime
+
+    choices = [[_CPU]]
+    if may_use_gpu and _CUDA in onnxruntime.get_available_providers():
+        choices.insert(0, [_CUDA, _CPU])  # which a sandbox without devices denies
+    failed: Exception | None = None
+    for providers in choices:
+        try:
+            return onnxruntime.InferenceSession(model, options, providers=providers)
+        except Exception as exc:  # noqa: BLE001 - any of ONNX Runtime's own
+            failed = exc
+    msg = f"ONNX Runtime cannot load the model ({type(failed).__name__})"
+    raise BackendError(msg, code="model-not-loadable") from failed
 
 
 def _columns(inputs: Any) -> int:

@@ -9,20 +9,23 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
+import time
 import weakref
+from dataclasses import asdict
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
-from privacy.encoding import Json, parse_object
+from privacy.child import Progress
+from privacy.encoding import Json, canonical_json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
-from privacy.tee.measure import ENTRY, measure, search_path
-from privacy.tee.process import ProcessIdentity
+from privacy.tee.harden import DEFAULT_LIMITS, Limits
+from privacy.tee.measure import TEE, Program, measure_folder, search_path
+from privacy.tee.process import INTERPRETER, ProcessIdentity
 from privacy.tee.seal import parse_sealed
+from privacy.tee.sources import DEFAULT, EvidenceSource
 from privacy.tee.wire import (
-    MODEL,
     RECORD,
     SOCKET,
     raise_described,
@@ -31,15 +34,19 @@ from privacy.tee.wire import (
 )
 
 IDLE_S = 600.0
-# No site module, so no .pth files and no sitecustomize: code that nobody measures.
-INTERPRETER = (sys.executable, "-S", "-P")
-
 _QUICK_S = 10.0
+_EVIDENCE_S = 45.0  # hardware's host may take 30
+_LOAD_S = 120.0
+_SHORTEST_S = 0.001
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
 
 
 class Enclave:
     """A running enclave; every method may be called from any thread."""
+
+    program: ClassVar[Program] = TEE
+    evidence_kind: ClassVar[str] = "attestation"
+    start_s: ClassVar[float] = 120.0
 
     def __init__(self, run_dir: Path, process: ProcessIdentity) -> None:
         """Connect; `start` and `attach` are the ways to get one.
@@ -60,8 +67,10 @@ class Enclave:
         run_dir: Path,
         *,
         model_sha256: str,
+        source: EvidenceSource = DEFAULT,
+        limits: Limits = DEFAULT_LIMITS,
         idle_s: float = IDLE_S,
-        timeout_s: float = 120.0,
+        timeout_s: float | None = None,
     ) -> Self:
         """Return a fresh enclave with the model in `model_dir`.
 
@@ -70,8 +79,10 @@ class Enclave:
             run_dir: For its socket and record; made if missing, private to this user.
                 An enclave that runs there is ended first.
             model_sha256: The model digest, which sealed inputs are bound to.
+            source: What makes its evidence; a simulated platform by default.
+            limits: Of its memory, and of what its sandbox may lack.
             idle_s: It ends by itself after so long without a connection.
-            timeout_s: How long it may take to be ready.
+            timeout_s: How long it may take to be ready; `start_s` by default.
 
         Raises:
             BackendError: It could not start, or not in time.
@@ -80,26 +91,41 @@ class Enclave:
         run_dir.chmod(0o700)
         _end_in(run_dir)
         command = [str(run_dir.resolve()), str(model_dir.resolve()), model_sha256]
-        _launch([*command, str(idle_s)], timeout_s=timeout_s)
-        process, _ = _read_record(run_dir)
+        options = {"source": source.as_dict(), "limits": asdict(limits)}
+        as_json = canonical_json(options).decode()
+        _launch(
+            cls.program,
+            [*command, str(idle_s), as_json],
+            timeout_s=timeout_s or cls.start_s,
+        )
+        process, _, _ = _read_record(run_dir)
         return cls(run_dir, process)
 
     @classmethod
-    def attach(cls, run_dir: Path) -> Self | None:
+    def attach(
+        cls,
+        run_dir: Path,
+        *,
+        source: EvidenceSource = DEFAULT,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> Self | None:
         """Return the enclave that runs in `run_dir`.
 
         None if none does, it does not answer, or it is not what would be started now:
-        its code, packages or model changed since.
+        its code, packages or model changed since, or its evidence comes from elsewhere.
         """
         try:
-            process, model_dir = _read_record(run_dir)
-            if not process.alive:
+            process, model_dir, made_by = _read_record(run_dir)
+            if not process.alive or made_by != source.as_dict():
                 return None
             enclave = cls(run_dir, process)
-            expected = measure(model_dir / MODEL)
+            expected = measure_folder(model_dir, cls.program)
         except (PrivacyError, OSError):
             return None
-        if enclave.info.get("measurements") != expected.as_dict():
+        shown = dict(enclave.info.get("measurements", {}))
+        if limits.allow_weaker_sandbox:  # its policy may be a weaker one than expected
+            shown["rtmr0"] = expected.rtmr0.hex()
+        if shown != expected.as_dict():
             enclave.detach()
             return None
         return enclave
@@ -131,13 +157,33 @@ class Enclave:
             FormatError: The nonce is not 32 bytes.
             UnavailableError: The enclave is gone ("enclave-gone").
         """
-        (evidence,) = self._call("evidence", nonce, timeout_s=_QUICK_S)
+        (evidence,) = self._call("evidence", nonce, timeout_s=_EVIDENCE_S)
         return evidence
 
-    def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
+    def unseal(self, release: bytes) -> None:
+        """Give the enclave the key of its sealed model, as the broker sealed it.
+
+        Raises:
+            FormatError: It is no release for this enclave.
+            VerificationError: The key, or the sealed file, is not the model's.
+            BackendError: ONNX Runtime cannot load the model.
+            UnavailableError: The enclave is gone ("enclave-gone").
+        """
+        with _connect(self._run_dir, timeout_s=_LOAD_S) as connection:
+            now, _ = _ask(connection, {"op": "unseal"}, release)
+        self.info = {**self.info, **now}
+
+    def infer(
+        self,
+        sealed: bytes,
+        *,
+        timeout_s: float,
+        progress: Progress = lambda _: None,
+    ) -> RunResult:
         """Return the sealed answer to a sealed input, and the evidence for it.
 
-        Safe to repeat with the same input.
+        Safe to repeat with the same input. If `progress` raises, the enclave stops
+        working on it, as it does when this process ends.
 
         Raises:
             FormatError: The input is sealed to an enclave that is gone
@@ -147,8 +193,10 @@ class Enclave:
             UnavailableError: The enclave is gone ("enclave-gone").
         """
         parse_sealed(sealed)  # refuse here what the enclave would only hang up on
-        output, evidence = self._call("infer", sealed, timeout_s=timeout_s)
-        return RunResult(output, evidence, "attestation")
+        output, evidence = self._call(
+            "infer", sealed, timeout_s=timeout_s, progress=progress
+        )
+        return RunResult(output, evidence, self.evidence_kind)
 
     def stop(self) -> None:
         """End it, and its keys with it."""
@@ -160,9 +208,16 @@ class Enclave:
         """Let go of it and leave it running; it ends by itself if nobody attaches."""
         self._release()
 
-    def _call(self, op: str, body: bytes, *, timeout_s: float) -> list[bytes]:
+    def _call(
+        self,
+        op: str,
+        body: bytes,
+        *,
+        timeout_s: float,
+        progress: Progress = lambda _: None,
+    ) -> list[bytes]:
         with _connect(self._run_dir, timeout_s=timeout_s) as connection:
-            return _ask(connection, {"op": op}, body)[1]
+            return _ask(connection, {"op": op}, body, progress=progress)[1]
 
 
 def _connect(run_dir: Path, *, timeout_s: float) -> socket.socket:
@@ -185,13 +240,21 @@ def _connect(run_dir: Path, *, timeout_s: float) -> socket.socket:
 
 
 def _ask(
-    connection: socket.socket, header: Json, *bodies: bytes
+    connection: socket.socket,
+    header: Json,
+    *bodies: bytes,
+    progress: Progress = lambda _: None,
 ) -> tuple[Json, list[bytes]]:
+    limit_s = connection.gettimeout() or 0.0
+    until = time.monotonic() + limit_s
     try:
         send_message(connection, header, *bodies)
-        answer, results = receive_message(connection)
+        while "progress" in (found := receive_message(connection))[0]:
+            progress(found[0]["progress"])
+            connection.settimeout(max(_SHORTEST_S, until - time.monotonic()))
+        answer, results = found
     except TimeoutError as exc:
-        msg = f"the enclave gave no answer within {connection.gettimeout()} s"
+        msg = f"the enclave gave no answer within {limit_s:g} s"
         raise LimitError(msg, code="time-limit") from exc
     except (OSError, EOFError) as exc:
         raise UnavailableError(_GONE, code="enclave-gone") from exc
@@ -199,20 +262,20 @@ def _ask(
     return answer, results
 
 
-def _launch(arguments: list[str], *, timeout_s: float) -> None:
+def _launch(program: Program, arguments: list[str], *, timeout_s: float) -> None:
     """Start the enclave process and wait until it is ready."""
     status, theirs = socket.socketpair()
     debug = os.environ.get("PRIVACY_CHILD_STDERR")  # never set in production
     with theirs:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
-            [*INTERPRETER, "-m", ENTRY, *arguments, str(theirs.fileno())],
+            [*INTERPRETER, "-m", program.entry, *arguments, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=None if debug else subprocess.DEVNULL,
             start_new_session=True,
             umask=0o077,
-            env=_environment(),
+            env=_environment(program),
         )
     # Reaped whenever it ends, so that it never stays behind as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
@@ -230,28 +293,33 @@ def _launch(arguments: list[str], *, timeout_s: float) -> None:
     raise_described(json.loads(line))
 
 
-def _environment() -> dict[str, str]:
+def _environment(program: Program = TEE) -> dict[str, str]:
     """Return where the enclave finds its packages, without other people's hooks."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("PYTHON") and name != "LD_PRELOAD"
     }
-    folders = [str(folder) for folder in search_path()]
-    return {**kept, "PYTHONPATH": os.pathsep.join(folders)}
+    folders = [str(folder) for folder in search_path(program)]
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(folders),
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start before the sandbox
+    }
 
 
-def _read_record(run_dir: Path) -> tuple[ProcessIdentity, Path]:
+def _read_record(run_dir: Path) -> tuple[ProcessIdentity, Path, Json]:
     try:
         record = parse_object((run_dir / RECORD).read_bytes(), what="enclave record")
-        return ProcessIdentity(**record["process"]), Path(record["model_dir"])
+        process = ProcessIdentity(**record["process"])
+        return process, Path(record["model_dir"]), record["source"]
     except (PrivacyError, OSError, KeyError, TypeError) as exc:
         raise UnavailableError(_GONE, code="enclave-gone") from exc
 
 
 def _end_in(run_dir: Path) -> None:
     try:
-        process, _ = _read_record(run_dir)
+        process, _, _ = _read_record(run_dir)
     except UnavailableError:
         pass
     else:

@@ -217,8 +217,17 @@ def parse_policy(raw: bytes) -> EvidencePolicy:
         FormatError: Not TOML, unknown names, values of other types, or a policy that
             would accept anything.
     """
-    value = parse_toml(raw, what="the policy")
-    for name, part in value.items():
+    return policy_of(parse_toml(raw, what="the policy"))
+
+
+def policy_of(said: dict[str, Any]) -> EvidencePolicy:
+    """Return the policy that a TOML file says.
+
+    Raises:
+        FormatError: See `parse_policy`.
+    """
+    value = dict(said)
+    for name, part in said.items():
         kind = (_RELAXATIONS | _REQUIREMENTS).get(name)
         if kind is None or type(part) is not kind:
             wanted = "unknown" if kind is None else f"no {kind.__name__}"
@@ -235,6 +244,26 @@ def parse_policy(raw: bytes) -> EvidencePolicy:
         **value,
     )
     _check_policy(policy)
+    return policy
+
+
+def parse_platform_policy(raw: bytes) -> EvidencePolicy:
+    """Return a relying party's policy on the machine below an enclave.
+
+    Args:
+        raw: TOML as for `privacy attest verify --policy`; `report_data` in it would be
+            overruled by what the enclave must vouch for.
+
+    Raises:
+        FormatError: It is no policy, or it has no reference values of its own.
+    """
+    policy = parse_policy(raw)
+    if policy.reference_value_signers:
+        msg = (
+            "the platform policy names signers of reference values: give the values "
+            "themselves, in tables [measurements.FORMAT]"
+        )
+        raise FormatError(msg, code="bad-policy")
     return policy
 
 

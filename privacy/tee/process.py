@@ -3,8 +3,12 @@
 import os
 import select
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+# No site module, so no .pth files and no sitecustomize: code that nobody measures.
+INTERPRETER = (sys.executable, "-S", "-P")
 
 _STATE, _START_TICKS = 0, 19  # fields of /proc/PID/stat after the name
 _DEAD = {"Z", "X"}

@@ -1,20 +1,26 @@
-"""Publish a model for this mode: copy it, measure the enclave, run the real engine."""
+"""Publish a model for this mode: copy it, measure the enclave, run the real engine.
 
+One option, `allow_weaker_sandbox`: which layers of the sandbox, of "landlock" and
+"seccomp", its enclaves do without. The reference values are then of such enclaves only.
+"""
+
+import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from privacy.child import Handler, Progress
 from privacy.encoding import Json
-from privacy.errors import BackendError
+from privacy.errors import BackendError, FormatError
 from privacy.files import write_atomic
 from privacy.publishing import PartRequest, PartResult, accuracy
 from privacy.tee.engine import Engine
-from privacy.tee.measure import measure
-from privacy.tee.simulator import SimulatedTdxAttester
+from privacy.tee.harden import LAYERS, Sandbox
+from privacy.tee.measure import measure, measure_policy
 from privacy.tee.wire import MODEL
 
 _BATCH = 256
@@ -32,11 +38,11 @@ def handler() -> Handler:
 
 def publish(request: PartRequest, progress: Progress) -> PartResult:
     """Return this mode's part of the model, its file written into `request.out`."""
-    model = request.onnx.read_bytes()
+    model, lacks = request.onnx.read_bytes(), _lacking(request.options)
     progress({"stage": "load"})
     try:
-        engine = Engine(model)
         _check_self_contained(model)
+        engine = Engine(model)
         progress({"stage": "run"})
         held = np.load(request.held, allow_pickle=False)
         raw = _run(engine, held, outputs=request.outputs)
@@ -44,7 +50,6 @@ def publish(request: PartRequest, progress: Progress) -> PartResult:
         return PartResult(available=False, reason=exc.message)
     write_atomic(request.out / MODEL, model)
     progress({"stage": "measure"})
-    attester = SimulatedTdxAttester
     return PartResult(
         available=True,
         accuracy=accuracy(
@@ -55,19 +60,40 @@ def publish(request: PartRequest, progress: Progress) -> PartResult:
         ),
         cost={"latency_s": _latency_s(engine, held), "model_bytes": len(model)},
         params={
-            "measurements": measure(request.out / MODEL).as_dict(),
-            "format": attester.format,
-            "simulated": attester.simulated,
+            "measurements": replace(
+                measure(request.out / MODEL),
+                rtmr0=measure_policy(Sandbox().policy(lacks=lacks)),
+            ).as_dict(),
+            **({"allow_weaker_sandbox": lacks} if lacks else {}),
         },
     )
+
+
+def _lacking(options: Mapping[str, Any]) -> list[str]:
+    lacks = options.get("allow_weaker_sandbox", [])
+    known = isinstance(lacks, list) and set(options) <= {"allow_weaker_sandbox"}
+    if not known or not all(layer in LAYERS for layer in lacks):
+        msg = (
+            f"the options of mode tee are {json.dumps(dict(options))[:200]}, expected "
+            f"allow_weaker_sandbox, a list of {' or '.join(LAYERS)}, or none"
+        )
+        raise FormatError(msg, code="bad-options")
+    return sorted(set(lacks))
 
 
 def _check_self_contained(model: bytes) -> None:
     """Refuse weights in other files: the enclave measures one file."""
     import onnx
+    from google.protobuf.message import (  # type: ignore[import-untyped]
+        DecodeError,
+    )
     from onnx.external_data_helper import uses_external_data
 
-    graph = onnx.load_model_from_string(model).graph
+    try:
+        graph = onnx.load_model_from_string(model).graph
+    except DecodeError as exc:
+        msg = "ONNX cannot load the model: its file is damaged"
+        raise BackendError(msg, code="model-not-loadable") from exc
     if any(uses_external_data(tensor) for tensor in _tensors(graph)):
         raise BackendError("the model keeps weights in other files: export it as one")
 

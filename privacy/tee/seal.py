@@ -1,28 +1,28 @@
-"""Sealing between data owner and enclave: HPKE, X25519, HKDF-SHA256, AES-256-GCM.
+"""Sealing between data owner and enclave: HPKE; see `privacy.tee.kem` for the suites.
 
-    input    pack([enclave's public key, nonce, HPKE ciphertext]); inside, canonical
-             JSON {"reply_key", "rows"}
-    answer   HPKE ciphertext to the reply key; inside, canonical JSON {"outputs"}
+    input    pack([key id, nonce, job, HPKE ciphertext]); inside, canonical JSON
+             {"reply_key", "rows", "salt"}
+    answer   HPKE ciphertext to the reply key; inside, canonical JSON
+             {"outputs", "proofs"}
 
-An input for a contract has the order as a fourth frame; see `privacy.tee.contract`.
+Salt and proofs are empty but in mode tee+zkml, where the salt is what the proofs
+commit to beside the rows, and the proofs are a text of `privacy.zkml.blobs`.
 
-HPKE's `info` binds the model and the nonce, and for the answer the sealed input, so
-that nothing can be replayed against another model, attestation or job. HPKE's base
-mode does not say who sealed: that the enclave made the answer follows from its signed
-statement, not from the sealing.
+`key id` names the enclave's key and its encapsulation; the reply key is of the same
+kind. `job` is 32 random bytes, the data owner's name for the job: the gateway's own
+name for it does not exist yet. An input for a contract has the order as a fifth frame;
+see `privacy.tee.contract`.
+
+HPKE's `info` binds encapsulation, mode, model, nonce and job, and for the answer the
+sealed input, so that nothing can be replayed against another model, attestation or job.
+HPKE's base mode does not say who sealed: that the enclave made the answer follows from
+its signed statement, not from the sealing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric.x25519 import (
-    X25519PrivateKey,
-    X25519PublicKey,
-)
-from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
-
 from privacy.encoding import (
-    Json,
     b64url,
     b64url_decode,
     canonical_json,
@@ -33,20 +33,53 @@ from privacy.encoding import (
     unpack,
 )
 from privacy.errors import FormatError, VerificationError
+from privacy.modes import Mode
 from privacy.runs import MAX_ROWS
-from privacy.tee.evidence import KEY_BYTES, check_nonce
+from privacy.tee.evidence import JOB_BYTES, check_nonce
+from privacy.tee.kem import KEY_ID_BYTES, KemKey, KemPublicKey
 
 MAX_SEALED_BYTES = 1 << 26
 
-_SUITE = Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
-_INPUT_DOMAIN = "privacy-compute/tee/input/1"
-_ANSWER_DOMAIN = "privacy-compute/tee/answer/1"
-_FRAMES = 3
+_INPUT_DOMAIN = "privacy-compute/tee/input/2"
+_ANSWER_DOMAIN = "privacy-compute/tee/answer/2"
+_FRAMES = 4
+_SALT_BYTES = 32
 _MAX_NUMBER_BYTES = 26  # the longest canonical number, and a comma
-_MAX_FRAME_BYTES = 1024  # reply key, member names, brackets, and HPKE's own
+_MAX_FRAME_BYTES = 4096  # reply key, member names, brackets, and HPKE's own
 _FLOAT32_MAX = 3.4028234663852886e38
 
 Rows = list[list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What an input is sealed for, and its answer.
+
+    Attributes:
+        model_sha256: The model digest.
+        nonce: The nonce of the attestation that showed the enclave's key.
+        job: The data owner's name for the job, 32 random bytes.
+        mode: How the job is to be answered.
+    """
+
+    model_sha256: str
+    nonce: bytes
+    job: bytes
+    mode: str = Mode.TEE.value
+
+    def info(self, domain: str, kem: str, **more: object) -> bytes:
+        """Return what HPKE binds to a ciphertext."""
+        return canonical_json(
+            {
+                "domain": domain,
+                "kem": kem,
+                "mode": self.mode,
+                "model_sha256": self.model_sha256,
+                "nonce": b64url(self.nonce),
+                "job": b64url(self.job),
+                **more,
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +87,22 @@ class SealedInput:
     """A sealed input, taken apart.
 
     Attributes:
-        enclave_key: The HPKE public key it is sealed to.
+        key_id: Names the HPKE public key that it is sealed to.
         nonce: The nonce of the attestation that showed this key.
+        job: The data owner's name for the job.
         order: What a contract asked, from the node; empty for a private answer.
     """
 
-    enclave_key: bytes
+    key_id: bytes
     nonce: bytes
+    job: bytes
     ciphertext: bytes
     sha256: str
     order: bytes = b""
+
+    def purpose(self, model_sha256: str, *, mode: str = Mode.TEE.value) -> Purpose:
+        """Return what it would be sealed for if it were for this model and mode."""
+        return Purpose(model_sha256, self.nonce, self.job, mode)
 
 
 def parse_sealed(raw: bytes) -> SealedInput:
@@ -76,13 +115,14 @@ def parse_sealed(raw: bytes) -> SealedInput:
         msg = f"the sealed input has {len(raw)} bytes, at most {MAX_SEALED_BYTES}"
         raise FormatError(msg, code="too-large")
     frames = unpack(raw, what="sealed input", max_frames=_FRAMES + 1)
-    if len(frames) not in {_FRAMES, _FRAMES + 1} or len(frames[0]) != KEY_BYTES:
-        raise FormatError("the sealed input is not key, nonce and ciphertext")
-    enclave_key, nonce, ciphertext, *order = frames
+    sizes = [len(frame) for frame in frames[:_FRAMES:2]]
+    if len(frames) not in {_FRAMES, _FRAMES + 1} or sizes != [KEY_ID_BYTES, JOB_BYTES]:
+        raise FormatError("the sealed input is not key id, nonce, job and ciphertext")
+    key_id, nonce, job, ciphertext, *order = frames
     if order == [b""]:
         raise FormatError("the sealed input ends with an empty order")
     return SealedInput(
-        enclave_key, check_nonce(nonce), ciphertext, sha256_hex(raw), b"".join(order)
+        key_id, check_nonce(nonce), job, ciphertext, sha256_hex(raw), b"".join(order)
     )
 
 
@@ -90,46 +130,60 @@ def seal_input(
     rows: object,
     *,
     columns: int,
-    enclave_key: bytes,
-    nonce: bytes,
-    model_sha256: str,
-    reply_key: X25519PublicKey,
+    key: KemPublicKey,
+    purpose: Purpose,
+    reply_key: KemPublicKey,
+    salt: bytes = b"",
 ) -> bytes:
     """Return rows sealed to an enclave.
 
     Args:
         rows: Standardised features, a list of rows of `columns` finite numbers.
         columns: How many features the model takes.
-        enclave_key: From evidence that was verified and appraised.
-        nonce: That evidence's nonce.
-        model_sha256: The model digest.
-        reply_key: Where the answer is sealed to; fresh for every input.
+        key: From evidence that was verified and appraised; see `kem.choose`.
+        purpose: With that evidence's nonce, and a job that no other input has.
+        reply_key: Where the answer is sealed to; fresh for every input, and of the
+            same encapsulation.
+        salt: 32 random bytes in mode tee+zkml, else none.
 
     Raises:
-        FormatError: The rows are not such rows, or the enclave's key is no X25519 key.
+        FormatError: The rows are not such rows, or the enclave's key is unusable.
     """
     checked = float32_rows(rows, columns=columns)
-    inside = {"reply_key": b64url(reply_key.public_bytes_raw()), "rows": checked}
-    info = _input_info(model_sha256, nonce)
-    ciphertext = encrypt(canonical_json(inside), enclave_key, info)
-    return pack([enclave_key, nonce, ciphertext])
+    inside = {
+        "reply_key": b64url(reply_key.raw),
+        "rows": checked,
+        "salt": b64url(_check_salt(salt, purpose)),
+    }
+    ciphertext = key.encrypt(
+        canonical_json(inside), purpose.info(_INPUT_DOMAIN, key.kem)
+    )
+    return to_bytes(key, purpose, ciphertext)
+
+
+def to_bytes(key: KemPublicKey, purpose: Purpose, ciphertext: bytes) -> bytes:
+    """Return a sealed input as it travels."""
+    return pack([key.id, purpose.nonce, purpose.job, ciphertext])
 
 
 def open_input(
-    sealed: SealedInput, key: X25519PrivateKey, *, model_sha256: str, columns: int
-) -> tuple[Rows, bytes]:
-    """Return the rows and the raw reply key inside a sealed input, in the enclave.
+    sealed: SealedInput,
+    keys: Sequence[KemKey],
+    purpose: Purpose,
+    *,
+    columns: int,
+) -> tuple[Rows, KemPublicKey, bytes]:
+    """Return rows, reply key and salt inside a sealed input, in the enclave.
 
     Raises:
-        FormatError: Sealed to another key ("enclave-gone"); for another model or nonce,
-            or changed ("unsealable"); or its inside is malformed. Messages say nothing
+        FormatError: Sealed to another key ("enclave-gone"); for another purpose, or
+            changed ("unsealable"); or its inside is malformed. Messages say nothing
             about what is inside: the node's operator reads them.
     """
-    plain = decrypt(
-        sealed, key, _input_info(model_sha256, sealed.nonce), columns=columns
-    )
+    plain, kem = decrypt(sealed, keys, purpose, domain=_INPUT_DOMAIN, columns=columns)
     try:
-        return _parse_inside(plain, columns=columns)
+        rows, reply_key, salt = _parse_inside(plain, kem, columns=columns)
+        return rows, reply_key, _check_salt(salt, purpose)
     except (FormatError, ValueError):
         msg = (
             f"the sealed input does not hold a reply key and up to {MAX_ROWS} rows "
@@ -139,14 +193,29 @@ def open_input(
 
 
 def decrypt(
-    sealed: SealedInput, key: X25519PrivateKey, info: bytes, *, columns: int
-) -> bytes:
-    """Return what is inside a sealed input, in the enclave.
+    sealed: SealedInput,
+    keys: Sequence[KemKey],
+    purpose: Purpose,
+    *,
+    domain: str,
+    columns: int,
+    **more: object,
+) -> tuple[bytes, str]:
+    """Return what is inside a sealed input, and the encapsulation, in the enclave.
+
+    Args:
+        sealed: The input.
+        keys: The enclave's own.
+        purpose: What the enclave takes it for.
+        domain: Of this kind of input.
+        columns: How many features the model takes.
+        more: What this kind of input binds besides.
 
     Raises:
         FormatError: See `open_input`.
     """
-    if sealed.enclave_key != key.public_key().public_bytes_raw():
+    key = next((key for key in keys if key.public.id == sealed.key_id), None)
+    if key is None:
         msg = (
             "the input is sealed to an enclave that is gone: "
             "ask for new evidence and seal again"
@@ -156,61 +225,76 @@ def decrypt(
     if len(sealed.ciphertext) > most:  # parsed JSON is many times larger
         msg = f"the sealed input has more bytes than {MAX_ROWS} rows of {columns} need"
         raise FormatError(msg, code="malformed-input")
+    kem = key.public.kem
     try:
-        return _SUITE.decrypt(sealed.ciphertext, key, info)
-    except (InvalidTag, ValueError) as exc:
+        return key.decrypt(sealed.ciphertext, purpose.info(domain, kem, **more)), kem
+    except VerificationError as exc:
         msg = "the sealed input cannot be opened: seal it again for this model"
         raise FormatError(msg, code="unsealable") from exc
 
 
 def seal_answer(
-    outputs: Rows, *, reply_key: bytes, model_sha256: str, sealed: SealedInput
+    outputs: Rows,
+    *,
+    reply_key: KemPublicKey,
+    purpose: Purpose,
+    input_sha256: str,
+    proofs: bytes = b"",
 ) -> bytes:
-    """Return raw outputs sealed to the data owner's reply key.
+    """Return raw outputs, and proofs if there are any, sealed to the reply key.
 
     Raises:
         FormatError: An output is not finite, or the reply key cannot be used.
     """
-    info = _answer_info(model_sha256, sealed.nonce, sealed.sha256)
-    return encrypt(canonical_json({"outputs": outputs}), reply_key, info)
+    info = _answer_info(purpose, reply_key.kem, input_sha256)
+    inside = {"outputs": outputs, "proofs": proofs.decode("ascii")}
+    return reply_key.encrypt(canonical_json(inside), info)
 
 
 def open_answer(
-    answer: bytes,
-    key: X25519PrivateKey,
-    *,
-    nonce: bytes,
-    model_sha256: str,
-    input_sha256: str,
-) -> Rows:
-    """Return the raw outputs in an answer, one row for each row sealed.
+    answer: bytes, key: KemKey, *, purpose: Purpose, input_sha256: str
+) -> tuple[Rows, bytes]:
+    """Return the raw outputs in an answer, one row for each row sealed, and proofs.
 
     Raises:
         VerificationError: It was changed, or answers something else.
         FormatError: Its inside is malformed.
     """
+    info = _answer_info(purpose, key.public.kem, input_sha256)
     try:
-        info = _answer_info(model_sha256, nonce, input_sha256)
-        plain = _SUITE.decrypt(answer, key, info)
-    except (InvalidTag, ValueError) as exc:
+        plain = key.decrypt(answer, info)
+    except VerificationError as exc:
         msg = "the answer cannot be opened: it was changed, or answers another input"
         raise VerificationError(msg, code="unsealable") from exc
     value = parse_canonical(plain, what="answer")
     outputs = value.get("outputs")
     first = outputs[0] if isinstance(outputs, list) and outputs else None
     width = len(first) if isinstance(first, list) else 0
-    if set(value) != {"outputs"} or not width:
-        raise FormatError("the answer holds no outputs")
-    return finite_rows(outputs, columns=width, max_rows=MAX_ROWS)
+    proofs = value.get("proofs")
+    if set(value) != {"outputs", "proofs"} or not width or not isinstance(proofs, str):
+        raise FormatError("the answer holds no outputs, or no text of proofs")
+    return finite_rows(outputs, columns=width, max_rows=MAX_ROWS), proofs.encode()
 
 
-def _parse_inside(plain: bytes, *, columns: int) -> tuple[Rows, bytes]:
+def _check_salt(salt: bytes, purpose: Purpose) -> bytes:
+    expected = _SALT_BYTES if purpose.mode == Mode.TEE_ZKML else 0
+    if len(salt) != expected:
+        msg = f"mode {purpose.mode} takes {expected} bytes of salt, not {len(salt)}"
+        raise FormatError(msg, code="bad-salt")
+    return salt
+
+
+def _parse_inside(
+    plain: bytes, kem: str, *, columns: int
+) -> tuple[Rows, KemPublicKey, bytes]:
     value = parse_canonical(plain, what="sealed input")
-    if set(value) != {"reply_key", "rows"}:
+    if set(value) != {"reply_key", "rows", "salt"}:
         raise FormatError("the sealed input has other members than these")
-    reply_key = b64url_decode(str(value["reply_key"]), what="reply key")
-    X25519PublicKey.from_public_bytes(reply_key)
-    return float32_rows(value["rows"], columns=columns), reply_key
+    reply_key = KemPublicKey(
+        kem, b64url_decode(str(value["reply_key"]), what="reply key")
+    )
+    salt = b64url_decode(str(value["salt"]), what="salt")
+    return float32_rows(value["rows"], columns=columns), reply_key, salt
 
 
 def float32_rows(rows: object, *, columns: int) -> Rows:
@@ -225,34 +309,5 @@ def float32_rows(rows: object, *, columns: int) -> Rows:
     return checked
 
 
-def encrypt(plain: bytes, public_key: bytes, info: bytes) -> bytes:
-    """Return an HPKE ciphertext to a public key.
-
-    Raises:
-        FormatError: The key is no usable X25519 key.
-    """
-    try:
-        key = X25519PublicKey.from_public_bytes(public_key)
-        return _SUITE.encrypt(plain, key, info)
-    except ValueError as exc:
-        msg = "the key to seal to is not a usable X25519 key"
-        raise FormatError(msg, code="malformed-input") from exc
-
-
-def _input_info(model_sha256: str, nonce: bytes) -> bytes:
-    return canonical_json(bound(_INPUT_DOMAIN, model_sha256, nonce))
-
-
-def _answer_info(model_sha256: str, nonce: bytes, input_sha256: str) -> bytes:
-    common = bound(_ANSWER_DOMAIN, model_sha256, nonce)
-    return canonical_json({**common, "input_sha256": input_sha256})
-
-
-def bound(domain: str, model_sha256: str, nonce: bytes) -> Json:
-    """Return what every `info` of HPKE binds."""
-    return {
-        "domain": domain,
-        "mode": "tee",
-        "model_sha256": model_sha256,
-        "nonce": b64url(nonce),
-    }
+def _answer_info(purpose: Purpose, kem: str, input_sha256: str) -> bytes:
+    return purpose.info(_ANSWER_DOMAIN, kem, input_sha256=input_sha256)

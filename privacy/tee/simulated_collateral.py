@@ -1,7 +1,8 @@
-"""Collateral of the simulated Intel, in the shape of Intel's, with defects on request.
+"""Collateral of the simulated vendors, Intel's with defects on request.
 
     {"tcbInfo": …} and {"enclaveIdentity": …}, signed by a TCB signing certificate;
-    a CRL of the root and one of the PCK CA.
+    a CRL of the root and one of the PCK CA; of AMD's root; of NVIDIA an OCSP response
+    on the device's CA, reference measurements, and a CRL of their root.
 
 Like all that is simulated it proves nothing: the root's key is public.
 """
@@ -16,8 +17,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from privacy.encoding import Json, canonical_json
+from privacy.tee.chain import load_certificate
 from privacy.tee.collateral import Collateral, SignedJson
+from privacy.tee.detect import Item, detect
+from privacy.tee.nvidia import parse_nvidia_report
 from privacy.tee.simulated_pki import FMSPC, Issued, issue, known_ca, make_root
+from privacy.tee.simulated_x509 import Signer
 from privacy.tee.simulator import sign_raw
 from privacy.tee.trust import SIMULATED_QE_MRSIGNER, TD_QE_PRODUCT_ID
 
@@ -50,17 +55,50 @@ class Defects:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedCollateral:
-    """The simulated vendor's service: whatever platform, it is up to date.
+    """The simulated vendors' services: whatever platform, it is up to date.
 
     Attributes:
-        now: When it is asked.
+        now: When they are asked.
     """
 
     now: datetime
 
-    def collateral(self, evidence: bytes) -> Collateral:  # noqa: ARG002
-        """Return what the simulated vendor says of the platforms here."""
-        return simulated_collateral(known_ca(), now=self.now)
+    def collateral(self, evidence: bytes) -> Collateral:
+        """Return what the simulated vendors say of what a file is evidence of.
+
+        Raises:
+            FormatError: It is no evidence.
+        """
+        found = Collateral()
+        for item in detect(evidence):
+            if item.kind == "dcap":
+                found += simulated_collateral(known_ca(), now=self.now)
+            elif item.kind == "snp":
+                found += Collateral(crls=_amd_crls(self.now))
+            elif item.kind == "nvidia":
+                found += _of_device(item, self.now)
+        return found
+
+
+def _amd_crls(now: datetime) -> tuple[bytes, ...]:
+    from privacy.tee.simulated_amd import SimulatedAmd
+
+    return SimulatedAmd(shipped=True).collateral(now).crls
+
+
+def _of_device(item: Item, now: datetime) -> Collateral:
+    """Return what there is on a device under the shipped roots, and nothing else."""
+    from privacy.tee.simulated_nvidia import SimulatedNvidia, ocsp_response
+
+    chip = parse_nvidia_report(item.raw).chip or "GH100"
+    vendor = SimulatedNvidia(chip=chip, shipped=True)
+    made = vendor.collateral(now)
+    chain = [load_certificate(der, "certificate") for der in item.certificates]
+    responses = [
+        ocsp_response(Signer(ca, vendor.root.key), vendor.root, now)
+        for ca in chain[1:-1]
+    ]
+    return Collateral(crls=made.crls, rims=made.rims, ocsp=tuple(responses))
 
 
 def make_signer(root: Issued) -> Issued:

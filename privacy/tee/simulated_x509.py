@@ -126,7 +126,7 @@ def known_rsa_key() -> rsa.RSAPrivateKey:
         iqmp=rsa.rsa_crt_iqmp(p, q),
         public_numbers=rsa.RSAPublicNumbers(_EXPONENT, p * q),
     )
-    return numbers.private_key()
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)  # a constant
 
 
 def _number(which: str) -> int:

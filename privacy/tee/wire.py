@@ -2,7 +2,7 @@
 
 A message is its length (u64, little-endian) and a packed list: a JSON header, then
 bodies. A request's header is `{"op"}`; an answer's is free, or `{"error"}` with
-family, code and message.
+family, code and message. Before an answer there may be `{"progress"}`, any number.
 """
 
 import socket

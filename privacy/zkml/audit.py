@@ -35,7 +35,7 @@ from privacy.zkml.choose import run_onnx
 from privacy.zkml.field import dequantize
 from privacy.zkml.onnx_prep import fix_batch
 from privacy.zkml.params import ZkmlParams, parse_params
-from privacy.zkml.prescale import prescale
+from privacy.zkml.rewrite import rewrite
 from privacy.zkml.salt import widen_input
 from privacy.zkml.srs import (
     check_verifier_srs,
@@ -44,7 +44,6 @@ from privacy.zkml.srs import (
     verifier_srs,
 )
 from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
-from privacy.zkml.unroll import unroll
 
 _ROWS = 32
 _IN_RANGE = Grade(part=1.0, share=0.9)
@@ -124,8 +123,7 @@ def _audit(
     shutil.copyfile(srs, made.srs)
     fixed = scratch / "fixed.onnx"
     fix_batch(onnx, fixed)
-    unroll(fixed)
-    prescale(fixed, np.array(params.input_minimum), np.array(params.input_maximum))
+    rewrite(fixed, np.array(params.input_minimum), np.array(params.input_maximum))
     plain = scratch / "plain.onnx"
     shutil.copyfile(fixed, plain)
     if params.visibility.salted:

@@ -4,7 +4,6 @@ Answers come from witnesses, which are cheap and equal to what a proof would say
 held rows, and on the corners of the input range, beyond every sample.
 """
 
-import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from privacy.zkml.candidates import Grade, shortfall
 from privacy.zkml.corners import far_corners, widened_range
 from privacy.zkml.field import dequantize, quantize
 from privacy.zkml.onnx_prep import fix_batch, open_session
-from privacy.zkml.prescale import prescale
+from privacy.zkml.rewrite import rewrite
 from privacy.zkml.salt import ELEMENTS, LARGEST, widen_input
+from privacy.zkml.scratch import memory_file
 from privacy.zkml.system import (
     CircuitChoice,
     CircuitFacts,
@@ -27,7 +27,6 @@ from privacy.zkml.system import (
     ProofSystem,
     Visibility,
 )
-from privacy.zkml.unroll import unroll
 
 _CALIBRATION_ROWS = 40
 _CHECKED_ROWS = 100
@@ -88,13 +87,12 @@ def prepare(request: PartRequest, scratch: Path, *, salted: bool = False) -> Mod
     """
     onnx = scratch / "model.onnx"
     features = fix_batch(request.onnx, onnx)
-    unroll(onnx)
     calibration, held = np.load(request.calibration), np.load(request.held)
     if calibration.shape[1:] != (features,) or held.shape[1:] != (features,):
         msg = f"the model takes {features} features, the calibration rows differ"
         raise FormatError(msg, code="wrong-feature-count")
     low, high = widened_range(np.concatenate([calibration, held]), margin=_MARGIN)
-    offset, scale = prescale(onnx, low, high)
+    offset, scale = rewrite(onnx, low, high)
     corners = far_corners(onnx, (low - offset) / scale, (high - offset) / scale)
     corners_clear = run_onnx(onnx, corners)
     if salted:
@@ -227,8 +225,7 @@ def answers(backend: ProofSystem, circuit: Circuit, rows: Any) -> Any:
     outputs = []
     facts, files = circuit.facts, circuit.files
     bits = facts.input_scale_bits
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "row.witness"
+    with memory_file() as path:
         for row in circuit.inputs(rows):
             made = backend.witness(files, row, path, scale_bits=bits)
             outputs.append(

@@ -1,10 +1,8 @@
 """Prove rows for real, as a node will, and measure what that takes."""
 
 import os
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,16 +38,15 @@ def measure(
     """
     files, bits = circuit.files, circuit.facts.input_scale_bits
     proofs, prove_s, verify_s = [], [], []
-    with tempfile.TemporaryDirectory() as scratch:
-        for i, row in enumerate(circuit.inputs(rows)):
-            progress({"stage": "prove", "done": i, "total": len(rows)})
-            start = time.perf_counter()
-            proof = prove_row(backend, files, row, Path(scratch), scale_bits=bits)
-            prove_s.append(time.perf_counter() - start)
-            start = time.perf_counter()
-            backend.verify(files, proof)
-            verify_s.append(time.perf_counter() - start)
-            proofs.append(proof)
+    for i, row in enumerate(circuit.inputs(rows)):
+        progress({"stage": "prove", "done": i, "total": len(rows)})
+        start = time.perf_counter()
+        proof = prove_row(backend, files, row, scale_bits=bits)
+        prove_s.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        backend.verify(files, proof)
+        verify_s.append(time.perf_counter() - start)
+        proofs.append(proof)
     if len({len(p.proof) for p in proofs}) != 1:
         raise BackendError("the engine's proofs of one circuit differ in length")
     _check_refusal(backend, files, proofs[0])

@@ -1,5 +1,6 @@
 """Shape an ONNX model for circuits: one input row of fixed size, nothing optional."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,27 @@ def open_session(model: bytes) -> tuple[Any, str]:
         msg = "ONNX Runtime could not load the model"
         raise BackendError(msg) from exc
     return session, session.get_inputs()[0].name
+
+
+def inner_values(model: Any, names: Sequence[str], row: Any) -> list[Any]:
+    """Return values inside a model of batch one that a row leads to.
+
+    Raises:
+        BackendError: ONNX Runtime does not take the model.
+    """
+    import numpy as np
+    import onnx
+
+    shown = onnx.ModelProto()
+    shown.CopyFrom(model)
+    known = {value.name for value in [*model.graph.input, *model.graph.output]}
+    wanted = [onnx.ValueInfoProto(name=n) for n in set(names) - known]
+    shown.graph.output.extend(wanted)
+    session, given = open_session(shown.SerializeToString())
+    fed = np.asarray(row, dtype=np.float32)[None]
+    made = session.run([n for n in names if n != given], {given: fed})
+    values = dict(zip([n for n in names if n != given], made, strict=True))
+    return [np.asarray(values.get(name, fed)) for name in names]
 
 
 def _features(value: Any) -> int:

@@ -35,7 +35,7 @@ def prescale(path: Path, low: Any, high: Any) -> tuple[Any, Any]:
     import onnx
 
     model = onnx.load(str(path))
-    found = list(_comparisons(model.graph))
+    found = list(_comparisons(model.graph, len(low)))
     if not found or None in found:
         return np.zeros(len(low)), np.ones(len(low))
     half = np.maximum((high - low) / 2, 2.0**-40)
@@ -52,14 +52,12 @@ def prescale(path: Path, low: Any, high: Any) -> tuple[Any, Any]:
     return offset, scale
 
 
-def _comparisons(graph: Any) -> Iterator[Any]:
+def _comparisons(graph: Any, features: int) -> Iterator[Any]:
     """Yield (comparison, one-hot selection, thresholds), or None for any other use."""
-    from onnx import numpy_helper
-
-    weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    weights = _constants(graph)
     for pick in _users(graph, input_name(graph)):
-        select = weights.get(pick.input[1]) if pick.op_type == "MatMul" else None
-        if select is None or not _selects(select):
+        select = _selection(pick, weights, features)
+        if select is None:
             yield None
             return
         for node in _users(graph, pick.output[0]):
@@ -69,7 +67,30 @@ def _comparisons(graph: Any) -> Iterator[Any]:
             if threshold is None:
                 yield None
                 return
-            yield node, select.astype(np.float64), threshold.astype(np.float64)
+            yield node, select, threshold.astype(np.float64)
+
+
+def _constants(graph: Any) -> dict[str, Any]:
+    from onnx import numpy_helper
+
+    weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value":
+                weights[node.output[0]] = numpy_helper.to_array(attribute.t)
+    return weights
+
+
+def _selection(pick: Any, weights: dict[str, Any], features: int) -> Any:
+    """Return which feature each column is, one-hot; None if it is anything else."""
+    chosen = weights.get(pick.input[1]) if len(pick.input) > 1 else None
+    if chosen is None:
+        return None
+    if pick.op_type == "Gather" and chosen.ndim == 1:
+        by_feature = [a.i for a in pick.attribute if a.name == "axis"] == [1]
+        return np.eye(features)[:, chosen] if by_feature else None
+    is_one_hot = pick.op_type == "MatMul" and _selects(chosen)
+    return chosen.astype(np.float64) if is_one_hot else None
 
 
 def _users(graph: Any, name: str) -> list[Any]:

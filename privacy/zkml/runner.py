@@ -1,11 +1,10 @@
 """The node's side: prove each row of a job, and check every proof before it leaves."""
 
-import tempfile
 from pathlib import Path
 
 from privacy.bundle import Bundle
 from privacy.child import Progress
-from privacy.errors import BackendError, FormatError
+from privacy.errors import FormatError
 from privacy.modes import Mode
 from privacy.runs import RowStore, RunResult
 from privacy.zkml.blobs import (
@@ -20,7 +19,7 @@ from privacy.zkml.blobs import (
 from privacy.zkml.field import dequantize
 from privacy.zkml.memory import check_memory
 from privacy.zkml.params import parse_params
-from privacy.zkml.prove import prove_row
+from privacy.zkml.prove import check_version, prove_row
 from privacy.zkml.system import CircuitFiles, load_backend
 
 
@@ -37,14 +36,7 @@ class Runner:
         """
         self._params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
         self._backend = load_backend(self._params.system)
-        made_by = self._params.system_version
-        if self._backend.version != made_by:
-            msg = (
-                f"the circuit was made by {self._backend.name} {made_by}, "
-                f"{self._backend.version} is installed: install that version or "
-                "publish the model again"
-            )
-            raise BackendError(msg, code="engine-version")
+        check_version(self._backend, self._params)
         names = [n for n in bundle.manifest.files if n.startswith("zkml/")]
         bundle.check_files(names)
         self._files = CircuitFiles(bundle.root / "zkml")
@@ -76,21 +68,20 @@ class Runner:
         quantized = params.circuit_rows(values, salt)
         check_memory(self._memory_bytes)
         proofs: list[Proof] = []
-        with tempfile.TemporaryDirectory() as scratch:  # 0700: witnesses hold inputs
-            for i, row in enumerate(quantized):
-                raw = rows.find(i) if rows else None
-                if raw is None:
-                    raw = proof_to_bytes(self._prove(row, Path(scratch)))
-                    if rows:
-                        rows.keep(i, raw)
-                proofs.append(
-                    proof_from_bytes(
-                        raw,
-                        instances=len(params.instances),
-                        proof_bytes=params.proof_bytes,
-                    )
+        for i, row in enumerate(quantized):
+            raw = rows.find(i) if rows else None
+            if raw is None:
+                raw = proof_to_bytes(self._prove(row))
+                if rows:
+                    rows.keep(i, raw)
+            proofs.append(
+                proof_from_bytes(
+                    raw,
+                    instances=len(params.instances),
+                    proof_bytes=params.proof_bytes,
                 )
-                progress({"stage": "prove", "done": i + 1, "total": len(quantized)})
+            )
+            progress({"stage": "prove", "done": i + 1, "total": len(quantized)})
         bits = params.output_scale_bits
         shown = [params.outputs_of(p.instances) for p in proofs]
         outputs = [dequantize(values, scale_bits=bits) for values in shown]
@@ -98,6 +89,6 @@ class Runner:
         evidence = Evidence(self._model_sha256, insecure, tuple(proofs))
         return RunResult(make_outputs(outputs), make_evidence(evidence), "proof")
 
-    def _prove(self, row: list[int], scratch: Path) -> Proof:
+    def _prove(self, row: list[int]) -> Proof:
         bits = self._params.input_scale_bits
-        return prove_row(self._backend, self._files, row, scratch, scale_bits=bits)
+        return prove_row(self._backend, self._files, row, scale_bits=bits)

@@ -21,40 +21,44 @@ class CircuitFiles:
 
     root: Path
 
+    def path(self, name: str) -> Path:
+        """Return where a file lies."""
+        return self.root / name
+
     @property
     def network(self) -> Path:
         """The compiled circuit."""
-        return self.root / "network.ezkl"
+        return self.path("network.ezkl")
 
     @property
     def onnx(self) -> Path:
         """The model as it was published, for audits."""
-        return self.root / "model.onnx"
+        return self.path("model.onnx")
 
     @property
     def settings(self) -> Path:
         """What the circuit was compiled with; bound by its digest alone."""
-        return self.root / "settings.json"
+        return self.path("settings.json")
 
     @property
     def proving_key(self) -> Path:
         """The proving key."""
-        return self.root / "pk.key"
+        return self.path("pk.key")
 
     @property
     def verifying_key(self) -> Path:
         """The verifying key."""
-        return self.root / "vk.key"
+        return self.path("vk.key")
 
     @property
     def srs(self) -> Path:
         """The SRS, as large as the circuit."""
-        return self.root / "kzg.srs"
+        return self.path("kzg.srs")
 
     @property
     def verifier_srs(self) -> Path:
         """The few points of the same SRS that verification needs."""
-        return self.root / "verifier.srs"
+        return self.path("verifier.srs")
 
 
 @dataclass(frozen=True, slots=True)

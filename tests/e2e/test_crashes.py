@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_kills_lose_no_job_and_finish_each_once(fragile, diagnosis, tmp_path, ki
             receipts.add(sha256_hex(receipt))
             check_answer(api, job, session, prepared, diagnosis)
         listed = api.get("/v1/jobs", params={"limit": 100}).json()["jobs"]
-    assert len(receipts) == len(accepted) == len(listed) == 3 * kills
+    assert len(receipts) == len(accepted) == len(listed) == len(Mode) * kills
 
 
 def check_answer(api, job, session, prepared, model):
@@ -195,20 +196,48 @@ def test_cancelling_a_running_job_frees_the_worker(fragile, diagnosis):
         assert done["status"] == "succeeded"
 
 
+def enclaves_of(folder):
+    """Return the enclaves that run in a test's folder."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "privacy.tee.enclave" in (line := " ".join(process.info["cmdline"] or []))
+        and str(folder) in line
+    ]
+
+
 def test_an_enclave_that_died_is_attested_anew(fragile, diagnosis, tmp_path):
+    """It is killed between two jobs, and then while it works on one."""
+    stages, killed = [], []
+
+    def kill_while_it_works(report):
+        stages.append(report["stage"])
+        if report["stage"] != "run" or killed or len(receipts) < 2:
+            return
+        (process,) = enclaves_of(tmp_path)
+        killed.append(process.pid)
+        process.suspend()  # the job reaches it and gets no further
+        threading.Timer(1.0, process.kill).start()
+
+    receipts = []
     with Client(
         fragile.base_url,
         api_key=fragile.admin_key,
         home=tmp_path / "home",
         allow_simulated=True,
         allow_insecure_srs=True,
+        notify=kill_while_it_works,
     ) as client:
-        rows = diagnosis.rows[:1].tolist()
-        first = client.infer(diagnosis.name, rows, mode="tee")
-        for process in psutil.process_iter(["cmdline"]):
-            line = " ".join(process.info["cmdline"] or [])
-            if "privacy.tee.enclave" in line and str(tmp_path) in line:
-                process.kill()
-        second = client.infer(diagnosis.name, rows, mode="tee")
-    assert second.rows == first.rows
-    assert Path(second.receipt) != Path(first.receipt)
+        for _ in range(3):
+            answer = client.infer(
+                diagnosis.name, diagnosis.rows[:1].tolist(), mode="tee"
+            )
+            receipts.append((Path(answer.receipt), answer.rows))
+            if len(receipts) == 1:
+                for process in enclaves_of(tmp_path):
+                    process.kill()
+    assert len({path for path, _ in receipts}) == 3
+    assert all(rows == receipts[0][1] for _, rows in receipts)
+    assert len(killed) == 1
+    assert "the enclave was replaced: attest the new one" in stages
+    assert stages.count("attest the enclave") >= 4

@@ -21,7 +21,7 @@ from privacy.errors import (
     VerificationError,
 )
 
-MODES = ("fhe", "zkml", "tee")
+MODES = ("fhe", "zkml", "tee", "tee+zkml")
 
 
 @pytest.fixture(scope="module")

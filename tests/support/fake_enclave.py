@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+from privacy.child import Progress
 from privacy.errors import FormatError, UnavailableError
+from privacy.modes import Mode
 from privacy.runs import RunResult
 
 
@@ -23,7 +25,13 @@ class FakeEnclave:
 
     @classmethod
     def start(
-        cls, model_dir: Path, run_dir: Path, *, model_sha256: str
+        cls,
+        model_dir: Path,
+        run_dir: Path,
+        *,
+        model_sha256: str,
+        source: object,
+        limits: object,
     ) -> "FakeEnclave":
         assert (model_dir / "model.onnx").is_file()
         with cls._lock:
@@ -32,14 +40,21 @@ class FakeEnclave:
         return enclave
 
     @classmethod
-    def attach(cls, run_dir: Path) -> "FakeEnclave | None":
+    def attach(
+        cls, run_dir: Path, *, source: object, limits: object
+    ) -> "FakeEnclave | None":
         enclave = cls.living.get(str(run_dir))
         return enclave if enclave and enclave.alive else None
 
     def evidence(self, nonce: bytes) -> bytes:
         return json.dumps({"nonce": nonce.hex(), "model": self.model_sha256}).encode()
 
-    def infer(self, sealed: bytes, *, timeout_s: float) -> RunResult:
+    def unseal(self, release: bytes) -> None:
+        raise FormatError("nothing is sealed here", code="not-sealed")
+
+    def infer(
+        self, sealed: bytes, *, timeout_s: float, progress: Progress
+    ) -> RunResult:
         order = json.loads(sealed)
         match order["do"]:
             case "refuse":
@@ -59,5 +74,5 @@ class FakeEnclave:
         self.stopped = True
 
 
-def fake_enclave() -> type[FakeEnclave]:
+def fake_enclave(_mode: Mode) -> type[FakeEnclave]:
     return FakeEnclave

@@ -57,7 +57,7 @@ def write_bundle(
                 },
             ),
             "zkml": ModePart(available=True),
-            "tee": ModePart(available=True, params={"simulated": True}),
+            "tee": ModePart(available=True),
         },
         files=list_files(root, frozenset({"fhe/client.json", "zkml/vk.key"})),
         published_at=published_at,

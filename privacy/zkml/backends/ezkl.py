@@ -11,7 +11,6 @@ import contextlib
 import importlib.metadata
 import inspect
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from privacy.errors import (
 )
 from privacy.zkml.blobs import Proof
 from privacy.zkml.field import MODULUS
+from privacy.zkml.scratch import memory_file
 from privacy.zkml.system import (
     CircuitChoice,
     CircuitFacts,
@@ -53,6 +53,7 @@ _WORDS = {
     "KZGCommit": "committed",
 }
 _POINT_BYTES = 64
+_NO_LOOP = "no running event loop"
 
 
 class Backend:
@@ -166,25 +167,23 @@ class Backend:
 
     def prove(self, files: CircuitFiles, witness: Witness) -> Proof:
         """Return a proof; it may be invalid, so verify it."""
-        out = witness.path.with_suffix(".proof")
-        _call(
-            "prove",
-            ezkl.prove,
-            str(witness.path),
-            str(files.network),
-            str(files.proving_key),
-            str(out),
-            str(files.srs),
-        )
-        made = json.loads(out.read_text())
-        out.unlink()
+        with memory_file() as out:
+            _call(
+                "prove",
+                ezkl.prove,
+                str(witness.path),
+                str(files.network),
+                str(files.proving_key),
+                str(out),
+                str(files.srs),
+            )
+            made = json.loads(out.read_text())
         instances = [_from_le(f) for column in made["instances"] for f in column]
         return Proof(tuple(instances), bytes(made["proof"]))
 
     def verify(self, files: CircuitFiles, proof: Proof) -> None:
         """Check that a proof is valid for its instances, whatever they are."""
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "proof.json"
+        with memory_file() as path:
             path.write_text(json.dumps(_proof_file(proof)))
             try:
                 valid = _call(
@@ -266,7 +265,12 @@ def _call(
         return await result if inspect.isawaitable(result) else result
 
     try:
-        return asyncio.run(go())
+        try:
+            return function(*args, **options)
+        except RuntimeError as exc:
+            if _NO_LOOP not in str(exc):
+                raise
+        return asyncio.run(go())  # only now: a sandboxed process cannot have a loop
     except Exception as exc:
         if any(words in str(exc) for words in refusal):
             raise _RefusedError from None
@@ -312,23 +316,21 @@ def _run_args(choice: CircuitChoice, visibility: Visibility) -> Any:
 def _witness(
     files: CircuitFiles, row: Sequence[int], out: Path, *, scale_bits: int
 ) -> Json:
-    data = out.with_suffix(".input")
-    data.write_text(json.dumps({"input_data": [_reals(row, scale_bits)]}))
-    try:
-        made: Json = _call(
-            "run the row",
-            ezkl.gen_witness,
-            str(data),
-            str(files.network),
-            str(out),
-            None,
-            None,
-            refusal=_WITNESS_REFUSALS,
-        )
-    except _RefusedError:
-        raise _out_of_range() from None
-    finally:
-        data.unlink()
+    with memory_file() as data:
+        data.write_text(json.dumps({"input_data": [_reals(row, scale_bits)]}))
+        try:
+            made: Json = _call(
+                "run the row",
+                ezkl.gen_witness,
+                str(data),
+                str(files.network),
+                str(out),
+                None,
+                None,
+                refusal=_WITNESS_REFUSALS,
+            )
+        except _RefusedError:
+            raise _out_of_range() from None
     return made
 
 

@@ -152,7 +152,7 @@ def handler() -> Handler:
         if request["row"] is not None:
             progress({"stage": "prove"})
             made = prove_row(
-                backend, files, request["row"], out, scale_bits=request["scale_bits"]
+                backend, files, request["row"], scale_bits=request["scale_bits"]
             )
             proof = made.to_json()
         return {"proof": proof}

@@ -16,6 +16,9 @@ from privacy.zkml.system import CircuitChoice, ProofSystem, Visibility
 
 MULTIPLIERS = (1, 10)
 """Cut scales back at every step, or as late as can be: nets need the second."""
+BETWEEN = 3
+"""For deep nets, whose values would grow too far: each digit is paid for everywhere."""
+FAR_BITS = 36
 
 _PRIVATE = Visibility(input="private", params="fixed")
 """Numbers do not depend on it, and a hash would cost time."""

@@ -26,6 +26,8 @@ from privacy.zkml.tune.cost import Cost, estimate, expected_gas, fits
 from privacy.zkml.tune.layout import Candidate, lay_out
 from privacy.zkml.tune.machine import remember_speed, speed
 from privacy.zkml.tune.numbers import (
+    BETWEEN,
+    FAR_BITS,
     MOST_BITS,
     MULTIPLIERS,
     Numbers,
@@ -163,8 +165,9 @@ def _fixed(search: _Search, choices: Sequence[CircuitChoice]) -> list[Candidate]
 
 def _ranked(search: _Search, grade: Grade) -> list[Candidate]:
     found: list[Candidate] = []
-    for i, multiplier in enumerate(MULTIPLIERS):
-        search.progress({"stage": "find scales", "done": i, "total": len(MULTIPLIERS)})
+    multipliers = list(MULTIPLIERS)
+    for i, multiplier in enumerate(multipliers):
+        search.progress({"stage": "find scales", "done": i, "total": len(multipliers)})
         try:
             numbers = needed(
                 search.backend, search.model, multiplier, grade, search.fresh
@@ -173,6 +176,8 @@ def _ranked(search: _Search, grade: Grade) -> list[Candidate]:
             unless_panicked(exc)
             search.reasons.setdefault(exc.message, exc.message)
             continue
+        if multiplier > BETWEEN and numbers.reach_bits > FAR_BITS:
+            multipliers.append(BETWEEN)
         search.progress({"stage": "lay out circuits"})
         found += _lay_out(search, numbers)
     return _sorted(search, found)
@@ -315,7 +320,7 @@ def _prove(search: _Search, circuit: Circuit, cost: Cost) -> Tried:
     bits = circuit.facts.input_scale_bits
     (row,) = circuit.inputs(search.model.held[:1])
     wall, cpu = time.perf_counter(), time.process_time()
-    proof = prove_row(backend, files, row, files.root, scale_bits=bits)
+    proof = prove_row(backend, files, row, scale_bits=bits)
     prove_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
     remember_speed(expected_s=cost.prove_s / speed(), took_s=prove_s)
     return Tried(circuit, cost, prove_s, cpu_s, len(proof.proof))

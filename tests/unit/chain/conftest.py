@@ -53,8 +53,6 @@ def bundle(linear: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:  # 
     shutil.copy(linear.folder / "model.onnx", model)
     params = {
         "measurements": measure(model).as_dict(),
-        "format": "tdx-v4",
-        "simulated": True,
     }
     public = frozenset(n for n, e in made.manifest.files.items() if e.public)
     manifest = replace(

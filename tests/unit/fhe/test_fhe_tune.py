@@ -266,7 +266,7 @@ def test_a_linear_model_is_tuned_over_concrete_mls_bits(linear, publisher, tmp_p
 @pytest.mark.filterwarnings("ignore:Using len to get tensor shape")
 def test_trees_are_tuned_over_bins_and_sums(forest, publisher, tmp_path):
     ensemble = ensemble_of(joblib.load(forest.request.estimator))
-    module = tree_module(ensemble, 30)
+    module = tree_module(ensemble)
     options = {"tune": "balanced", "splits": "revealed", "engine_rows": 2}
     params = tuned_by(publisher, forest.request, tmp_path, module, **options)
     report = params["tuned"]

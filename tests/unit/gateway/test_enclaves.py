@@ -32,7 +32,9 @@ def _play(
     folder: Path, scenario: Callable[[Enclaves], Awaitable[Any]], *, close: bool = True
 ) -> Any:
     async def play() -> Any:
-        enclaves = Enclaves(folder / "run", FAKE_ENGINES, size=2, time_limit_s=5)
+        enclaves = Enclaves(
+            Mode.TEE, folder / "run", FAKE_ENGINES, size=2, time_limit_s=5
+        )
         try:
             return await scenario(enclaves)
         finally:
@@ -114,7 +116,7 @@ def test_a_refusal_of_the_enclave_is_passed_on(tmp_path: Path):
 def test_an_enclave_over_the_time_limit_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def too_slow(self: FakeEnclave, sealed: bytes, *, timeout_s: float) -> RunResult:
+    def too_slow(self: FakeEnclave, sealed: bytes, **_: object) -> RunResult:
         raise LimitError("no answer", code="time-limit")
 
     monkeypatch.setattr(FakeEnclave, "infer", too_slow)
@@ -166,15 +168,37 @@ def test_an_enclave_that_dies_as_it_is_asked_is_replaced_at_once(
     assert FakeEnclave.starts == before + 2
 
 
+def test_an_enclave_outlives_what_makes_its_evidence_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def busy(self: FakeEnclave, nonce: bytes) -> bytes:
+        raise UnavailableError("the host is busy", code="tsm-timeout")
+
+    bundle, before = write_bundle(tmp_path), FakeEnclave.starts
+
+    async def scenario(enclaves: Enclaves) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(FakeEnclave, "evidence", busy)
+            with pytest.raises(UnavailableError) as caught:
+                await enclaves.evidence(bundle, NONCE)
+            assert caught.value.code == "tsm-timeout"
+        await enclaves.evidence(bundle, NONCE)
+
+    _play(tmp_path, scenario)
+    assert FakeEnclave.starts == before + 1
+
+
 def test_an_enclave_that_starts_slowly_holds_up_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     quick, slow = write_bundle(tmp_path), write_bundle(tmp_path, name="slow")
     go_on, real = threading.Event(), FakeEnclave.start
 
-    def start(model_dir: Path, run_dir: Path, *, model_sha256: str) -> FakeEnclave:
+    def start(
+        model_dir: Path, run_dir: Path, *, model_sha256: str, **options: Any
+    ) -> FakeEnclave:
         assert model_sha256 != slow.sha256 or go_on.wait(30)
-        return real(model_dir, run_dir, model_sha256=model_sha256)
+        return real(model_dir, run_dir, model_sha256=model_sha256, **options)
 
     monkeypatch.setattr(FakeEnclave, "start", start)
 

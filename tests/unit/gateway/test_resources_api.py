@@ -138,7 +138,7 @@ def test_the_node_shows_what_it_can_do(api: Api):
     assert node["name"] == "local"
     assert node["cpus"] >= 1
     assert node["memory_bytes"] > 1 << 28
-    assert set(node["modes"]) == {"fhe", "zkml", "tee"}
+    assert set(node["modes"]) == {"fhe", "zkml", "tee", "tee+zkml"}
     assert node["modes"]["zkml"]["workers"] == 2
 
 

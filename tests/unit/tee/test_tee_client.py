@@ -1,6 +1,6 @@
 """The data owner accepts an answer only from the enclave it checked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 from lying_attester import LyingTdxAttester
 from tee_models import MODEL_SHA256, WEIGHTS, linear_model
 
-from privacy.encoding import b64url, canonical_json, parse_object, sha256_hex
+from privacy.encoding import b64url, canonical_json, pack, parse_object, sha256_hex
 from privacy.errors import (
     AppraisalError,
     CannotVerifyError,
@@ -26,8 +26,10 @@ from privacy.tee.client import (
 from privacy.tee.enclave import Enclave
 from privacy.tee.engine import Engine
 from privacy.tee.evidence import parse_evidence
+from privacy.tee.kem import CLASSIC, HYBRID, choose, supported
 from privacy.tee.measure import measure_loaded
 from privacy.tee.parse import parse_tdx_quote
+from privacy.tee.seal import parse_sealed, seal_input
 from privacy.tee.simulated_collateral import (
     Defects,
     simulated_collateral,
@@ -42,20 +44,29 @@ ROWS = np.array([[1.0, 2.0, 3.0], [-1.0, 0.5, 0.0]])
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
 
-def make_enclave(attester=None, *, model=MODEL, model_sha256=MODEL_SHA256):
+def make_enclave(attester=None, *, model=MODEL, model_sha256=MODEL_SHA256, kems=None):
     """Return what the enclave process answers with, here, without the process."""
     measured = measure_loaded(model)
     attester = attester or SimulatedTdxAttester()
-    return Enclave(Engine(model), attester, measured, model_sha256=model_sha256)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("privacy.tee.enclave.supported", lambda: kems or supported())
+        return Enclave(Engine(model), attester, measured, model_sha256=model_sha256)
 
 
-def make_session(*, allow_simulated=True, reference=REFERENCE, collateral=NOTHING):
+def make_session(
+    *,
+    allow_simulated=True,
+    reference=REFERENCE,
+    collateral=NOTHING,
+    require_hybrid=False,
+):
     return TeeSession(
         model_sha256=MODEL_SHA256,
         reference=reference,
         columns=3,
         collateral=collateral,
         allow_simulated=allow_simulated,
+        require_hybrid=require_hybrid,
     )
 
 
@@ -95,7 +106,7 @@ def test_honest_evidence_is_accepted_and_says_what_it_is_worth(enclave):
     result = session.check_evidence(enclave.evidence(session.nonce), now=NOW)
     assert result.simulated
     assert (result.tcb_status, result.advisories) == ("UpToDate", ())
-    assert result.measurements.as_dict() == REFERENCE
+    assert result.measurements.as_dict() | {"rtmr3": "00" * 48} == REFERENCE
 
 
 @dataclass(frozen=True)
@@ -185,10 +196,28 @@ def test_evidence_for_another_nonce_under_the_right_name_is_refused(enclave):
     assert_code("report-data-mismatch", AppraisalError, check, evidence, now=NOW)
 
 
-@pytest.mark.parametrize("name", ["hpke_public_key", "signing_public_key"])
-def test_evidence_with_a_swapped_key_is_refused(enclave, name):
+@pytest.mark.parametrize(
+    "swapped",
+    [
+        {"signing_public_key": b64url(bytes(32))},
+        {"hpke_public_keys": {CLASSIC: b64url(bytes(32))}},
+        {"hpke_public_keys": {CLASSIC: b64url(bytes(32)), HYBRID: b64url(bytes(1216))}},
+    ],
+)
+def test_evidence_with_a_swapped_key_is_refused(enclave, swapped):
     session = make_session()
-    evidence = changed(enclave.evidence(session.nonce), **{name: b64url(bytes(32))})
+    evidence = changed(enclave.evidence(session.nonce), **swapped)
+    check = session.check_evidence
+    assert_code("report-data-mismatch", AppraisalError, check, evidence, now=NOW)
+
+
+def test_evidence_without_the_better_of_its_keys_is_refused(enclave):
+    """Who sits between cannot make the client seal with X25519 alone."""
+    session = make_session()
+    evidence = enclave.evidence(session.nonce)
+    keys = parse_object(evidence, what="evidence")["hpke_public_keys"]
+    assert set(keys) == {HYBRID, CLASSIC}
+    evidence = changed(evidence, hpke_public_keys={CLASSIC: keys[CLASSIC]})
     check = session.check_evidence
     assert_code("report-data-mismatch", AppraisalError, check, evidence, now=NOW)
 
@@ -205,7 +234,7 @@ def test_an_enclave_with_another_model_under_the_right_name_is_refused():
     other = make_enclave(model=linear_model(WEIGHTS * 2))
     evidence = other.evidence(session.nonce)
     check = session.check_evidence
-    assert_code("rtmr2-mismatch", AppraisalError, check, evidence, now=NOW)
+    assert_code("measurement-mismatch", AppraisalError, check, evidence, now=NOW)
 
 
 @pytest.mark.parametrize("name", ["mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3"])
@@ -214,7 +243,37 @@ def test_an_enclave_with_another_register_is_refused(name):
     lying = make_enclave(LyingTdxAttester(report={name: b"\xff" * 48}))
     check = session.check_evidence
     evidence = lying.evidence(session.nonce)
-    assert_code(f"{name}-mismatch", AppraisalError, check, evidence, now=NOW)
+    with pytest.raises(AppraisalError) as caught:
+        check(evidence, now=NOW)
+    assert caught.value.code == "measurement-mismatch"
+    assert [c.name for c in caught.value.checks if not c.ok] == [name]
+
+
+def test_an_event_log_that_does_not_replay_is_refused(enclave):
+    session = make_session()
+    evidence = enclave.evidence(session.nonce)
+    log = parse_object(evidence, what="evidence")["event_log"]
+    check = session.check_evidence
+    for other in ([], log[:1], log[::-1], [*log, log[0]]):
+        lying = changed(evidence, event_log=other)
+        assert_code("measurement-mismatch", AppraisalError, check, lying, now=NOW)
+
+
+def test_an_event_log_that_tells_of_another_start_is_refused(enclave):
+    session = make_session()
+    check = session.check_evidence
+    honest = enclave._log.events
+    for events in (
+        (),
+        honest[:1],
+        honest[1:],
+        (*honest, honest[0]),
+        (replace(honest[0], detail={"sha256": "00" * 32}), honest[1]),
+        (honest[0], replace(honest[1], detail={"model_sha256": MODEL_SHA256})),
+    ):
+        enclave._log._events = events
+        lying = enclave.evidence(session.nonce)
+        assert_code("event-log-mismatch", AppraisalError, check, lying, now=NOW)
 
 
 def test_a_debug_enclave_is_refused():
@@ -253,7 +312,7 @@ def test_real_evidence_is_held_against_the_hardware_root(vectors, enclave):
     with pytest.raises(AppraisalError) as caught:
         session.check_evidence(evidence, now=NOW)
     by_name = {check.name: check for check in caught.value.checks}
-    assert by_name["origin"].ok
+    assert by_name["root"].ok
     assert by_name["debug"].ok
     assert not by_name["report-data"].ok
 
@@ -271,6 +330,33 @@ def test_a_session_opens_the_answers_to_all_its_inputs(enclave, session):
         output, evidence = enclave.infer(sealed)
         outputs = session.open(output, evidence, sealed=sealed, now=NOW)
         np.testing.assert_allclose(outputs, rows @ WEIGHTS, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kem", [HYBRID, CLASSIC])
+def test_an_enclave_without_ml_kem_answers_unless_the_hybrid_is_required(kem):
+    enclave = make_enclave(kems=[kem])
+    session, strict = make_session(), make_session(require_hybrid=True)
+    for one in (session, strict):
+        one.check_evidence(enclave.evidence(one.nonce), now=NOW)
+    output, evidence = enclave.infer(session.seal(ROWS))
+    assert session.kem == kem
+    assert session.open(output, evidence, now=NOW).shape == (2, 2)
+    if kem == CLASSIC:
+        assert_code("kem-refused", VerificationError, strict.seal, ROWS)
+    else:
+        assert enclave.infer(strict.seal(ROWS))
+
+
+def test_a_job_name_used_for_another_input_is_refused(enclave, session):
+    first = parse_sealed(session.seal(ROWS))
+    key = choose(parse_evidence(enclave.evidence(session.nonce)).hpke_public_keys)
+    enclave.infer(sealed := session.seal(ROWS))
+    purpose = parse_sealed(sealed).purpose(MODEL_SHA256)
+    again = seal_input([[0.0] * 3], columns=3, key=key, purpose=purpose, reply_key=key)
+    assert_code("job-reused", FormatError, enclave.infer, again)
+    enclave.infer(sealed)  # a gateway repeats it after a crash
+    moved = pack([first.key_id, first.nonce, purpose.job, first.ciphertext])
+    assert_code("job-reused", FormatError, enclave.infer, moved)
 
 
 def test_an_answer_to_another_input_of_the_session_is_refused(enclave, session):
@@ -314,7 +400,7 @@ def test_an_answer_without_a_statement_is_refused(enclave, session):
 def test_an_answer_vouched_for_by_another_honest_enclave_is_refused(enclave, session):
     """The same code and model elsewhere: genuine, but not the one that was checked."""
     other = make_enclave()
-    other._hpke_key = enclave._hpke_key
+    other._hpke_keys = enclave._hpke_keys
     output, evidence = other.infer(session.seal(ROWS))
     opened = session.open
     assert_code("enclave-changed", VerificationError, opened, output, evidence, now=NOW)
@@ -324,7 +410,7 @@ def test_an_answer_with_a_row_too_few_is_refused(enclave, session):
     honest = enclave._engine
 
     class Lazy:
-        columns = honest.columns
+        columns, providers = honest.columns, honest.providers
 
         def run(self, rows):
             return honest.run(rows)[1:]

@@ -12,13 +12,15 @@ from privacy.encoding import canonical_json, pack, parse_object, unpack
 from privacy.errors import FormatError, VerificationError
 from privacy.fixed_point import MODULUS
 from privacy.onchain import HASHED, Question, Terms, terms_of
-from privacy.tee.client import TeeSession, check_evidence, new_nonce
+from privacy.tee.client import TeeSession, check_evidence, new_job, new_nonce
 from privacy.tee.contract import parse_answer, seal_for_contract, with_order
 from privacy.tee.enclave import Enclave
 from privacy.tee.engine import Engine
 from privacy.tee.evidence import parse_evidence
 from privacy.tee.host import Enclave as HostedEnclave
+from privacy.tee.kem import choose
 from privacy.tee.measure import measure_loaded
+from privacy.tee.seal import Purpose
 from privacy.tee.simulator import SimulatedTdxAttester
 
 MODEL = linear_model()
@@ -53,9 +55,8 @@ def seal(enclave, row=ROW, **changes):
     shown = parse_evidence(enclave.evidence(bytes(32)))
     options = {
         "salt": SALT,
-        "enclave_key": shown.hpke_public_key,
-        "nonce": bytes(32),
-        "model_sha256": MODEL_SHA256,
+        "key": choose(shown.hpke_public_keys),
+        "purpose": Purpose(MODEL_SHA256, bytes(32), new_job()),
         "chain_id": CHAIN_ID,
         "coordinator": COORDINATOR,
         **changes,
@@ -234,9 +235,8 @@ def test_an_enclave_process_reads_its_manifest_and_answers(published, start_encl
     sealed = seal_for_contract(
         ROW,
         salt=SALT,
-        enclave_key=shown.hpke_public_key,
-        nonce=nonce,
-        model_sha256=published.sha256,
+        key=choose(shown.hpke_public_keys),
+        purpose=Purpose(published.sha256, nonce, new_job()),
         chain_id=CHAIN_ID,
         coordinator=COORDINATOR,
     )

@@ -8,25 +8,41 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privacy.encoding import canonical_json, parse_object
+from privacy.encoding import b64url, canonical_json, parse_object
 from privacy.errors import FormatError, VerificationError
-from privacy.tee.evidence import Evidence, Statement, parse_evidence, report_data
+from privacy.tee.composite import Device, devices_to_bytes
+from privacy.tee.evidence import Evidence, Statement, parse_evidence
+from privacy.tee.kem import CLASSIC, HYBRID, KemPublicKey
+from privacy.tee.runtime_log import RuntimeEvent
 
 KEY = Ed25519PrivateKey.generate()
-STATEMENT = Statement("ab" * 32, bytes(32), "cd" * 32, "ef" * 32, simulated=True)
+STATEMENT = Statement(
+    "ab" * 32, bytes(32), bytes(32), "cd" * 32, "ef" * 32, simulated=True
+)
 SHOWN = Evidence(
     format="tdx-v4",
     quote=b"quote",
-    hpke_public_key=bytes(range(32)),
+    hpke_public_keys=(
+        KemPublicKey(HYBRID, bytes(1216)),
+        KemPublicKey(CLASSIC, bytes(range(32))),
+    ),
     signing_public_key=KEY.public_key().public_bytes_raw(),
     nonce=bytes(32),
     model_sha256="ab" * 32,
+    event_log=(RuntimeEvent("keys", {"hpke": "00"}),),
 )
+DEVICES = devices_to_bytes([Device(b"report", (b"leaf", b"root"))])
 JOB = replace(SHOWN, statement=STATEMENT, signature=STATEMENT.sign(KEY))
 
 
 @pytest.mark.parametrize(
-    "evidence", [SHOWN, JOB, replace(SHOWN, chain_public_key=bytes(64))]
+    "evidence",
+    [
+        SHOWN,
+        JOB,
+        replace(SHOWN, chain_public_key=bytes(64)),
+        replace(SHOWN, event_log=(), device_evidence=DEVICES),
+    ],
 )
 def test_evidence_survives_the_wire(evidence):
     assert parse_evidence(evidence.to_bytes()) == evidence
@@ -47,7 +63,20 @@ def test_evidence_refuses_missing_members(evidence):
         {"extra": 1},
         {"quote": 7},
         {"quote": "a b"},
-        {"hpke_public_key": "AAAA"},
+        {"hpke_public_keys": {}},
+        {"hpke_public_keys": [b64url(bytes(32))]},
+        {"hpke_public_keys": {CLASSIC: "AAAA"}},
+        {"hpke_public_keys": {CLASSIC: b64url(bytes(1216))}},
+        {"hpke_public_keys": {"P256": b64url(bytes(65))}},
+        {"event_log": "none"},
+        {"event_log": [{"event": "keys"}]},
+        {"event_log": [{"event": "other", "detail": {}}]},
+        {"event_log": [{"event": ["keys"], "detail": {}}]},
+        {"event_log": [{"event": "keys", "detail": {"a": 1}}]},
+        {"event_log": [{"event": "keys", "detail": {"a": "b" * 257}}]},
+        {"event_log": [{"event": "keys", "detail": {}}] * 65},
+        {"device_evidence": b64url(b"{}")},
+        {"device_evidence": b64url(b'{"devices":[]}')},
         {"signing_public_key": "AAAA"},
         {"chain_public_key": "AAAA"},
         {"signature": "AAAA"},
@@ -58,6 +87,7 @@ def test_evidence_refuses_missing_members(evidence):
         {"statement": {**STATEMENT.as_dict(), "domain": "another"}},
         {"statement": {**STATEMENT.as_dict(), "simulated": "yes"}},
         {"statement": {**STATEMENT.as_dict(), "input_sha256": "short"}},
+        {"statement": {**STATEMENT.as_dict(), "job": "AAAA"}},
     ],
 )
 def test_evidence_refuses_members_that_are_not_what_they_should_be(change):
@@ -83,21 +113,40 @@ def test_any_splice_of_evidence_parses_or_is_a_format_error(data):
 
 
 def test_report_data_depends_on_every_part():
-    parts = (bytes(32), bytes(32), bytes(32), bytes(64), "00" * 32)
-    seen = {report_data(*parts)}
-    for i, part in enumerate(parts):
-        changed = [*parts]
-        changed[i] = b"\1" + part[1:] if isinstance(part, bytes) else "01" + part[2:]
-        seen.add(report_data(*changed))
-    assert len(seen) == 6
+    classic, hybrid = SHOWN.hpke_public_keys[::-1]
+    changes = [
+        {},
+        {"nonce": b"\1" * 32},
+        {"hpke_public_keys": (classic,)},
+        {"hpke_public_keys": (hybrid,)},
+        {"hpke_public_keys": (hybrid, KemPublicKey(CLASSIC, bytes(32)))},
+        {"signing_public_key": bytes(32)},
+        {"chain_public_key": b"\1" * 64},
+        {"model_sha256": "01" * 32},
+        {"event_log": ()},
+        {"event_log": SHOWN.event_log * 2},
+        {"device_evidence": DEVICES},
+        {"device_evidence": devices_to_bytes([Device(b"another", (b"leaf",))])},
+    ]
+    seen = {replace(SHOWN, **change).report_data for change in changes}
+    assert len(seen) == len(changes)
     assert {len(value) for value in seen} == {64}
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
 def test_report_data_refuses_a_nonce_that_is_not_32_bytes(size):
     with pytest.raises(FormatError) as caught:
-        report_data(bytes(size), bytes(32), bytes(32), b"", "00" * 32)
+        _ = replace(SHOWN, nonce=bytes(size)).report_data
     assert caught.value.code == "bad-nonce"
+
+
+def test_evidence_of_another_version_says_so():
+    value = parse_object(JOB.to_bytes(), what="evidence")
+    old = {name: part for name, part in value.items() if name != "version"}
+    for changed in (old, {**value, "version": 4}, {**value, "version": "3"}):
+        with pytest.raises(FormatError, match="update the older") as caught:
+            parse_evidence(canonical_json(changed))
+        assert caught.value.code == "evidence-version"
 
 
 def test_a_signed_statement_holds():
@@ -109,6 +158,7 @@ def test_a_signed_statement_holds():
     [
         {"model_sha256": "00" * 32},
         {"nonce": b"\1" * 32},
+        {"job": b"\1" * 32},
         {"input_sha256": "00" * 32},
         {"output_sha256": "00" * 32},
         {"simulated": False},

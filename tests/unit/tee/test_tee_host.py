@@ -12,20 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from tee_models import MODEL_SHA256, WEIGHTS, linear_model
 
 from privacy.encoding import pack, sha256_hex
 from privacy.errors import BackendError, FormatError, LimitError, UnavailableError
 from privacy.tee import host
-from privacy.tee.client import TeeSession
+from privacy.tee.client import TeeSession, new_job
 from privacy.tee.evidence import parse_evidence
 from privacy.tee.host import Enclave
+from privacy.tee.kem import HYBRID, KemKey, choose
 from privacy.tee.measure import measure
 from privacy.tee.process import ProcessIdentity, identify
-from privacy.tee.seal import MAX_SEALED_BYTES, seal_input
+from privacy.tee.seal import MAX_SEALED_BYTES, Purpose, seal_input
 
-SOMETHING_SEALED = pack([bytes(32), bytes(32), b"ciphertext"])
+SOMETHING_SEALED = pack([bytes(32), bytes(32), bytes(32), b"ciphertext"])
 ROWS = [[1.0, 2.0, 3.0], [0.5, -1.0, 0.0]]
 
 
@@ -87,15 +87,9 @@ def test_evidence_refuses_a_nonce_that_is_not_32_bytes(shared_enclave):
 
 
 def test_an_input_for_another_enclave_is_refused(shared_enclave):
-    key = X25519PrivateKey.generate().public_key()
-    sealed = seal_input(
-        ROWS,
-        columns=3,
-        enclave_key=key.public_bytes_raw(),
-        nonce=bytes(32),
-        model_sha256=MODEL_SHA256,
-        reply_key=key,
-    )
+    key = KemKey.generate(HYBRID).public
+    purpose = Purpose(MODEL_SHA256, bytes(32), new_job())
+    sealed = seal_input(ROWS, columns=3, key=key, purpose=purpose, reply_key=key)
     with pytest.raises(FormatError) as caught:
         shared_enclave.infer(sealed, timeout_s=10)
     assert caught.value.code == "enclave-gone"
@@ -103,14 +97,9 @@ def test_an_input_for_another_enclave_is_refused(shared_enclave):
 
 def test_an_input_for_another_model_is_refused(shared_enclave):
     shown = parse_evidence(shared_enclave.evidence(bytes(32)))
-    sealed = seal_input(
-        ROWS,
-        columns=3,
-        enclave_key=shown.hpke_public_key,
-        nonce=bytes(32),
-        model_sha256="cd" * 32,
-        reply_key=X25519PrivateKey.generate().public_key(),
-    )
+    key = choose(shown.hpke_public_keys)
+    purpose = Purpose("cd" * 32, bytes(32), new_job())
+    sealed = seal_input(ROWS, columns=3, key=key, purpose=purpose, reply_key=key)
     with pytest.raises(FormatError) as caught:
         shared_enclave.infer(sealed, timeout_s=10)
     assert caught.value.code == "unsealable"

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from privacy.errors import UnavailableError
 from privacy.tee import measure as measuring
 from privacy.tee.host import INTERPRETER, _environment
-from privacy.tee.measure import PACKAGES, measure, measure_loaded, sources
+from privacy.tee.measure import PACKAGES, TEE, measure, measure_loaded, sources
 
 
 def test_measurements_are_reproducible_in_another_process(model_dir):
@@ -70,11 +71,10 @@ def test_mrtd_changes_with_the_interpreter(monkeypatch):
     assert measure_loaded(b"").mrtd != before
 
 
-def test_rtmr0_changes_with_the_sandbox_policy(monkeypatch):
+def test_rtmr0_changes_with_the_sandbox_policy():
     before = measure_loaded(b"").rtmr0
-    changed = {**measuring.SANDBOX, "core_bytes": 1}
-    monkeypatch.setattr(measuring, "SANDBOX", changed)
-    assert measure_loaded(b"").rtmr0 != before
+    changed = replace(TEE, policy={**TEE.policy, "core_bytes": 1})
+    assert measure_loaded(b"", changed).rtmr0 != before
 
 
 class FakeDistribution:
@@ -108,7 +108,7 @@ def rtmr1(monkeypatch, tmp_path):
         fake.version = version
         monkeypatch.setattr(measuring, "_distribution", lambda _: fake)
         measuring._packages.cache_clear()
-        return measuring._packages()
+        return measuring._packages(PACKAGES)
 
     yield make
     measuring._packages.cache_clear()

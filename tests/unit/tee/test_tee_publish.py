@@ -1,12 +1,17 @@
 """Publishing runs the real engine and measures what an enclave will measure."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
 from tee_models import MODEL_SHA256, WEIGHTS, linear_model
 
 from privacy.child import run_in_child
+from privacy.errors import FormatError
 from privacy.publishing import PartRequest
+from privacy.tee.harden import SANDBOX
+from privacy.tee.measure import measure, measure_policy
 
 RNG = np.random.default_rng(7)
 
@@ -48,12 +53,30 @@ def test_publish_measures_what_the_enclave_will_measure(request_for, start_encla
     request, stages = request_for(linear_model()), []
     part = publish(request, stages.append)
     assert part["available"]
-    assert part["params"].keys() == {"measurements", "format", "simulated"}
-    assert part["params"]["format"] == "tdx-v4"
-    assert part["params"]["simulated"] is True
+    assert part["params"].keys() == {"measurements"}
     enclave = start_enclave(model_dir=request.out, model_sha256=MODEL_SHA256)
     assert enclave.info["measurements"] == part["params"]["measurements"]
     assert [p["stage"] for p in stages] == ["load", "run", "measure"]
+
+
+def test_a_publisher_may_allow_a_weaker_sandbox_and_the_manifest_says_so(request_for):
+    request = replace(
+        request_for(linear_model()), options={"allow_weaker_sandbox": ["landlock"]}
+    )
+    params = publish(request)["params"]
+    weaker = measure_policy({**SANDBOX, "landlock": "none"}).hex()
+    usual = measure(request.out / "model.onnx").as_dict()
+    assert params["measurements"] == {**usual, "rtmr0": weaker}
+    assert params["allow_weaker_sandbox"] == ["landlock"]
+
+
+@pytest.mark.parametrize(
+    "options", [{"allow_weaker_sandbox": ["all"]}, {"alow": []}, {"salt": True}]
+)
+def test_publish_refuses_options_that_it_does_not_know(request_for, options):
+    with pytest.raises(FormatError) as caught:
+        publish(replace(request_for(linear_model()), options=options))
+    assert caught.value.code == "bad-options"
 
 
 def test_publish_reports_accuracy_and_cost_of_the_real_engine(request_for):

@@ -1,13 +1,16 @@
 """What is sealed opens for one enclave, one model, one nonce, one job."""
 
+from functools import partial
+
 import pytest
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from privacy.encoding import b64url, canonical_json, pack, unpack
 from privacy.errors import FormatError, VerificationError
 from privacy.runs import MAX_ROWS
 from privacy.tee import seal
+from privacy.tee.kem import CLASSIC, HYBRID, KemKey, KemPublicKey
 from privacy.tee.seal import (
+    Purpose,
     open_answer,
     open_input,
     parse_sealed,
@@ -20,27 +23,28 @@ NONCE = bytes(range(32))
 ROWS = [[1.5, -2.0], [0.0, 3.25]]
 OUTPUTS = [[0.125], [-7.0]]
 
-ENCLAVE = X25519PrivateKey.generate()
-CLIENT = X25519PrivateKey.generate()
+JOB = bytes(range(32, 64))
+PURPOSE = Purpose(MODEL, NONCE, JOB)
+KEMS = (HYBRID, CLASSIC)
+KEYS = {kem: (KemKey.generate(kem), KemKey.generate(kem)) for kem in KEMS}
+ENCLAVE, CLIENT = KEYS[HYBRID]
+BOTH = [enclave for enclave, _ in KEYS.values()]
 
 
-def raw_public(key):
-    return key.public_key().public_bytes_raw()
-
-
-def sealed_bytes(rows=ROWS, *, model=MODEL, nonce=NONCE, enclave=ENCLAVE):
+def sealed_bytes(rows=ROWS, *, purpose=PURPOSE, kem=HYBRID, key=None):
+    enclave, client = KEYS[kem]
     return seal_input(
         rows,
         columns=2,
-        enclave_key=raw_public(enclave),
-        nonce=nonce,
-        model_sha256=model,
-        reply_key=CLIENT.public_key(),
+        key=key or enclave.public,
+        purpose=purpose,
+        reply_key=client.public,
     )
 
 
-def opened(raw, *, key=ENCLAVE, model=MODEL):
-    return open_input(parse_sealed(raw), key, model_sha256=model, columns=2)
+def opened(raw, *, keys=BOTH, model=MODEL, mode="tee"):
+    sealed = parse_sealed(raw)
+    return open_input(sealed, keys, sealed.purpose(model, mode=mode), columns=2)
 
 
 def assert_refused(raw, code, **options):
@@ -50,18 +54,19 @@ def assert_refused(raw, code, **options):
     return caught.value.message
 
 
-def test_the_enclave_opens_what_was_sealed_to_it_again_and_again():
-    raw = sealed_bytes()
+@pytest.mark.parametrize("kem", KEMS)
+def test_the_enclave_opens_what_was_sealed_to_it_again_and_again(kem):
+    raw = sealed_bytes(kem=kem)
     for _ in range(2):
-        assert opened(raw) == (ROWS, raw_public(CLIENT))
+        assert opened(raw) == (ROWS, KEYS[kem][1].public, b"")
 
 
 def test_the_largest_honest_input_opens_and_a_larger_one_is_not_parsed():
     longest = -0.0000012345678901234567  # no canonical number is longer
     rows = [[longest, longest]] * MAX_ROWS
     assert opened(sealed_bytes(rows))[0] == rows
-    key, nonce, ciphertext = unpack(sealed_bytes(rows), what="sealed input")
-    padded = pack([key, nonce, ciphertext + bytes(2000)])
+    *head, ciphertext = unpack(sealed_bytes(rows), what="sealed input")
+    padded = pack([*head, ciphertext + bytes(4000)])
     assert "more bytes than" in assert_refused(padded, "malformed-input")
 
 
@@ -74,19 +79,23 @@ def test_sealed_bytes_do_not_hold_the_rows():
 
 
 def test_an_input_for_another_enclave_says_that_one_is_gone():
-    raw = sealed_bytes(enclave=X25519PrivateKey.generate())
+    raw = sealed_bytes(key=KemKey.generate(HYBRID).public)
     assert "ask for new evidence" in assert_refused(raw, "enclave-gone")
 
 
-def test_an_input_for_another_model_nonce_or_changed_gives_one_message():
+def test_an_input_for_another_purpose_or_changed_gives_one_message():
     raw = sealed_bytes()
-    key, nonce, ciphertext = unpack(raw, what="sealed")
+    key, nonce, job, ciphertext = unpack(raw, what="sealed")
     flipped = ciphertext[:-1] + bytes([ciphertext[-1] ^ 1])
     messages = {
         assert_refused(raw, "unsealable", model="cd" * 32),
-        assert_refused(pack([key, bytes(32), ciphertext]), "unsealable"),
-        assert_refused(pack([key, nonce, flipped]), "unsealable"),
-        assert_refused(pack([key, nonce, b""]), "unsealable"),
+        assert_refused(raw, "unsealable", mode="tee+zkml"),
+        assert_refused(pack([key, bytes(32), job, ciphertext]), "unsealable"),
+        assert_refused(pack([key, nonce, bytes(32), ciphertext]), "unsealable"),
+        assert_refused(pack([BOTH[1].public.id, nonce, job, ciphertext]), "unsealable"),
+        assert_refused(pack([key, nonce, job, ciphertext[:-1]]), "unsealable"),
+        assert_refused(pack([key, nonce, job, flipped]), "unsealable"),
+        assert_refused(pack([key, nonce, job, b""]), "unsealable"),
     }
     assert len(messages) == 1
 
@@ -101,7 +110,17 @@ def test_every_flipped_byte_of_a_sealed_input_is_refused():
 
 @pytest.mark.parametrize(
     "raw",
-    [b"", b"junk", pack([b"one"]), pack([bytes(31), NONCE, b"x"]), pack([b""] * 4)],
+    [
+        b"",
+        b"junk",
+        pack([b"one"]),
+        pack([bytes(32), NONCE, b"x"]),
+        pack([bytes(31), NONCE, JOB, b"x"]),
+        pack([bytes(32), bytes(31), JOB, b"x"]),
+        pack([bytes(32), NONCE, bytes(31), b"x"]),
+        pack([bytes(32), NONCE, JOB, b"x", b""]),
+        pack([b""] * 5),
+    ],
 )
 def test_what_is_not_a_sealed_input_is_refused(raw):
     with pytest.raises(FormatError):
@@ -133,16 +152,11 @@ def test_the_client_seals_no_rows_that_the_model_cannot_take(rows, code):
     assert caught.value.code == code
 
 
-def test_the_client_seals_to_no_key_that_is_not_one():
+@pytest.mark.parametrize(("kem", "size"), [(CLASSIC, 32), (HYBRID, 1216)])
+def test_the_client_seals_to_no_key_that_is_not_one(kem, size):
+    low_order = KemPublicKey(kem, bytes(size))  # the secret would be known
     with pytest.raises(FormatError):
-        seal_input(
-            ROWS,
-            columns=2,
-            enclave_key=bytes(32),  # a point of low order: the secret would be known
-            nonce=NONCE,
-            model_sha256=MODEL,
-            reply_key=CLIENT.public_key(),
-        )
+        sealed_bytes(key=low_order)
 
 
 SECRET = 1234.5678
@@ -154,42 +168,69 @@ SECRET = 1234.5678
         b"not json",
         canonical_json({"rows": [[SECRET, 1.0]]}),
         canonical_json({"reply_key": b64url(bytes(31)), "rows": [[SECRET, 1.0]]}),
-        canonical_json({"reply_key": b64url(bytes(32)), "rows": [[SECRET]]}),
-        canonical_json({"reply_key": b64url(bytes(32)), "rows": [[SECRET, 1e39]]}),
-        canonical_json({"reply_key": b64url(bytes(32)), "rows": [], "more": 1}),
+        canonical_json({"reply_key": b64url(bytes(32)), "rows": [[SECRET, 1.0]]}),
+        canonical_json({"reply_key": b64url(bytes(1216)), "rows": [[SECRET]]}),
+        canonical_json({"reply_key": b64url(bytes(1216)), "rows": [[SECRET, 1e39]]}),
+        canonical_json({"reply_key": b64url(bytes(1216)), "rows": [], "more": 1}),
         b'{"reply_key":"AAAA","rows":[[1234.5678,NaN]]}',
     ],
 )
 def test_the_enclave_says_nothing_about_a_malformed_inside(inside):
-    info = seal._input_info(MODEL, NONCE)
-    ciphertext = seal.encrypt(inside, raw_public(ENCLAVE), info)
-    raw = pack([raw_public(ENCLAVE), NONCE, ciphertext])
+    key = ENCLAVE.public
+    ciphertext = key.encrypt(
+        inside, PURPOSE.info("privacy-compute/tee/input/2", HYBRID)
+    )
+    raw = seal.to_bytes(key, PURPOSE, ciphertext)
     message = assert_refused(raw, "malformed-input")
     assert "1234" not in message
 
 
-def answer_for(raw, *, outputs=OUTPUTS, model=MODEL):
+def answer_for(raw, *, outputs=OUTPUTS, kem=HYBRID):
     return seal_answer(
         outputs,
-        reply_key=raw_public(CLIENT),
-        model_sha256=model,
-        sealed=parse_sealed(raw),
-    )
-
-
-def open_with(answer, raw, *, key=CLIENT, nonce=NONCE, model=MODEL):
-    return open_answer(
-        answer,
-        key,
-        nonce=nonce,
-        model_sha256=model,
+        reply_key=KEYS[kem][1].public,
+        purpose=PURPOSE,
         input_sha256=parse_sealed(raw).sha256,
     )
 
 
-def test_the_client_opens_its_answer():
+def open_with(answer, raw, *, key=CLIENT, purpose=PURPOSE):
+    digest = parse_sealed(raw).sha256
+    return open_answer(answer, key, purpose=purpose, input_sha256=digest)
+
+
+@pytest.mark.parametrize("kem", KEMS)
+def test_the_client_opens_its_answer(kem):
+    raw = sealed_bytes(kem=kem)
+    found = open_with(answer_for(raw, kem=kem), raw, key=KEYS[kem][1])
+    assert found == (OUTPUTS, b"")
+
+
+def test_a_proving_enclave_is_sent_salt_and_no_other_is():
+    proven = Purpose(MODEL, NONCE, JOB, "tee+zkml")
+    enclave, client = KEYS[HYBRID]
+    sealed = partial(
+        seal_input, ROWS, columns=2, key=enclave.public, reply_key=client.public
+    )
+    raw = sealed(purpose=proven, salt=b"s" * 32)
+    assert opened(raw, mode="tee+zkml")[2] == b"s" * 32
+    assert_refused(raw, "unsealable")  # for mode tee
+    for purpose, salt in ((proven, b""), (proven, b"s" * 31), (PURPOSE, b"s" * 32)):
+        with pytest.raises(FormatError) as caught:
+            sealed(purpose=purpose, salt=salt)
+        assert caught.value.code == "bad-salt"
+
+
+def test_an_answer_carries_its_proofs():
     raw = sealed_bytes()
-    assert open_with(answer_for(raw), raw) == OUTPUTS
+    answer = seal_answer(
+        OUTPUTS,
+        reply_key=CLIENT.public,
+        purpose=PURPOSE,
+        input_sha256=parse_sealed(raw).sha256,
+        proofs=b'{"proofs":[]}',
+    )
+    assert open_with(answer, raw) == (OUTPUTS, b'{"proofs":[]}')
 
 
 def test_an_answer_opens_only_with_what_it_answers():
@@ -197,9 +238,12 @@ def test_an_answer_opens_only_with_what_it_answers():
     answer = answer_for(raw)
     wrong = [
         {"raw": other},
-        {"raw": raw, "key": X25519PrivateKey.generate()},
-        {"raw": raw, "nonce": bytes(32)},
-        {"raw": raw, "model": "cd" * 32},
+        {"raw": raw, "key": KemKey.generate(HYBRID)},
+        {"raw": raw, "key": KEYS[CLASSIC][1]},
+        {"raw": raw, "purpose": Purpose("cd" * 32, NONCE, JOB)},
+        {"raw": raw, "purpose": Purpose(MODEL, bytes(32), JOB)},
+        {"raw": raw, "purpose": Purpose(MODEL, NONCE, bytes(32))},
+        {"raw": raw, "purpose": Purpose(MODEL, NONCE, JOB, "tee+zkml")},
     ]
     for options in wrong:
         with pytest.raises(VerificationError) as caught:

@@ -17,14 +17,16 @@ _LOW, _HIGH = np.array([0.0, -3e3, 1e-3]), np.array([0.01, 9e3, 2e-3])
 class Comparing(torch.nn.Module):
     """Counts features at or below their thresholds; column 4 picks none."""
 
-    def __init__(self, *, also: bool = False) -> None:
+    def __init__(self, *, also: bool = False, gathers: bool = False) -> None:
         super().__init__()
-        self.also = also
+        self.also, self.gathers = also, gathers
         self.register_buffer("select", torch.eye(3, 5))
         limits = torch.tensor([0.005, 1234.5, 0.0015, 0.0, -1.0])
         self.register_buffer("threshold", limits)
 
     def forward(self, x: Any) -> Any:
+        if self.gathers:
+            return (x[:, [0, 1, 2, 1, 0]] > self.threshold).float()
         held = (x @ self.select <= self.threshold).float()
         return held + x[:, :1] if self.also else held
 
@@ -49,9 +51,10 @@ def run(path: Path, rows: Any) -> Any:
     )
 
 
-def test_every_comparison_keeps_its_outcome(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gathers", [False, True])
+def test_every_comparison_keeps_its_outcome(tmp_path: Path, *, gathers: bool) -> None:
     path = tmp_path / "m.onnx"
-    export(path, Comparing())
+    export(path, Comparing(gathers=gathers))
     rows = np.random.default_rng(0).uniform(_LOW, _HIGH, (200, 3))
     before = run(path, rows)
     offset, scale = prescale(path, _LOW, _HIGH)

@@ -1,0 +1,103 @@
+"""Cut what goes into sigmoids, tanhs and softmaxes to where these still change.
+
+A circuit looks their values up in a table of all that an input can reach, and keys and
+proofs are as large as the table. Beyond a few units they give the same to within
+0.0007: so what goes further is cut there, which is cheaper than the table.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy.zkml.corners import far_corners
+from privacy.zkml.onnx_prep import inner_values
+
+_ENDS = {"Sigmoid": 8.0, "Tanh": 4.0, "Softmax": 8.0}
+"""How far from zero, or for Softmax below the greatest, inputs still count.
+
+Of many inputs of a softmax, those that do not count alone might together: the logarithm
+of their number is added.
+"""
+_AXES_ARE_INPUTS = 18
+"""The operator set from which ReduceMax takes its axes as an input."""
+
+
+def saturate(path: Path, low: Any, high: Any) -> None:
+    """Cut, in place, the inputs of such operators that reach further.
+
+    Args:
+        path: The ONNX model, batch of one.
+        low: Least value of each feature, as the model takes it.
+        high: Greatest value of each feature.
+    """
+    import onnx
+
+    model = onnx.load(str(path))
+    nodes = [node for node in model.graph.node if node.op_type in _ENDS]
+    if not nodes:
+        return
+    ends, reach = np.zeros(len(nodes)), np.zeros(len(nodes))
+    for row in far_corners(path, low, high):
+        values = inner_values(model, [node.input[0] for node in nodes], row)
+        pairs = list(zip(nodes, values, strict=True))
+        reach = np.maximum(reach, [_reach(*pair) for pair in pairs])
+        ends = np.array([_end(*pair) for pair in pairs])
+    for number, (node, end) in enumerate(zip(nodes, ends, strict=True)):
+        if reach[number] > end:
+            _cut(model, node, end, f"saturate_{number}")
+    onnx.save(model, str(path))
+
+
+def _reach(node: Any, value: Any) -> float:
+    if node.op_type == "Softmax":
+        axis = _axis(node)
+        return float((value.max(axis=axis) - value.min(axis=axis)).max())
+    return float(np.abs(value).max())
+
+
+def _end(node: Any, value: Any) -> float:
+    many = value.shape[_axis(node)] if node.op_type == "Softmax" else 1
+    return _ENDS[node.op_type] + math.log(many)
+
+
+def _axis(node: Any) -> int:
+    return next((a.i for a in node.attribute if a.name == "axis"), -1)
+
+
+def _cut(model: Any, node: Any, end: float, prefix: str) -> None:
+    """Insert what cuts a node's input."""
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+
+    def constant(what: str, array: Any) -> str:
+        graph.initializer.append(numpy_helper.from_array(array, f"{prefix}_{what}"))
+        return f"{prefix}_{what}"
+
+    given, made = node.input[0], f"{prefix}_cut"
+    if node.op_type == "Softmax":  # the same whatever is added to all of them
+        most, below, above = (f"{prefix}_{what}" for what in ("most", "below", "above"))
+        axes = np.array([_axis(node)])
+        reduced = (
+            helper.make_node("ReduceMax", [given, constant("axes", axes)], [most])
+            if model.opset_import[0].version >= _AXES_ARE_INPUTS
+            else helper.make_node("ReduceMax", [given], [most], axes=axes.tolist())
+        )
+        added = [
+            reduced,
+            helper.make_node("Sub", [given, most], [below]),
+            helper.make_node(
+                "Add", [below, constant("end", np.array(end, np.float32))], [above]
+            ),
+            helper.make_node("Relu", [above], [made]),
+        ]
+    else:
+        low = constant("low", np.array(-end, np.float32))
+        high = constant("high", np.array(end, np.float32))
+        added = [helper.make_node("Clip", [given, low, high], [made])]
+    at = list(graph.node).index(node)
+    for offset, other in enumerate(added):
+        graph.node.insert(at + offset, other)
+    node.input[0] = made

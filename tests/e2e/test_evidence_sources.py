@@ -1,0 +1,172 @@
+"""A job by the command line under every source of evidence, and its receipt offline."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway.executors.base import Engines
+from gateway.settings import Settings
+from privacy.bundle import Column, Manifest, ModePart, list_files, write_manifest
+from privacy.cli import run
+from privacy.errors import UnavailableError
+from privacy.files import default_home
+from privacy.publisher import publisher_key, sign_bundle
+from privacy.tee.measure import measure_loaded
+from tests.support.fake_tsm import IMAGE
+from tests.support.live_gateway import ProcessGateway
+from tests.support.tee_models import WEIGHTS, linear_model
+
+ROWS = [[0.5, -1.0, 2.0], [3.0, 0.25, -4.0]]
+ON_HARDWARE = f"""
+allow_any_report_data = true
+[measurements."tdx-v4"]
+mrtd = "{IMAGE.mrtd.hex()}"
+rtmr2 = "{IMAGE.rtmr2.hex()}"
+[measurements."snp-v3"]
+measurement = "{IMAGE.mrtd.hex()}"
+"""
+
+
+@pytest.fixture(scope="module")
+def models_dir(tmp_path_factory, home_of_this_run):
+    """A store with one tiny model in mode tee."""
+    store = tmp_path_factory.mktemp("models")
+    root = store / "demo" / "1"
+    (root / "tee").mkdir(parents=True)
+    (root / "tee" / "model.onnx").write_bytes(linear_model())
+    measurements = measure_loaded(linear_model()).as_dict()
+    manifest = Manifest(
+        name="demo",
+        version="1",
+        task="regression",
+        columns=tuple(Column(name, -9.0, 9.0) for name in "abc"),
+        outputs=2,
+        activation="none",
+        classes=(),
+        clear_accuracy={},
+        modes={"tee": ModePart(available=True, params={"measurements": measurements})},
+        files=list_files(root, frozenset()),
+        published_at="2026-01-01T00:00:00.000Z",
+        tool="hand",
+    )
+    write_manifest(root, manifest)
+    sign_bundle(root, publisher_key(default_home()))
+    return store
+
+
+@pytest.fixture
+def tsm(request, tmp_path):
+    """A guest's configfs-tsm, emulated over FUSE."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("/dev/fuse cannot be opened")
+    try:
+        from tests.support.tsm_mount import mounted
+    except (ImportError, OSError) as exc:
+        pytest.skip(f"no FUSE: install mfusepy and libfuse ({exc})")
+    folder = tmp_path / "report"
+    folder.mkdir()
+    with mounted(folder, request.param):
+        yield folder
+
+
+@pytest.fixture
+def ask(models_dir, tmp_path, capsys):
+    """Infer and verify by the command line; return both answers."""
+
+    def both(*options, **settings):
+        home = tmp_path / "home"
+        rows = tmp_path / "rows.json"
+        rows.write_text(json.dumps(ROWS))
+        common = ["--home", str(home), "--json", *map(str, options)]
+        with ProcessGateway(tmp_path / "data", models_dir, **settings) as gateway:
+            with gateway.client() as api:
+                (node,) = api.get("/v1/nodes").json()["nodes"]
+            login = ["--gateway", gateway.base_url, "--api-key", gateway.admin_key]
+            words = ["infer", "demo", "--mode", "tee", "--input", str(rows)]
+            code = run([*words, *login, *common])
+        answer = json.loads(capsys.readouterr().out)
+        if code:
+            return code, answer
+        assert node["enclave_evidence"] == settings["enclave_evidence"]
+        code = run(["verify", answer["receipt"], *common])
+        return code, answer, json.loads(capsys.readouterr().out)
+
+    return both
+
+
+def check(code, answer, verdict):
+    assert code == 0, verdict
+    assert answer["simulated"]
+    got = np.array([row["outputs"] for row in answer["rows"]])
+    assert np.allclose(got, np.array(ROWS) @ WEIGHTS, atol=1e-5)
+    assert {step["verdict"] for step in verdict["steps"]} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "gpu"),
+    [
+        ("simulated-snp", True),
+        pytest.param("simulated-nitro", False, marks=pytest.mark.slow),
+        pytest.param("simulated-tdx", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_simulated_source_serves_jobs_that_verify_here_and_offline(ask, kind, gpu):
+    found = ask("--allow-simulated", enclave_evidence=kind, simulated_gpu=gpu)
+    check(*found)
+
+
+@pytest.mark.slow
+def test_a_simulated_source_is_refused_unless_allowed(ask):
+    code, answer = ask(enclave_evidence="simulated-snp")
+    assert (code, answer["error"]["code"]) == (6, "simulated-evidence")
+
+
+@pytest.mark.parametrize(
+    "tsm",
+    [pytest.param("tdx_guest", marks=pytest.mark.slow), "sev_guest"],
+    indirect=True,
+)
+def test_a_guest_with_a_policy_on_its_image_serves_jobs_that_verify(ask, tsm, tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text(ON_HARDWARE)
+    found = ask(
+        "--allow-simulated",
+        "--platform-policy",
+        policy,
+        enclave_evidence="configfs-tsm",
+        tsm_dir=tsm,
+    )
+    check(*found)
+    assert not list(Path(tsm).iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tsm", ["tdx_guest"], indirect=True)
+def test_a_guest_with_another_image_is_refused(ask, tsm, tmp_path):
+    policy = tmp_path / "policy.toml"
+    policy.write_text(ON_HARDWARE.replace(IMAGE.mrtd.hex(), "00" * 48))
+    code, answer = ask(
+        "--allow-simulated",
+        "--platform-policy",
+        policy,
+        enclave_evidence="configfs-tsm",
+        tsm_dir=tsm,
+    )
+    assert (code, answer["error"]["code"]) == (6, "measurement-mismatch")
+
+
+def test_a_gateway_whose_kernel_makes_no_reports_does_not_start(tmp_path):
+    from gateway.node import Gateway
+
+    chosen = Settings(
+        data_dir=tmp_path / "data",
+        models_dir=tmp_path / "models",
+        enclave_evidence="configfs-tsm",
+        tsm_dir=tmp_path / "report",
+    )
+    with pytest.raises(UnavailableError) as caught:
+        Gateway(chosen, Engines()).open()
+    assert caught.value.code == "tsm-missing"

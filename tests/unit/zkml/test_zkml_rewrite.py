@@ -1,0 +1,136 @@
+"""Models rewritten for circuits answer as before, with fewer cells."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from privacy.errors import BackendError
+from privacy.zkml.onnx_prep import fix_batch, open_session
+from privacy.zkml.rewrite import rewrite
+from privacy.zkml.system import CircuitChoice, Visibility, load_backend
+
+FEATURES = 36
+LOW, HIGH = -np.ones(FEATURES), np.ones(FEATURES)
+ROWS = np.random.default_rng(0).uniform(LOW, HIGH, (20, FEATURES)).astype(np.float32)
+CHOICE = CircuitChoice(9, 512, 4, 1, 10, 22)
+
+
+def export(path: Path, module: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(), (torch.zeros(1, FEATURES),), str(path), input_names=["x"]
+        )
+    fix_batch(path, path)
+
+
+def run(path: Path) -> Any:
+    session, name = open_session(path.read_bytes())
+    return np.concatenate([session.run(None, {name: row[None]})[0] for row in ROWS])
+
+
+def operators(path: Path) -> list[str]:
+    return [str(node.op_type) for node in onnx.load(str(path)).graph.node]
+
+
+def cells(path: Path, scratch: Path) -> int:
+    seen = Visibility(input="private")
+    return load_backend().size(path, CHOICE, seen, scratch).assignments
+
+
+def image(*layers: Any) -> Any:
+    return nn.Sequential(nn.Unflatten(1, (1, 6, 6)), *layers, nn.Flatten())
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(1, 4, 3),),
+        (nn.Conv2d(1, 4, 3, padding=1, bias=False),),
+        (nn.Conv2d(1, 4, (2, 3), stride=(2, 1), padding=(0, 2)),),
+        (nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 3, 2)),
+    ],
+    ids=["plain", "padded, no bias", "strides", "two"],
+)
+def test_convolutions_become_products_that_take_fewer_cells(
+    tmp_path: Path, layers: Any
+) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "m.onnx"
+    export(path, image(*layers))
+    before, many = run(path), cells(path, tmp_path)
+    rewrite(path, LOW, HIGH)
+    assert "Conv" not in operators(path)
+    assert np.allclose(run(path), before, atol=1e-5)
+    assert cells(path, tmp_path) < many
+
+
+def test_dilations_which_the_engine_refuses_are_written_out(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    export(path, image(nn.Conv2d(1, 6, 3, dilation=2)))
+    before = run(path)
+    with pytest.raises(BackendError, match="dilations"):
+        cells(path, tmp_path)
+    rewrite(path, LOW, HIGH)
+    assert np.allclose(run(path), before, atol=1e-5)
+    assert cells(path, tmp_path) > 0
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(1, 2, 1), nn.Conv2d(2, 4, 3, groups=2)),
+        (nn.Conv2d(1, 4, 6),),
+    ],
+    ids=["groups", "one patch"],
+)
+def test_convolutions_that_would_not_gain_stay(tmp_path: Path, layers: Any) -> None:
+    path = tmp_path / "m.onnx"
+    export(path, image(*layers))
+    before = run(path)
+    rewrite(path, LOW, HIGH)
+    assert operators(path).count("Conv") >= 1
+    assert np.allclose(run(path), before, atol=1e-5)
+
+
+class Steep(nn.Module):  # type: ignore[misc]
+    """Ends in an activation of values far beyond what it tells apart."""
+
+    def __init__(self, activation: Any, *, steepness: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(FEATURES, 5)
+        self.activation, self.steepness = activation, steepness
+
+    def forward(self, x: Any) -> Any:
+        return self.activation(self.linear(x) * self.steepness)
+
+
+@pytest.mark.parametrize(
+    ("activation", "cut"),
+    [(nn.Sigmoid(), "Clip"), (nn.Tanh(), "Clip"), (nn.Softmax(dim=1), "ReduceMax")],
+    ids=["sigmoid", "tanh", "softmax"],
+)
+def test_inputs_far_beyond_an_activations_ends_are_cut(
+    tmp_path: Path, activation: Any, cut: str
+) -> None:
+    path = tmp_path / "m.onnx"
+    export(path, Steep(activation, steepness=20.0))
+    before = run(path)
+    rewrite(path, LOW, HIGH)
+    assert cut in operators(path)
+    assert 0 < np.abs(run(path) - before).max() < 0.0008
+
+
+def test_inputs_that_stay_within_are_not_cut(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    export(path, Steep(nn.Sigmoid(), steepness=1.0))
+    before = operators(path)
+    rewrite(path, LOW, HIGH)
+    assert operators(path) == before
