@@ -25,6 +25,7 @@ from benchmarks import (
     gateway_cost,
     model_families,
     tee,
+    tee_zkml,
     zkml,
     zkml_families,
     zkml_gas,
@@ -188,6 +189,7 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     ),
     "attestation": (lambda quick: attestation.measure(quick=quick), attestation.show),
     "tee": (lambda quick: tee.measure(quick=quick), tee.show),
+    "tee-zkml": (lambda quick: tee_zkml.measure(quick=quick), tee_zkml.show),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
     "chain": (
         lambda quick: chain_campaign.measure(quick=quick),
@@ -221,8 +223,8 @@ PROOFS: dict[str, Any] = {
     "zkml-search": zkml_search,
 }
 DATA_SETS: dict[str, Any] = {"fhe-trees": fhe_trees, "fhe-networks": fhe_networks}
-SLOW = {*PROOFS, "chain", "contracts-gas"}
-"""Minutes each; run by name. The last two need `make contracts-tools`."""
+SLOW = {*PROOFS, "chain", "contracts-gas", "tee-zkml"}
+"""Minutes each; run by name. Those of contracts need `make contracts-tools`."""
 
 
 if __name__ == "__main__":

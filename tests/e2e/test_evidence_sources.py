@@ -1,5 +1,6 @@
 """A job by the command line under every source of evidence, and its receipt offline."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from privacy.files import default_home
 from privacy.publisher import publisher_key, sign_bundle
 from privacy.tee.measure import measure_loaded
 from tests.support.fake_tsm import IMAGE
-from tests.support.live_gateway import ProcessGateway
+from tests.support.live_gateway import ProcessGateway, wait_until
 from tests.support.tee_models import WEIGHTS, linear_model
 
 ROWS = [[0.5, -1.0, 2.0], [3.0, 0.25, -4.0]]
@@ -141,6 +142,18 @@ def test_a_guest_with_a_policy_on_its_image_serves_jobs_that_verify(ask, tsm, tm
     )
     check(*found)
     assert not list(Path(tsm).iterdir())
+    wait_until(lambda: not helpers_of(tsm), what="the end of the enclave's helper")
+
+
+def helpers_of(tsm):
+    """The processes that ask this kernel for reports."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"privacy.tee.quoter" in words and str(tsm).encode() in words:
+                found.append(process)
+    return found
 
 
 @pytest.mark.slow

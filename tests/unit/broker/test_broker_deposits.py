@@ -7,7 +7,7 @@ import pytest
 from privacy.broker import Deposits
 from privacy.client.passphrase import Unlock
 from privacy.errors import AuthError, FormatError, NotFoundError
-from privacy.tee.measure import measure_unloaded
+from tests.support.sealed_bundle import unloaded
 
 CONTENT_KEY = bytes(range(32))
 
@@ -22,7 +22,7 @@ def test_a_deposit_opens_with_its_passphrase_only(home, sealed_bundle, policy):
     assert opened.content_key == CONTENT_KEY
     assert opened.policy == policy
     assert opened.deposit.model == "demo/1"
-    assert opened.measurements == measure_unloaded()
+    assert opened.measurements == unloaded()
     assert "content_key" not in repr(opened)
     for unlock in (Unlock("another horse"), Unlock()):
         with pytest.raises(AuthError):

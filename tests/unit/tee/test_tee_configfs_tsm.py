@@ -17,6 +17,7 @@ from privacy.errors import BackendError, FormatError, UnavailableError
 from privacy.tee.configfs_tsm import ConfigfsTsm, KernelFiles
 from privacy.tee.detect import detect
 from privacy.tee.parse import parse_quote
+from privacy.tee.quoter import TsmAttester
 from privacy.tee.snp import parse_snp_report
 
 DATA = bytes(range(64))
@@ -94,6 +95,18 @@ def test_an_snp_report_may_come_without_certificates():
 def test_the_privilege_level_is_the_guests_floor():
     (item,) = detect(hasty(FakeTsm("sev_guest", floor=2)).report(DATA).evidence)
     assert parse_snp_report(item.raw).vmpl == 2
+
+
+def test_the_process_that_asks_is_confined_and_ends_with_its_enclave(mount):
+    attester = TsmAttester(mount)
+    process = Path(f"/proc/{attester._process.pid}")
+    evidence = attester.quote(DATA, IMAGE)
+    assert data_of(evidence) == DATA
+    status = (process / "status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    attester.close()
+    assert not process.exists()
 
 
 FAILURES = [
