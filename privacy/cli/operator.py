@@ -180,6 +180,9 @@ def publish(
     total = sum(f.bytes for f in m.files.values())
     table("", ["mode", "served", "labels agree", "max error", "a row"], rows)
     show_tuning(m.modes[Mode.FHE].params)
+    if seal:
+        text = f"sealed: enclaves get the key from {safe(seal)} (privacy broker serve)"
+        out.print(text, soft_wrap=True)
     for k, why in shown.items() if seal else ():
         text = f"[bold yellow]the weights are not hidden[/] by mode {k}: {why}"
         out.print(text, soft_wrap=True)

@@ -20,10 +20,11 @@ from privacy.client.rows import read_rows
 from privacy.encoding import Json
 from privacy.errors import FormatError, VerificationError
 from privacy.files import write_atomic
-from privacy.modes import Mode
+from privacy.modes import Mode, parse_mode
 from privacy.tee.measure import measure_folder
 from privacy.tee.parse import Measurements
 from privacy.tee.platforms import platform_values
+from privacy.tee_zkml.program import PROGRAMS
 
 _FORMATS = ("tdx-v4", "snp-v3", "nitro")
 _STEPS = {
@@ -39,13 +40,18 @@ _STEPS = {
 @command("tee measure")
 def measure(
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")],
+    mode: Annotated[str, typer.Option(help="tee or tee+zkml.")] = "tee",
     as_json: AsJson = False,
 ) -> None:
     """Print the reference values of a model's enclave here, without running it."""
+    chosen = parse_mode(mode)
+    if chosen not in PROGRAMS:
+        msg = f"mode {chosen} has no enclave: name tee or tee+zkml"
+        raise FormatError(msg, code="no-enclave")
     found = open_bundle(bundle)
-    part = found.manifest.mode(Mode.TEE)
+    part = found.manifest.mode(chosen)
     published = Measurements.from_dict(part.params.get("measurements", {}))
-    here = measure_folder(bundle / Mode.TEE)
+    here = measure_folder(bundle / Mode.TEE, PROGRAMS[chosen])
     equal = here == published
     registers = here.as_dict()
     if as_json:
@@ -65,7 +71,7 @@ def measure(
                 registers.items(), published.as_dict().values(), strict=True
             )
         ]
-        table(f"{found.manifest.name}, mode tee", ["register", "here", ""], rows)
+        table(f"{found.manifest.name}, mode {chosen}", ["register", "here", ""], rows)
     if not equal:
         differing = [n for n, v in registers.items() if v != published.as_dict()[n]]
         msg = f"{' and '.join(differing)} here are not the published ones"

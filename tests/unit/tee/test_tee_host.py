@@ -60,6 +60,17 @@ def test_a_sealed_input_gives_the_models_outputs(shared_enclave, model_dir, now)
     assert statement.simulated
 
 
+def test_an_enclave_tells_how_many_rows_are_done(start_enclave, model_dir, now):
+    enclave = start_enclave()
+    session = session_with(enclave, model_dir, now)
+    told = []
+    sealed = session.seal(ROWS)
+    result = enclave.infer(sealed, timeout_s=10, progress=told.append)
+    assert told == [{"stage": "compute", "done": 1, "total": len(ROWS)}]
+    outputs = session.open(result.output, result.evidence, now=now)
+    np.testing.assert_allclose(outputs, np.array(ROWS) @ WEIGHTS, rtol=1e-6)
+
+
 def test_the_same_sealed_input_can_be_run_again(shared_enclave, model_dir, now):
     session = session_with(shared_enclave, model_dir, now)
     sealed = session.seal(ROWS)
