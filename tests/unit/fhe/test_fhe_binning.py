@@ -13,7 +13,7 @@ from xgboost import XGBClassifier
 
 from privacy.errors import BackendError, FormatError
 from privacy.fhe.binning import bin_trees, quantile_edges, threshold_edges, walk
-from privacy.fhe.draft import BINS, choose, ranks
+from privacy.fhe.draft import ranks
 from privacy.fhe.quantizers import (
     SumSteps,
     parse_sums,
@@ -22,6 +22,7 @@ from privacy.fhe.quantizers import (
     steps_to_json,
 )
 from privacy.fhe.thermometer import Edges, edges_to_json, parse_edges, thermometer
+from privacy.fhe.tree_choice import BINS, choose
 from privacy.trees import ensemble_of
 
 FLOATS = st.floats(-(2.0**99), 2.0**99, width=32, allow_subnormal=False)
