@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from privacy.tee.measure import measure_loaded
 from tests.support.fake_tsm import IMAGE
 from tests.support.live_gateway import ProcessGateway, wait_until
 from tests.support.tee_models import WEIGHTS, linear_model
+from tests.support.tsm_folder import tsm_folder
 
 ROWS = [[0.5, -1.0, 2.0], [3.0, 0.25, -4.0]]
 ON_HARDWARE = f"""
@@ -61,15 +61,9 @@ def models_dir(tmp_path_factory, home_of_this_run):
 @pytest.fixture
 def tsm(request, tmp_path):
     """A guest's configfs-tsm, emulated over FUSE."""
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("/dev/fuse cannot be opened")
-    try:
-        from tests.support.tsm_mount import mounted
-    except (ImportError, OSError) as exc:
-        pytest.skip(f"no FUSE: install mfusepy and libfuse ({exc})")
     folder = tmp_path / "report"
     folder.mkdir()
-    with mounted(folder, request.param):
+    with tsm_folder(folder, request.param):
         yield folder
 
 

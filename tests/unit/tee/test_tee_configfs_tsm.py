@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from fake_tsm import IMAGE, FakeTsm
+from tsm_folder import tsm_folder
 
 from privacy.errors import BackendError, FormatError, UnavailableError
 from privacy.tee.configfs_tsm import ConfigfsTsm, KernelFiles
@@ -37,13 +38,7 @@ def fake(provider):
 @pytest.fixture
 def mount(provider, tmp_path):
     """The folder of an emulator over FUSE."""
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("/dev/fuse cannot be opened")
-    try:
-        from tsm_mount import mounted
-    except (ImportError, OSError) as exc:
-        pytest.skip(f"no FUSE: install mfusepy and libfuse ({exc})")
-    with mounted(tmp_path, provider) as folder:
+    with tsm_folder(tmp_path, provider) as folder:
         yield folder
 
 
