@@ -42,6 +42,7 @@ def saturate(path: Path, low: Any, high: Any) -> None:
     if not nodes or version < _ENDS_ARE_INPUTS:
         return
     ends, reach = np.zeros(len(nodes)), np.zeros(len(nodes))
+    axes = list[tuple[int, ...]]()
     for row in far_corners(path, low, high):
         values = inner_values(model, [node.input[0] for node in nodes], row)
         axes = [_axes(n, v.ndim, version) for n, v in zip(nodes, values, strict=True)]
