@@ -488,8 +488,10 @@ class _TeeZkml(_Tee):
     mode: Mode = Mode.TEE_ZKML
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
-        from privacy.zkml.params import is_salted
+        from privacy.zkml.params import is_salted, parse_params
 
+        # Refused here, where the words may name row and column.
+        parse_params(self.bundle.manifest.mode(Mode.ZKML).params).check_range(rows)
         yield from self.attest()
         salt = os.urandom(32)
         blob = self._session.seal(rows, salt=salt)

@@ -73,9 +73,12 @@ def choose(
     widths = SUM_BITS if len(ensemble.trees) > 1 else _ONE_TREE_BITS
     drafts = [make(edges, bins, width) for width in widths]
     bits = thermometer(calibration, edges)
+    most = max(lost, 0.0) + _ROUNDING
+    if task == "regression":  # rounding shows in every value, in labels seldom
+        most = max(lost + _ROUNDING, 0.0)
     for i, draft in enumerate(drafts):
         rounded = loss(raw_outputs(draft.sums(bits), draft.output))
-        if rounded <= max(lost, 0.0) + _ROUNDING:
+        if rounded <= most:
             return tuple(drafts[i:])
     return tuple(drafts[-1:])
 

@@ -82,6 +82,9 @@ class Prover:
             pid = os.fork()
             if not pid:
                 self._control.close()
+                for other, channel in enumerate(self._channels):
+                    if other != number:  # another job's rows go there
+                        channel.close()
                 restrict_job(filtered=self._filtered)
                 _work(self._channels[number], self._prove)
             self._jobs[pid] = number

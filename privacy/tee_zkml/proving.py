@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from privacy.bundle import Bundle
 from privacy.child import Progress
 from privacy.encoding import Json, parse_object
-from privacy.errors import BackendError
+from privacy.errors import BackendError, FormatError
 from privacy.modes import Mode
 from privacy.tee.harden import DEFAULT_LIMITS, Limits
 from privacy.tee.process import INTERPRETER
@@ -111,8 +111,12 @@ class Proving:
             BackendError: The engine failed, or its process died at the input, twice.
         """
         params = self._params
-        params.check_range(rows)
-        quantized = params.circuit_rows(rows, salt)
+        try:
+            params.check_range(rows)
+            quantized = params.circuit_rows(rows, salt)
+        except FormatError:  # its message says which row and column: the node reads it
+            msg = "a row is outside the range that the circuit was built for"
+            raise FormatError(msg, code="out-of-range") from None
         proofs: list[Proof] = []
         for left in reversed(range(_TRIES)):
             try:

@@ -16,6 +16,7 @@ import pytest
 
 from privacy.bundle import open_bundle, standardise
 from privacy.client import verify_saved
+from privacy.client.sessions import Context, session_for
 from privacy.encoding import sha256_hex
 from privacy.errors import (
     BackendError,
@@ -163,6 +164,18 @@ def test_a_row_out_of_the_circuits_range_is_refused_unread(running, diagnosis):
     with pytest.raises(FormatError) as caught:
         running.infer(sealed, timeout_s=60)
     assert caught.value.code == "out-of-range"
+    assert "column" not in caught.value.message  # the node reads it
+
+
+def test_a_row_out_of_the_circuits_range_is_not_sealed_at_all(owner, diagnosis):
+    context = Context(
+        owner.home, "http://127.0.0.1:9", lambda _: None, allow_out_of_range=True
+    )
+    job = session_for(Mode.TEE_ZKML, context, diagnosis.bundle)
+    with pytest.raises(FormatError) as caught:
+        next(job.prepare(np.full((1, 30), 1e6)))
+    assert caught.value.code == "out-of-range"
+    assert "column 1" in caught.value.message
 
 
 def test_a_proof_ends_when_nobody_listens_and_the_enclave_lives(running, diagnosis):

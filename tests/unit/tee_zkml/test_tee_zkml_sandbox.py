@@ -54,6 +54,10 @@ def test_the_process_of_a_job_may_do_what_the_engine_needs(outcomes, name):
     assert outcomes[name] == "done"
 
 
+def test_the_process_of_a_job_holds_the_channel_of_no_other(outcomes):
+    assert outcomes["channels"] == [1]
+
+
 def test_the_policy_of_the_prover_is_measured_with_the_enclaves():
     assert {k: v for k, v in POLICY.items() if k != "prover"} == SANDBOX
     prover = POLICY["prover"]
