@@ -1,7 +1,7 @@
 """Commands about enclaves: tee measure, tee connect."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -14,11 +14,11 @@ from privacy.cli.data_owner import (
     RequireHybrid,
     print_answer,
 )
-from privacy.cli.output import out, print_json, progress, safe, table
+from privacy.cli.output import as_object, out, print_json, progress, safe, table
 from privacy.client import Client
 from privacy.client.rows import read_rows
 from privacy.encoding import Json
-from privacy.errors import FormatError, VerificationError
+from privacy.errors import FormatError, PrivacyError, VerificationError
 from privacy.files import write_atomic
 from privacy.modes import Mode, parse_mode
 from privacy.tee.measure import measure_folder
@@ -131,11 +131,22 @@ def connect(
         bundle = client.model(model)
         columns = [c.name for c in bundle.manifest.columns]
         rows = read_rows(input_, columns) if input_ else None
-        answer = client.connect(model, rows, tell=tell)
+        try:
+            answer = client.connect(model, rows, tell=tell)
+        except PrivacyError as exc:
+            _refuse(exc, steps, as_json=as_json)
     if as_json:
         print_json({"steps": steps, "answer": answer.as_dict() if answer else None})
     elif answer:
         print_answer(answer, bundle)
+
+
+def _refuse(exc: PrivacyError, steps: list[Json], *, as_json: bool) -> NoReturn:
+    """Print the steps up to a refusal, unless they were, and end with its code."""
+    if not as_json:
+        raise exc
+    print_json({"error": as_object(exc), "steps": steps})
+    raise typer.Exit(exc.exit_code) from exc
 
 
 def _print_step(step: Json) -> None:

@@ -39,6 +39,7 @@ _EVIDENCE_S = 45.0  # hardware's host may take 30
 _LOAD_S = 120.0
 _SHORTEST_S = 0.001
 _SPARE = 4
+_DEBUG = "PRIVACY_CHILD_STDERR"  # never set in production
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
 
 
@@ -286,7 +287,7 @@ def _ask(
 def _launch(program: Program, arguments: list[str], *, timeout_s: float) -> None:
     """Start the enclave process and wait until it is ready."""
     status, theirs = socket.socketpair()
-    debug = os.environ.get("PRIVACY_CHILD_STDERR")  # never set in production
+    debug = os.environ.get(_DEBUG)
     with theirs:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
             [*INTERPRETER, "-m", program.entry, *arguments, str(theirs.fileno())],
@@ -315,11 +316,16 @@ def _launch(program: Program, arguments: list[str], *, timeout_s: float) -> None
 
 
 def _environment(program: Program = TEE) -> dict[str, str]:
-    """Return where the enclave finds its packages, without other people's hooks."""
+    """Return where the enclave finds its packages.
+
+    Without other people's hooks, and without our settings: a hostile model could look
+    for the node's passwords in them.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("PYTHON") and name != "LD_PRELOAD"
+        if name == _DEBUG
+        or not (name.startswith(("PYTHON", "PRIVACY_")) or name == "LD_PRELOAD")
     }
     folders = [str(folder) for folder in search_path(program)]
     return {

@@ -235,8 +235,9 @@ def test_connect_without_rows_only_attests_and_says_simulated(
 
 def test_connect_refuses_what_infer_refuses(site, api_key, tmp_path, capsys):
     assert connect(site, api_key, tmp_path, "--json") == 6
-    error = json.loads(capsys.readouterr().out)["error"]
-    assert error["code"] == "simulated-evidence"
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["error"]["code"] == "simulated-evidence"
+    assert [step["step"] for step in shown["steps"]] == ["nonce", "evidence"]
     missing = ["--input", str(tmp_path / "none.csv"), "--json"]
     assert connect(site, api_key, tmp_path, *missing) == 2
 

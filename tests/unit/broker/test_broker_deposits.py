@@ -68,6 +68,23 @@ def test_a_revoked_key_is_erased_and_remembered(deposits, home, sealed_bundle, p
     assert deposits.all() == [gone]
 
 
+def test_a_revocation_that_was_interrupted_counts_and_can_be_finished(
+    deposits, home, sealed_bundle, policy
+):
+    deposits.add(sealed_bundle, CONTENT_KEY, policy)
+    path = home / "broker" / f"{sealed_bundle.sha256}.sealed"
+    raw = path.read_bytes()
+    gone = deposits.revoke("demo/1")
+    path.write_bytes(raw)  # as if it had died before it erased the key
+    for ask in (deposits.known, deposits.open):
+        with pytest.raises(NotFoundError) as caught:
+            ask(sealed_bundle.sha256)
+        assert caught.value.code == "key-revoked"
+    assert deposits.all() == [gone]
+    assert deposits.revoke("demo/1") == gone
+    assert not path.exists()
+
+
 def test_a_model_that_was_never_deposited_is_unknown(deposits):
     for ask in (deposits.known, deposits.open, deposits.revoke):
         with pytest.raises(NotFoundError) as caught:

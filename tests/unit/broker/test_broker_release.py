@@ -20,9 +20,11 @@ from privacy.errors import (
 from privacy.tee.client import TeeSession, check_evidence
 from privacy.tee.ear import check_result
 from privacy.tee.evidence import parse_evidence
+from privacy.tee.runtime_log import RuntimeEvent, register_of
 from privacy.tee.sealed_engine import SealedEngine
 from privacy.tee.sealed_model import SealedFile
 from privacy.tee.simulated_attesters import SimulatedNitroAttester, SimulatedSnpAttester
+from privacy.tee.simulator import SimulatedTdxAttester
 from tests.support.lying_attester import LyingTdxAttester
 from tests.support.sealed_bundle import unloaded
 from tests.support.tee_models import WEIGHTS
@@ -136,6 +138,21 @@ def test_a_log_that_was_changed_on_the_way_is_not_vouched_for(
     shown = parse_evidence(enclave_of(made).evidence(nonce))
     shorter = replace(shown, event_log=shown.event_log[:-1]).to_bytes()
     assert refused(broker.release, shorter, now=now) == "measurement-mismatch"
+
+
+@pytest.mark.parametrize("told", ["measured", "keys", "model"])
+def test_a_log_that_tells_of_another_start_gets_no_key(
+    broker, enclave_of, made, now, told
+):
+    nonce = broker.challenge(made.bundle.sha256, now=now)
+    shown = parse_evidence(enclave_of(made).evidence(nonce))
+    other = RuntimeEvent(told, {"sha256": "00" * 32})
+    kept = tuple(event for event in shown.event_log if event.name != told)
+    shown = replace(shown, event_log=(*kept, other))
+    registers = replace(unloaded(), rtmr3=register_of(shown.event_log))
+    quote = SimulatedTdxAttester().quote(shown.report_data, registers)
+    evidence = replace(shown, quote=quote).to_bytes()
+    assert refused(broker.release, evidence, now=now) == "event-log-mismatch"
 
 
 def test_a_debug_enclave_gets_no_key(ask, enclave_of, made):

@@ -417,3 +417,12 @@ def test_the_enclaves_folder_is_private(shared_enclave):
 
 def test_the_enclave_is_no_child_of_the_nodes_session(shared_enclave):
     assert os.getsid(shared_enclave.pid) == shared_enclave.pid
+
+
+def test_the_nodes_settings_and_others_hooks_do_not_reach_an_enclave(monkeypatch):
+    names = ("PRIVACY_PASSPHRASE", "PRIVACY_GATEWAY_DATABASE_URL", "LD_PRELOAD")
+    for name in (*names, "PYTHONSTARTUP", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    given = host._environment()
+    assert not {*names, "PYTHONSTARTUP"} & given.keys()
+    assert given["OMP_NUM_THREADS"] == "1"
