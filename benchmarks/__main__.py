@@ -1,7 +1,7 @@
 """`python -m benchmarks [NAME…] [--quick] [--only WORD…] [--json FILE]`.
 
-Measure, print, write. With `--only`, some models of the benchmarks `zkml…`; the file's
-figures of the others are kept.
+Measure, print, write. With `--only`, some models of the benchmarks `zkml…`, whose other
+figures in the file are kept; or some sets of data of `fhe-trees` and `fhe-networks`.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from benchmarks import (
     gateway_cost,
     model_families,
     tee,
+    tee_zkml,
     zkml,
     zkml_families,
     zkml_gas,
@@ -49,7 +50,9 @@ def main() -> None:
         "name", nargs="*", help=f"of {listed}; by default all but zkml…"
     )
     parser.add_argument("--quick", action="store_true", help="few repetitions")
-    parser.add_argument("--only", nargs="+", default=[], help="zkml: words in names")
+    parser.add_argument(
+        "--only", nargs="+", default=[], help="words in names, see above"
+    )
     parser.add_argument("--json", type=Path, default=OUT / "results.json")
     args = parser.parse_args()
     if unknown := set(args.name) - set(BENCHMARKS):
@@ -61,6 +64,8 @@ def main() -> None:
         measure, show = BENCHMARKS[name]
         if name in PROOFS and args.only:
             found = _some_models(name, args.only, args.json)
+        elif name in DATA_SETS and args.only:
+            found = DATA_SETS[name].measure(quick=args.quick, only=args.only)
         else:
             found = measure(args.quick)
         results[name.replace("-", "_")] = found
@@ -108,7 +113,7 @@ def _show_trees(found: Json) -> None:
         for column in columns:
             grid.add_column(column, justify="right")
         for model, figures in models.items():
-            for side in ("concrete_ml", "hidden", "revealed"):
+            for side in ("concrete_ml", *fhe_trees.SIDES):
                 if side in figures:
                     grid.add_row(model, side, *_tree_cells(figures[side]))
             grid.add_row(model, "clear", *[""] * 8, f"{figures['clear']:.3f}", "")
@@ -184,6 +189,7 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     ),
     "attestation": (lambda quick: attestation.measure(quick=quick), attestation.show),
     "tee": (lambda quick: tee.measure(quick=quick), tee.show),
+    "tee-zkml": (lambda quick: tee_zkml.measure(quick=quick), tee_zkml.show),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
     "chain": (
         lambda quick: chain_campaign.measure(quick=quick),
@@ -216,8 +222,9 @@ PROOFS: dict[str, Any] = {
     "zkml-operators": zkml_operators,
     "zkml-search": zkml_search,
 }
-SLOW = {*PROOFS, "chain", "contracts-gas"}
-"""Minutes each; run by name. The last two need `make contracts-tools`."""
+DATA_SETS: dict[str, Any] = {"fhe-trees": fhe_trees, "fhe-networks": fhe_networks}
+SLOW = {*PROOFS, "chain", "contracts-gas", "tee-zkml"}
+"""Minutes each; run by name. Those of contracts need `make contracts-tools`."""
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import csv
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.fhe_trees import DATA
-from benchmarks.measure import interleaved
+from benchmarks.measure import interleaved, named
 from privacy.child import Child, ChildDied, Handler, Progress
 from privacy.cli.output import size
 from privacy.encoding import Json, unpack
@@ -71,10 +71,15 @@ class _Split:
         return "none" if self.is_regression else "softmax"
 
 
-def measure(*, quick: bool) -> Json:
-    """Return the figures of each set of data, JSON-ready; see the module."""
+def measure(*, quick: bool, only: Sequence[str] = ()) -> Json:
+    """Return the figures of each set of data, JSON-ready; see the module.
+
+    Args:
+        quick: Two splits, and of one set of data if none is named.
+        only: Words in the names of the sets of data wanted; all if there are none.
+    """
     found: Json = {}
-    for data in ("breast cancer",) if quick else DATA:
+    for data in named(DATA, only=only or (["breast cancer"] if quick else [])):
         print(f"network: {data}", file=sys.stderr, flush=True)
         splits = [_split(data, seed) for seed in range(2 if quick else 10)]
         with tempfile.TemporaryDirectory() as folder:

@@ -6,8 +6,9 @@ their defaults, and run on this machine one after the other:
   chance of error, 2**-40; a single timed run where it takes long, and none where its
   compiler's cost estimate, at the best pace of the runs before, says over ten minutes:
   then that estimate stands for it;
-- `hidden`, `revealed`: the node's `Runner.run`, warm, by the option `splits`; one row,
-  and eight in a job (seconds are always for a row; circuits too large for batches
+- `hidden`, `revealed`, `leaves`: the node's `Runner.run`, warm, by the option `splits`,
+  and for forests of many classes with hidden splits and option `answer` `leaves`; one
+  row, and eight in a job (seconds are always for a row; circuits too large for batches
   take rows one by one).
 One key serves all of our models of a key set; `key_sets` has their sizes. Concrete-ML
 has no extra trees and no gradient boosting, so there only ours is shown.
@@ -23,20 +24,20 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import interleaved
+from benchmarks.measure import interleaved, named
 from privacy.activations import activate
 from privacy.encoding import Json, unpack
 from privacy.fhe import ClientKeys, FheClient
-from privacy.fhe.draft import choose
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import Runner
+from privacy.fhe.tree_choice import choose
 from privacy.modes import Mode
 from privacy.publish import publish
 from privacy.trees import ensemble_of
@@ -56,19 +57,30 @@ MODELS: dict[str, tuple[str, str, Json]] = {
     "extra trees 20x4": ("sklearn.ensemble", "ExtraTrees", _TREES),
     "gradient boosting 20x3": ("sklearn.ensemble", "GradientBoosting", _BOOSTED),
 }
+SIDES: dict[str, Json] = {
+    "hidden": {"splits": "hidden"},
+    "revealed": {"splits": "revealed"},
+    "leaves": {"splits": "hidden", "answer": "leaves"},
+}
+_FORESTS = {"RandomForest", "ExtraTrees"}
 _THEIRS = {"DecisionTree", "XGB", "RandomForest"}
 _BATCH = 8
 _LONG_S = 5.0
 _TOO_LONG_S = 600.0
 
 
-def measure(*, quick: bool) -> Json:
-    """Return the figures, JSON-ready; see the module."""
-    few = {"breast cancer"} if quick else set(DATA)
+def measure(*, quick: bool, only: Sequence[str] = ()) -> Json:
+    """Return the figures, JSON-ready; see the module.
+
+    Args:
+        quick: Two splits, and of one set of data if none is named.
+        only: Words in the names of the sets of data wanted; all if there are none.
+    """
+    few = named(DATA, only=only or (["breast cancer"] if quick else []))
     key_sets, pace = _KeySets(), _Pace()
     found: Json = {}
     with tempfile.TemporaryDirectory() as folder:
-        for data in (d for d in DATA if d in few):
+        for data in few:
             splits = list(_splits(data, 2 if quick else 10))
             found[data] = {}
             for at, name in enumerate(MODELS):
@@ -144,7 +156,7 @@ def _model(
     options = {**options, "random_state": 0}
     mine = [_trained(module, family + kind, options, s) for s in splits]
     sides: dict[str, Json] = {}
-    for side in ("hidden", "revealed"):
+    for side in _sides_of(family, splits[0]):
         sides[side] = _our_side(mine[0], splits[0], folder, side, key_sets, quick=quick)
         scores = [_our_score(m, s, side) for m, s in zip(mine, splits, strict=True)]
         sides[side]["score"] = float(np.mean(scores))
@@ -172,6 +184,12 @@ def _model(
     return found
 
 
+def _sides_of(family: str, split: _Split) -> list[str]:
+    classes = 0 if split.is_regression else len(np.unique(split.train_truth))
+    with_leaves = family in _FORESTS and classes > 2  # noqa: PLR2004 - two are one sum
+    return [side for side in SIDES if side != "leaves" or with_leaves]
+
+
 def _trained(module: str, family: str, options: Json, split: _Split) -> Any:
     model = getattr(importlib.import_module(module), family)(**options)
     model.fit(split.train, split.train_truth)
@@ -182,19 +200,19 @@ def _our_side(
     model: Any,
     split: _Split,
     folder: Path,
-    splits: str,
+    side: str,
     key_sets: _KeySets,
     *,
     quick: bool,
 ) -> Json:
-    folder = folder / splits
+    folder = folder / side
     bundle = publish(
         model,
         split.train,
         name="trees",
         store=folder / "models",
         modes=(Mode.FHE,),
-        options={Mode.FHE: {"circuit": "fhe-native", "splits": splits}},
+        options={Mode.FHE: {"circuit": "fhe-native", **SIDES[side]}},
     )
     part = bundle.manifest.modes[Mode.FHE]
     if not part.available:
@@ -258,14 +276,14 @@ def _their_side(model: Any, split: _Split, folder: Path, pace: _Pace) -> Json:
     }
 
 
-def _our_score(model: Any, split: _Split, splits: str) -> float:
+def _our_score(model: Any, split: _Split, side: str) -> float:
     """Return our circuit's score on a split's test rows, computed in the clear."""
     ensemble = ensemble_of(model)
     if ensemble is None:
         raise RuntimeError(f"{type(model).__name__} has no trees")
     task = "regression" if split.is_regression else "classification"
     calibration = split.train.astype(np.float64)
-    draft = choose(ensemble, calibration, splits=splits, task=task)[0]
+    draft = choose(ensemble, calibration, task=task, **SIDES[side])[0]
     bits = quantize(split.test.astype(np.float64), draft.edges)
     raw = raw_outputs(draft.sums(bits), draft.output)
     answer = activate(raw, ensemble.activation)

@@ -2,8 +2,9 @@
 
 import math
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -47,3 +48,17 @@ def rss_bytes(pid: int) -> int:
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def named(names: Iterable[str], *, only: Sequence[str]) -> list[str]:
+    """Return the names that hold one of some words; all if there are no words.
+
+    Raises:
+        SystemExit: None does.
+    """
+    every = list(names)
+    if found := [n for n in every if not only or any(word in n for word in only)]:
+        return found
+    sys.exit(
+        f"no set of data is named {' or '.join(only)}: there are {', '.join(every)}"
+    )

@@ -18,8 +18,8 @@ from privacy.errors import (
 )
 from privacy.modes import Mode
 from privacy.publisher import Trust, open_trusted
-from privacy.tee.measure import TEE, Program, measure_folder
-from privacy.tee_zkml.program import PROGRAM
+from privacy.tee.measure import Program, measure_folder
+from privacy.tee_zkml.program import PROGRAMS
 
 _log = structlog.get_logger()
 _Stamp = tuple[tuple[str, int, int], ...]
@@ -205,7 +205,7 @@ def _open(root: Path, trust: Trust) -> Bundle:
 
 def _warn_of_other_measurements(bundle: Bundle) -> None:
     """Log if clients will refuse an enclave: it measures else than was published."""
-    for mode, program in ((Mode.TEE, TEE), (Mode.TEE_ZKML, PROGRAM)):
+    for mode, program in PROGRAMS.items():
         part = bundle.manifest.modes.get(mode)
         if part is not None and part.available:
             _compare_measurements(bundle, part, program)

@@ -84,7 +84,7 @@ _TABLE: dict[str, WhoSeesWhat] = {
         operator_sees_input="no: sealed to a key that was born in the enclave",
         operator_sees_output="no: outputs and proofs are sealed to the client's key",
         operator_sees_weights="yes: the bundle is not sealed",
-        gateway_sees=f"sealed bytes, the proofs' digest, {_SEEN_BY_GATEWAY}",
+        gateway_sees=f"sealed bytes, proofs' digest, how many rows, {_SEEN_BY_GATEWAY}",
         others_see="nothing; whoever you give the proofs, what mode zkml shows them",
         answer_is_proven="yes, even if the enclave is broken, as far as the SRS "
         "can be trusted",
@@ -94,7 +94,7 @@ _TABLE: dict[str, WhoSeesWhat] = {
         operator_sees_input="not by design, but root on the node could read it",
         operator_sees_output="not by design, but root on the node could read it",
         operator_sees_weights="yes",
-        gateway_sees=f"sealed bytes, the proofs' digest, {_SEEN_BY_GATEWAY}",
+        gateway_sees=f"sealed bytes, proofs' digest, how many rows, {_SEEN_BY_GATEWAY}",
         others_see="nothing; whoever you give the proofs, what mode zkml shows them",
         answer_is_proven="yes: the proofs hold whoever made them, as far as the SRS "
         "can be trusted",

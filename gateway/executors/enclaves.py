@@ -58,6 +58,8 @@ class Enclaves:
         self._places = Places(size)
         self._running: dict[str, EnclaveLike] = {}
         self._starting = threading.Lock()
+        self._opening: dict[str, threading.Lock] = {}
+        self._asked: dict[str, asyncio.Lock] = {}
         self._unsealer = Unsealer()
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="enclave")
         self._vouching = ThreadPoolExecutor(  # its own, so that it holds up no job
@@ -83,6 +85,9 @@ class Enclaves:
     async def evidence(self, bundle: Bundle, nonce: bytes) -> bytes:
         """Return fresh evidence of a model's enclave, started if need be."""
         loop = asyncio.get_running_loop()
+        if not self._alive(bundle):  # who waits for it must not hold up other models
+            async with self._asked.setdefault(bundle.sha256, asyncio.Lock()):
+                await loop.run_in_executor(self._vouching, self._open, bundle)
         return await loop.run_in_executor(
             self._vouching, self._evidence_now, bundle, nonce
         )
@@ -181,26 +186,29 @@ class Enclaves:
         """Return the model's enclave: the known one, one that runs, or a new one."""
         if known := self._alive(bundle):
             return known
-        with self._starting:
+        with self._opening.setdefault(bundle.sha256, threading.Lock()):
             if known := self._alive(bundle):
                 return known
-            self._unsealer.check(bundle)
-            run_dir = self._run_dir(bundle)
-            found = self._attached(run_dir)
-            if found is None:
-                part = [n for n in bundle.manifest.files if n.startswith("tee/")]
-                bundle.check_files(part)  # an enclave checks its circuit itself
-                run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-                found = self._engines.enclave(self._mode).start(
-                    bundle.root / "tee",
-                    run_dir,
-                    model_sha256=bundle.sha256,
-                    source=self._source,
-                    limits=self._limits,
-                )
-                self._unsealer.unseal(found, bundle)
+            found = self._attached(self._run_dir(bundle)) or self._started(bundle)
             self._running[bundle.sha256] = found
             return found
+
+    def _started(self, bundle: Bundle) -> EnclaveLike:
+        self._unsealer.check(bundle)
+        part = [n for n in bundle.manifest.files if n.startswith("tee/")]
+        bundle.check_files(part)  # an enclave checks its circuit itself
+        run_dir = self._run_dir(bundle)
+        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._starting:  # one at a time: a start may need much memory
+            found = self._engines.enclave(self._mode).start(
+                bundle.root / "tee",
+                run_dir,
+                model_sha256=bundle.sha256,
+                source=self._source,
+                limits=self._limits,
+            )
+        self._unsealer.unseal(found, bundle)  # its broker may be slow: no lock of all
+        return found
 
     def _attached(self, run_dir: Path) -> EnclaveLike | None:
         if not run_dir.is_dir():

@@ -22,6 +22,7 @@ from privacy.broker.decisions import Decision, Decisions
 from privacy.broker.deposits import Deposit, Deposits, Opened
 from privacy.encoding import Json, b64url
 from privacy.errors import (
+    AppraisalError,
     CannotVerifyError,
     FormatError,
     PrivacyError,
@@ -137,6 +138,9 @@ class Broker:
         )
         start = shown.start(expected)
         check_started(log, {name: start[name] for name in _BEFORE_ITS_MODEL})
+        if len(log) != len(_BEFORE_ITS_MODEL):
+            msg = "the enclave's log goes on after its keys: it has a model already"
+            raise AppraisalError(msg, code="event-log-mismatch")
         return verdict
 
     def _write_down(

@@ -1,8 +1,10 @@
-"""What the broker decided, in order: a line of JSON each, with a signed token.
+"""What the broker decided: a line of JSON each, with a signed token.
 
-    broker/decisions.jsonl     the newest ones
-    broker/decisions.1.jsonl   those before, once the file had grown too large
+    broker/releases.jsonl     every key that was given out
+    broker/refusals.jsonl     the newest refusals
+    broker/refusals.1.jsonl   those before, once the file had grown too large
 
+Anyone may be refused, as often as they like: that must not push releases out.
 The token is an Attestation Result that anyone who has the broker's public key can check
 (`privacy attest check-result --at`). The log is the broker's own: who runs it could
 remove lines, but not change what a token says.
@@ -18,7 +20,9 @@ from privacy.errors import FormatError
 from privacy.files import locked, make_folder
 
 FOLDER = "broker"
-_FILE, _BEFORE = "decisions.jsonl", "decisions.1.jsonl"
+_RELEASES, _REFUSALS, _BEFORE = (
+    f"{name}.jsonl" for name in ("releases", "refusals", "refusals.1")
+)
 _MAX_BYTES = 1 << 24
 
 
@@ -56,8 +60,9 @@ class Decisions:
         line = canonical_json(asdict(decision)) + b"\n"
         make_folder(self._folder, private=True)
         with locked(self._folder / ".decisions.lock"):
-            path = self._folder / _FILE
-            if path.exists() and path.stat().st_size + len(line) > _MAX_BYTES:
+            path = self._folder / (_RELEASES if decision.released else _REFUSALS)
+            full = path.exists() and path.stat().st_size + len(line) > _MAX_BYTES
+            if full and not decision.released:
                 path.replace(self._folder / _BEFORE)
             fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             with os.fdopen(fd, "ab") as file:
@@ -71,11 +76,11 @@ class Decisions:
         Raises:
             FormatError: The log is damaged.
         """
-        files = [self._folder / name for name in (_BEFORE, _FILE)]
+        files = [self._folder / name for name in (_RELEASES, _BEFORE, _REFUSALS)]
         lines = [
             line for f in files if f.is_file() for line in f.read_bytes().splitlines()
         ]
-        return [_decision(line) for line in lines]
+        return sorted((_decision(line) for line in lines), key=lambda d: d.at)
 
 
 def _decision(line: bytes) -> Decision:

@@ -7,7 +7,7 @@ MODEL is the model digest. A revoked key is erased: nobody can release it again.
 under one passphrase, without which the broker can be listed but releases nothing.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from privacy.encoding import (
     parse_object,
 )
 from privacy.errors import AuthError, ConflictError, FormatError, NotFoundError
-from privacy.files import locked, write_atomic
+from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.tee.parse import Measurements
 
@@ -92,9 +92,14 @@ class Deposits:
         Raises:
             FormatError: A file is damaged.
         """
-        kept = [_of_header(self._header(p)) for p in self._files(_SEALED)]
-        gone = [_of_tombstone(path) for path in self._files(_REVOKED)]
-        return sorted(kept + gone, key=lambda d: d.deposited_at, reverse=True)
+        gone = {path.stem: _of_tombstone(path) for path in self._files(_REVOKED)}
+        kept = [
+            _of_header(self._header(path))
+            for path in self._files(_SEALED)
+            if path.stem not in gone
+        ]
+        found = [*kept, *gone.values()]
+        return sorted(found, key=lambda d: d.deposited_at, reverse=True)
 
     def check_can_open(self) -> None:
         """Refuse a passphrase that is missing, or is not that of the keys here.
@@ -136,10 +141,11 @@ class Deposits:
             AuthError: The passphrase is missing or wrong.
             FormatError: The file is damaged.
         """
+        self.known(model_sha256)
         path = self._path(model_sha256)
         try:
             raw = path.read_bytes()
-        except FileNotFoundError:
+        except FileNotFoundError:  # revoked just now
             raise self._missing(model_sha256) from None
         deposit = _of_header(read_header(raw, what=path.name))
         if deposit.model_sha256 != model_sha256:
@@ -161,7 +167,8 @@ class Deposits:
         Raises:
             NotFoundError: None was deposited here, or it was revoked.
         """
-        if not self._path(model_sha256).is_file():
+        path = self._path(model_sha256)
+        if path.with_suffix(_REVOKED).exists() or not path.is_file():
             raise self._missing(model_sha256)
 
     def find(self, model: str) -> Deposit:
@@ -185,15 +192,13 @@ class Deposits:
     def revoke(self, model: str) -> Deposit:
         """Erase a key for good and remember that it was here; see `find`."""
         found = self.find(model)
-        if found.revoked_at:
-            return found
-        gone = asdict(found) | {"revoked_at": _now()}
         path = self._path(found.model_sha256)
-        with locked(self._folder / ".deposits.lock"):
-            raw = canonical_json(gone)
+        if not found.revoked_at:
+            found = replace(found, revoked_at=_now())
+            raw = canonical_json(asdict(found))
             write_atomic(path.with_suffix(_REVOKED), raw, private=True)
-            path.unlink(missing_ok=True)
-        return Deposit(**gone)
+        path.unlink(missing_ok=True)  # still there if we died before it, the last time
+        return found
 
     def _missing(self, model_sha256: str) -> NotFoundError:
         tombstone = self._path(model_sha256).with_suffix(_REVOKED)

@@ -16,6 +16,7 @@ from privacy.cli import (
     keys,
     operator,
     publisher,
+    tee,
     zk,
     zk_evm,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "main",
     "operator",
     "publisher",
+    "tee",
     "zk",
     "zk_evm",
 ]

@@ -43,6 +43,7 @@ _GROUPS = {
     "zk": "Circuits and proofs.",
     "attest": "Evidence of enclaves and GPUs.",
     "attest collateral": "What evidence is verified with.",
+    "tee": "Enclaves.",
     "broker": "Keys of sealed models.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 
 from privacy.cli.app import AsJson, HomeDir, command
 from privacy.cli.collateral import parse_time
-from privacy.cli.output import out, print_json, print_one, safe, table
+from privacy.cli.output import as_object, out, print_json, print_one, safe, table
 from privacy.errors import FormatError, NotFoundError, PrivacyError
 from privacy.files import default_home, write_atomic
 from privacy.jws import key_id, public_jwk
@@ -58,8 +58,8 @@ def refuse(exc: PrivacyError, checks: Checklist, *, as_json: bool) -> NoReturn:
     if not as_json:
         print_checks(checks.lines)
         raise exc
-    error = {"code": exc.code, "message": exc.message, "exit_code": exc.exit_code}
-    print_json({"error": error, "checks": [asdict(c) for c in checks.lines]})
+    lines = [asdict(c) for c in checks.lines]
+    print_json({"error": as_object(exc), "checks": lines})
     raise typer.Exit(exc.exit_code) from exc
 
 

@@ -19,7 +19,7 @@ from privacy.cli.app import (
     Show,
     command,
 )
-from privacy.cli.broker import BrokerPassphrase, seal_from
+from privacy.cli.broker import BrokerPassphrase, deposits_in, seal_from
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.cli.tuning import show_tuning, with_tuning
 from privacy.client import Client
@@ -139,6 +139,8 @@ def publish(
         )
     m = bundle.manifest
     shown = shown_by([k for k, p in m.modes.items() if p.available])
+    to_simulated = seal and deposits_in(home).find(bundle.sha256).allow_simulated
+    sealed = {"broker": seal, "weights_in": shown, "allow_simulated": to_simulated}
     if as_json:
         print_json(
             {
@@ -148,7 +150,7 @@ def publish(
                 "publisher": bundle.publisher,
                 "path": str(bundle.root),
                 "clear_accuracy": m.clear_accuracy,
-                **({"sealed": {"broker": seal, "weights_in": shown}} if seal else {}),
+                **({"sealed": sealed} if seal else {}),
                 "modes": {
                     k: {
                         "available": p.available,
@@ -180,6 +182,13 @@ def publish(
     total = sum(f.bytes for f in m.files.values())
     table("", ["mode", "served", "labels agree", "max error", "a row"], rows)
     show_tuning(m.modes[Mode.FHE].params)
+    if seal:
+        text = f"sealed: enclaves get the key from {safe(seal)} (privacy broker serve)"
+        out.print(text, soft_wrap=True)
+        if to_simulated:
+            text = "[bold yellow]the weights are not hidden[/] from who runs a node: "
+            text += "SIMULATED enclaves get the key, too"
+            out.print(text, soft_wrap=True)
     for k, why in shown.items() if seal else ():
         text = f"[bold yellow]the weights are not hidden[/] by mode {k}: {why}"
         out.print(text, soft_wrap=True)

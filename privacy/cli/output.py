@@ -49,11 +49,15 @@ def safe(value: object) -> str:
     return escape("".join(shown))
 
 
+def as_object(exc: PrivacyError) -> Json:
+    """Return an error as `--json` shows it."""
+    return {"code": exc.code, "message": exc.message, "exit_code": exc.exit_code}
+
+
 def fail(exc: PrivacyError, *, as_json: bool) -> int:
     """Print an error and return its exit code."""
     if as_json:
-        error = {"code": exc.code, "message": exc.message, "exit_code": exc.exit_code}
-        print_json({"error": error})
+        print_json({"error": as_object(exc)})
     else:
         code, message = safe(exc.code), safe(exc.message)
         err.print(f"[bold red]error[/] ({code}): {message}", soft_wrap=True)

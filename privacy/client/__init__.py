@@ -138,6 +138,30 @@ class Client(Common):
         again = (verify_runs, verify_share, verify_tolerance, verify_with)
         return self._driver.run(self._infer(model, rows, mode, meter, again), meter)
 
+    def connect(
+        self,
+        model: str,
+        rows: Rows | None = None,
+        *,
+        tell: Callable[[Json], None] = silent,
+    ) -> Answer | None:
+        """Attest a model's enclave, and have rows answered there.
+
+        What each step found is told at once, as `{"step": …}`: `nonce`, `evidence`
+        (with its bytes as `raw`), a `check` for every line, `attested`, and with rows
+        `seal` and `answer`. Nothing is sealed to an enclave that a check refused.
+
+        Args:
+            model: As in `infer`.
+            rows: To be answered in mode `tee`; None to attest only.
+            tell: Hears the steps.
+
+        Returns:
+            The verified answer, None without rows.
+        """
+        meter = Meter()
+        return self._driver.run(self._connect(model, rows, tell, meter), meter)
+
     def models(self) -> list[Json]:
         """Return what the gateway offers."""
         return self._driver.run(self._list("models"))
@@ -259,6 +283,17 @@ class AsyncClient(Common):
         again = (verify_runs, verify_share, verify_tolerance, verify_with)
         flow = self._infer(model, rows, mode, meter, again)
         return await self._driver.run(flow, meter)
+
+    async def connect(
+        self,
+        model: str,
+        rows: Rows | None = None,
+        *,
+        tell: Callable[[Json], None] = silent,
+    ) -> Answer | None:
+        """Attest a model's enclave, and have rows answered; see `Client.connect`."""
+        meter = Meter()
+        return await self._driver.run(self._connect(model, rows, tell, meter), meter)
 
     async def models(self) -> list[Json]:
         """Return what the gateway offers."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from privacy.client.keystore import KeyInfo, KeyStore
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.passphrase import Given, Unlock
 from privacy.client.second_run import SecondRuns, infer_compared
-from privacy.client.sessions import Context, load_platform_policy
+from privacy.client.sessions import Context, attest_only, load_platform_policy
 from privacy.client.wire import Call, Flow, Work
 from privacy.encoding import Json, check_sha256
 from privacy.errors import AuthError, NotFoundError
@@ -130,6 +131,18 @@ class Common:
         )
         wanted.check(parse_mode(mode))
         return (yield from infer_compared(self, model, rows, mode, meter, wanted))
+
+    def _connect(
+        self, model: str, rows: Any | None, tell: Callable[[Json], None], meter: Meter
+    ) -> Flow[Answer | None]:
+        bundle = yield from self._model(model)
+        bundle.manifest.mode(Mode.TEE)
+        context = replace(self._context, tell=tell)
+        if rows is None:
+            yield from attest_only(context, bundle)
+            return None
+        plain = [[_plain(x) for x in row] for row in rows]
+        return (yield from infer(context, bundle, Mode.TEE, plain, meter))
 
     def _model(self, reference: str) -> Flow[Bundle]:
         if reference not in self._models:

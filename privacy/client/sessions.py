@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -19,7 +19,12 @@ from privacy.client.model import Notify
 from privacy.client.passphrase import Unlock
 from privacy.client.wire import Call, Flow, Reply, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical
-from privacy.errors import FormatError, NotFoundError, VerificationError
+from privacy.errors import (
+    FormatError,
+    NotFoundError,
+    PrivacyError,
+    VerificationError,
+)
 from privacy.fhe.caveats import clipping_caveats, p_error_caveats
 from privacy.modes import Mode
 
@@ -43,6 +48,7 @@ class Context:
     """What flows share: where things are, what is allowed, whom to tell.
 
     Attributes:
+        tell: Hears each step of a session with an enclave.
         memory: What was loaded, kept for the next job: FHE keys by their key set, and
             by model as its jobs use them.
         lock: Held while `memory` is read or filled.
@@ -56,6 +62,7 @@ class Context:
     allow_insecure_srs: bool = False
     allow_out_of_range: bool = False
     require_hybrid: bool = False
+    tell: Notify = lambda _: None
     platform: "EvidencePolicy | None" = None
     unlock: Unlock = field(default_factory=Unlock)
     memory: dict[str, Any] = field(default_factory=dict)
@@ -157,6 +164,15 @@ def session_for(mode: Mode, context: Context, bundle: Bundle) -> Session:
         Mode.TEE_ZKML: _TeeZkml,
     }
     return kinds[mode](context, bundle)
+
+
+def attest_only(context: Context, bundle: Bundle) -> Flow[None]:
+    """Attest a model's enclave and seal nothing; `context.tell` hears the steps.
+
+    Raises:
+        VerificationError: The evidence is not acceptable.
+    """
+    yield from _Tee(context, bundle).attest()
 
 
 def param(bundle: Bundle, mode: Mode, name: str, kind: type[T]) -> T:
@@ -343,15 +359,27 @@ class _Tee:
     _simulated: bool = False
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
-        yield from self._attest()
+        yield from self.attest()
         return self._sealed(self._session.seal(rows), rows)
 
     def _sealed(self, blob: bytes, rows: Any, *, salt: bytes = b"") -> Prepared:
         from privacy.tee.seal import parse_sealed
 
-        return Prepared(blob, rows, salt=salt, job=parse_sealed(blob).job.hex())
+        sealed = parse_sealed(blob)
+        self.context.tell(
+            {
+                "step": "seal",
+                "kem": self._session.kem,
+                "job": sealed.job.hex(),
+                "rows": len(rows),
+                "bytes": len(blob),
+                "sha256": sealed.sha256,
+            }
+        )
+        return Prepared(blob, rows, salt=salt, job=sealed.job.hex())
 
-    def _attest(self) -> Flow[None]:
+    def attest(self) -> Flow[None]:
+        """Fetch the enclave's evidence for a fresh nonce, and check it."""
         from privacy.tee.client import TeeSession
         from privacy.tee.collateral import kept_in
 
@@ -373,12 +401,46 @@ class _Tee:
             "mode": str(self.mode),
         }
         self.context.notify({"stage": "attest the enclave"})
+        self.context.tell({"step": "nonce", "nonce": session.nonce.hex()})
         reply: Reply = yield Call("GET", "/v1/attestations", params=params)
+        checks: tuple[Any, ...] = ()
         try:
+            self._tell_evidence(reply.body)
             result = session.check_evidence(reply.body, now=self.context.now())
+            checks = result.checks
         except FormatError as exc:
             raise VerificationError(exc.message, code=exc.code) from exc
+        except PrivacyError as exc:
+            checks = getattr(exc, "checks", ())
+            raise
+        finally:
+            for check in checks:
+                self.context.tell({"step": "check", **asdict(check)})
         self._simulated = result.simulated
+        self.context.tell(
+            {
+                "step": "attested",
+                "simulated": result.simulated,
+                "tcb_status": result.tcb_status,
+                "kem": session.kem,
+            }
+        )
+
+    def _tell_evidence(self, evidence: bytes) -> None:
+        from privacy.tee.evidence import parse_evidence
+
+        shown = parse_evidence(evidence)
+        self.context.tell(
+            {
+                "step": "evidence",
+                "format": shown.format,
+                "bytes": len(evidence),
+                "offers": [key.kem for key in shown.hpke_public_keys],
+                "events": [event.name for event in shown.event_log],
+                "devices": bool(shown.device_evidence),
+                "raw": evidence,
+            }
+        )
 
     def finish(
         self, prepared: Prepared, output: bytes, evidence: bytes
@@ -386,6 +448,14 @@ class _Tee:
         _ = prepared
         now = self.context.now()
         raw = yield Work(lambda: self._session.open(output, evidence, now=now))
+        self.context.tell(
+            {
+                "step": "answer",
+                "bytes": len(output),
+                "rows": len(raw),
+                "simulated": self._simulated,
+            }
+        )
         caveats = self._caveats(SIMULATED)
         return Opened(raw, self._checks(), caveats, simulated=self._simulated)
 
@@ -418,9 +488,11 @@ class _TeeZkml(_Tee):
     mode: Mode = Mode.TEE_ZKML
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
-        from privacy.zkml.params import is_salted
+        from privacy.zkml.params import is_salted, parse_params
 
-        yield from self._attest()
+        # Refused here, where the words may name row and column.
+        parse_params(self.bundle.manifest.mode(Mode.ZKML).params).check_range(rows)
+        yield from self.attest()
         salt = os.urandom(32)
         blob = self._session.seal(rows, salt=salt)
         about = salt if is_salted(self.bundle) else b""

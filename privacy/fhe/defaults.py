@@ -10,6 +10,7 @@ from privacy.errors import BackendError
 from privacy.fhe.compiled import Compiled
 from privacy.fhe.dense import read_dense
 from privacy.fhe.dense_choice import choose_dense
+from privacy.fhe.tree_choice import choose
 from privacy.fhe.tune.candidates import (
     Kind,
     Subject,
@@ -17,6 +18,7 @@ from privacy.fhe.tune.candidates import (
     compile_ensemble,
     dense,
     kinds,
+    read_trees,
     readable,
     trees,
 )
@@ -46,7 +48,15 @@ def _dense(subject: Subject, progress: Progress) -> Compiled:
 def _trees(subject: Subject, progress: Progress) -> Compiled:
     """Return an ensemble of trees as a circuit of our own."""
     progress({"stage": "compile", "attempt": "fhe-native"})
-    return compile_ensemble(subject)
+    with readable("as an fhe-native circuit"):
+        drafts = choose(
+            read_trees(subject),
+            subject.calibration,
+            splits=subject.options.splits,
+            task=subject.request.task,
+            answer=subject.options.answer,
+        )
+    return compile_ensemble(subject, drafts)
 
 
 def _first(kind: Kind, subject: Subject, progress: Progress) -> Compiled:

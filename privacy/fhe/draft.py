@@ -1,45 +1,25 @@
-"""Choose the bins and the width of the sums for an ensemble: as little as will do.
+"""An ensemble on the bits of chosen edges, and the circuit it takes.
 
-The fewest bins with which the trees answer nearly as the trained ones do on the
-calibration rows, else the closest; then the narrowest sums that lose little more.
+`privacy.fhe.tree_choice` chooses the edges and the width of the sums.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
-from privacy.fhe.binning import (
-    BitNode,
-    bin_trees,
-    owners,
-    quantile_edges,
-    threshold_edges,
-    walk,
-)
-from privacy.fhe.plan import Plan, Steps, leaf_steps, plan, walk_steps
+from privacy.fhe.binning import BitNode, owners, walk
+from privacy.fhe.leaf_numbers import Numbering, plan_numbers
+from privacy.fhe.leaf_tables import leaf_sums
+from privacy.fhe.plan import Plan, Steps, in_steps, plan, walk_steps
 from privacy.fhe.quantizers import SumSteps, raw_outputs
 from privacy.fhe.thermometer import Edges, thermometer
-from privacy.publishing import accuracy
-from privacy.trees import Ensemble, Node
 
-BINS = (16, 32, 64, 128)
-SUM_BITS = (5, 6, 7, 8)
-"""How many come at what cost depends on the look-ups. Fewer lose over a point where
-many trees are summed, though calibration rows do not show it."""
-_ONE_TREE_BITS = (4, *SUM_BITS)
 TABLE_BITS = (4, 5, 6)
 """Each costs more than twice the one before, and saves less."""
 MAX_LOOK_UPS = 8192
-_WANTED_AGREEMENT = 0.99
-_WANTED_ERROR = 0.01
-"""For regression: mean squared difference over variance."""
-_TINY = 1e-30
-_ROUNDING = 0.004
-"""What rounding the leaves may lose beside, of either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,149 +59,120 @@ class Draft:
         Raises:
             BackendError: There is none, or it has too many look-ups.
         """
-        made = self._plan(TABLE_BITS)
-        if len(made.look_ups) > MAX_LOOK_UPS:
-            msg = (
-                f"its trees take {len(made.look_ups)} table look-ups, at most "
-                f"{MAX_LOOK_UPS} are compiled: use fewer or shallower trees"
-            )
-            raise BackendError(msg, code="fhe-too-many-look-ups")
+        return smallest(self._plan)
+
+    def _plan(self, table_bits: int) -> Plan:
+        return plan(
+            self.trees,
+            owners(self.edges),
+            self.steps,
+            table_bits=table_bits,
+            sum_bits=self.sum_bits,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LeafDraft:
+    """The same trees, answered with the number of each tree's leaf.
+
+    Attributes:
+        of: The draft whose sums clients compute from the leaves.
+        numberings: Of the trees that are no leaf themselves.
+        output: From numbers to raw outputs.
+    """
+
+    of: Draft
+    made: Plan
+    numberings: tuple[Numbering, ...]
+    output: SumSteps
+
+    @property
+    def edges(self) -> tuple[Edges, ...]:
+        """The edges of each feature."""
+        return self.of.edges
+
+    @property
+    def trees(self) -> tuple[BitNode, ...]:
+        """The trees, those that are a leaf themselves too."""
+        return self.of.trees
+
+    @property
+    def bins(self) -> int:
+        """Most bins a feature has; 0 if the edges are the model's own thresholds."""
+        return self.of.bins
+
+    def sums(self, bits: Ints) -> Ints:
+        """Return the circuit's integers for rows of bits, by walking the trees."""
+        return np.stack([n.walk(bits) for n in self.numberings], axis=1)
+
+    def unrounded(self, rows: Floats) -> Floats:
+        """Return raw outputs with the trained leaves: what binning alone changed."""
+        return self.of.unrounded(rows)
+
+    def plan(self) -> Plan:
+        """Return the plan."""
+        return self.made
+
+
+TreesDraft = Draft | LeafDraft
+
+
+def by_leaves(draft: Draft, rows: Floats) -> LeafDraft:
+    """Return the draft that answers with the number of each tree's leaf.
+
+    Args:
+        draft: What clients compute from the leaves.
+        rows: Standardised, to compare both on.
+
+    Raises:
+        BackendError: A tree has too many leaves, or the two differ.
+    """
+    least, scale = draft.steps.least, draft.steps.scale
+    pairs = zip(draft.trees, least, strict=True)
+    whole = [in_steps(tree, own, scale) for tree, own in pairs]
+    vary = [tree for tree in whole if tree.children]
+    owner, numbered = owners(draft.edges), dict[int, tuple[Numbering, ...]]()
+
+    def plan_at(table_bits: int) -> Plan:
+        made, numbered[table_bits] = plan_numbers(vary, owner, table_bits=table_bits)
         return made
 
-    def _plan(self, table_bits: tuple[int, ...]) -> Plan:
-        try:
-            return plan(
-                self.trees,
-                owners(self.edges),
-                self.steps,
-                table_bits=table_bits[0],
-                sum_bits=self.sum_bits,
-            )
-        except BackendError as exc:
-            if exc.code != "fhe-tree-too-deep" or len(table_bits) == 1:
-                raise
-        return self._plan(table_bits[1:])
+    made = smallest(plan_at)
+    numberings = numbered[made.table_bits]
+    tables = tuple(n.table() for n in numberings)
+    found = LeafDraft(draft, made, numberings, replace(draft.output, trees=tables))
+    bits = thermometer(rows, draft.edges)
+    if not np.array_equal(leaf_sums(tables, found.sums(bits)), draft.sums(bits)):
+        msg = "the numbers of leaves do not give what the trees give"
+        raise BackendError(msg, code="fhe-bad-plan")
+    return found
 
 
-def choose(
-    ensemble: Ensemble, calibration: Floats, *, splits: str, task: str
-) -> tuple[Draft, ...]:
-    """Return drafts that are near enough, from narrow sums to wide ones.
+def smallest(
+    plan_at: Callable[[int], Plan], table_bits: tuple[int, ...] = TABLE_BITS
+) -> Plan:
+    """Return the plan with the smallest tables that can count the trees' paths.
 
     Args:
-        ensemble: The trained trees.
-        calibration: Standardised rows, (rows, features).
-        splits: `hidden` or `revealed`; see `privacy.fhe.options.Options`.
-        task: See `privacy.bundle.Manifest`.
+        plan_at: Returns the plan whose tables have `2**table_bits` entries.
+        table_bits: The widths to try, ascending.
 
     Raises:
-        BackendError: No feature has an edge: nothing depends on the input.
+        BackendError: There is none, or it has too many look-ups.
     """
-    alone, complement = _one_of_two(ensemble)
-    make = partial(_draft, alone, calibration, complement=complement)
-    exact = threshold_edges(alone, calibration.shape[1])
-    clear = make(exact, 0, SUM_BITS[-1]).unrounded(calibration)
-    loss = partial(_loss, clear=clear, activation=ensemble.activation, task=task)
-
-    binned: list[tuple[float, tuple[Edges, ...], int]] = []
-    for edges, bins in _edges(exact, calibration, splits):
-        lost = loss(make(edges, bins, SUM_BITS[-1]).unrounded(calibration))
-        binned.append((lost, edges, bins))
-        if lost <= 0:
-            break
-    lost, edges, bins = min(binned, key=lambda b: b[0])
-
-    widths = SUM_BITS if len(ensemble.trees) > 1 else _ONE_TREE_BITS
-    drafts = [make(edges, bins, width) for width in widths]
-    bits = thermometer(calibration, edges)
-    for i, draft in enumerate(drafts):
-        rounded = loss(raw_outputs(draft.sums(bits), draft.output))
-        if rounded <= max(lost, 0.0) + _ROUNDING:
-            return tuple(drafts[i:])
-    return tuple(drafts[-1:])
-
-
-def draft_at(
-    ensemble: Ensemble, calibration: Floats, *, bins: int, sum_bits: int
-) -> Draft:
-    """Return the draft of chosen bins and sums.
-
-    Args:
-        ensemble: The trained trees.
-        calibration: Standardised rows, (rows, features).
-        bins: Most bins of a feature; 0 for the trees' own thresholds.
-        sum_bits: Of a sum.
-
-    Raises:
-        BackendError: No feature has an edge: nothing depends on the input.
-    """
-    alone, complement = _one_of_two(ensemble)
-    edges = (
-        quantile_edges(calibration, bins)
-        if bins
-        else threshold_edges(alone, calibration.shape[1])
-    )
-    return _draft(alone, calibration, edges, bins, sum_bits, complement=complement)
-
-
-def _edges(
-    exact: tuple[Edges, ...], calibration: Floats, splits: str
-) -> Iterator[tuple[tuple[Edges, ...], int]]:
-    if splits == "revealed":
-        yield exact, 0
-        return
-    for bins in BINS:
-        yield quantile_edges(calibration, bins), bins
-
-
-def _draft(
-    ensemble: Ensemble,
-    calibration: Floats,
-    edges: tuple[Edges, ...],
-    bins: int,
-    sum_bits: int,
-    *,
-    complement: bool,
-) -> Draft:
-    if not any(e.edges for e in edges):
-        msg = "the model's answer does not depend on its input"
-        raise BackendError(msg, code="fhe-constant-model")
-    trees = bin_trees(ensemble, edges, calibration)
-    steps = leaf_steps(trees, sum_bits)
-    bits = thermometer(calibration, edges)
-    offset = np.array(ensemble.base) + steps.least.sum(axis=0)
-    total = np.zeros((len(bits), len(offset)))
-    for tree, least in zip(trees, steps.least, strict=True):
-        total += walk(tree, bits) - least
-    # Rounding every tree up or down on average would shift all answers.
-    offset += (total - steps.scale * walk_steps(trees, bits, steps)).mean(axis=0)
-    output = SumSteps(
-        tuple(steps.scale.tolist()), tuple(offset.tolist()), complement=complement
-    )
-    return Draft(edges, bins, trees, steps, sum_bits, ensemble.base, output)
-
-
-def _loss(raw: Floats, clear: Floats, activation: str, task: str) -> float:
-    """Return how far a draft is from what is wanted; 0 or less is near enough."""
-    if task == "classification":
-        close = accuracy(raw, clear, activation=activation, task=task)
-        return _WANTED_AGREEMENT - float(close["label_agreement"])
-    error = float(np.mean((raw - clear) ** 2))
-    return error / max(float(np.var(clear)), _TINY) - _WANTED_ERROR
-
-
-def _one_of_two(ensemble: Ensemble) -> tuple[Ensemble, bool]:
-    """Keep the second of two probabilities only, and say whether there were two."""
-    if ensemble.activation != "none" or len(ensemble.base) != 2:  # noqa: PLR2004
-        return ensemble, False
-
-    def second(node: Node) -> Node:
-        if node.left is None or node.right is None:
-            return Node(value=node.value[1:])
-        return replace(node, left=second(node.left), right=second(node.right))
-
-    trees = tuple(second(tree) for tree in ensemble.trees)
-    return Ensemble(trees, ensemble.base[1:], "none"), True
+    try:
+        made = plan_at(table_bits[0])
+    except BackendError as exc:
+        if exc.code != "fhe-tree-too-deep" or len(table_bits) == 1:
+            raise
+        return smallest(plan_at, table_bits[1:])
+    if len(made.look_ups) > MAX_LOOK_UPS:
+        msg = (
+            f"its trees take {len(made.look_ups)} table look-ups, at most "
+            f"{MAX_LOOK_UPS} are compiled: use fewer or shallower trees"
+        )
+        raise BackendError(msg, code="fhe-too-many-look-ups")
+    return made
 
 
 def ranks(rows: Floats, edges: Sequence[Edges]) -> Ints:

@@ -16,6 +16,7 @@ _CHOICES = {
     "tune": ("", *GOALS),
     "circuit": ("auto", "fhe-native", "concrete-ml"),
     "splits": ("hidden", "revealed"),
+    "answer": ("sums", "leaves"),
     "device": ("cpu", "cuda", "auto"),
 }
 
@@ -32,6 +33,11 @@ class Options:
         splits: What clients of an fhe-native circuit learn of the trees: `hidden`,
             nothing but quantiles of the calibration rows; `revealed`, every threshold
             they use, for smaller inputs and no loss to binning.
+        answer: What the circuit of an ensemble gives: `sums`, one number an output; or
+            `leaves`, the number of each tree's leaf, faster where trees have many
+            classes. Clients then learn what every leaf holds, and which one each of
+            their rows reaches. A lone tree of many outputs has nothing to sum and
+            answers with its leaf where that is faster.
         device: `cpu`; `cuda`, for tree ensembles with a build of Concrete that has it;
             or `auto`, the second where it can be had.
         n_bits: Bits for Concrete-ML's linear models and trees, instead of the built-in
@@ -49,6 +55,7 @@ class Options:
     p_error: float = DEFAULT_P_ERROR
     circuit: str = "auto"
     splits: str = "hidden"
+    answer: str = "sums"
     device: str = "cpu"
     n_bits: int = 0
     tune: str = ""

@@ -103,9 +103,9 @@ def plan(
     """
     outputs, found = len(steps.scale), list[LookUp]()
     for tree, least in zip(trees, steps.least, strict=True):
-        whole = _whole(tree, least, steps.scale)
+        whole = in_steps(tree, least, steps.scale)
         apart = [
-            _look_up(block, owner, table_bits, np.eye(outputs)[k])
+            look_up(block, owner, table_bits, np.eye(outputs)[k])
             for k in range(outputs)
             for block in cut(_one(whole, k), owner, 1 << table_bits)
         ]
@@ -114,7 +114,7 @@ def plan(
         ]
         all_fit = all(fits(b, owner, 1 << table_bits) for b, _ in shared)
         if all_fit and len(shared) < len(apart):
-            apart = [_look_up(b, owner, table_bits, np.array(v)) for b, v in shared]
+            apart = [look_up(b, owner, table_bits, np.array(v)) for b, v in shared]
         found += apart
     if not found:
         msg = "the model's answer does not depend on its input"
@@ -124,9 +124,17 @@ def plan(
     return made
 
 
-def _look_up(
+def look_up(
     block: Block, owner: Sequence[int], table_bits: int, into: Floats
 ) -> LookUp:
+    """Return a block as a look-up.
+
+    Args:
+        block: What fits a table of `2**table_bits` entries.
+        owner: The feature of each bit.
+        table_bits: As of the plan.
+        into: How often it counts in each output's sum.
+    """
     index = index_of(block, owner, 1 << table_bits)
     table = [0] * (1 << table_bits)
     for at, value in index.on:
@@ -140,12 +148,18 @@ def _look_up(
     )
 
 
-def _whole(node: BitNode, least: Floats, scale: Floats) -> BitNode:
-    """Return the tree in whole numbers, without tests that do not matter."""
+def in_steps(node: BitNode, least: Floats, scale: Floats) -> BitNode:
+    """Return a tree in whole steps of each output, without tests that do not matter.
+
+    Args:
+        node: The tree.
+        least: Its least leaf, one number an output.
+        scale: The width of a step, likewise.
+    """
     if node.children is None:
         steps = np.rint((np.array(node.value) - least) / scale)
         return BitNode(value=tuple(steps.tolist()))
-    below, above = (_whole(c, least, scale) for c in node.children)
+    below, above = (in_steps(c, least, scale) for c in node.children)
     return below if below == above else BitNode(node.bit, below, above)
 
 

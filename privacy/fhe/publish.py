@@ -48,6 +48,10 @@ _FAR = 0.25
 numbers at random by more than 0.3."""
 _FAR_ONCE = 0.5
 """Likewise, of any one answer."""
+_NO_SAMPLES = (
+    "the circuit answers rows made at random otherwise than in the clear, so one that "
+    "is built anew for another machine cannot be compared with it"
+)
 _ENOUGH = 10
 """Held rows whose answers show how far answers lie apart."""
 
@@ -283,8 +287,8 @@ def _samples(
 ) -> Json:
     """Return what a circuit that is built anew must answer, for the manifest.
 
-    Nothing if a circuit of Concrete-ML's fails it: rows made at random may be such as
-    it was not compiled for.
+    Only that it is not known if a circuit of Concrete-ML's fails it: rows made at
+    random may be such as it was not compiled for.
 
     Raises:
         BackendError: A circuit of our own does, which every row in range must pass.
@@ -298,7 +302,7 @@ def _samples(
         return {"samples": bounds.to_json()}
     if compiled.circuit == "fhe-native":
         raise _differs("decrypted integers of sample rows")
-    return {}
+    return {"no_samples": _NO_SAMPLES}
 
 
 def _differs(what: str) -> BackendError:

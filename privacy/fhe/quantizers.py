@@ -19,6 +19,7 @@ import numpy as np
 from privacy.encoding import Json
 from privacy.errors import FormatError
 from privacy.fhe.backend import Floats, Ints
+from privacy.fhe.leaf_tables import LeafTable, leaf_sums, parse_table, table_to_json
 from privacy.fhe.thermometer import Edges, edges_to_json, thermometer
 
 
@@ -62,12 +63,15 @@ class SumSteps:
             is what it leaves of 1.
         mirror: There is one sum, half the difference of two outputs, of which nothing
             else matters; the first output is its negative.
+        trees: The circuit gives no sums but the number of each tree's leaf, and these
+            say what the leaves add to the sums.
     """
 
     scale: tuple[float, ...]
     offset: tuple[float, ...]
     complement: bool
     mirror: bool = False
+    trees: tuple[LeafTable, ...] = ()
 
 
 def quantize(rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]) -> Ints:
@@ -109,8 +113,14 @@ def _steps(rows: Floats, quantizers: Sequence[Any]) -> Floats:
 
 
 def raw_outputs(integers: Ints | Floats, steps: OutputSteps | SumSteps) -> Floats:
-    """Return the model's raw outputs, (rows, outputs), from the circuit's integers."""
+    """Return the model's raw outputs, (rows, outputs), from the circuit's integers.
+
+    Raises:
+        FormatError: They are numbers of leaves, and there is no such leaf.
+    """
     if isinstance(steps, SumSteps):
+        if steps.trees:
+            integers = leaf_sums(steps.trees, integers.astype(np.int64))
         sums: Floats = np.array(steps.scale) * integers + np.array(steps.offset)
         if not (steps.complement or steps.mirror):
             return sums
@@ -173,6 +183,10 @@ def parse_steps(value: Json) -> OutputSteps:
 def steps_to_json(steps: OutputSteps | SumSteps) -> Json:
     """Return output steps as JSON."""
     found = asdict(steps)
+    if isinstance(steps, SumSteps):
+        found["trees"] = [table_to_json(table) for table in steps.trees]
+        if not steps.trees:
+            del found["trees"]  # which earlier versions do not know
     return {k: list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 
@@ -185,12 +199,16 @@ def parse_sums(value: Json) -> SumSteps:
     try:
         scale = tuple(float(s) for s in value["scale"])
         offset = tuple(float(o) for o in value["offset"])
-        found = SumSteps(**{**value, "scale": scale, "offset": offset})
+        trees = value.get("trees", [])
+        tables = tuple(parse_table(t, outputs=len(scale)) for t in trees)
+        found = SumSteps(**{**value, "scale": scale, "offset": offset, "trees": tables})
     except (KeyError, TypeError, ValueError) as exc:
         raise FormatError("the circuit's output steps are malformed") from exc
     flags = found.complement, found.mirror
     as_many = len(scale) == len(offset) and (len(scale) == 1 or not any(flags))
     are_flags = all(type(f) is bool for f in flags) and flags != (True, True)
-    if not (are_flags and scale and as_many and min(scale) > 0):
+    if not (
+        are_flags and isinstance(trees, list) and scale and as_many and min(scale) > 0
+    ):
         raise FormatError("the circuit's output steps are malformed")
     return found

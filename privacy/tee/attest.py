@@ -24,6 +24,7 @@ from privacy.tee.collateral import Collateral
 from privacy.tee.composite import Composite
 from privacy.tee.detect import Item, detect
 from privacy.tee.event_log import Event, compare
+from privacy.tee.evidence import Evidence
 from privacy.tee.gpu import device_status, is_compared
 from privacy.tee.nitro import parse_nitro_document, verify_nitro_document
 from privacy.tee.nvidia import parse_nvidia_report, verify_nvidia_report
@@ -111,6 +112,7 @@ def attest(
     )
     claims = _bound(items[0][0].composite, claims, checks)
     explained = compare(event_log, claims[0].measurements) if event_log else []
+    explained += _of_enclave(items[0][0].enclave, claims[0], policy)
     caveats = _appraise(claims, checks, policy, now, explained)
     return Verdict(claims, tuple(checks.lines), tuple(caveats), now)
 
@@ -205,6 +207,28 @@ def _bound(
             msg = "the devices answer different nonces: not all of them are fresh"
             raise VerificationError(msg, code="device-nonce")
     return replace(cpu, report_data=composite.bound.hex()), *devices
+
+
+def _of_enclave(
+    shown: Evidence | None, cpu: Claims, policy: EvidencePolicy | Relaxations
+) -> list[Check]:
+    """Return lines on what an enclave of ours shows beside its CPU's evidence.
+
+    The report data covers keys, nonce, model and event log.
+    """
+    lines = []
+    if shown:
+        found, expected = cpu.report_data, shown.bound.hex()
+        ok = found == expected
+        code = "ok" if ok else "report-data-mismatch"
+        lines.append(Check("enclave-binding", found, expected, ok=ok, code=code))
+    if isinstance(policy, EvidencePolicy) and policy.require_events:
+        names = [event.name for event in shown.event_log] if shown else []
+        ok = set(policy.require_events) <= set(names)
+        text, wanted = ", ".join(names) or "none", ", ".join(policy.require_events)
+        code = "ok" if ok else "event-missing"
+        lines.append(Check("events", text, wanted, ok=ok, code=code))
+    return lines
 
 
 def _verify_dcap(

@@ -23,7 +23,7 @@ from privacy.errors import AppraisalError, CannotVerifyError, VerificationError
 from privacy.modes import Mode
 from privacy.tee.appraise import AttestationResult, PolicyRefusal
 from privacy.tee.attest import Verdict, attest
-from privacy.tee.checks import Checklist
+from privacy.tee.checks import Check, Checklist
 from privacy.tee.collateral import CollateralSource, FileCollateral
 from privacy.tee.evidence import (
     JOB_BYTES,
@@ -112,13 +112,15 @@ def check_evidence(  # noqa: PLR0913 - all that makes evidence acceptable
         allow_simulated=allow_simulated,
     )
     check_started(shown.event_log, shown.start(expected, circuit_sha256))
+    events = ", ".join(event.name for event in shown.event_log)
+    line = Check("event-log", events, "a start as measured", ok=True, code="ok")
     cpu = verdict.claims[0]
     return AttestationResult(
         simulated=any(c.simulated for c in verdict.claims),
         verified_at=now.isoformat(),
         measurements=expected,
         report_data=shown.report_data,
-        checks=verdict.checks,
+        checks=(*verdict.checks, line),
         tcb_status=cpu.tcb_status,
         advisories=cpu.advisories,
     )

@@ -45,12 +45,14 @@ class Item:
         kind: Which parser it is for.
         certificates: DER, that came with it.
         composite: Of which this is the CPU; None for all others.
+        enclave: What an enclave of ours showed with this, its CPU's; else None.
     """
 
     kind: Kind
     raw: bytes
     certificates: tuple[bytes, ...] = ()
     composite: Composite | None = None
+    enclave: Evidence | None = None
 
 
 def detect(raw: bytes) -> tuple[Item, ...]:
@@ -145,9 +147,10 @@ def _own(raw: bytes) -> tuple[Item, ...]:
 
 def _of_enclave(shown: Evidence) -> tuple[Item, ...]:
     if not shown.device_evidence:
-        return (_one(shown.quote),)
+        return (replace(_one(shown.quote), enclave=shown),)
     devices = parse_devices(shown.device_evidence)
-    return _composite(Composite(shown.quote, devices, shown.bound))
+    cpu, *others = _composite(Composite(shown.quote, devices, shown.bound))
+    return replace(cpu, enclave=shown), *others
 
 
 def _composite(composite: Composite) -> tuple[Item, ...]:

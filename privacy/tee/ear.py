@@ -33,6 +33,7 @@ from privacy import __version__
 from privacy.encoding import Json, b64url_decode, parse_object
 from privacy.errors import (
     AppraisalError,
+    CannotVerifyError,
     FormatError,
     PrivacyError,
     VerificationError,
@@ -117,7 +118,9 @@ def sign_refusal(
     nonce: str = "",
     about: Json | None = None,
 ) -> str:
-    """Return the token that says that evidence was refused: contraindicated.
+    """Return the token that says that evidence was refused.
+
+    It is contraindicated; of evidence that could not be verified nothing is said.
 
     Args:
         error: Why.
@@ -130,10 +133,7 @@ def sign_refusal(
     Raises:
         FormatError: See `sign_result`.
     """
-    genuine = isinstance(error, AppraisalError)
-    vector = {"executables": _REFUSED} if genuine else {"hardware": _NOT_GENUINE}
-    if error.code == "simulated-evidence":
-        vector = {"hardware": _SIMULATED}
+    vector = _refused(error)
     submod = {
         "ear_status": status_of(vector),
         "ear_trustworthiness_vector": vector,
@@ -143,6 +143,16 @@ def sign_refusal(
     submods = {f"0:{form[:40]}": submod}
     token = {**(about or {}), "simulated": simulated, "submods": submods}
     return _signed(token, key, at=at, nonce=nonce)
+
+
+def _refused(error: PrivacyError) -> dict[str, int]:
+    if error.code == "simulated-evidence":
+        return {"hardware": _SIMULATED}
+    if isinstance(error, CannotVerifyError):
+        return {"hardware": 0}
+    if isinstance(error, AppraisalError):
+        return {"executables": _REFUSED}
+    return {"hardware": _NOT_GENUINE}
 
 
 def _signed(token: Json, key: Ed25519PrivateKey, *, at: datetime, nonce: str) -> str:

@@ -41,6 +41,7 @@ from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.onchain import Terms, terms_of
 from privacy.tee.attester import Attester
+from privacy.tee.batches import Batches
 from privacy.tee.composite import devices_to_bytes
 from privacy.tee.contract import Answerer
 from privacy.tee.engine import Engine, Rows, load_libraries
@@ -139,6 +140,7 @@ class Enclave:
             model_sha256=model_sha256,
         )
         self._used = UsedJobs()
+        self._batches = Batches(engine.run)
         self._log = RuntimeLog()
         self._lock = threading.Lock()  # held where measurements and log must agree
         self._note("measured")
@@ -238,7 +240,7 @@ class Enclave:
         rows, reply_key, salt = open_input(
             sealed, self._hpke_keys, purpose, columns=self._engine.columns
         )
-        outputs = self._engine.run(rows)
+        outputs = self._batches.run(rows, tell)
         proofs = self._prover.prove(rows, salt, tell) if self._prover else b""
         answer = seal_answer(
             outputs,

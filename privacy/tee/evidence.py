@@ -17,6 +17,7 @@ model is its own digest, in RTMR2.
 empty if it has none; the quote then vouches for them, too.
 """
 
+import functools
 import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
@@ -143,12 +144,9 @@ class Evidence:
     @property
     def keys_sha256(self) -> str:
         """The digest of all public keys."""
-        keys = {
-            "hpke": _keys(self.hpke_public_keys),
-            "signing": b64url(self.signing_public_key),
-            "chain": b64url(self.chain_public_key),
-        }
-        return sha256_hex(canonical_json(keys))
+        return _digest_of_keys(
+            self.hpke_public_keys, self.signing_public_key, self.chain_public_key
+        )
 
     def start(
         self, measured: Measurements, circuit_sha256: str = ""
@@ -262,6 +260,14 @@ def parse_evidence(raw: bytes) -> Evidence:
         statement=_parse_statement(value["statement"]),
         signature=_bytes(value, "signature", _SIGNATURE_BYTES),
     )
+
+
+@functools.lru_cache(maxsize=16)  # an enclave's own do not change
+def _digest_of_keys(
+    hpke: tuple[KemPublicKey, ...], signing: bytes, chain: bytes
+) -> str:
+    keys = {"hpke": _keys(hpke), "signing": b64url(signing), "chain": b64url(chain)}
+    return sha256_hex(canonical_json(keys))
 
 
 def _keys(keys: tuple[KemPublicKey, ...]) -> Json:

@@ -131,6 +131,10 @@ def harden(sandbox: Sandbox | None = None, limits: Limits = DEFAULT_LIMITS) -> H
     """
     sandbox = sandbox or Sandbox()
     _check_alone()
+    for folder in (*sandbox.read.values(), *sandbox.write.values()):
+        if not folder.exists():  # or it would look like a kernel without Landlock
+            msg = f"the enclave process needs {folder}, which does not exist"
+            raise BackendError(msg, code="enclave-start")
     try:
         locked = _lock_memory()
         _limit(file_bytes=sandbox.file_bytes, memory_bytes=limits.memory_bytes)

@@ -38,6 +38,8 @@ _QUICK_S = 10.0
 _EVIDENCE_S = 45.0  # hardware's host may take 30
 _LOAD_S = 120.0
 _SHORTEST_S = 0.001
+_SPARE = 4
+_DEBUG = "PRIVACY_CHILD_STDERR"  # never set in production
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
 
 
@@ -57,7 +59,8 @@ class Enclave:
         self._run_dir = run_dir
         self._process = process
         self._held = _connect(run_dir, timeout_s=_QUICK_S)
-        self._release = weakref.finalize(self, self._held.close)
+        self._spare: list[socket.socket] = []  # connections nobody uses just now
+        self._release = weakref.finalize(self, _close, self._held, self._spare)
         self.info, _ = _ask(self._held, {"op": "ping"})
 
     @classmethod
@@ -216,8 +219,27 @@ class Enclave:
         timeout_s: float,
         progress: Progress = lambda _: None,
     ) -> list[bytes]:
-        with _connect(self._run_dir, timeout_s=timeout_s) as connection:
-            return _ask(connection, {"op": op}, body, progress=progress)[1]
+        try:
+            connection = self._spare.pop()
+            connection.settimeout(timeout_s)
+        except IndexError:
+            connection = _connect(self._run_dir, timeout_s=timeout_s)
+        try:
+            answer = _ask(connection, {"op": op}, body, progress=progress)[1]
+        except BaseException:  # what is on its way would answer the next question
+            connection.close()
+            raise
+        if len(self._spare) < _SPARE and self._release.alive:
+            self._spare.append(connection)
+        else:
+            connection.close()
+        return answer
+
+
+def _close(held: socket.socket, spare: list[socket.socket]) -> None:
+    held.close()
+    while spare:
+        spare.pop().close()
 
 
 def _connect(run_dir: Path, *, timeout_s: float) -> socket.socket:
@@ -265,7 +287,7 @@ def _ask(
 def _launch(program: Program, arguments: list[str], *, timeout_s: float) -> None:
     """Start the enclave process and wait until it is ready."""
     status, theirs = socket.socketpair()
-    debug = os.environ.get("PRIVACY_CHILD_STDERR")  # never set in production
+    debug = os.environ.get(_DEBUG)
     with theirs:
         process = subprocess.Popen(  # noqa: S603 - our own interpreter
             [*INTERPRETER, "-m", program.entry, *arguments, str(theirs.fileno())],
@@ -294,11 +316,16 @@ def _launch(program: Program, arguments: list[str], *, timeout_s: float) -> None
 
 
 def _environment(program: Program = TEE) -> dict[str, str]:
-    """Return where the enclave finds its packages, without other people's hooks."""
+    """Return where the enclave finds its packages.
+
+    Without other people's hooks, and without our settings: a hostile model could look
+    for the node's passwords in them.
+    """
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("PYTHON") and name != "LD_PRELOAD"
+        if name == _DEBUG
+        or not (name.startswith(("PYTHON", "PRIVACY_")) or name == "LD_PRELOAD")
     }
     folders = [str(folder) for folder in search_path(program)]
     return {

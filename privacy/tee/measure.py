@@ -1,10 +1,10 @@
 """What the enclave is made of, as the five registers of a trust domain.
 
-    mrtd     the enclave's own source files and the interpreter's version
+    mrtd     how it is launched, its own source files, and the interpreter
     rtmr0    the sandbox policy
     rtmr1    versions and files of the packages it runs on
     rtmr2    the model file
-    rtmr3    zeros, for events at run time later
+    rtmr3    zeros at the start; see `privacy.tee.runtime_log`
 
 The publisher measures once, for the manifest; the enclave measures itself again from
 what it loaded. In simulation that is honest bookkeeping, no more: a process that
@@ -14,7 +14,6 @@ measures itself can lie.
 import dis
 import functools
 import hashlib
-import platform
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -26,7 +25,9 @@ from privacy.encoding import Json, canonical_json, sha256_file
 from privacy.errors import UnavailableError
 from privacy.modes import Mode
 from privacy.tee.harden import SANDBOX
+from privacy.tee.interpreter import interpreter
 from privacy.tee.parse import REGISTER_BYTES, Measurements
+from privacy.tee.process import INTERPRETER
 from privacy.tee.sealed_model import SEALED_MODEL
 from privacy.tee.wire import MODEL
 
@@ -104,7 +105,8 @@ def measure_loaded(model: bytes, program: Program = TEE) -> Measurements:
     return Measurements(
         mrtd=_digest(
             {
-                "python": [platform.python_implementation(), platform.python_version()],
+                "python": interpreter(),
+                "launch": [*INTERPRETER[1:], "-m", program.entry],
                 "sources": {name: sha256_file(p) for name, p in found.items()},
             }
         ),

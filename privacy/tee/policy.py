@@ -9,6 +9,7 @@
     products = ["Milan"]                 # of Intel the FMSPC
     hardware_ids = ["…"]                 # chip id, of Intel the PPID
     require_gpu = true
+    require_events = ["keys", "model"]   # of an enclave's own event log
     reference_value_signers = ["…"]      # instead of tables of measurements
 
     [measurements."snp-v3"]              # a table for every format to accept
@@ -31,6 +32,7 @@ from typing import Any
 from privacy.errors import FormatError
 from privacy.tee.checks import Check
 from privacy.tee.claims import Claims
+from privacy.tee.runtime_log import EVENTS
 from privacy.tee.tcb import OUT_OF_DATE, REVOKED, STATUSES, UP_TO_DATE
 
 _MAX_BYTES = 1 << 20
@@ -50,6 +52,7 @@ _REQUIREMENTS = {
     "products": list,
     "hardware_ids": list,
     "require_gpu": bool,
+    "require_events": list,
     "reference_value_signers": list,
     "measurements": dict,
     "minimum_svns": dict,
@@ -103,6 +106,7 @@ class EvidencePolicy:
         products: Accepted ones; empty for any.
         hardware_ids: Accepted ones; empty for any.
         require_gpu: One piece of evidence must be of a GPU.
+        require_events: An enclave must show these in its own event log.
         reference_value_signers: Key ids of those whose manifest gives the reference
             values; then `measurements` is empty until `with_reference_values`.
     """
@@ -116,6 +120,7 @@ class EvidencePolicy:
     products: tuple[str, ...] = ()
     hardware_ids: tuple[str, ...] = ()
     require_gpu: bool = False
+    require_events: tuple[str, ...] = ()
     reference_value_signers: tuple[str, ...] = ()
 
     def with_reference_values(
@@ -333,6 +338,12 @@ def _check_policy(policy: EvidencePolicy) -> None:
         raise FormatError(msg, code="bad-policy")
     if bool(policy.report_data) == policy.relaxations.allow_any_report_data:
         msg = "the policy must give report_data, or allow_any_report_data = true"
+        raise FormatError(msg, code="bad-policy")
+    if unknown := set(policy.require_events) - EVENTS:
+        msg = (
+            f"the policy requires the event {min(unknown)!r}, expected one of "
+            f"{', '.join(sorted(EVENTS))}"
+        )
         raise FormatError(msg, code="bad-policy")
     _check_hex(policy.report_data, "report_data")
     _check_hex(policy.nonce, "nonce")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from privacy.errors import BackendError, FormatError, PrivacyError, UnavailableError
 from privacy.tee.configfs_tsm import REPORT_DATA_BYTES, ROOT, ConfigfsTsm, KernelFiles
+from privacy.tee.harden import Limits, Sandbox, harden
 from privacy.tee.origin import format_of, names_simulated, report_data_of
 from privacy.tee.parse import Measurements
 from privacy.tee.wire import (
@@ -114,9 +115,12 @@ def serve(connection: socket.socket, tsm: ConfigfsTsm) -> None:
 
 def main(argv: list[str]) -> None:
     """Run the process: a connected socket's descriptor, and configfs-tsm's folder."""
-    descriptor, root = argv
-    with socket.socket(fileno=int(descriptor)) as connection:
-        serve(connection, ConfigfsTsm(KernelFiles(Path(root))))
+    descriptor, root = int(argv[0]), Path(argv[1])
+    if root.is_dir():  # else every answer will say that it is not
+        sandbox = Sandbox(write={"tsm": root}, file_bytes=1 << 12, keeps_user=True)
+        harden(sandbox, Limits(allow_weaker_sandbox=True))  # nobody relies on it
+    with socket.socket(fileno=descriptor) as connection:
+        serve(connection, ConfigfsTsm(KernelFiles(root)))
 
 
 if __name__ == "__main__":

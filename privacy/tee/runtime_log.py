@@ -10,6 +10,7 @@ gives the attested register.
     circuit   sha256                        the circuit that it proves with, too
 """
 
+import functools
 import hashlib
 import threading
 from collections.abc import Mapping
@@ -46,8 +47,13 @@ class RuntimeEvent:
 
     def as_event(self) -> Event:
         """Return the event as one of a TCG log."""
-        content = canonical_json(self.as_dict())
+        content = _content(self.name, tuple(self.detail.items()))
         return Event(REGISTER, _TAG, hashlib.sha384(content).digest(), content)
+
+
+@functools.lru_cache(maxsize=64)  # an enclave's own do not change
+def _content(name: str, detail: tuple[tuple[str, str], ...]) -> bytes:
+    return canonical_json(RuntimeEvent(name, dict(detail)).as_dict())
 
 
 def register_of(events: tuple[RuntimeEvent, ...]) -> bytes:

@@ -4,6 +4,7 @@ The same verifier checks these quotes and real ones. Going to hardware replaces 
 attester and the trust store, and not one line of the verifier.
 """
 
+import functools
 import hashlib
 import secrets
 import struct
@@ -48,9 +49,7 @@ class SimulatedTdxAttester:
     def quote(self, report_data: bytes, measurements: Measurements) -> bytes:
         """Return a quote over 64 bytes of report data."""
         header, report = self.header(), self.td_report(report_data, measurements)
-        point = public_point(self.attestation_key)
-        auth = secrets.token_bytes(32)
-        qe = self.qe_report(hashlib.sha256(point + auth).digest() + bytes(32))
+        point, auth, qe, qe_signature = self._certified
         return TdxQuote(
             header=header,
             report=report,
@@ -59,10 +58,20 @@ class SimulatedTdxAttester:
             ),
             attestation_key=point,
             qe_report=qe,
-            qe_signature=sign_raw(self.pck_key, qe.raw),
+            qe_signature=qe_signature,
             qe_auth=auth,
             certificates=self.certificates,
         ).to_bytes()
+
+    @functools.cached_property
+    def _certified(self) -> tuple[bytes, bytes, SgxReport, bytes]:
+        """Attestation key, what was hashed with it, QE report and its signature.
+
+        A quoting enclave has its key certified once, not for each quote.
+        """
+        point, auth = public_point(self.attestation_key), secrets.token_bytes(32)
+        qe = self.qe_report(hashlib.sha256(point + auth).digest() + bytes(32))
+        return point, auth, qe, sign_raw(self.pck_key, qe.raw)
 
     def header(self) -> QuoteHeader:
         """Return a header with random user data, as real platforms write."""

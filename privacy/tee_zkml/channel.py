@@ -1,8 +1,9 @@
 """Messages between an enclave and its prover, over sockets made before the sandbox.
 
     control    enclave to prover: two bytes, START or END and the number of a channel
-    channel    enclave to the job's process: a row; back: a proof or an error;
-               and from the prover itself, once that process has ended: ENDED
+    channel    enclave to the job's process: a row; back: a proof or an error; and from
+               the prover itself: that the process has ended by itself; or, after END,
+               that it is gone and the channel is empty
 
 Sockets are of the kind that keeps messages apart (SOCK_SEQPACKET), so that what a
 killed process leaves behind can be told from what comes after. A message that is too
@@ -13,7 +14,7 @@ import socket
 
 START, END = b"s", b"e"
 
-_MORE, _LAST, _ENDED = b"+", b".", b"!"
+_MORE, _LAST, _ENDED, _CLEAR = b"+", b".", b"!", b"="
 _PACKET_BYTES = 1 << 15
 
 
@@ -30,8 +31,34 @@ def send(channel: socket.socket, message: bytes) -> None:
 
 
 def send_ended(channel: socket.socket) -> None:
-    """Say that the job's process has ended."""
+    """Say that the job's process has ended by itself."""
     channel.send(_ENDED)
+
+
+def clear(channel: socket.socket) -> None:
+    """Throw away what no process has read, and say so: the job is over.
+
+    A row that one job left must not reach the process of the next.
+    """
+    channel.settimeout(0)
+    try:
+        while channel.recv(1 + _PACKET_BYTES):
+            pass
+    except BlockingIOError:
+        pass
+    channel.settimeout(None)
+    channel.send(_CLEAR)
+
+
+def skip_to_clear(channel: socket.socket) -> None:
+    """Read up to where the last job is over.
+
+    Raises:
+        EOFError: The other side is gone.
+    """
+    while (packet := channel.recv(1 + _PACKET_BYTES)) != _CLEAR:
+        if not packet:
+            raise EOFError
 
 
 def receive(channel: socket.socket) -> bytes:
@@ -52,15 +79,3 @@ def receive(channel: socket.socket) -> bytes:
         message += packet[1:]
         if packet[:1] == _LAST:
             return bytes(message)
-
-
-def drain(channel: socket.socket) -> None:
-    """Throw away what nobody has read."""
-    channel.settimeout(0)
-    try:
-        while channel.recv(1 + _PACKET_BYTES):
-            pass
-    except BlockingIOError:
-        pass
-    finally:
-        channel.settimeout(None)

@@ -1,6 +1,7 @@
 """What runs in an enclave of mode tee+zkml, for whoever measures one."""
 
-from privacy.tee.measure import PACKAGES, Program
+from privacy.modes import Mode
+from privacy.tee.measure import PACKAGES, TEE, Program
 from privacy.tee_zkml.sandbox import POLICY
 
 PROGRAM = Program(
@@ -9,3 +10,6 @@ PROGRAM = Program(
     packages=(*PACKAGES, ("ezkl",)),
     policy=POLICY,
 )
+
+PROGRAMS = {Mode.TEE: TEE, Mode.TEE_ZKML: PROGRAM}
+"""What runs in the enclaves of each mode that has them."""

@@ -28,7 +28,7 @@ from privacy.encoding import Json
 from privacy.errors import BackendError, PrivacyError
 from privacy.tee.harden import Limits
 from privacy.tee.wire import describe_error
-from privacy.tee_zkml.channel import START, drain, receive, send, send_ended
+from privacy.tee_zkml.channel import START, clear, receive, send, send_ended
 from privacy.tee_zkml.circuit import HeldCircuit
 from privacy.tee_zkml.sandbox import restrict_job, restrict_prover
 from privacy.tee_zkml.tables import FOLDER, hold_tables
@@ -82,21 +82,25 @@ class Prover:
             pid = os.fork()
             if not pid:
                 self._control.close()
+                for other, channel in enumerate(self._channels):
+                    if other != number:  # another job's rows go there
+                        channel.close()
                 restrict_job(filtered=self._filtered)
                 _work(self._channels[number], self._prove)
             self._jobs[pid] = number
             return
         for pid in [pid for pid, n in self._jobs.items() if n == number]:
+            del self._jobs[pid]
             os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        clear(self._channels[number])
 
     def _reap(self) -> None:
         while self._jobs:
             pid, _ = os.waitpid(-1, os.WNOHANG)
             if not pid:
                 return
-            channel = self._channels[self._jobs.pop(pid)]
-            drain(channel)  # a row that it never read must not reach the next one
-            send_ended(channel)
+            send_ended(self._channels[self._jobs.pop(pid)])
 
 
 def _work(channel: socket.socket, prove: Prove) -> NoReturn:

@@ -20,12 +20,19 @@ from typing import Any, NoReturn
 from privacy.bundle import Bundle
 from privacy.child import Progress
 from privacy.encoding import Json, parse_object
-from privacy.errors import BackendError
+from privacy.errors import BackendError, FormatError
 from privacy.modes import Mode
 from privacy.tee.harden import DEFAULT_LIMITS, Limits
 from privacy.tee.process import INTERPRETER
 from privacy.tee.wire import raise_described
-from privacy.tee_zkml.channel import END, START, ProcessEnded, receive, send
+from privacy.tee_zkml.channel import (
+    END,
+    START,
+    ProcessEnded,
+    receive,
+    send,
+    skip_to_clear,
+)
 from privacy.tee_zkml.circuit import circuit_sha256, hold_circuit
 from privacy.zkml.blobs import (
     Evidence,
@@ -45,7 +52,7 @@ _PLACES = 4  # processes at once; the node lets in as many as it has memory for
 
 @dataclass(slots=True)
 class _Place:
-    """One job at a time; `is_used` until its last process is known to have ended."""
+    """One job at a time; `is_used` until the last is known to be over."""
 
     number: int
     channel: socket.socket
@@ -104,8 +111,12 @@ class Proving:
             BackendError: The engine failed, or its process died at the input, twice.
         """
         params = self._params
-        params.check_range(rows)
-        quantized = params.circuit_rows(rows, salt)
+        try:
+            params.check_range(rows)
+            quantized = params.circuit_rows(rows, salt)
+        except FormatError:  # its message says which row and column: the node reads it
+            msg = "a row is outside the range that the circuit was built for"
+            raise FormatError(msg, code="out-of-range") from None
         proofs: list[Proof] = []
         for left in reversed(range(_TRIES)):
             try:
@@ -146,19 +157,15 @@ class Proving:
             progress({"stage": "wait for a prover"})
         try:
             if place.is_used:
-                self._await_end(place)
+                skip_to_clear(place.channel)
             place.is_used = True
             self._tell(START, place)
             yield place
+        except EOFError:
+            _end_enclave()
         finally:
             self._tell(END, place)
             self._free.put(place)
-
-    def _await_end(self, place: _Place) -> None:
-        with suppress(ProcessEnded):
-            while True:
-                self._wait(place, lambda: None)
-                receive(place.channel)
 
     def _wait(self, place: _Place, beat: Callable[[], None]) -> None:
         """Wait until there is something to read."""

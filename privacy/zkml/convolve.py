@@ -19,8 +19,8 @@ _DIMENSIONS = 4
 def convolve(path: Path, features: int) -> None:
     """Rewrite, in place, the two-dimensional convolutions that gain by it.
 
-    Left as they are: those with groups, with weights that are no constants, or whose
-    padding depends on the input.
+    Left as they are: those with groups, of several images, with weights that are no
+    constants, or whose padding depends on the input.
 
     Args:
         path: The ONNX model, batch of one.
@@ -38,7 +38,7 @@ def convolve(path: Path, features: int) -> None:
     given = inner_values(model, [node.input[0] for node in convolutions], zeros)
     for number, (node, image) in enumerate(zip(convolutions, given, strict=True)):
         weights = constants.get(node.input[1])
-        if weights is None or weights.ndim != _DIMENSIONS:
+        if weights is None or (weights.ndim, len(image)) != (_DIMENSIONS, 1):
             continue
         patches = _patches(image.shape, weights.shape, _attributes(node))
         if patches is None:
@@ -120,7 +120,7 @@ def _product(
         ("Gather", [constant("index", patches.ravel())], {"axis": 0}),
         ("Reshape", [image], {}),
         ("MatMul", [constant("weights", matrix)], {}),
-        *(("Add", [bias], {}) for bias in node.input[2:]),
+        *(("Add", [bias], {}) for bias in node.input[2:] if bias),
         ("Transpose", [], {"perm": [1, 0]}),
         ("Reshape", [constant("shape", (1, outputs, rows, columns))], {}),
     ]

@@ -54,10 +54,10 @@ def prescale(path: Path, low: Any, high: Any) -> tuple[Any, Any]:
 
 def _comparisons(graph: Any, features: int) -> Iterator[Any]:
     """Yield (comparison, one-hot selection, thresholds), or None for any other use."""
-    weights = _constants(graph)
+    weights, given_out = _constants(graph), {value.name for value in graph.output}
     for pick in _users(graph, input_name(graph)):
         select = _selection(pick, weights, features)
-        if select is None:
+        if select is None or pick.output[0] in given_out:
             yield None
             return
         for node in _users(graph, pick.output[0]):

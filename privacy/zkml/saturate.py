@@ -20,8 +20,10 @@ _ENDS = {"Sigmoid": 8.0, "Tanh": 4.0, "Softmax": 8.0}
 Of many inputs of a softmax, those that do not count alone might together: the logarithm
 of their number is added.
 """
-_AXES_ARE_INPUTS = 18
-"""The operator set from which ReduceMax takes its axes as an input."""
+_ENDS_ARE_INPUTS, _ONE_AXIS, _AXES_ARE_INPUTS = 11, 13, 18
+"""Operator sets from which Clip takes its ends as inputs, Softmax is along one axis and
+not along all from there on, and ReduceMax takes its axes as an input.
+"""
 
 
 def saturate(path: Path, low: Any, high: Any) -> None:
@@ -36,37 +38,52 @@ def saturate(path: Path, low: Any, high: Any) -> None:
 
     model = onnx.load(str(path))
     nodes = [node for node in model.graph.node if node.op_type in _ENDS]
-    if not nodes:
+    version = _operator_set(model)
+    if not nodes or version < _ENDS_ARE_INPUTS:
         return
     ends, reach = np.zeros(len(nodes)), np.zeros(len(nodes))
+    axes = list[tuple[int, ...]]()
     for row in far_corners(path, low, high):
         values = inner_values(model, [node.input[0] for node in nodes], row)
-        pairs = list(zip(nodes, values, strict=True))
-        reach = np.maximum(reach, [_reach(*pair) for pair in pairs])
-        ends = np.array([_end(*pair) for pair in pairs])
+        axes = [_axes(n, v.ndim, version) for n, v in zip(nodes, values, strict=True)]
+        trios = list(zip(nodes, values, axes, strict=True))
+        reach = np.maximum(reach, [_reach(*trio) for trio in trios])
+        ends = np.array([_end(*trio) for trio in trios])
     for number, (node, end) in enumerate(zip(nodes, ends, strict=True)):
         if reach[number] > end:
-            _cut(model, node, end, f"saturate_{number}")
+            _cut(model, node, end, axes[number], f"saturate_{number}")
     onnx.save(model, str(path))
 
 
-def _reach(node: Any, value: Any) -> float:
+def _operator_set(model: Any) -> int:
+    standard = {"", "ai.onnx"}
+    return next((o.version for o in model.opset_import if o.domain in standard), 0)
+
+
+def _reach(node: Any, value: Any, axes: tuple[int, ...]) -> float:
     if node.op_type == "Softmax":
-        axis = _axis(node)
-        return float((value.max(axis=axis) - value.min(axis=axis)).max())
+        return float((value.max(axis=axes) - value.min(axis=axes)).max())
     return float(np.abs(value).max())
 
 
-def _end(node: Any, value: Any) -> float:
-    many = value.shape[_axis(node)] if node.op_type == "Softmax" else 1
+def _end(node: Any, value: Any, axes: tuple[int, ...]) -> float:
+    many = math.prod(value.shape[axis] for axis in axes)
     return _ENDS[node.op_type] + math.log(many)
 
 
-def _axis(node: Any) -> int:
-    return next((a.i for a in node.attribute if a.name == "axis"), -1)
+def _axes(node: Any, dimensions: int, version: int) -> tuple[int, ...]:
+    """Return the axes whose values a softmax makes add up to one; none for others."""
+    if node.op_type != "Softmax":
+        return ()
+    given = next((a.i for a in node.attribute if a.name == "axis"), None)
+    if version >= _ONE_AXIS:
+        return (-1 if given is None else given,)
+    return tuple(range((1 if given is None else given) % dimensions, dimensions))
 
 
-def _cut(model: Any, node: Any, end: float, prefix: str) -> None:
+def _cut(
+    model: Any, node: Any, end: float, along: tuple[int, ...], prefix: str
+) -> None:
     """Insert what cuts a node's input."""
     from onnx import helper, numpy_helper
 
@@ -79,10 +96,10 @@ def _cut(model: Any, node: Any, end: float, prefix: str) -> None:
     given, made = node.input[0], f"{prefix}_cut"
     if node.op_type == "Softmax":  # the same whatever is added to all of them
         most, below, above = (f"{prefix}_{what}" for what in ("most", "below", "above"))
-        axes = np.array([_axis(node)])
+        axes = np.array(along)
         reduced = (
             helper.make_node("ReduceMax", [given, constant("axes", axes)], [most])
-            if model.opset_import[0].version >= _AXES_ARE_INPUTS
+            if _operator_set(model) >= _AXES_ARE_INPUTS
             else helper.make_node("ReduceMax", [given], [most], axes=axes.tolist())
         )
         added = [

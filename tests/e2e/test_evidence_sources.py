@@ -1,7 +1,7 @@
 """A job by the command line under every source of evidence, and its receipt offline."""
 
+import contextlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,9 @@ from privacy.files import default_home
 from privacy.publisher import publisher_key, sign_bundle
 from privacy.tee.measure import measure_loaded
 from tests.support.fake_tsm import IMAGE
-from tests.support.live_gateway import ProcessGateway
+from tests.support.live_gateway import ProcessGateway, wait_until
 from tests.support.tee_models import WEIGHTS, linear_model
+from tests.support.tsm_folder import tsm_folder
 
 ROWS = [[0.5, -1.0, 2.0], [3.0, 0.25, -4.0]]
 ON_HARDWARE = f"""
@@ -60,15 +61,9 @@ def models_dir(tmp_path_factory, home_of_this_run):
 @pytest.fixture
 def tsm(request, tmp_path):
     """A guest's configfs-tsm, emulated over FUSE."""
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("/dev/fuse cannot be opened")
-    try:
-        from tests.support.tsm_mount import mounted
-    except (ImportError, OSError) as exc:
-        pytest.skip(f"no FUSE: install mfusepy and libfuse ({exc})")
     folder = tmp_path / "report"
     folder.mkdir()
-    with mounted(folder, request.param):
+    with tsm_folder(folder, request.param):
         yield folder
 
 
@@ -141,6 +136,18 @@ def test_a_guest_with_a_policy_on_its_image_serves_jobs_that_verify(ask, tsm, tm
     )
     check(*found)
     assert not list(Path(tsm).iterdir())
+    wait_until(lambda: not helpers_of(tsm), what="the end of the enclave's helper")
+
+
+def helpers_of(tsm):
+    """The processes that ask this kernel for reports."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if b"privacy.tee.quoter" in words and str(tsm).encode() in words:
+                found.append(process)
+    return found
 
 
 @pytest.mark.slow

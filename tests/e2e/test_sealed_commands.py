@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from privacy.bundle import open_bundle
 from privacy.client import Client
-from privacy.publish import is_current
+from privacy.publish import Seal, is_current, publish
 from tests.support.live_gateway import ProcessGateway, free_port
 
 pytestmark = pytest.mark.slow
@@ -88,7 +88,11 @@ def test_a_model_is_sealed_served_logged_and_revoked(privacy, model, broker, tmp
     publish += ["--data", str(tmp_path / "rows.npy"), "--name", "secret"]
     publish += ["--store", str(store), "--seal", url, "--allow-simulated"]
     said = privacy(*publish)
-    assert said["sealed"] == {"broker": url, "weights_in": {}}
+    assert said["sealed"] == {
+        "broker": url,
+        "weights_in": {},
+        "allow_simulated": True,
+    }
     assert [m for m, p in said["modes"].items() if p["available"]] == ["tee"]
     bundle = open_bundle(store / "secret" / "1")
     assert set(bundle.manifest.files) == {"tee/model.sealed"}
@@ -126,6 +130,30 @@ def test_a_model_is_sealed_served_logged_and_revoked(privacy, model, broker, tmp
     assert privacy("broker", "list")["keys"][0]["revoked_at"]
     log = (tmp_path / "broker.log").read_text()
     assert PASSPHRASE not in log
+
+
+def test_the_store_never_holds_the_model_in_the_clear(model, tmp_path):
+    """It may be the node operator's, who could look while publishing goes on."""
+    store, home = tmp_path / "store", tmp_path / "home"
+    at_home, in_store = set(), set()
+
+    def look(_progress=None):
+        at_home.update(home.rglob("*.onnx"))
+        files = [path for path in store.rglob("*") if path.is_file()]
+        in_store.update(p for p in files if b"ai.onnx" in p.read_bytes())
+
+    publish(
+        *model,
+        name="secret",
+        store=store,
+        home=home,
+        seal=Seal("http://broker", lambda _bundle, _key: None),
+        progress=look,
+    )
+    assert at_home  # it was somewhere
+    at_home.clear()
+    look()
+    assert (at_home, in_store) == (set(), set())
 
 
 def test_what_sealing_needs_is_asked_for_before_the_long_work(privacy, model, tmp_path):

@@ -119,6 +119,7 @@ def test_the_weights_are_nowhere_on_the_node(site, infer, broker, tmp_path):
     assert len(Decisions(broker.home).all()) == 1
 
 
+@pytest.mark.slow
 def test_a_node_without_its_broker_says_so_and_recovers(infer, broker, monkeypatch):
     for _ in range(2):  # the second at once, without another enclave
         with pytest.raises(UnavailableError) as caught:
@@ -129,7 +130,7 @@ def test_a_node_without_its_broker_says_so_and_recovers(infer, broker, monkeypat
     assert len(infer().rows) == len(ROWS)
 
 
-@pytest.mark.slow  # the broker's part and the node's are held by unit tests
+@pytest.mark.slow
 def test_a_model_whose_key_was_revoked_is_not_served(infer, broker):
     broker.deposits.revoke("demo/1")
     broker.start()

@@ -294,8 +294,17 @@ def outcomes(scene):
             for name, layer in (("landlock", landlock), ("seccomp", seccomp))
             for yes in both
         },
+        "missing": child(harden_with_a_missing_folder),
         "threads": child(harden_with_a_second_thread),
     }
+
+
+def harden_with_a_missing_folder():
+    sandbox = Sandbox(read={"gone": Path("/no/such/folder")})
+    try:
+        harden(sandbox, Limits(allow_weaker_sandbox=True))
+    except BackendError as exc:
+        raise RuntimeError(exc.code, exc.message) from None
 
 
 def harden_with_a_second_thread():

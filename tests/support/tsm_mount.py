@@ -66,9 +66,10 @@ class Mount(fuse.Operations):
         return len(data)
 
     def flush(self, path, fh):  # at close(), which release is not
-        if fh in self.written:
+        content = self.written.pop(fh, None)
+        if content is not None and path is not None:  # None: the entry is gone
             with contextlib.suppress(OSError):
-                self.tsm.write(*split(path), self.written.pop(fh))
+                self.tsm.write(*split(path), content)
 
     def read(self, path, size, offset, fh):
         if fh not in self.read_:
@@ -80,6 +81,8 @@ class Mount(fuse.Operations):
 
 
 def split(path):
+    if path is None:
+        raise error(errno.ENOENT)
     entry, _, name = path.strip("/").partition("/")
     return entry, name
 

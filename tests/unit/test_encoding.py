@@ -4,6 +4,7 @@ import math
 import sys
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +27,35 @@ from privacy.errors import FormatError
 
 def test_canonical_json_sorts_and_has_one_spelling():
     assert canonical_json({"b": 1.0, "a": "é"}) == '{"a":"é","b":1}'.encode()
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers(-(1 << 53) + 1, (1 << 53) - 1)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(st.characters(exclude_categories=["Cs"])),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner)
+        ),
+    )
+)
+def test_canonical_json_is_that_of_the_reference_implementation(value):
+    assert canonical_json(value) == rfc8785.dumps(value)
+
+
+def test_canonical_json_escapes_every_ascii_character_like_the_reference():
+    everything = {chr(i) * 2: chr(127 - i) for i in range(128)}
+    assert canonical_json(everything) == rfc8785.dumps(everything)
+
+
+def test_canonical_json_refuses_an_integer_that_others_would_round():
+    assert canonical_json([(1 << 53) - 1, -(1 << 53) + 1])
+    for integer in (1 << 53, -(1 << 53)):
+        with pytest.raises(FormatError):
+            canonical_json([integer])
 
 
 @pytest.mark.parametrize(

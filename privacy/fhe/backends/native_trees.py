@@ -24,11 +24,10 @@ from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.backends.device import uses_gpu
 from privacy.fhe.binning import owners
 from privacy.fhe.compiled import Compiled, circuit_members
-from privacy.fhe.draft import Draft, choose, ranks
+from privacy.fhe.draft import Draft, TreesDraft, ranks
 from privacy.fhe.keysets import TREES, shipped
 from privacy.fhe.plan import Plan
 from privacy.fhe.thermometer import Edges
-from privacy.trees import ensemble_of
 
 _SAMPLES = 32
 _LITTLE_MORE = 1.05
@@ -38,36 +37,24 @@ _BATCH_LOOK_UPS = 1024
 
 
 def compile_trees(
-    estimator: Any,
-    calibration: Floats,
+    drafts: Sequence[TreesDraft],
     *,
     p_error: float,
     splits: str,
-    task: str,
     device: str = "cpu",
-    drafts: Sequence[Draft] = (),
 ) -> Compiled:
-    """Compile a trained ensemble.
+    """Compile an ensemble.
 
     Args:
-        estimator: A scikit-learn or XGBoost tree or ensemble of trees.
-        calibration: Standardised rows, (rows, features).
+        drafts: What `privacy.fhe.tree_choice.choose` gave.
         p_error: Chance that one table look-up errs.
-        splits: `hidden` or `revealed`; see `privacy.fhe.options.Options`.
-        task: See `privacy.bundle.Manifest`.
+        splits: For the manifest, what clients learn of the trees.
         device: See `privacy.fhe.backends.device.uses_gpu`.
-        drafts: Instead of those that `choose` gives.
 
     Raises:
         UnavailableError: There is no such device.
         BackendError: It cannot be expressed.
-        FormatError: Likewise.
     """
-    ensemble = ensemble_of(estimator)
-    if ensemble is None:
-        msg = f"{type(estimator).__name__} is no ensemble of trees that we read"
-        raise BackendError(msg, code="fhe-not-trees")
-    drafts = drafts or choose(ensemble, calibration, splits=splits, task=task)
     configuration = fhe.Configuration(
         p_error=p_error,
         use_gpu=uses_gpu(device),
@@ -85,7 +72,7 @@ def compile_trees(
         family="trees",
         n_bits={"table": made.table_bits, "sum": made.sum_bits},
         **members,
-        features=calibration.shape[1],
+        features=len(draft.edges),
         quantizers=draft.edges,
         output=draft.output,
         theirs_quantize=lambda rows: ranks(rows, draft.edges),
@@ -96,10 +83,11 @@ def compile_trees(
             "keyset": keyset,
             "device": "cuda" if configuration.use_gpu else "cpu",
             "splits": splits,
+            "answer": "leaves" if draft.output.trees else "sums",
             "bins": draft.bins,
             "input_bits": bits,
             "look_ups": len(made.look_ups),
-            "trees": len(ensemble.trees),
+            "trees": len(draft.trees),
         },
         used=used if len(used) < bits else None,
         unrounded=draft.unrounded,
@@ -107,14 +95,14 @@ def compile_trees(
 
 
 def _finest(
-    drafts: Sequence[Draft], configuration: fhe.Configuration
-) -> tuple[Draft, Plan, fhe.Module, str]:
+    drafts: Sequence[TreesDraft], configuration: fhe.Configuration
+) -> tuple[TreesDraft, Plan, fhe.Module, str]:
     """Compile the first draft, or the widest sums that cost little more than its.
 
     All in one key set; its name, or `own`, comes last.
     """
     limit = math.inf
-    found: tuple[Draft, Plan, fhe.Module, str] | None = None
+    found: tuple[TreesDraft, Plan, fhe.Module, str] | None = None
     for draft in drafts:
         made = draft.plan()
         module, keyset = _compiled(made, draft.edges, configuration)
@@ -146,20 +134,24 @@ def _compiled(
     return _module(made, edges, configuration), "own"
 
 
-def _outputs(draft: Draft, integers: Ints) -> Floats:
+def _outputs(draft: TreesDraft, integers: Ints) -> Floats:
     """Return raw outputs one number at a time."""
+    steps = draft.output
     rows = [
-        [
-            s * i + o
-            for s, i, o in zip(
-                draft.output.scale, row.tolist(), draft.output.offset, strict=True
-            )
-        ]
-        for row in integers
+        [s * i + o for s, i, o in zip(steps.scale, sums, steps.offset, strict=True)]
+        for sums in (_held(draft, row) for row in integers.tolist())
     ]
-    if draft.output.complement:
+    if steps.complement:
         rows = [[1.0 - second, second] for (second,) in rows]
     return np.array(rows, dtype=np.float64)
+
+
+def _held(draft: TreesDraft, row: list[int]) -> list[int]:
+    """Return the sums of a row: what it holds, or what the leaves that it names do."""
+    if isinstance(draft, Draft):
+        return row
+    held = [n.leaf_of[at] for n, at in zip(draft.numberings, row, strict=True)]
+    return [int(sum(steps)) for steps in zip(*filter(None, held), strict=True)]
 
 
 def _used(made: Plan) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 A new kind of circuit, or a new choice within one, is one more candidate here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +18,11 @@ from privacy.fhe.compiled import Compiled
 from privacy.fhe.dense import Layer, read_dense
 from privacy.fhe.dense_choice import fit_dense, mirrors, shapes
 from privacy.fhe.dense_plan import plan_dense
-from privacy.fhe.draft import BINS, SUM_BITS, draft_at
+from privacy.fhe.draft import Draft, TreesDraft
 from privacy.fhe.options import Options
 from privacy.fhe.quantizers import raw_outputs
 from privacy.fhe.thermometer import thermometer
+from privacy.fhe.tree_choice import BINS, SUM_BITS, answered, draft_at
 from privacy.fhe.yardstick import Fit, Outputs
 from privacy.publishing import PartRequest
 from privacy.trees import Ensemble, ensemble_of
@@ -110,53 +111,62 @@ def trees(subject: Subject) -> Iterator[Candidate]:
     Raises:
         BackendError: It is no ensemble of trees.
     """
-    ensemble = ensemble_of(subject.estimator)
-    if ensemble is None:
-        msg = f"{type(subject.estimator).__name__} is no ensemble of trees that we read"
-        raise BackendError(msg, code="fhe-not-trees")
+    ensemble = read_trees(subject)
     every = BINS if subject.options.splits == "hidden" else (0,)
     for sum_bits in SUM_BITS:
         for bins in every:
+            draft = partial(draft_at, ensemble, bins=bins, sum_bits=sum_bits)
             yield Candidate(
                 name=f"fhe-native, {bins or 'exact'} bins, {sum_bits}-bit sums",
-                fit=partial(_fit_trees, ensemble, bins, sum_bits),
-                compile=partial(_compile_trees, subject, ensemble, bins, sum_bits),
+                fit=partial(_fit_trees, draft),
+                compile=partial(_compile_trees, subject, draft),
                 rank=float(sum_bits * 1000 + bins),
             )
 
 
-def _fit_trees(ensemble: Ensemble, bins: int, sum_bits: int, rows: Floats) -> Outputs:
-    draft = draft_at(ensemble, rows, bins=bins, sum_bits=sum_bits)
+def read_trees(subject: Subject) -> Ensemble:
+    """Return an estimator's trees.
+
+    Raises:
+        BackendError: It has none.
+    """
+    ensemble = ensemble_of(subject.estimator)
+    if ensemble is None:
+        msg = f"{type(subject.estimator).__name__} is no ensemble of trees that we read"
+        raise BackendError(msg, code="fhe-not-trees")
+    return ensemble
+
+
+def _fit_trees(draft_on: Callable[[Floats], Draft], rows: Floats) -> Outputs:
+    """Return what sums give; the leaves that make them up give the same."""
+    draft = draft_on(rows)
     return lambda kept: raw_outputs(
         draft.sums(thermometer(kept, draft.edges)), draft.output
     )
 
 
-def _compile_trees(
-    subject: Subject, ensemble: Ensemble, bins: int, sum_bits: int
-) -> Compiled:
-    draft = draft_at(ensemble, subject.calibration, bins=bins, sum_bits=sum_bits)
-    return compile_ensemble(subject, drafts=(draft,))
+def _compile_trees(subject: Subject, draft_on: Callable[[Floats], Draft]) -> Compiled:
+    with readable("as an fhe-native circuit"):
+        draft = draft_on(subject.calibration)
+        found = answered(draft, subject.calibration, subject.options.answer)
+    return compile_ensemble(subject, (found,))
 
 
-def compile_ensemble(subject: Subject, **more: Any) -> Compiled:
+def compile_ensemble(subject: Subject, drafts: Sequence[TreesDraft]) -> Compiled:
     """Return an ensemble of trees as a circuit of our own.
 
     Args:
-        subject: The model, its calibration rows and the publisher's options.
-        more: Further arguments of `compile_trees`, such as `drafts`.
+        subject: The model and the publisher's options.
+        drafts: What `privacy.fhe.tree_choice.choose` gave.
     """
     from privacy.fhe.backends.native_trees import compile_trees
 
     with readable("as an fhe-native circuit"):
         return compile_trees(
-            subject.estimator,
-            subject.calibration,
+            drafts,
             p_error=subject.options.p_error,
             splits=subject.options.splits,
-            task=subject.request.task,
             device=subject.options.device,
-            **more,
         )
 
 

@@ -10,13 +10,19 @@ from privacy.bundle import Bundle
 from privacy.client.passphrase import Unlock
 from privacy.encoding import sha256_hex
 from privacy.tee.enclave import Enclave
-from privacy.tee.measure import measure_unloaded
 from privacy.tee.sealed_engine import SealedEngine
 from privacy.tee.sealed_model import SealedFile
 from privacy.tee.simulator import SimulatedTdxAttester
-from tests.support.sealed_bundle import write_sealed_bundle
+from tests.support.sealed_bundle import unloaded, write_sealed_bundle
 
 VERIFIER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+
+
+@pytest.fixture(autouse=True)
+def _quick_passphrases(monkeypatch):
+    """The real cost is a fifth of a second a test; test_client_sealed.py holds it."""
+    cost = {"iterations": 1, "lanes": 1, "memory_kib": 64}
+    monkeypatch.setattr("privacy.client.sealed._COST", cost)
 
 
 @pytest.fixture
@@ -60,7 +66,7 @@ def enclave_of():
         return Enclave(
             SealedEngine(sealed or SealedFile(content, sha256_hex(made.model))),
             attester or SimulatedTdxAttester(),
-            measurements or measure_unloaded(),
+            measurements or unloaded(),
             model_sha256=made.bundle.sha256,
         )
 

@@ -7,7 +7,7 @@ import pytest
 from privacy.broker import Deposits
 from privacy.client.passphrase import Unlock
 from privacy.errors import AuthError, FormatError, NotFoundError
-from privacy.tee.measure import measure_unloaded
+from tests.support.sealed_bundle import unloaded
 
 CONTENT_KEY = bytes(range(32))
 
@@ -22,7 +22,7 @@ def test_a_deposit_opens_with_its_passphrase_only(home, sealed_bundle, policy):
     assert opened.content_key == CONTENT_KEY
     assert opened.policy == policy
     assert opened.deposit.model == "demo/1"
-    assert opened.measurements == measure_unloaded()
+    assert opened.measurements == unloaded()
     assert "content_key" not in repr(opened)
     for unlock in (Unlock("another horse"), Unlock()):
         with pytest.raises(AuthError):
@@ -66,6 +66,23 @@ def test_a_revoked_key_is_erased_and_remembered(deposits, home, sealed_bundle, p
         assert caught.value.code == "key-revoked"
     assert deposits.revoke(sealed_bundle.sha256) == gone
     assert deposits.all() == [gone]
+
+
+def test_a_revocation_that_was_interrupted_counts_and_can_be_finished(
+    deposits, home, sealed_bundle, policy
+):
+    deposits.add(sealed_bundle, CONTENT_KEY, policy)
+    path = home / "broker" / f"{sealed_bundle.sha256}.sealed"
+    raw = path.read_bytes()
+    gone = deposits.revoke("demo/1")
+    path.write_bytes(raw)  # as if it had died before it erased the key
+    for ask in (deposits.known, deposits.open):
+        with pytest.raises(NotFoundError) as caught:
+            ask(sealed_bundle.sha256)
+        assert caught.value.code == "key-revoked"
+    assert deposits.all() == [gone]
+    assert deposits.revoke("demo/1") == gone
+    assert not path.exists()
 
 
 def test_a_model_that_was_never_deposited_is_unknown(deposits):

@@ -20,11 +20,13 @@ from privacy.errors import (
 from privacy.tee.client import TeeSession, check_evidence
 from privacy.tee.ear import check_result
 from privacy.tee.evidence import parse_evidence
-from privacy.tee.measure import measure_unloaded
+from privacy.tee.runtime_log import RuntimeEvent, register_of
 from privacy.tee.sealed_engine import SealedEngine
-from privacy.tee.sealed_model import SealedFile, open_model, seal_model
+from privacy.tee.sealed_model import SealedFile
 from privacy.tee.simulated_attesters import SimulatedNitroAttester, SimulatedSnpAttester
+from privacy.tee.simulator import SimulatedTdxAttester
 from tests.support.lying_attester import LyingTdxAttester
+from tests.support.sealed_bundle import unloaded
 from tests.support.tee_models import WEIGHTS
 
 VERIFIER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -108,7 +110,7 @@ def test_a_release_says_nothing_if_it_was_changed(ask, enclave_of, made):
 def test_an_enclave_that_measures_otherwise_gets_no_key(
     ask, enclave_of, made, home, register
 ):
-    honest = measure_unloaded()
+    honest = unloaded()
     value = getattr(honest, register)
     other = replace(honest, **{register: value[:-1] + bytes([value[-1] ^ 1])})
     enclave = enclave_of(made, measurements=other)
@@ -124,7 +126,7 @@ def test_every_vendors_evidence_counts_with_its_model_missing(
 ):
     enclave = enclave_of(made, attester=kind())
     enclave.unseal(ask(enclave)[0])
-    other = replace(measure_unloaded(), rtmr2=hashlib.sha384(made.model).digest())
+    other = replace(unloaded(), rtmr2=hashlib.sha384(made.model).digest())
     loaded = enclave_of(made, attester=kind(), measurements=other)
     assert refused(ask, loaded) == "measurement-mismatch"
 
@@ -136,6 +138,21 @@ def test_a_log_that_was_changed_on_the_way_is_not_vouched_for(
     shown = parse_evidence(enclave_of(made).evidence(nonce))
     shorter = replace(shown, event_log=shown.event_log[:-1]).to_bytes()
     assert refused(broker.release, shorter, now=now) == "measurement-mismatch"
+
+
+@pytest.mark.parametrize("told", ["measured", "keys", "model"])
+def test_a_log_that_tells_of_another_start_gets_no_key(
+    broker, enclave_of, made, now, told
+):
+    nonce = broker.challenge(made.bundle.sha256, now=now)
+    shown = parse_evidence(enclave_of(made).evidence(nonce))
+    other = RuntimeEvent(told, {"sha256": "00" * 32})
+    kept = tuple(event for event in shown.event_log if event.name != told)
+    shown = replace(shown, event_log=(*kept, other))
+    registers = replace(unloaded(), rtmr3=register_of(shown.event_log))
+    quote = SimulatedTdxAttester().quote(shown.report_data, registers)
+    evidence = replace(shown, quote=quote).to_bytes()
+    assert refused(broker.release, evidence, now=now) == "event-log-mismatch"
 
 
 def test_a_debug_enclave_gets_no_key(ask, enclave_of, made):
@@ -217,7 +234,7 @@ def test_decisions_are_attestation_results_that_anyone_can_check(
     ask, enclave_of, made, home, now
 ):
     _, token = ask(enclave_of(made))
-    other = replace(measure_unloaded(), rtmr1=bytes(48))
+    other = replace(unloaded(), rtmr1=bytes(48))
     refused(ask, enclave_of(made, measurements=other))
     yes, no = Decisions(home).all()
     assert (yes.released, no.released) == (True, False)
@@ -227,7 +244,7 @@ def test_decisions_are_attestation_results_that_anyone_can_check(
     assert result.claims["key_released"] is True
     assert result.claims["model_sha256"] == made.bundle.sha256
     vouched = result.claims["submods"]["0:tdx-v4"]["ear_attester_claims"]
-    assert vouched["measurements"]["mrtd"] == measure_unloaded().mrtd.hex()
+    assert vouched["measurements"]["mrtd"] == unloaded().mrtd.hex()
     code = refused(check_result, no.ear.encode(), public, now=now, allow_simulated=True)
     assert code == "result-status"
 
@@ -256,16 +273,3 @@ def test_another_model_under_the_same_key_is_not_the_manifests(ask, enclave_of, 
     content = made.bundle.path("tee/model.sealed").read_bytes()
     enclave = enclave_of(made, sealed=SealedFile(content, "ab" * 32))
     assert refused(enclave.unseal, ask(enclave)[0]) == "model-changed"
-
-
-def test_a_sealed_model_opens_with_its_own_key_only():
-    key, sealed = seal_model(b"weights")
-    other, again = seal_model(b"weights")
-    digest = "9f" * 32
-    assert key != other
-    assert sealed != again
-    assert b"weights" not in sealed
-    for wrong in (other, key[:-1], b""):
-        with pytest.raises(VerificationError) as caught:
-            open_model(sealed, wrong, onnx_sha256=digest)
-        assert caught.value.code == "model-unsealable"

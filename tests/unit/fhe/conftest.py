@@ -145,6 +145,22 @@ def margins(publish_trees):
 
 
 @pytest.fixture(scope="session")
+def lone_tree(publish_trees):
+    """A tree with three classes, its splits revealed."""
+    return publish_trees(
+        "lone",
+        split(load_wine),
+        DecisionTreeClassifier(max_depth=4, random_state=0),
+        lambda m, x: m.predict_proba(x),
+        activation="none",
+        task="classification",
+        circuit="fhe-native",
+        splits="revealed",
+        engine_rows=1,
+    )
+
+
+@pytest.fixture(scope="session")
 def regression(publish_trees):
     return publish_trees(
         "regression",

@@ -12,7 +12,7 @@ import pytest
 from xgboost import XGBClassifier
 
 from privacy.child import Child
-from privacy.encoding import pack, unpack
+from privacy.encoding import canonical_json, pack, unpack
 from privacy.errors import FormatError
 from privacy.fhe import FheClient
 from privacy.fhe.binning import quantile_edges, threshold_edges
@@ -78,6 +78,33 @@ def test_a_regression_gives_the_clear_models_values(regression, forest_keys, tmp
     assert np.abs(found - regression.clear[:2]).max() <= worst
     assert worst < 2 * regression.clear.std()
     assert "label_agreement" not in regression.result.accuracy
+
+
+def test_a_lone_tree_of_many_classes_answers_with_its_leaf(
+    lone_tree, forest_keys, tmp_path
+):
+    params = lone_tree.result.params
+    assert (params["answer"], params["keyset"]) == ("leaves", TREES[0])
+    assert params["look_ups"] < 8
+    steps = parse_spec(lone_tree.client_json).output
+    assert len(steps.trees) == 1
+    keys = FheClient(lone_tree.client_json).share_keys(forest_keys)
+    found = answers(lone_tree, keys, lone_tree.held[:3], tmp_path)
+    # splits are the model's own, so all that differs is the rounding of leaves
+    assert np.abs(found - lone_tree.clear[:3]).max() < 0.005
+    assert lone_tree.result.accuracy["label_agreement"] == 1.0
+    assert lone_tree.result.cost["output_bytes"] < 20_000
+
+
+def test_a_result_that_names_no_leaf_is_refused(lone_tree, forest_keys, tmp_path):
+    """As a look-up that erred may give, or a node that made up a ciphertext."""
+    raw = json.loads(lone_tree.client_json)
+    (table,) = raw["output"]["trees"]
+    table["numbers"] = [-1] * len(table["numbers"])
+    keys = FheClient(canonical_json(raw)).share_keys(forest_keys)
+    with pytest.raises(FormatError, match="names no leaf") as caught:
+        answers(lone_tree, keys, lone_tree.held[:1], tmp_path)
+    assert caught.value.code == "fhe-result-mismatch"
 
 
 def test_hidden_splits_send_quantiles_whatever_the_model(forest):

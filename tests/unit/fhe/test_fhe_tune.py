@@ -13,11 +13,11 @@ from privacy.errors import BackendError
 from privacy.fhe import publish
 from privacy.fhe.caveats import p_error_caveats
 from privacy.fhe.compiled import Compiled
-from privacy.fhe.draft import SUM_BITS
 from privacy.fhe.options import FAST_P_ERROR, Options, parse_options
 from privacy.fhe.publish import _near
 from privacy.fhe.quantizers import Quantizer, SumSteps
 from privacy.fhe.source import Source
+from privacy.fhe.tree_choice import SUM_BITS
 from privacy.fhe.tune import search, with_chosen
 from privacy.fhe.tune.candidates import Candidate, Subject
 from privacy.fhe.tune.memory import Memory

@@ -16,7 +16,7 @@ from tests.support.hand_made_bundle import write_bundle
 SALT = bytes(range(32))
 ROW = [0.25, 0.5]
 NAME = Name("ab" * 32, "cd" * 32, is_sealed=False)
-SEALED = pack([bytes(32), bytes(32), b"ciphertext"])
+SEALED = pack([bytes(32), bytes(32), bytes(32), b"ciphertext"])
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_sealed_input_is_taken_as_it_is(api, commitment):
     assert api.put(where, content=SEALED).status_code == 201
     assert api.get(where).content == SEALED
     assert api.get(url(commitment)).status_code == 404
-    ordered = pack([bytes(32), bytes(32), b"ciphertext", b"{}"])
+    ordered = pack([bytes(32), bytes(32), bytes(32), b"ciphertext", b"{}"])
     assert api.put(where, content=ordered).status_code in {400, 422}
     assert api.put(where, content=b"garbage").status_code in {400, 422}
 

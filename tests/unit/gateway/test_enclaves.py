@@ -2,7 +2,9 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from gateway.executors.base import Watch, Work
 from gateway.executors.enclaves import Enclaves
-from privacy.bundle import Bundle
+from privacy.bundle import Bundle, ModePart
 from privacy.errors import (
     FormatError,
     JobFailedError,
@@ -29,12 +31,14 @@ NONCE = b"n" * 32
 
 
 def _play(
-    folder: Path, scenario: Callable[[Enclaves], Awaitable[Any]], *, close: bool = True
+    folder: Path,
+    scenario: Callable[[Enclaves], Awaitable[Any]],
+    *,
+    close: bool = True,
+    mode: Mode = Mode.TEE,
 ) -> Any:
     async def play() -> Any:
-        enclaves = Enclaves(
-            Mode.TEE, folder / "run", FAKE_ENGINES, size=2, time_limit_s=5
-        )
+        enclaves = Enclaves(mode, folder / "run", FAKE_ENGINES, size=2, time_limit_s=5)
         try:
             return await scenario(enclaves)
         finally:
@@ -129,6 +133,58 @@ def test_an_enclave_over_the_time_limit_is_ended(
 
     _play(tmp_path, scenario)
     assert FakeEnclave.starts == before + 2
+
+
+def test_an_enclave_that_proves_outlives_a_job_over_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def too_slow(self: FakeEnclave, sealed: bytes, **_: object) -> RunResult:
+        raise LimitError("no answer", code="time-limit")
+
+    monkeypatch.setattr(FakeEnclave, "infer", too_slow)
+    made, before = write_bundle(tmp_path), FakeEnclave.starts
+    part = ModePart(available=True, cost={"memory_bytes": 1 << 20})
+    modes = {**made.manifest.modes, "tee+zkml": part}
+    bundle = replace(made, manifest=replace(made.manifest, modes=modes))
+    work = _work(tmp_path, bundle, {"do": "echo"})
+
+    async def scenario(enclaves: Enclaves) -> None:
+        with pytest.raises(LimitError):
+            await enclaves.run(replace(work, mode=Mode.TEE_ZKML), WATCH)
+        await enclaves.evidence(bundle, NONCE)
+
+    _play(tmp_path, scenario, mode=Mode.TEE_ZKML)
+    assert FakeEnclave.starts == before + 1
+
+
+def test_a_job_whose_client_gave_up_is_told_so_at_its_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    heard: list[str] = []
+
+    def steps(self: FakeEnclave, sealed: bytes, **how: Any) -> RunResult:
+        try:
+            while True:
+                how["progress"]({"stage": "prove"})
+                time.sleep(0.01)
+        except JobFailedError as exc:
+            heard.append(exc.code)
+            raise
+
+    monkeypatch.setattr(FakeEnclave, "infer", steps)
+    bundle = write_bundle(tmp_path)
+
+    async def scenario(enclaves: Enclaves) -> None:
+        work = _work(tmp_path, bundle, {"do": "echo"})
+        job = asyncio.create_task(enclaves.run(work, WATCH))
+        await asyncio.sleep(0.1)
+        enclaves.cancel("job")
+        with pytest.raises(JobFailedError):
+            await job
+        await asyncio.sleep(0.1)
+
+    _play(tmp_path, scenario)
+    assert heard == ["cancelled"]
 
 
 def test_an_enclave_that_gives_no_evidence_in_time_is_replaced(

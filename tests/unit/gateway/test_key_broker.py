@@ -1,8 +1,12 @@
 """The broker over HTTP, and the node that carries messages to and from it."""
 
+import asyncio
 import threading
+import time
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
@@ -10,6 +14,7 @@ import uvicorn
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.broker import create_broker_app
+from gateway.executors.enclaves import Enclaves
 from gateway.executors.unsealing import Unsealer, unseal
 from privacy.encoding import b64url_decode
 from privacy.errors import (
@@ -19,8 +24,10 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.jws import public_jwk
+from privacy.modes import Mode
 from privacy.tee.sealed_model import Sealing
-from tests.support.live_gateway import free_port, wait_until
+from tests.support.hand_made_bundle import write_bundle
+from tests.support.live_gateway import FAKE_ENGINES, free_port, wait_until
 from tests.support.sealed_bundle import write_sealed_bundle
 
 SHA256 = "ab" * 32
@@ -120,6 +127,104 @@ def test_a_broker_that_is_not_there_is_named():
         unseal(FakeEnclave(), Sealing(gone, SHA256), model_sha256=SHA256)
     assert caught.value.code == "broker-unreachable"
     assert gone in caught.value.message
+
+
+@pytest.mark.parametrize("host", ["a..b", "xn--zz.com", "\u2603.example"])
+def test_an_address_that_is_no_host_is_a_broker_that_is_not_there(host):
+    with pytest.raises(UnavailableError) as caught:
+        unseal(FakeEnclave(), Sealing(f"http://{host}", SHA256), model_sha256=SHA256)
+    assert caught.value.code == "broker-unreachable"
+
+
+class OddBroker(BaseHTTPRequestHandler):
+    """Answers as its server says, in pieces."""
+
+    def do_POST(self):
+        self.send_response(200)
+        self.end_headers()
+        with suppress(OSError):
+            for piece in self.server.pieces:
+                self.wfile.write(piece)
+                time.sleep(self.server.pause_s)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def odd_broker():
+    with ThreadingHTTPServer(("127.0.0.1", 0), OddBroker) as server:
+        server.pause_s = 0
+        threading.Thread(target=server.serve_forever).start()
+        server.url = f"http://127.0.0.1:{server.server_port}"
+        yield server
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"[]", b"{}", b'{"nonce": 1}', b'{"nonce": "AA"}', b'{"nonce": "\xff"}'],
+)
+def test_an_answer_that_is_no_brokers_is_its_fault_not_the_clients(odd_broker, answer):
+    odd_broker.pieces = [answer]
+    with pytest.raises(UnavailableError) as caught:
+        unseal(FakeEnclave(), Sealing(odd_broker.url, SHA256), model_sha256=SHA256)
+    assert caught.value.code == "broker-unreachable"
+
+
+def test_no_more_is_read_of_an_answer_than_a_broker_would_send(odd_broker):
+    sent = []
+
+    def pieces():
+        for _ in range(64):
+            sent.append(1)
+            yield bytes(1 << 20)
+
+    odd_broker.pieces = pieces()
+    with pytest.raises(UnavailableError, match="too long"):
+        unseal(FakeEnclave(), Sealing(odd_broker.url, SHA256), model_sha256=SHA256)
+    assert len(sent) < 64
+
+
+def test_a_broker_that_drips_is_left(odd_broker, monkeypatch):
+    monkeypatch.setattr("gateway.executors.unsealing._TIMEOUT_S", 0.3)
+    odd_broker.pieces, odd_broker.pause_s = [b" "] * 100, 0.05
+    with pytest.raises(UnavailableError) as caught:
+        unseal(FakeEnclave(), Sealing(odd_broker.url, SHA256), model_sha256=SHA256)
+    assert caught.value.code == "broker-unreachable"
+
+
+def test_a_slow_broker_holds_up_no_other_model(odd_broker, tmp_path, monkeypatch):
+    monkeypatch.setattr("gateway.executors.unsealing._TIMEOUT_S", 30)
+    asked, answer = threading.Event(), threading.Event()
+
+    def pieces():
+        asked.set()
+        answer.wait(30)
+        yield b"{}"
+
+    odd_broker.pieces = pieces()
+    slow = write_sealed_bundle(tmp_path / "m", tmp_path / "h", broker=odd_broker.url)
+    (slow.bundle.root / "tee/model.onnx").touch()  # the fake enclave wants one
+    other = write_bundle(tmp_path)
+
+    async def play():
+        enclaves = Enclaves(
+            Mode.TEE, tmp_path / "run", FAKE_ENGINES, size=1, time_limit_s=5
+        )
+        waiting = [
+            asyncio.create_task(enclaves.evidence(slow.bundle, bytes(32)))
+            for _ in range(4)
+        ]
+        await asyncio.to_thread(asked.wait, 20)
+        assert await asyncio.wait_for(enclaves.evidence(other, bytes(32)), 20)
+        answer.set()
+        for task in waiting:
+            with pytest.raises(UnavailableError):
+                await task
+        await enclaves.close()
+
+    asyncio.run(play())
 
 
 def test_after_a_refusal_no_enclave_is_started_for_a_while(

@@ -125,6 +125,22 @@ def test_evidence_is_fresh_for_the_nonce(api: Api):
     assert unknown.status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("mode", "status", "code"),
+    [
+        ("tee", 200, None),
+        ("zkml", 422, "no-enclave"),
+        ("tee+zkml", 404, "mode-not-offered"),
+        ("teee", 404, "unknown-mode"),
+    ],
+)
+def test_evidence_is_of_a_mode_that_has_an_enclave(api: Api, mode, status, code):
+    asked = {"model": "demo", "nonce": NONCE, "mode": mode}
+    answer = api.get("/v1/attestations", params=asked)
+    assert answer.status_code == status
+    assert answer.json().get("code") == code
+
+
 def test_a_dead_enclave_fails_the_job_and_is_replaced(api: Api):
     job = api.order({"do": "die"}, mode="tee", wait=20).json()
     assert job["problem"]["code"] == "enclave-gone"

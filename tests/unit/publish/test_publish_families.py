@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.model_families import FAMILIES
+from benchmarks.model_families import FAMILIES, MODES
 from privacy.bundle import standardise
 from privacy.child import Children
 from privacy.client.answer import answer_rows
@@ -37,7 +37,7 @@ def test_models_md_says_of_every_family_where_it_is_served():
     lines = re.findall(r"(?m)^\| (.+) \|$", DOCUMENT.read_text())
     rows = [line.split(" | ") for line in lines]
     said = {
-        row[0]: {m for m, cell in zip(Mode, row[3:], strict=True) if cell[:3] == "yes"}
+        row[0]: {m for m, cell in zip(MODES, row[3:], strict=True) if cell[:3] == "yes"}
         for row in rows
         if row[0] != "Family"
     }

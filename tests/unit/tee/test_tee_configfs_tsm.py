@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from fake_tsm import IMAGE, FakeTsm
+from tsm_folder import tsm_folder
 
 from privacy.errors import BackendError, FormatError, UnavailableError
 from privacy.tee.configfs_tsm import ConfigfsTsm, KernelFiles
 from privacy.tee.detect import detect
 from privacy.tee.parse import parse_quote
+from privacy.tee.quoter import TsmAttester
 from privacy.tee.snp import parse_snp_report
 
 DATA = bytes(range(64))
@@ -36,13 +38,7 @@ def fake(provider):
 @pytest.fixture
 def mount(provider, tmp_path):
     """The folder of an emulator over FUSE."""
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("/dev/fuse cannot be opened")
-    try:
-        from tsm_mount import mounted
-    except (ImportError, OSError) as exc:
-        pytest.skip(f"no FUSE: install mfusepy and libfuse ({exc})")
-    with mounted(tmp_path, provider) as folder:
+    with tsm_folder(tmp_path, provider) as folder:
         yield folder
 
 
@@ -94,6 +90,18 @@ def test_an_snp_report_may_come_without_certificates():
 def test_the_privilege_level_is_the_guests_floor():
     (item,) = detect(hasty(FakeTsm("sev_guest", floor=2)).report(DATA).evidence)
     assert parse_snp_report(item.raw).vmpl == 2
+
+
+def test_the_process_that_asks_is_confined_and_ends_with_its_enclave(mount):
+    attester = TsmAttester(mount)
+    process = Path(f"/proc/{attester._process.pid}")
+    evidence = attester.quote(DATA, IMAGE)
+    assert data_of(evidence) == DATA
+    status = (process / "status").read_text()
+    assert "NoNewPrivs:\t1" in status
+    assert "Seccomp:\t2" in status
+    attester.close()
+    assert not process.exists()
 
 
 FAILURES = [

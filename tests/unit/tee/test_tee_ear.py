@@ -9,11 +9,18 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc import jwt
 from joserfc.jwk import OctKey, OKPKey
 
-from privacy.errors import FormatError, PrivacyError
+from privacy.encoding import b64url_decode
+from privacy.errors import (
+    AppraisalError,
+    CannotVerifyError,
+    FormatError,
+    PrivacyError,
+    VerificationError,
+)
 from privacy.tee.attest import Verdict
 from privacy.tee.checks import Checklist
 from privacy.tee.claims import Claims
-from privacy.tee.ear import PROFILE, check_result, sign_result
+from privacy.tee.ear import PROFILE, check_result, sign_refusal, sign_result
 from privacy.tee.policy import EvidencePolicy, Relaxations
 from privacy.tee.tiers import tier_of, worst
 
@@ -54,6 +61,37 @@ def refused(check, *arguments, **options):
     with pytest.raises(PrivacyError) as caught:
         check(*arguments, **options)
     return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "status"),
+    [
+        (AppraisalError("x", code="debug-enclave"), ("executables", 96), "refused"),
+        (VerificationError("x", code="bad-signature"), ("hardware", 99), "refused"),
+        (FormatError("x"), ("hardware", 99), "refused"),
+        (CannotVerifyError("x"), ("hardware", 0), "none"),
+        (
+            AppraisalError("x", code="simulated-evidence"),
+            ("hardware", 97),
+            "refused",
+        ),
+    ],
+)
+def test_a_refusal_says_why_and_is_relied_on_by_nobody(check, now, error, said, status):
+    token = sign_refusal(
+        error, KEY, form="tdx-v4", at=now, nonce="nonce 12", about={"model": "m"}
+    ).encode()
+    name, value = said
+    claims = json.loads(b64url_decode(token.decode().split(".")[1], what="payload"))
+    (part,) = claims["submods"].values()
+    assert part["ear_trustworthiness_vector"] == {name: value}
+    assert part["ear_verifier_claims"] == {"code": error.code, "refused": "x"}
+    assert claims["ear_status"] == ("none" if status == "none" else "contraindicated")
+    assert (claims["model"], claims["eat_nonce"]) == ("m", "nonce 12")
+    allowed = {"allow_simulated": True, "allow_warning": True}
+    assert refused(check, token, **allowed) == "result-status"
+    code = "simulated-evidence" if claims["simulated"] else "result-status"
+    assert refused(check, token) == code
 
 
 def test_a_result_says_what_the_verifier_found(sign, check, now):

@@ -84,6 +84,10 @@ def test_a_kernel_that_lacks_a_layer_is_refused_unless_allowed(outcomes, layer):
     assert applied == {**SANDBOX, layer: "none"}
 
 
+def test_a_granted_folder_that_is_missing_never_means_no_landlock(outcomes):
+    assert "/no/such/folder" in outcomes["missing"]
+
+
 def test_a_process_with_threads_is_not_hardened_by_half(outcomes):
     assert "2 threads" in outcomes["threads"]
 

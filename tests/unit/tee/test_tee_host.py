@@ -60,6 +60,17 @@ def test_a_sealed_input_gives_the_models_outputs(shared_enclave, model_dir, now)
     assert statement.simulated
 
 
+def test_an_enclave_tells_how_many_rows_are_done(start_enclave, model_dir, now):
+    enclave = start_enclave()
+    session = session_with(enclave, model_dir, now)
+    told = []
+    sealed = session.seal(ROWS)
+    result = enclave.infer(sealed, timeout_s=10, progress=told.append)
+    assert told == [{"stage": "compute", "done": 1, "total": len(ROWS)}]
+    outputs = session.open(result.output, result.evidence, now=now)
+    np.testing.assert_allclose(outputs, np.array(ROWS) @ WEIGHTS, rtol=1e-6)
+
+
 def test_the_same_sealed_input_can_be_run_again(shared_enclave, model_dir, now):
     session = session_with(shared_enclave, model_dir, now)
     sealed = session.seal(ROWS)
@@ -305,6 +316,23 @@ def test_a_stranger_who_speaks_nonsense_harms_nobody(shared_enclave, junk):
     assert shared_enclave.evidence(bytes(32))
 
 
+def test_questions_one_after_another_share_a_connection(start_enclave, monkeypatch):
+    enclave, made, real = start_enclave(), [], host._connect
+
+    def connect(*args, **options):
+        made.append(args)
+        return real(*args, **options)
+
+    monkeypatch.setattr(host, "_connect", connect)
+    for _ in range(5):
+        assert enclave.evidence(bytes(32))
+    assert len(made) == 1
+    with pytest.raises(FormatError):
+        enclave.evidence(b"short")  # may have left something on the way
+    assert enclave.evidence(bytes(32))
+    assert len(made) == 2
+
+
 def test_an_unknown_operation_is_an_error(shared_enclave):
     connection = host._connect(shared_enclave._run_dir, timeout_s=5)
     with connection, pytest.raises(BackendError):
@@ -313,14 +341,16 @@ def test_an_unknown_operation_is_an_error(shared_enclave):
 
 def test_requests_beyond_the_limit_of_connections_wait_for_their_turn(shared_enclave):
     run_dir = shared_enclave._run_dir
+    newcomer = Enclave.attach(run_dir)  # has no connection to spare yet
     held = [host._connect(run_dir, timeout_s=5) for _ in range(80)]
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(shared_enclave.evidence, bytes(32))
+        waiting = pool.submit(newcomer.evidence, bytes(32))
         time.sleep(0.3)
         assert not waiting.done()
         for connection in held:
             connection.close()
         assert waiting.result(timeout=5)
+    newcomer.detach()
 
 
 def test_an_enclave_with_a_full_backlog_is_busy_not_gone(tmp_path):
@@ -387,3 +417,12 @@ def test_the_enclaves_folder_is_private(shared_enclave):
 
 def test_the_enclave_is_no_child_of_the_nodes_session(shared_enclave):
     assert os.getsid(shared_enclave.pid) == shared_enclave.pid
+
+
+def test_the_nodes_settings_and_others_hooks_do_not_reach_an_enclave(monkeypatch):
+    names = ("PRIVACY_PASSPHRASE", "PRIVACY_GATEWAY_DATABASE_URL", "LD_PRELOAD")
+    for name in (*names, "PYTHONSTARTUP", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    given = host._environment()
+    assert not {*names, "PYTHONSTARTUP"} & given.keys()
+    assert given["OMP_NUM_THREADS"] == "1"

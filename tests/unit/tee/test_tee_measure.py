@@ -67,7 +67,8 @@ def test_mrtd_changes_with_every_source_the_enclave_loads(copied_sources, name):
 
 def test_mrtd_changes_with_the_interpreter(monkeypatch):
     before = measure_loaded(b"").mrtd
-    monkeypatch.setattr(measuring.platform, "python_version", lambda: "3.99.0")
+    told = {**measuring.interpreter(), "version": "3.99.0"}
+    monkeypatch.setattr(measuring, "interpreter", lambda: told)
     assert measure_loaded(b"").mrtd != before
 
 
@@ -154,3 +155,49 @@ def test_everything_the_enclave_loads_is_measured(model_dir):
     }
     packages = {f for f in loaded.values() if "site-packages" in f}
     assert {f for f in packages if str(Path(f).resolve()) not in measured} == set()
+
+
+MEASURE = (
+    "import json, sys; sys.path[:0] = sys.argv[1:2]; import privacy, rfc8785;"
+    "assert privacy.__file__.startswith(sys.argv[1]), privacy.__file__;"
+    "assert rfc8785.__file__.startswith(sys.argv[1]), rfc8785.__file__;"
+    "from privacy.tee.measure import measure_loaded;"
+    "print(json.dumps(measure_loaded(sys.argv[2].encode()).as_dict()))"
+)
+
+
+@pytest.mark.slow
+def test_two_clean_builds_agree_and_one_byte_changes_its_register_alone(tmp_path):
+    """Whole copies in folders of their own, each measured by a process of its own."""
+    package = metadata.distribution("rfc8785")
+
+    def build(name, changed=""):
+        folder = tmp_path / name
+        skipped = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(measuring._ROOT, folder / "privacy", ignore=skipped)
+        for file in package.files:
+            if ".." not in file.parts and "__pycache__" not in file.parts:
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(str(file.locate()), folder / file)
+        if changed:
+            path = folder / changed
+            path.write_bytes(path.read_bytes() + b"#")
+        return folder
+
+    def measured(folder, model="model"):
+        command = [sys.executable, "-P", "-c", MEASURE, str(folder), model]
+        run = subprocess.run(
+            command, capture_output=True, check=True, text=True, cwd=tmp_path
+        )
+        return json.loads(run.stdout)
+
+    clean = measured(build("one"))
+    assert measured(build("two/deeper")) == clean
+
+    def differing(found):
+        return [name for name in clean if found[name] != clean[name]]
+
+    assert differing(measured(build("code", "privacy/tee/seal.py"))) == ["mrtd"]
+    assert differing(measured(build("other", "privacy/cli/app.py"))) == []
+    assert differing(measured(build("package", "rfc8785/__init__.py"))) == ["rtmr1"]
+    assert differing(measured(tmp_path / "one", "modem")) == ["rtmr2"]

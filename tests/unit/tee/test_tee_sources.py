@@ -353,7 +353,7 @@ def test_a_policy_never_lifts_what_the_evidence_must_vouch_for(guest):
     assert code == "report-data-mismatch"
 
 
-def test_hardware_evidence_needs_a_policy_on_its_image(vectors, monkeypatch):
+def test_hardware_evidence_needs_a_policy_on_its_image(monkeypatch):
     # A real quote is over no data of ours; what it lacks is said before that.
     from privacy.tee import client
 

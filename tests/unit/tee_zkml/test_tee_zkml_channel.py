@@ -2,7 +2,14 @@ import socket
 
 import pytest
 
-from privacy.tee_zkml.channel import ProcessEnded, drain, receive, send, send_ended
+from privacy.tee_zkml.channel import (
+    ProcessEnded,
+    clear,
+    receive,
+    send,
+    send_ended,
+    skip_to_clear,
+)
 
 
 @pytest.fixture
@@ -32,9 +39,14 @@ def test_what_a_killed_process_left_is_not_taken_for_an_answer(pair):
 def test_a_row_that_nobody_read_does_not_reach_the_next_job(pair):
     here, there = pair
     send(here, b"[1, 2, 3]")
-    drain(there)
+    there.send(b"+half an answer")
+    send_ended(there)
+    clear(there)
+    skip_to_clear(here)
     send(here, b"[4]")
     assert receive(there) == b"[4]"
+    send(there, b"{}")
+    assert receive(here) == b"{}"
 
 
 def test_a_closed_channel_is_the_end(pair):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -77,5 +78,17 @@ def test_a_model_that_uses_its_input_otherwise_is_left_alone(
     before = path.read_bytes()
     offset, scale = prescale(path, _LOW, _HIGH)
     assert path.read_bytes() == before
+    assert not offset.any()
+    assert (scale == 1).all()
+
+
+def test_features_that_are_given_out_as_well_stay(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    export(path, Comparing(gathers=True))
+    model = onnx.load(str(path))
+    pick = next(node for node in model.graph.node if node.op_type == "Gather")
+    model.graph.output[0].name = pick.output[0]
+    onnx.save(model, str(path))
+    offset, scale = prescale(path, _LOW, _HIGH)
     assert not offset.any()
     assert (scale == 1).all()

@@ -8,9 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from privacy.errors import BackendError
+from privacy.publishing import PartRequest
+from privacy.zkml.choose import prepare
 from privacy.zkml.onnx_prep import fix_batch, open_session
 from privacy.zkml.rewrite import rewrite
 from privacy.zkml.system import CircuitChoice, Visibility, load_backend
@@ -134,3 +137,101 @@ def test_inputs_that_stay_within_are_not_cut(tmp_path: Path) -> None:
     before = operators(path)
     rewrite(path, LOW, HIGH)
     assert operators(path) == before
+
+
+def write(path: Path, nodes: list[Any], *, version: int = 17, **constants: Any) -> None:
+    """Write a model by hand, from `x` to `output`; another domain comes first."""
+    rows, made = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["rows", FEATURES]), ("output", ["rows", "outputs"]))
+    )
+    tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in constants.items()]
+    sets = [helper.make_opsetid("ai.onnx.ml", 2), helper.make_opsetid("", version)]
+    graph = helper.make_graph(nodes, "by-hand", [rows], [made], tensors)
+    model = helper.make_model(graph, opset_imports=sets)
+    model.ir_version = 8
+    onnx.save(model, str(path))
+    fix_batch(path, path)
+
+
+@pytest.mark.parametrize("along", [None, 1, 2, -1])
+@pytest.mark.parametrize("version", [9, 11, 12, 13, 18])
+def test_a_softmax_is_cut_along_the_axes_that_its_operator_set_means(
+    tmp_path: Path, version: int, along: int | None
+) -> None:
+    path = tmp_path / "m.onnx"
+    how = {} if along is None else {"axis": along}
+    write(
+        path,
+        [
+            helper.make_node("Mul", ["x", "steep"], ["far"]),
+            helper.make_node("Reshape", ["far", "image"], ["cube"]),
+            helper.make_node("Softmax", ["cube"], ["shares"], **how),
+            helper.make_node("Reshape", ["shares", "line"], ["output"]),
+        ],
+        version=version,
+        steep=np.float32(20),
+        image=[1, 6, 6],
+        line=[1, -1],
+    )
+    before = run(path)
+    rewrite(path, LOW, HIGH)
+    assert ("ReduceMax" in operators(path)) is (version >= 11)
+    assert np.abs(run(path) - before).max() < 0.0008
+
+
+def test_an_operator_set_whose_clip_is_another_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    nodes = [
+        helper.make_node("Mul", ["x", "steep"], ["far"]),
+        helper.make_node("Sigmoid", ["far"], ["output"]),
+    ]
+    write(path, nodes, version=9, steep=np.float32(20))
+    before = run(path)
+    rewrite(path, LOW, HIGH)
+    assert np.array_equal(run(path), before)
+
+
+@pytest.mark.parametrize(
+    ("shape", "inputs", "left"),
+    [
+        ((1, 1, 6, 6), ["image", "kernel", ""], False),
+        ((4, 1, 3, 3), ["image", "kernel"], True),
+    ],
+    ids=["bias named empty", "several images"],
+)
+def test_odd_convolutions_keep_their_answers(
+    tmp_path: Path, shape: tuple[int, ...], inputs: list[str], *, left: bool
+) -> None:
+    path = tmp_path / "m.onnx"
+    kernel = np.random.default_rng(1).normal(size=(6, 1, 2, 2)).astype(np.float32)
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["image"]),
+        helper.make_node("Conv", inputs, ["made"], pads=[1, 1, 1, 1]),
+        helper.make_node("Reshape", ["made", "line"], ["output"]),
+    ]
+    write(path, nodes, shape=shape, line=[1, -1], kernel=kernel)
+    before = run(path)
+    rewrite(path, LOW, HIGH)
+    assert ("Conv" in operators(path)) is left
+    assert np.allclose(run(path), before, atol=1e-5)
+
+
+def test_corners_are_compared_with_the_model_before_it_is_rewritten(
+    monkeypatch: pytest.MonkeyPatch, linear: Any, tmp_path: Path
+) -> None:
+    """Or a circuit of a wrongly rewritten model would be found right."""
+
+    def spoil(path: Path, low: Any, _high: Any) -> tuple[Any, Any]:
+        model = onnx.load(str(path))
+        for weights in model.graph.initializer:
+            kept = numpy_helper.to_array(weights)
+            weights.CopyFrom(numpy_helper.from_array(2 * kept, weights.name))
+        onnx.save(model, str(path))
+        return np.ones(len(low)), np.full(len(low), 4.0)
+
+    monkeypatch.setattr("privacy.zkml.choose.rewrite", spoil)
+    request = PartRequest.from_json(linear.request(tmp_path / "out"))
+    made = prepare(request, tmp_path)
+    expected = linear.clear(made.corners * made.scale + made.offset)
+    assert np.allclose(made.corners_clear, expected, atol=1e-4)

@@ -1,0 +1,191 @@
+"""Choose the bins and the width of the sums for an ensemble: as little as will do.
+
+The fewest bins with which the trees answer nearly as the trained ones do on the
+calibration rows, else the closest; then the narrowest sums that lose little more.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from privacy.errors import BackendError
+from privacy.fhe.backend import Floats
+from privacy.fhe.binning import bin_trees, quantile_edges, threshold_edges, walk
+from privacy.fhe.draft import Draft, LeafDraft, TreesDraft, by_leaves
+from privacy.fhe.plan import leaf_steps, walk_steps
+from privacy.fhe.quantizers import SumSteps, raw_outputs
+from privacy.fhe.thermometer import Edges, thermometer
+from privacy.publishing import accuracy
+from privacy.trees import Ensemble, Node
+
+BINS = (16, 32, 64, 128)
+SUM_BITS = (5, 6, 7, 8)
+"""How many come at what cost depends on the look-ups. Fewer lose over a point where
+many trees are summed, though calibration rows do not show it."""
+_ONE_TREE_BITS = (4, *SUM_BITS)
+_WANTED_AGREEMENT = 0.99
+_WANTED_ERROR = 0.01
+"""For regression: mean squared difference over variance."""
+_TINY = 1e-30
+_ROUNDING = 0.004
+"""What rounding the leaves may lose beside, of either."""
+
+
+def choose(
+    ensemble: Ensemble,
+    calibration: Floats,
+    *,
+    splits: str,
+    task: str,
+    answer: str = "sums",
+) -> tuple[TreesDraft, ...]:
+    """Return drafts that are near enough, from narrow sums to wide ones.
+
+    Args:
+        ensemble: The trained trees.
+        calibration: Standardised rows, (rows, features).
+        splits: `hidden` or `revealed`; see `privacy.fhe.options.Options`.
+        task: See `privacy.bundle.Manifest`.
+        answer: `sums` or `leaves`; see `privacy.fhe.options.Options`.
+
+    Raises:
+        BackendError: No feature has an edge: nothing depends on the input.
+    """
+    alone, complement = _one_of_two(ensemble)
+    make = partial(_draft, alone, calibration, complement=complement)
+    exact = threshold_edges(alone, calibration.shape[1])
+    clear = make(exact, 0, SUM_BITS[-1]).unrounded(calibration)
+    loss = partial(_loss, clear=clear, activation=ensemble.activation, task=task)
+
+    binned: list[tuple[float, tuple[Edges, ...], int]] = []
+    for edges, bins in _edges(exact, calibration, splits):
+        lost = loss(make(edges, bins, SUM_BITS[-1]).unrounded(calibration))
+        binned.append((lost, edges, bins))
+        if lost <= 0:
+            break
+    lost, edges, bins = min(binned, key=lambda b: b[0])
+
+    found = answered(make(edges, bins, SUM_BITS[-1]), calibration, answer)
+    if isinstance(found, LeafDraft):
+        return (found,)
+    widths = SUM_BITS if len(ensemble.trees) > 1 else _ONE_TREE_BITS
+    drafts = [make(edges, bins, width) for width in widths]
+    bits = thermometer(calibration, edges)
+    most = max(lost, 0.0) + _ROUNDING
+    if task == "regression":  # rounding shows in every value, in labels seldom
+        most = max(lost + _ROUNDING, 0.0)
+    for i, draft in enumerate(drafts):
+        rounded = loss(raw_outputs(draft.sums(bits), draft.output))
+        if rounded <= most:
+            return tuple(drafts[i:])
+    return tuple(drafts[-1:])
+
+
+def answered(draft: Draft, calibration: Floats, answer: str) -> TreesDraft:
+    """Return the draft that answers with leaves, where it is wanted and costs less.
+
+    A lone tree of several outputs has nothing to sum.
+
+    Args:
+        draft: The draft that answers with sums.
+        calibration: As of `choose`.
+        answer: Likewise.
+
+    Raises:
+        BackendError: Leaves are asked for, and a tree has too many.
+    """
+    lone = len(draft.trees) == 1 and len(draft.base) > 1
+    if answer == "leaves":
+        return by_leaves(draft, calibration)
+    if not lone:
+        return draft
+    try:
+        found = by_leaves(draft, calibration)
+    except BackendError:
+        return draft
+    return found if len(found.made.look_ups) < len(draft.plan().look_ups) else draft
+
+
+def draft_at(
+    ensemble: Ensemble, calibration: Floats, *, bins: int, sum_bits: int
+) -> Draft:
+    """Return the draft of chosen bins and sums.
+
+    Args:
+        ensemble: The trained trees.
+        calibration: Standardised rows, (rows, features).
+        bins: Most bins of a feature; 0 for the trees' own thresholds.
+        sum_bits: Of a sum.
+
+    Raises:
+        BackendError: No feature has an edge: nothing depends on the input.
+    """
+    alone, complement = _one_of_two(ensemble)
+    edges = (
+        quantile_edges(calibration, bins)
+        if bins
+        else threshold_edges(alone, calibration.shape[1])
+    )
+    return _draft(alone, calibration, edges, bins, sum_bits, complement=complement)
+
+
+def _edges(
+    exact: tuple[Edges, ...], calibration: Floats, splits: str
+) -> Iterator[tuple[tuple[Edges, ...], int]]:
+    if splits == "revealed":
+        yield exact, 0
+        return
+    for bins in BINS:
+        yield quantile_edges(calibration, bins), bins
+
+
+def _draft(
+    ensemble: Ensemble,
+    calibration: Floats,
+    edges: tuple[Edges, ...],
+    bins: int,
+    sum_bits: int,
+    *,
+    complement: bool,
+) -> Draft:
+    if not any(e.edges for e in edges):
+        msg = "the model's answer does not depend on its input"
+        raise BackendError(msg, code="fhe-constant-model")
+    trees = bin_trees(ensemble, edges, calibration)
+    steps = leaf_steps(trees, sum_bits)
+    bits = thermometer(calibration, edges)
+    offset = np.array(ensemble.base) + steps.least.sum(axis=0)
+    total = np.zeros((len(bits), len(offset)))
+    for tree, least in zip(trees, steps.least, strict=True):
+        total += walk(tree, bits) - least
+    # Rounding every tree up or down on average would shift all answers.
+    offset += (total - steps.scale * walk_steps(trees, bits, steps)).mean(axis=0)
+    output = SumSteps(
+        tuple(steps.scale.tolist()), tuple(offset.tolist()), complement=complement
+    )
+    return Draft(edges, bins, trees, steps, sum_bits, ensemble.base, output)
+
+
+def _loss(raw: Floats, clear: Floats, activation: str, task: str) -> float:
+    """Return how far a draft is from what is wanted; 0 or less is near enough."""
+    if task == "classification":
+        close = accuracy(raw, clear, activation=activation, task=task)
+        return _WANTED_AGREEMENT - float(close["label_agreement"])
+    error = float(np.mean((raw - clear) ** 2))
+    return error / max(float(np.var(clear)), _TINY) - _WANTED_ERROR
+
+
+def _one_of_two(ensemble: Ensemble) -> tuple[Ensemble, bool]:
+    """Keep the second of two probabilities only, and say whether there were two."""
+    if ensemble.activation != "none" or len(ensemble.base) != 2:  # noqa: PLR2004
+        return ensemble, False
+
+    def second(node: Node) -> Node:
+        if node.left is None or node.right is None:
+            return Node(value=node.value[1:])
+        return replace(node, left=second(node.left), right=second(node.right))
+
+    trees = tuple(second(tree) for tree in ensemble.trees)
+    return Ensemble(trees, ensemble.base[1:], "none"), True
