@@ -121,11 +121,10 @@ def _audit(
     }
     progress({"stage": "rebuild the circuit and its keys"})
     shutil.copyfile(srs, made.srs)
-    fixed = scratch / "fixed.onnx"
-    fix_batch(onnx, fixed)
+    fixed, plain = scratch / "fixed.onnx", scratch / "plain.onnx"
+    fix_batch(onnx, plain)
+    shutil.copyfile(plain, fixed)
     rewrite(fixed, np.array(params.input_minimum), np.array(params.input_maximum))
-    plain = scratch / "plain.onnx"
-    shutil.copyfile(fixed, plain)
     if params.visibility.salted:
         widen_input(fixed, params.features)
     backend.recompile(fixed, made)
@@ -224,7 +223,7 @@ def _compare(
 ) -> Json:
     low, high = np.array(params.input_minimum), np.array(params.input_maximum)
     rows = np.random.default_rng(0).uniform(low, high, (_ROWS, len(low)))
-    clear = run_onnx(plain, (rows - params.input_offset) / params.input_scale)
+    clear = run_onnx(plain, rows)
     path, bits = made.root / "row.witness", params.input_scale_bits
     answers = []
     for row in params.circuit_rows(rows, bytes(32)):

@@ -4,6 +4,7 @@ Answers come from witnesses, which are cheap and equal to what a proof would say
 held rows, and on the corners of the input range, beyond every sample.
 """
 
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,9 @@ def prepare(request: PartRequest, scratch: Path, *, salted: bool = False) -> Mod
     Raises:
         FormatError: The model or the rows are not of the expected shape.
     """
-    onnx = scratch / "model.onnx"
-    features = fix_batch(request.onnx, onnx)
+    onnx, plain = scratch / "model.onnx", scratch / "plain.onnx"
+    features = fix_batch(request.onnx, plain)
+    shutil.copyfile(plain, onnx)
     calibration, held = np.load(request.calibration), np.load(request.held)
     if calibration.shape[1:] != (features,) or held.shape[1:] != (features,):
         msg = f"the model takes {features} features, the calibration rows differ"
@@ -94,7 +96,7 @@ def prepare(request: PartRequest, scratch: Path, *, salted: bool = False) -> Mod
     low, high = widened_range(np.concatenate([calibration, held]), margin=_MARGIN)
     offset, scale = rewrite(onnx, low, high)
     corners = far_corners(onnx, (low - offset) / scale, (high - offset) / scale)
-    corners_clear = run_onnx(onnx, corners)
+    corners_clear = run_onnx(plain, corners * scale + offset)
     if salted:
         widen_input(onnx, features)
     return Model(

@@ -9,15 +9,13 @@ import pytest
 
 from gateway.executors.base import Engines
 from gateway.settings import Settings
-from privacy.bundle import Column, Manifest, ModePart, list_files, write_manifest
 from privacy.cli import run
 from privacy.errors import UnavailableError
 from privacy.files import default_home
-from privacy.publisher import publisher_key, sign_bundle
-from privacy.tee.measure import measure_loaded
 from tests.support.fake_tsm import IMAGE
 from tests.support.live_gateway import ProcessGateway, wait_until
-from tests.support.tee_models import WEIGHTS, linear_model
+from tests.support.tee_bundle import write_tee_bundle
+from tests.support.tee_models import WEIGHTS
 from tests.support.tsm_folder import tsm_folder
 
 ROWS = [[0.5, -1.0, 2.0], [3.0, 0.25, -4.0]]
@@ -35,26 +33,7 @@ measurement = "{IMAGE.mrtd.hex()}"
 def models_dir(tmp_path_factory, home_of_this_run):
     """A store with one tiny model in mode tee."""
     store = tmp_path_factory.mktemp("models")
-    root = store / "demo" / "1"
-    (root / "tee").mkdir(parents=True)
-    (root / "tee" / "model.onnx").write_bytes(linear_model())
-    measurements = measure_loaded(linear_model()).as_dict()
-    manifest = Manifest(
-        name="demo",
-        version="1",
-        task="regression",
-        columns=tuple(Column(name, -9.0, 9.0) for name in "abc"),
-        outputs=2,
-        activation="none",
-        classes=(),
-        clear_accuracy={},
-        modes={"tee": ModePart(available=True, params={"measurements": measurements})},
-        files=list_files(root, frozenset()),
-        published_at="2026-01-01T00:00:00.000Z",
-        tool="hand",
-    )
-    write_manifest(root, manifest)
-    sign_bundle(root, publisher_key(default_home()))
+    write_tee_bundle(store, default_home())
     return store
 
 

@@ -10,6 +10,7 @@ from privacy.bundle import (
     list_files,
     write_manifest,
 )
+from privacy.encoding import Json
 from privacy.publisher import load_trust, open_trusted, publisher_key, sign_bundle
 from privacy.tee.measure import measure_loaded
 from tests.support.tee_models import linear_model
@@ -20,14 +21,12 @@ def write_tee_bundle(store: Path, home: Path, *, name: str = "demo") -> Bundle:
     root, model = store / name / "1", linear_model()
     (root / "tee").mkdir(parents=True)
     (root / "tee" / "model.onnx").write_bytes(model)
-    tee = ModePart(
-        available=True,
-        params={
-            "measurements": measure_loaded(model).as_dict(),
-            "format": "tdx-v4",
-            "simulated": True,
-        },
-    )
+    params = {"measurements": measure_loaded(model).as_dict()}
+    return write_rest(root, home, name=name, params=params)
+
+
+def write_rest(root: Path, home: Path, *, name: str, params: Json) -> Bundle:
+    """Write the manifest of a linear model whose tee part is there, and sign it."""
     manifest = Manifest(
         name=name,
         version="1",
@@ -37,7 +36,7 @@ def write_tee_bundle(store: Path, home: Path, *, name: str = "demo") -> Bundle:
         activation="none",
         classes=(),
         clear_accuracy={},
-        modes={"tee": tee},
+        modes={"tee": ModePart(available=True, params=params)},
         files=list_files(root, frozenset()),
         published_at="2026-01-01T00:00:00.000Z",
         tool="hand",

@@ -1,7 +1,6 @@
 """The enclave's sandbox: what cannot be done in it, or to it."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,10 @@ from sandbox_probes import GRANTS, PEERS
 
 from privacy.tee import landlock, seccomp
 from privacy.tee.harden import SANDBOX, Sandbox
-from privacy.tee.host import INTERPRETER, _environment
+from privacy.tee.host import _environment
+from tests.support.probe_runs import outcomes_of
 
-PROBES = Path(__file__).parents[2] / "support" / "sandbox_probes.py"
+OLDER = Path(__file__).parents[2] / "support" / "older_kernel.py"
 DENIED = {"EPERM", "EACCES", "ENOSYS"}
 OTHERWISE = {
     "grow_an_open_file": "EFBIG",
@@ -27,19 +27,7 @@ OTHERWISE = {
 def outcomes(tmp_path_factory):
     """What came of every attempt; each ran in processes of its own."""
     folder = tmp_path_factory.mktemp("probes")
-    folder.chmod(0o755)
-    environment = _environment()
-    environment["PYTHONPATH"] += os.pathsep + str(PROBES.parent)
-    run = subprocess.run(
-        [*INTERPRETER, str(PROBES), str(folder)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return outcomes_of("sandbox_probes.py", folder, _environment())
 
 
 @pytest.mark.parametrize("name", ATTEMPTS)
@@ -132,9 +120,8 @@ def test_on_an_older_kernel_nothing_weaker_passes_unless_all_allow_it(
     model_dir, tmp_path
 ):
     """Node, publisher and thereby the data owner's client: each by its own."""
-    script = PROBES.with_name("older_kernel.py")
     run = subprocess.run(
-        [sys.executable, str(script), str(model_dir), str(tmp_path / "run")],
+        [sys.executable, str(OLDER), str(model_dir), str(tmp_path / "run")],
         check=True,
         capture_output=True,
         text=True,

@@ -1,19 +1,14 @@
 """What a process that proves cannot do; it reads decrypted rows with a large engine."""
 
-import json
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from privacy.tee.harden import SANDBOX
-from privacy.tee.host import INTERPRETER, _environment
+from privacy.tee.host import _environment
 from privacy.tee_zkml.program import PROGRAM
 from privacy.tee_zkml.sandbox import POLICY
+from tests.support.probe_runs import outcomes_of
 from tests.support.sandbox_attempts import ATTEMPTS
 
-PROBES = Path(__file__).parents[2] / "support" / "prover_probes.py"
 NEEDED = {
     "make_a_file_in_memory": "where the engine's own files are",
     "grow_an_open_file": "of those; no other file is open in the prover",
@@ -28,19 +23,7 @@ OTHERWISE = {
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("probes")
-    folder.chmod(0o755)
-    environment = _environment(PROGRAM)
-    environment["PYTHONPATH"] += os.pathsep + str(PROBES.parent)
-    run = subprocess.run(
-        [*INTERPRETER, str(PROBES), str(folder)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=environment,
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout)
+    return outcomes_of("prover_probes.py", folder, _environment(PROGRAM))
 
 
 @pytest.mark.parametrize("name", sorted(set(ATTEMPTS) - set(NEEDED)))

@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from privacy.errors import BackendError
+from privacy.publishing import PartRequest
+from privacy.zkml.choose import prepare
 from privacy.zkml.onnx_prep import fix_batch, open_session
 from privacy.zkml.rewrite import rewrite
 from privacy.zkml.system import CircuitChoice, Visibility, load_backend
@@ -213,3 +215,23 @@ def test_odd_convolutions_keep_their_answers(
     rewrite(path, LOW, HIGH)
     assert ("Conv" in operators(path)) is left
     assert np.allclose(run(path), before, atol=1e-5)
+
+
+def test_corners_are_compared_with_the_model_before_it_is_rewritten(
+    monkeypatch: pytest.MonkeyPatch, linear: Any, tmp_path: Path
+) -> None:
+    """Or a circuit of a wrongly rewritten model would be found right."""
+
+    def spoil(path: Path, low: Any, _high: Any) -> tuple[Any, Any]:
+        model = onnx.load(str(path))
+        for weights in model.graph.initializer:
+            kept = numpy_helper.to_array(weights)
+            weights.CopyFrom(numpy_helper.from_array(2 * kept, weights.name))
+        onnx.save(model, str(path))
+        return np.ones(len(low)), np.full(len(low), 4.0)
+
+    monkeypatch.setattr("privacy.zkml.choose.rewrite", spoil)
+    request = PartRequest.from_json(linear.request(tmp_path / "out"))
+    made = prepare(request, tmp_path)
+    expected = linear.clear(made.corners * made.scale + made.offset)
+    assert np.allclose(made.corners_clear, expected, atol=1e-4)
