@@ -40,6 +40,7 @@ _LOAD_S = 120.0
 _SHORTEST_S = 0.001
 _SPARE = 4
 _DEBUG = "PRIVACY_CHILD_STDERR"  # never set in production
+_HOOKS = {"LD_PRELOAD", "LD_AUDIT", "OPENSSL_CONF", "OPENSSL_MODULES"}  # load code
 _GONE = "the enclave is gone: ask for new evidence and seal the input again"
 
 
@@ -325,7 +326,7 @@ def _environment(program: Program = TEE) -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if name == _DEBUG
-        or not (name.startswith(("PYTHON", "PRIVACY_")) or name == "LD_PRELOAD")
+        or not (name.startswith(("PYTHON", "PRIVACY_")) or name in _HOOKS)
     }
     folders = [str(folder) for folder in search_path(program)]
     return {

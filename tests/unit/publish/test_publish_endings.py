@@ -75,3 +75,11 @@ def test_what_is_no_such_ending_stays(
     core: Any = from_onnx(raw, 3, task, said)
     assert core.activation == kept
     assert operators(core.onnx) == operators(raw)
+
+
+def test_a_network_that_reads_no_row_is_not_looked_into(tmp_path: Path) -> None:
+    line = "y = Constant <value = float[1,2] {1.0, 2.0}> ()"
+    raw = network(tmp_path / "m.onnx", line, outputs=2)
+    core: Any = from_onnx(raw, 3, "classification", "none")
+    assert core.activation == "none"
+    assert core.clear(ROWS).tolist() == [[1.0, 2.0]] * len(ROWS)

@@ -431,9 +431,10 @@ def test_the_enclave_is_no_child_of_the_nodes_session(shared_enclave):
 
 
 def test_the_nodes_settings_and_others_hooks_do_not_reach_an_enclave(monkeypatch):
-    names = ("PRIVACY_PASSPHRASE", "PRIVACY_GATEWAY_DATABASE_URL", "LD_PRELOAD")
+    names = {"PRIVACY_PASSPHRASE", "PRIVACY_GATEWAY_DATABASE_URL", *host._HOOKS}
     for name in (*names, "PYTHONSTARTUP", "OMP_NUM_THREADS"):
         monkeypatch.setenv(name, "1")
     given = host._environment()
     assert not {*names, "PYTHONSTARTUP"} & given.keys()
+    assert {"LD_PRELOAD", "LD_AUDIT"} <= names
     assert given["OMP_NUM_THREADS"] == "1"
