@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -59,7 +60,7 @@ from privacy.tee.measure import (
 from privacy.tee.parse import Measurements
 from privacy.tee.process import identify
 from privacy.tee.replay import UsedJobs
-from privacy.tee.runtime_log import RuntimeLog, register_of
+from privacy.tee.runtime_log import RuntimeEvent, RuntimeLog, register_of
 from privacy.tee.seal import SealedInput, open_input, parse_sealed, seal_answer
 from privacy.tee.sealed_engine import SealedEngine
 from privacy.tee.sealed_model import SEALED_MODEL, SealedFile, sealing_of
@@ -75,6 +76,7 @@ from privacy.tee.wire import (
 
 _MAX_CONNECTIONS = 64
 _BACKLOG = 1024
+_MOST_QUOTES = 64
 _POLL_S = 1.0
 _FULL_POLL_S = 0.01
 
@@ -140,6 +142,7 @@ class Enclave:
             model_sha256=model_sha256,
         )
         self._used = UsedJobs()
+        self._quoted: OrderedDict[tuple[bytes, Measurements], Evidence] = OrderedDict()
         self._batches = Batches(engine.run)
         self._log = RuntimeLog()
         self._lock = threading.Lock()  # held where measurements and log must agree
@@ -194,21 +197,35 @@ class Enclave:
     def evidence(
         self, nonce: bytes, statement: Statement | None = None, signature: bytes = b""
     ) -> bytes:
-        """Return evidence over a fresh quote for `nonce`."""
-        devices = self._devices.reports(check_nonce(nonce), self._engine.providers)
+        """Return evidence over a quote for `nonce`, one for session and jobs alike."""
         with self._lock:
             events, measured = self._log.events, self._measurements
+        registers = replace(measured, rtmr3=register_of(events))
+        vouched = self._vouched(check_nonce(nonce), events, registers)
+        return replace(vouched, statement=statement, signature=signature).to_bytes()
+
+    def _vouched(
+        self, nonce: bytes, events: tuple[RuntimeEvent, ...], registers: Measurements
+    ) -> Evidence:
+        """Return evidence without a statement; quoted once for nonce and registers."""
+        with self._lock:
+            known = self._quoted.get((nonce, registers))
+        if known:
+            return known
+        devices = self._devices.reports(nonce, self._engine.providers)
         shown = replace(
             self._shown,
             nonce=nonce,
             event_log=events,
             device_evidence=devices_to_bytes(devices) if devices else b"",
-            statement=statement,
-            signature=signature,
         )
-        registers = replace(measured, rtmr3=register_of(shown.event_log))
         quote = self._attester.quote(shown.report_data, registers)
-        return replace(shown, quote=quote).to_bytes()
+        made = replace(shown, quote=quote)
+        with self._lock:
+            self._quoted[nonce, registers] = made
+            if len(self._quoted) > _MOST_QUOTES:
+                self._quoted.popitem(last=False)
+        return made
 
     def infer(self, raw: bytes, tell: Tell = lambda _: None) -> tuple[bytes, bytes]:
         """Return the answer to a sealed input, and the evidence for it.

@@ -407,6 +407,14 @@ def test_an_answer_vouched_for_by_another_honest_enclave_is_refused(enclave, ses
     assert_code("enclave-changed", VerificationError, opened, output, evidence, now=NOW)
 
 
+def test_an_answer_signed_for_another_job_is_refused(enclave, session):
+    output, evidence = enclave.infer(session.seal(ROWS))
+    other = replace(parse_evidence(evidence).statement, job=bytes(32))
+    lie = enclave.evidence(session.nonce, other, other.sign(enclave._signing_key))
+    opened = session.open
+    assert_code("statement-mismatch", VerificationError, opened, output, lie, now=NOW)
+
+
 def test_an_answer_with_a_row_too_few_is_refused(enclave, session):
     def lazy(rows):
         return enclave._engine.run(rows) if rows[0] == ROWS[0].tolist() else []

@@ -79,6 +79,17 @@ def test_the_same_sealed_input_can_be_run_again(shared_enclave, model_dir, now):
         assert session.open(result.output, result.evidence, now=now).shape == (2, 2)
 
 
+def test_a_job_shows_the_quote_of_its_session_and_no_other(
+    shared_enclave, model_dir, now
+):
+    first, second = (session_with(shared_enclave, model_dir, now) for _ in range(2))
+    quotes = [parse_evidence(shared_enclave.evidence(first.nonce)).quote]
+    for session in (first, second):
+        result = shared_enclave.infer(session.seal(ROWS), timeout_s=10)
+        quotes.append(parse_evidence(result.evidence).quote)
+    assert quotes[0] == quotes[1] != quotes[2]
+
+
 def test_eight_threads_get_their_own_answers(shared_enclave, model_dir, now):
     def work(i):
         session = session_with(shared_enclave, model_dir, now)
