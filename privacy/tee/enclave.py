@@ -77,10 +77,12 @@ from privacy.tee.wire import (
 _MAX_CONNECTIONS = 64
 _BACKLOG = 1024
 _MOST_QUOTES = 64
+_QUOTE_S = 600.0  # a Nitro document counts for three hours: a job may end late
 _POLL_S = 1.0
 _FULL_POLL_S = 0.01
 
 Answer = tuple[Json, list[bytes]]
+_QuoteOf = tuple[bytes, Measurements]
 Tell = Callable[[Json], None]
 """How a job says how far it is; raises if nobody listens any more."""
 
@@ -142,7 +144,7 @@ class Enclave:
             model_sha256=model_sha256,
         )
         self._used = UsedJobs()
-        self._quoted: OrderedDict[tuple[bytes, Measurements], Evidence] = OrderedDict()
+        self._quoted: OrderedDict[_QuoteOf, tuple[float, Evidence]] = OrderedDict()
         self._batches = Batches(engine.run)
         self._log = RuntimeLog()
         self._lock = threading.Lock()  # held where measurements and log must agree
@@ -210,8 +212,8 @@ class Enclave:
         """Return evidence without a statement; quoted once for nonce and registers."""
         with self._lock:
             known = self._quoted.get((nonce, registers))
-        if known:
-            return known
+        if known and time.monotonic() - known[0] < _QUOTE_S:
+            return known[1]
         devices = self._devices.reports(nonce, self._engine.providers)
         shown = replace(
             self._shown,
@@ -222,7 +224,7 @@ class Enclave:
         quote = self._attester.quote(shown.report_data, registers)
         made = replace(shown, quote=quote)
         with self._lock:
-            self._quoted[nonce, registers] = made
+            self._quoted[nonce, registers] = time.monotonic(), made
             if len(self._quoted) > _MOST_QUOTES:
                 self._quoted.popitem(last=False)
         return made

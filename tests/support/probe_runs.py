@@ -13,7 +13,7 @@ _HERE = Path(__file__).parent
 
 def outcomes_of(script: str, folder: Path, environment: dict[str, str]) -> Json:
     """Return what a script of this folder found, given a folder to play in."""
-    folder.chmod(0o755)
+    folder.chmod(0o777)
     path = environment["PYTHONPATH"] + os.pathsep + str(_HERE)
     run = subprocess.run(
         [*INTERPRETER, str(_HERE / script), str(folder)],

@@ -128,7 +128,7 @@ def open_a_file_by_openat2(_):
 
 @attempt
 def make_a_folder(scene):
-    (scene.folder / "folder").mkdir(exist_ok=True)
+    (scene.folder / f"folder{os.getpid()}").mkdir()
 
 
 @attempt

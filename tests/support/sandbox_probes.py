@@ -294,9 +294,17 @@ def outcomes(scene):
             for name, layer in (("landlock", landlock), ("seccomp", seccomp))
             for yes in both
         },
+        "capabilities": child(show_capabilities_of_a_kept_user),
         "missing": child(harden_with_a_missing_folder),
         "threads": child(harden_with_a_second_thread),
     }
+
+
+def show_capabilities_of_a_kept_user():
+    status = os.open("/proc/self/status", os.O_RDONLY)
+    harden(Sandbox(keeps_user=True))
+    lines = os.read(status, 1 << 14).decode().splitlines()
+    raise RuntimeError(next(line for line in lines if line.startswith("CapEff")))
 
 
 def harden_with_a_missing_folder():

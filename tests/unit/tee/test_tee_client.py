@@ -415,6 +415,16 @@ def test_an_answer_signed_for_another_job_is_refused(enclave, session):
     assert_code("statement-mismatch", VerificationError, opened, output, lie, now=NOW)
 
 
+def test_a_quote_serves_a_session_for_a_while_and_no_longer(enclave, monkeypatch):
+    def quote():
+        return parse_evidence(enclave.evidence(bytes(32))).quote
+
+    first = quote()
+    assert quote() == first
+    monkeypatch.setattr("privacy.tee.enclave._QUOTE_S", 0.0)
+    assert quote() != first
+
+
 def test_an_answer_with_a_row_too_few_is_refused(enclave, session):
     def lazy(rows):
         return enclave._engine.run(rows) if rows[0] == ROWS[0].tolist() else []

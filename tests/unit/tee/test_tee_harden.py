@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,11 @@ OTHERWISE = {
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory):
+def outcomes():
     """What came of every attempt; each ran in processes of its own."""
-    folder = tmp_path_factory.mktemp("probes")
-    return outcomes_of("sandbox_probes.py", folder, _environment())
+    # Under no folder of the user's own: file modes must not be what denies anything.
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        yield outcomes_of("sandbox_probes.py", Path(name), _environment())
 
 
 @pytest.mark.parametrize("name", ATTEMPTS)
@@ -70,6 +72,10 @@ def test_a_kernel_that_lacks_a_layer_is_refused_unless_allowed(outcomes, layer):
     assert "allow_weaker_sandbox" in message
     applied = json.loads(outcomes["lacking"][f"{layer}, allowed"])
     assert applied == {**SANDBOX, layer: "none"}
+
+
+def test_who_keeps_its_user_has_no_capability_either(outcomes):
+    assert outcomes["capabilities"].split() == ["CapEff:", "0" * 16]
 
 
 def test_a_granted_folder_that_is_missing_never_means_no_landlock(outcomes):
