@@ -27,6 +27,14 @@ Progress = Callable[[Json], None]
 Handler = Callable[[Json, Progress], Json]
 
 _MAX_LINE = 1 << 26
+_OURS = {
+    "PRIVACY_CHILD_STDERR",
+    "PRIVACY_HOME",
+    "PRIVACY_SOLC",
+    "PRIVACY_WARM_BYTES",
+}
+"""Of our own settings, those that children read."""
+_SECRET = ("KEY", "KEYS", "PASSPHRASE", "PASSWORD", "SECRET", "TOKEN", "CREDENTIALS")
 
 
 class ChildDied(BackendError):  # noqa: N818 - it says what happened
@@ -45,6 +53,20 @@ class ChildDied(BackendError):  # noqa: N818 - it says what happened
         self.by_itself = by_itself
 
 
+def child_environment() -> dict[str, str]:
+    """Return the environment without what children have no use for: secrets.
+
+    They read inputs of strangers in native code, and what takes one over could look
+    for the node's passwords here.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _OURS
+        or not (name.startswith("PRIVACY_") or name.upper().endswith(_SECRET))
+    }
+
+
 class Child:
     """One child process that serves calls to a handler, one at a time."""
 
@@ -60,7 +82,7 @@ class Child:
         Args:
             target: `module:function`; called once without arguments, gives a `Handler`.
             memory_bytes: Address-space limit (RLIMIT_AS), none by default.
-            env: Environment variables to add.
+            env: Environment variables to add to those of `child_environment`.
         """
         ours, theirs = socket.socketpair()
         debug = os.environ.get("PRIVACY_CHILD_STDERR")  # never set in production
@@ -78,7 +100,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=None if debug else subprocess.DEVNULL,
-                env={**os.environ, **(env or {})},
+                env={**child_environment(), **(env or {})},
             )
         self._socket = ours
         self._lines = ours.makefile("rb")

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Self
 
-from privacy.child import Progress
+from privacy.child import Progress, child_environment
 from privacy.encoding import Json, canonical_json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
@@ -324,7 +324,7 @@ def _environment(program: Program = TEE) -> dict[str, str]:
     """
     kept = {
         name: value
-        for name, value in os.environ.items()
+        for name, value in child_environment().items()
         if name == _DEBUG
         or not (name.startswith(("PYTHON", "PRIVACY_")) or name in _HOOKS)
     }

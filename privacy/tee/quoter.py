@@ -16,6 +16,7 @@ import sys
 import threading
 from pathlib import Path
 
+from privacy.child import child_environment
 from privacy.errors import BackendError, FormatError, PrivacyError, UnavailableError
 from privacy.tee.configfs_tsm import REPORT_DATA_BYTES, ROOT, ConfigfsTsm, KernelFiles
 from privacy.tee.harden import Limits, Sandbox, harden
@@ -59,7 +60,7 @@ class TsmAttester:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**child_environment(), "PYTHONPATH": os.pathsep.join(sys.path)},
             )
         self._socket.settimeout(_PATIENCE_S)
         try:

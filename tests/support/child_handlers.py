@@ -24,7 +24,8 @@ def babble(request, progress):
 def serve(request, progress):
     what = request["do"]
     if what == "echo":
-        return {"echo": request["value"], "pid": os.getpid()}
+        names = sorted(os.environ)
+        return {"echo": request["value"], "pid": os.getpid(), "names": names}
     if what == "progress":
         for i in range(3):
             progress({"done": i})

@@ -24,6 +24,24 @@ def test_a_child_answers_in_another_process_and_stays_warm(child):
     assert first["pid"] == again["pid"] == child.pid != os.getpid()
 
 
+def test_a_child_gets_no_secret_of_its_parents_environment(
+    repository_on_path, monkeypatch
+):
+    secrets = {
+        "PRIVACY_API_KEY",
+        "PRIVACY_GATEWAY_DATABASE_URL",
+        "PRIVACY_PASSPHRASE",
+        "AWS_SECRET_ACCESS_KEY",
+        "HF_TOKEN",
+    }
+    for name in (*secrets, "PRIVACY_HOME", "LANG"):
+        monkeypatch.setenv(name, "something")
+    with Child(TARGET, env={**repository_on_path, "ADDED_TOKEN": "x"}) as running:
+        names = set(running.call({"do": "echo", "value": 0})["names"])
+    assert not secrets & names
+    assert {"PRIVACY_HOME", "LANG", "ADDED_TOKEN"} <= names
+
+
 def test_progress_arrives_in_order(child):
     seen = []
     child.call({"do": "progress"}, progress=seen.append)
