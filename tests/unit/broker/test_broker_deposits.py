@@ -1,5 +1,6 @@
 """Keys of sealed models on the broker's disk: under a passphrase, and erasable."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -105,8 +106,9 @@ def test_a_file_of_another_model_is_not_taken_for_this_one(
 
 def test_the_newest_deposit_comes_first(deposits, sealed_bundle, policy):
     again = replace(sealed_bundle, sha256="cd" * 32)
-    for bundle in (sealed_bundle, again):
-        deposits.add(bundle, CONTENT_KEY, policy)
+    deposits.add(sealed_bundle, CONTENT_KEY, policy)
+    time.sleep(0.002)  # they are dated by the millisecond
+    deposits.add(again, CONTENT_KEY, policy)
     assert [d.model_sha256 for d in deposits.all()] == [
         again.sha256,
         sealed_bundle.sha256,
