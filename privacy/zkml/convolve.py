@@ -35,7 +35,7 @@ def convolve(path: Path, features: int) -> None:
     if not convolutions:
         return
     zeros = np.zeros(features)
-    given = inner_values(model, [node.input[0] for node in convolutions], zeros)
+    given = inner_values(model, [node.input[0] for node in convolutions])(zeros)
     for number, (node, image) in enumerate(zip(convolutions, given, strict=True)):
         weights = constants.get(node.input[1])
         if weights is None or (weights.ndim, len(image)) != (_DIMENSIONS, 1):

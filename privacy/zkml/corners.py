@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy.zkml.onnx_prep import open_session
+from privacy.zkml.onnx_prep import inner_values
 
 _RANDOM = 64
 _UNITS = 8
@@ -72,19 +72,13 @@ def _every_value(onnx_path: Path) -> _Forward:
     """Return a function from a row to every floating-point value of the model."""
     import onnx
 
-    model = onnx.load(str(onnx_path))
-    shown = {output.name for output in model.graph.output}
-    for node in model.graph.node:
-        if node.op_type != "Constant":
-            model.graph.output.extend(
-                onnx.ValueInfoProto(name=n) for n in node.output if n not in shown
-            )
-    session, name = open_session(model.SerializeToString())
+    graph = (model := onnx.load(str(onnx_path))).graph
+    made = [n for node in graph.node if node.op_type != "Constant" for n in node.output]
+    outputs = [output.name for output in graph.output]
+    values = inner_values(model, list(dict.fromkeys([*outputs, *filter(None, made)])))
 
     def forward(row: Any) -> list[Any]:
-        given = np.asarray(row, dtype=np.float32)[None]
-        made = [np.asarray(v) for v in session.run(None, {name: given})]
-        return [v.ravel() for v in made if v.dtype.kind == "f" and v.size]
+        return [v.ravel() for v in values(row) if v.dtype.kind == "f" and v.size]
 
     return forward
 

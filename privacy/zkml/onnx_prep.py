@@ -1,6 +1,6 @@
 """Shape an ONNX model for circuits: one input row of fixed size, nothing optional."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,8 @@ def open_session(model: bytes) -> tuple[Any, str]:
     return session, session.get_inputs()[0].name
 
 
-def inner_values(model: Any, names: Sequence[str], row: Any) -> list[Any]:
-    """Return values inside a model of batch one that a row leads to.
+def inner_values(model: Any, names: Sequence[str]) -> Callable[[Any], list[Any]]:
+    """Return a function from a row to values inside a model of batch one.
 
     Raises:
         BackendError: ONNX Runtime does not take the model.
@@ -81,13 +81,17 @@ def inner_values(model: Any, names: Sequence[str], row: Any) -> list[Any]:
     shown = onnx.ModelProto()
     shown.CopyFrom(model)
     known = {value.name for value in [*model.graph.input, *model.graph.output]}
-    wanted = [onnx.ValueInfoProto(name=n) for n in set(names) - known]
-    shown.graph.output.extend(wanted)
+    wanted = [onnx.ValueInfoProto(name=n) for n in dict.fromkeys(names)]
+    shown.graph.output.extend(w for w in wanted if w.name not in known)
     session, given = open_session(shown.SerializeToString())
-    fed = np.asarray(row, dtype=np.float32)[None]
-    made = session.run([n for n in names if n != given], {given: fed})
-    values = dict(zip([n for n in names if n != given], made, strict=True))
-    return [np.asarray(values.get(name, fed)) for name in names]
+    asked = [name for name in names if name != given]
+
+    def forward(row: Any) -> list[Any]:
+        fed = np.asarray(row, dtype=np.float32)[None]
+        made = dict(zip(asked, session.run(asked, {given: fed}), strict=True))
+        return [np.asarray(made.get(name, fed)) for name in names]
+
+    return forward
 
 
 def _features(value: Any) -> int:

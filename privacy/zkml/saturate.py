@@ -43,8 +43,9 @@ def saturate(path: Path, low: Any, high: Any) -> None:
         return
     ends, reach = np.zeros(len(nodes)), np.zeros(len(nodes))
     axes = list[tuple[int, ...]]()
+    forward = inner_values(model, [node.input[0] for node in nodes])
     for row in far_corners(path, low, high):
-        values = inner_values(model, [node.input[0] for node in nodes], row)
+        values = forward(row)
         axes = [_axes(n, v.ndim, version) for n, v in zip(nodes, values, strict=True)]
         trios = list(zip(nodes, values, axes, strict=True))
         reach = np.maximum(reach, [_reach(*trio) for trio in trios])

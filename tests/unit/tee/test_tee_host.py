@@ -12,32 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tee_models import MODEL_SHA256, WEIGHTS, linear_model
+from tee_models import MODEL_SHA256, WEIGHTS, attested_session, linear_model
 
 from privacy.encoding import pack, sha256_hex
 from privacy.errors import BackendError, FormatError, LimitError, UnavailableError
 from privacy.tee import host
-from privacy.tee.client import TeeSession, new_job
+from privacy.tee.client import new_job
 from privacy.tee.evidence import parse_evidence
 from privacy.tee.host import Enclave
 from privacy.tee.kem import HYBRID, KemKey, choose
-from privacy.tee.measure import measure
 from privacy.tee.process import ProcessIdentity, identify
 from privacy.tee.seal import MAX_SEALED_BYTES, Purpose, seal_input
 
 SOMETHING_SEALED = pack([bytes(32), bytes(32), bytes(32), b"ciphertext"])
 ROWS = [[1.0, 2.0, 3.0], [0.5, -1.0, 0.0]]
-
-
-def session_with(enclave, model_dir, now):
-    session = TeeSession(
-        model_sha256=enclave.model_sha256,
-        reference=measure(model_dir / "model.onnx").as_dict(),
-        columns=3,
-        allow_simulated=True,
-    )
-    session.check_evidence(enclave.evidence(session.nonce), now=now)
-    return session
 
 
 def until(condition, *, timeout_s=10.0):
@@ -48,7 +36,7 @@ def until(condition, *, timeout_s=10.0):
 
 
 def test_a_sealed_input_gives_the_models_outputs(shared_enclave, model_dir, now):
-    session = session_with(shared_enclave, model_dir, now)
+    session = attested_session(shared_enclave, model_dir, now)
     sealed = session.seal(ROWS)
     result = shared_enclave.infer(sealed, timeout_s=10)
     outputs = session.open(result.output, result.evidence, now=now)
@@ -62,7 +50,7 @@ def test_a_sealed_input_gives_the_models_outputs(shared_enclave, model_dir, now)
 
 def test_an_enclave_tells_how_many_rows_are_done(start_enclave, model_dir, now):
     enclave = start_enclave()
-    session = session_with(enclave, model_dir, now)
+    session = attested_session(enclave, model_dir, now)
     told = []
     sealed = session.seal(ROWS)
     result = enclave.infer(sealed, timeout_s=10, progress=told.append)
@@ -72,7 +60,7 @@ def test_an_enclave_tells_how_many_rows_are_done(start_enclave, model_dir, now):
 
 
 def test_the_same_sealed_input_can_be_run_again(shared_enclave, model_dir, now):
-    session = session_with(shared_enclave, model_dir, now)
+    session = attested_session(shared_enclave, model_dir, now)
     sealed = session.seal(ROWS)
     for _ in range(3):
         result = shared_enclave.infer(sealed, timeout_s=10)
@@ -82,7 +70,7 @@ def test_the_same_sealed_input_can_be_run_again(shared_enclave, model_dir, now):
 def test_a_job_shows_the_quote_of_its_session_and_no_other(
     shared_enclave, model_dir, now
 ):
-    first, second = (session_with(shared_enclave, model_dir, now) for _ in range(2))
+    first, second = (attested_session(shared_enclave, model_dir, now) for _ in range(2))
     quotes = [parse_evidence(shared_enclave.evidence(first.nonce)).quote]
     for session in (first, second):
         result = shared_enclave.infer(session.seal(ROWS), timeout_s=10)
@@ -92,7 +80,7 @@ def test_a_job_shows_the_quote_of_its_session_and_no_other(
 
 def test_eight_threads_get_their_own_answers(shared_enclave, model_dir, now):
     def work(i):
-        session = session_with(shared_enclave, model_dir, now)
+        session = attested_session(shared_enclave, model_dir, now)
         rows = [[float(i), 0.0, 1.0]] * (i + 1)
         result = shared_enclave.infer(session.seal(rows), timeout_s=20)
         return session.open(result.output, result.evidence, now=now)
@@ -148,7 +136,7 @@ def test_an_output_that_is_not_finite_is_an_engine_failure(
     steep = np.full((3, 1), 3e38, dtype=np.float32)
     (folder / "model.onnx").write_bytes(linear_model(steep))
     enclave = start_enclave(model_dir=folder)
-    session = session_with(enclave, folder, now)
+    session = attested_session(enclave, folder, now)
     with pytest.raises(BackendError) as caught:
         enclave.infer(session.seal([[10.0, 10.0, 10.0]]), timeout_s=10)
     assert caught.value.code == "output-not-finite"
@@ -159,7 +147,7 @@ def test_a_dropped_enclave_is_found_again_with_the_same_keys(
 ):
     first = start_enclave()
     pid = first.pid
-    session = session_with(first, model_dir, now)
+    session = attested_session(first, model_dir, now)
     sealed = session.seal(ROWS)
     first.detach()
     again = Enclave.attach(tmp_path / "run")
