@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
 
-from gateway.clock import now
 from gateway.store.database import Database
 from gateway.store.tables import api_keys
+from privacy.clock import now
 from privacy.encoding import b64url, b64url_decode, sha256_hex
 from privacy.errors import AuthError, FormatError, NotFoundError
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gateway.clock import now
 from gateway.store.database import Database
 from gateway.store.tables import jobs
+from privacy.clock import now
 from privacy.encoding import Json
 from privacy.errors import ConflictError, LimitError, NotFoundError
 

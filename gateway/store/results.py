@@ -6,11 +6,11 @@ names none, and a file that no job and no upload names any more is removed.
 
 import sqlalchemy as sa
 
-from gateway.clock import now
 from gateway.store.database import Database
 from gateway.store.jobs import TERMINAL
 from gateway.store.tables import jobs
 from gateway.store.uploads import Uploads
+from privacy.clock import now
 
 _AT_ONCE = 500
 _NAMES = (jobs.c.output_sha256, jobs.c.evidence_sha256)

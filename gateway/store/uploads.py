@@ -12,13 +12,13 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 
-from gateway.clock import later, now
 from gateway.store.arrival import Room
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
 from gateway.store.jobs import OPEN
 from gateway.store.parts import Owner, Parts
 from gateway.store.tables import jobs, uploads
+from privacy.clock import later, now
 from privacy.errors import ConflictError, LimitError, NotFoundError
 
 _TOUCH_SHARE = 0.02

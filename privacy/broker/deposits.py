@@ -8,7 +8,6 @@ under one passphrase, without which the broker can be listed but releases nothin
 """
 
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from privacy.broker.decisions import FOLDER
@@ -23,6 +22,7 @@ from privacy.client.sealed import (
     seal,
     unseal,
 )
+from privacy.clock import now
 from privacy.encoding import (
     Json,
     b64url,
@@ -119,7 +119,7 @@ class Deposits:
             model=f"{bundle.manifest.name}/{bundle.manifest.version}",
             model_sha256=bundle.sha256,
             allow_simulated=policy.allow_simulated,
-            deposited_at=_now(),
+            deposited_at=now(),
         )
         params = bundle.manifest.mode(Mode.TEE).params
         measured = before_its_model(params.get("measurements"))
@@ -194,7 +194,7 @@ class Deposits:
         found = self.find(model)
         path = self._path(found.model_sha256)
         if not found.revoked_at:
-            found = replace(found, revoked_at=_now())
+            found = replace(found, revoked_at=now())
             raw = canonical_json(asdict(found))
             write_atomic(path.with_suffix(_REVOKED), raw, private=True)
         path.unlink(missing_ok=True)  # still there if we died before it, the last time
@@ -266,7 +266,3 @@ def _deposit(value: Json) -> Deposit:
 def _damaged(path: Path) -> FormatError:
     msg = f"{path.name} is about another model: restore the broker's files"
     return FormatError(msg, code="keys-damaged")
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

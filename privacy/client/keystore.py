@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from privacy.client.home import Home
@@ -25,6 +24,7 @@ from privacy.client.sealed import (
     seal,
     unseal,
 )
+from privacy.clock import now
 from privacy.encoding import (
     Json,
     b64url_decode,
@@ -142,7 +142,7 @@ class KeyStore:
             "kind": _KIND,
             "key_id": secrets.token_hex(8),
             "keyset_sha256": check_sha256(keyset_sha256, what="key set"),
-            "created_at": _now(),
+            "created_at": now(),
             "bytes": len(secret),
         }
         return self._put(secret, about)
@@ -236,7 +236,7 @@ class KeyStore:
         ]
         write_atomic(self._path(about["key_id"]), content, private=True)
         for key in before:
-            self.note(key.key_id, retired_at=_now())
+            self.note(key.key_id, retired_at=now())
         return self.info(about["key_id"])
 
     def _new_passphrase(self) -> tuple[str | None, bytes | None]:
@@ -322,7 +322,3 @@ def _asking_again(unlock: Unlock) -> Iterator[None]:
     except AuthError:
         unlock.forget()
         raise
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from gateway.clock import now
 from gateway.store.database import Database
 from gateway.store.jobs import Job, Jobs
 from gateway.store.results import Results
 from gateway.store.tables import jobs
+from privacy.clock import now
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ThreadGateway, wait_until
 

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from gateway.clock import now
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs, NewJob, Outcome
 from gateway.store.parts import Owner, Parts
 from gateway.store.tables import uploads as table
 from gateway.store.uploads import Allowance, Uploads
+from privacy.clock import now
 from privacy.encoding import sha256_hex
 from privacy.errors import ConflictError, LimitError, NotFoundError
 

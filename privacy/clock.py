@@ -1,4 +1,4 @@
-"""The one way this gateway writes a time: RFC 3339, UTC, milliseconds."""
+"""The one way we write a time: RFC 3339, UTC, milliseconds."""
 
 from datetime import UTC, datetime, timedelta
 
