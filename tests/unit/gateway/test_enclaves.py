@@ -17,6 +17,7 @@ from privacy.errors import (
     FormatError,
     JobFailedError,
     LimitError,
+    PrivacyError,
     UnavailableError,
     VerificationError,
 )
@@ -187,23 +188,32 @@ def test_a_job_whose_client_gave_up_is_told_so_at_its_next_step(
     assert heard == ["cancelled"]
 
 
-def test_an_enclave_that_gives_no_evidence_in_time_is_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("failure", "starts"),
+    [
+        (LimitError("no answer", code="time-limit"), 2),
+        (UnavailableError("the host is busy", code="tsm-timeout"), 1),
+    ],
+    ids=["it hangs, and is replaced", "what makes its evidence is busy, and it stays"],
+)
+def test_what_comes_of_an_enclave_that_gives_no_evidence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: PrivacyError, starts: int
 ):
-    def hang(self: FakeEnclave, nonce: bytes) -> bytes:
-        raise LimitError("no answer", code="time-limit")
+    def fail(self: FakeEnclave, nonce: bytes) -> bytes:
+        raise failure
 
     bundle, before = write_bundle(tmp_path), FakeEnclave.starts
 
     async def scenario(enclaves: Enclaves) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(FakeEnclave, "evidence", hang)
-            with pytest.raises(LimitError):
+            patch.setattr(FakeEnclave, "evidence", fail)
+            with pytest.raises(type(failure)) as caught:
                 await enclaves.evidence(bundle, NONCE)
+            assert caught.value.code == failure.code
         await enclaves.evidence(bundle, NONCE)
 
     _play(tmp_path, scenario)
-    assert FakeEnclave.starts == before + 2
+    assert FakeEnclave.starts == before + starts
 
 
 def test_an_enclave_that_dies_as_it_is_asked_is_replaced_at_once(
@@ -222,26 +232,6 @@ def test_an_enclave_that_dies_as_it_is_asked_is_replaced_at_once(
 
     assert _play(tmp_path, scenario) == NONCE
     assert FakeEnclave.starts == before + 2
-
-
-def test_an_enclave_outlives_what_makes_its_evidence_for_a_while(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    def busy(self: FakeEnclave, nonce: bytes) -> bytes:
-        raise UnavailableError("the host is busy", code="tsm-timeout")
-
-    bundle, before = write_bundle(tmp_path), FakeEnclave.starts
-
-    async def scenario(enclaves: Enclaves) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(FakeEnclave, "evidence", busy)
-            with pytest.raises(UnavailableError) as caught:
-                await enclaves.evidence(bundle, NONCE)
-            assert caught.value.code == "tsm-timeout"
-        await enclaves.evidence(bundle, NONCE)
-
-    _play(tmp_path, scenario)
-    assert FakeEnclave.starts == before + 1
 
 
 def test_an_enclave_that_starts_slowly_holds_up_no_other(
