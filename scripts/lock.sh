@@ -33,6 +33,6 @@ trap 'rm -f "$needed"' EXIT
 echo concrete-python >> "$needed"
 compile client-fhe "$needed" --no-deps --constraint requirements/all.txt --no-annotate
 narrow demo "${engines[@]}"
-narrow dev "${engines[@]}" --extra chain --group dev
+narrow dev "${engines[@]}" --extra chain --extra ray --extra s3 --group dev
 compile uv requirements/uv.in --no-annotate
 compile node requirements/node.in --no-annotate
