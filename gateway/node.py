@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
+from gateway.identity.tokens import Tokens
 from gateway.jobs.hub import Hub
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
@@ -37,6 +38,7 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
+    tokens: Tokens
     blobs: Blobs
     uploads: Uploads
     contract_inputs: ContractInputs
@@ -70,6 +72,7 @@ class Gateway:
         self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir)
         self.api_keys = ApiKeys(self.database)
+        self.tokens = Tokens(self.settings.oidc_issuers)
         self.blobs = Blobs(data_dir / "blobs")
         parts = Parts(data_dir / "blobs" / "uploads")
         self.uploads = Uploads(

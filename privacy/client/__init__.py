@@ -64,7 +64,8 @@ class Client(Common):
         Args:
             gateway: Its address, or its name at `privacy login`; else
                 `$PRIVACY_GATEWAY`, else as saved by `privacy login`, else loopback.
-            api_key: Else `$PRIVACY_API_KEY`, else as saved for that gateway.
+            api_key: Or a token. Else `$PRIVACY_API_KEY`, else what the file
+                `$PRIVACY_TOKEN_FILE` holds, else as saved for that gateway.
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
                 nothing from the operator: for development only.
@@ -101,7 +102,9 @@ class Client(Common):
             passphrase=passphrase,
             allow_plaintext_keys=allow_plaintext_keys,
         )
-        self.driver = self._driver = SyncDriver(self.gateway, self.api_key, transport)
+        self.driver = self._driver = SyncDriver(
+            self.gateway, self.api_key, transport, token_file=self.token_file
+        )
 
     def infer(
         self,
@@ -265,7 +268,9 @@ class AsyncClient(Common):
             passphrase=passphrase,
             allow_plaintext_keys=allow_plaintext_keys,
         )
-        self.driver = self._driver = AsyncDriver(self.gateway, self.api_key, transport)
+        self.driver = self._driver = AsyncDriver(
+            self.gateway, self.api_key, transport, token_file=self.token_file
+        )
 
     async def infer(
         self,
