@@ -268,7 +268,7 @@ class Certificates:
             ]
             authorities = [Authority(**a) for a in value["authorities"]]
         except (KeyError, TypeError):
-            authorities = []
+            authorities, issued = [], []
         if value.get("format") != _FORMAT or not authorities:
             msg = f"{self._path} is not as this version writes it: restore it"
             raise FormatError(msg, code="certs-damaged")
