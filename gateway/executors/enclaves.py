@@ -111,6 +111,10 @@ class Enclaves:
         """Return how many jobs run."""
         return {self._mode: self._busy}
 
+    def alive(self) -> int:
+        """Return how many enclaves are alive; asks each of them."""
+        return sum(enclave.alive for enclave in list(self._running.values()))
+
     async def close(self) -> None:
         """Stop every enclave."""
         loop = asyncio.get_running_loop()

@@ -26,6 +26,7 @@ from gateway.jobs.hub import Hub, Inbox, news
 from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
+from gateway.metrics import job_ended
 from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
 from gateway.store.blobs import Blobs
@@ -258,6 +259,7 @@ class JobService:
 
         job, ended = await asyncio.to_thread(self.jobs.finish, job_id, outcome, seal)
         if ended:
+            job_ended(job)
             self.hub.changed(job)
         return job
 
