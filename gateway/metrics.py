@@ -85,13 +85,20 @@ OPEN_JOBS = Gauge(
     registry=REGISTRY,
 )
 WORKERS = Gauge(
-    "privacy_workers", "Jobs that may run at once here.", ["mode"], registry=REGISTRY
+    "privacy_workers",
+    "Jobs that may run at once, on all nodes.",
+    ["mode"],
+    registry=REGISTRY,
 )
 WORKERS_BUSY = Gauge(
-    "privacy_workers_busy", "Jobs that run here now.", ["mode"], registry=REGISTRY
+    "privacy_workers_busy",
+    "Jobs of this gateway that run.",
+    ["mode"],
+    registry=REGISTRY,
 )
+NODES = Gauge("privacy_nodes", "Nodes by state.", ["state"], registry=REGISTRY)
 ENCLAVES = Gauge(
-    "privacy_enclaves", "Enclaves that are alive.", ["mode"], registry=REGISTRY
+    "privacy_enclaves", "Enclaves of this machine that are alive.", registry=REGISTRY
 )
 DISK_FREE = Gauge(
     "privacy_disk_free_bytes", "Room below the data folder.", registry=REGISTRY

@@ -11,7 +11,7 @@ from privacy.modes import Mode
 from tests.support.live_gateway import Api, ThreadGateway
 
 ECHO = {"do": "echo"}
-KNOWN = {"method", "route", "status", "mode", "model", "where", "le"}
+KNOWN = {"method", "route", "status", "mode", "model", "where", "state", "le"}
 
 
 class Scraper:
@@ -115,7 +115,7 @@ def test_no_metric_names_a_tenant_a_key_a_job_or_a_digest(
     for secret in ("acme-corp", job["id"], job["model_sha256"], job["input_sha256"]):
         assert secret not in text
     labels = {n for f in parse(text) for s in f.samples for n in s.labels}
-    assert labels <= KNOWN | {"reason"}
+    assert labels <= KNOWN
 
 
 def test_metrics_need_a_scope_of_their_own(gateway: ThreadGateway, scraper: Scraper):
@@ -131,6 +131,7 @@ def test_the_gauges_cover_every_mode(scraper: Scraper):
     for mode in Mode:
         assert ("privacy_workers", (("mode", str(mode)),)) in scraper.samples()
     assert scraper.value("privacy_ready") == 1
+    assert scraper.value("privacy_nodes", state="ready") == 1
     assert scraper.value("privacy_disk_free_bytes") > 0
 
 
