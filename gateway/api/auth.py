@@ -66,5 +66,6 @@ async def _caller(
 ModelReader = Annotated[Caller, Security(_authenticate, scopes=["models:read"])]
 JobReader = Annotated[Caller, Security(_authenticate, scopes=["jobs:read"])]
 JobWriter = Annotated[Caller, Security(_authenticate, scopes=["jobs:write"])]
+MetricsReader = Annotated[Caller, Security(_authenticate, scopes=["metrics:read"])]
 TenantAdmin = Annotated[Caller, Security(_authenticate, scopes=["tenant:admin"])]
 Admin = Annotated[Caller, Security(_authenticate, scopes=["admin"])]

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from gateway.identity.issuers import Scope, Tenant
+from gateway.identity.caller import Scope, Tenant
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex")]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
@@ -45,7 +45,7 @@ class ApiKeyIn(StrictRequest):
     """A new API key."""
 
     tenant: Tenant | None = Field(None, description="The caller's own by default.")
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=6)]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=7)]
     name: Annotated[str, Field(max_length=100, pattern=PRINTABLE)] = ""
     expires_in_s: Annotated[float, Field(gt=0, le=10 * 366 * 86400)] | None = None
 

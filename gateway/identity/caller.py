@@ -7,6 +7,7 @@
 | jobs:write | upload, submit, cancel and delete for the tenant |
 | tenant:admin | all of these, and the tenant's own API keys |
 | inputs:read | read what any tenant handed over for contracts: for watchers |
+| metrics:read | read the metrics of the gateway: for monitors |
 | admin | operate the gateway: everything, for every tenant |
 
 Nobody but an operator (`admin`) reaches past the own tenant; nor does an operator's key
@@ -15,11 +16,24 @@ read another tenant's jobs or uploads.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated, Literal, get_args
 
-OF_TENANT = ("models:read", "jobs:read", "jobs:write", "tenant:admin")
-OF_OPERATOR = ("inputs:read", "admin")
-SCOPES = (*OF_TENANT, *OF_OPERATOR)
+from pydantic import Field
+
+Scope = Literal[
+    "models:read",
+    "jobs:read",
+    "jobs:write",
+    "tenant:admin",
+    "inputs:read",
+    "metrics:read",
+    "admin",
+]
+SCOPES: tuple[str, ...] = get_args(Scope)
+OF_OPERATOR = ("inputs:read", "metrics:read", "admin")
+OF_TENANT = tuple(scope for scope in SCOPES if scope not in OF_OPERATOR)
 TENANT_NAME = "^[a-z0-9][a-z0-9._-]{0,62}$"
+Tenant = Annotated[str, Field(pattern=TENANT_NAME)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,24 @@
 
 import hashlib
 import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gateway.identity.caller import OF_OPERATOR, SCOPES, TENANT_NAME, Caller
+from gateway.identity.caller import (
+    OF_OPERATOR,
+    SCOPES,
+    TENANT_NAME,
+    Caller,
+    Scope,
+    Tenant,
+)
 from privacy.encoding import Json
 from privacy.errors import AuthError
 
 Algorithm = Literal["RS256", "PS256", "ES256", "EdDSA", "Ed25519"]
 ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "PS256", "ES256", "EdDSA", "Ed25519")
-Scope = Literal[
-    "models:read", "jobs:read", "jobs:write", "tenant:admin", "inputs:read", "admin"
-]
-Tenant = Annotated[str, Field(pattern=TENANT_NAME)]
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 _MAX_SUBJECT = 255
 
@@ -51,7 +54,7 @@ class Issuer(BaseModel):
         default={}, description="What its words mean here; else they are scopes."
     )
     allow_operators: bool = Field(
-        default=False, description="Let its tokens have admin and inputs:read."
+        default=False, description="Let its tokens have the operator's scopes."
     )
 
     @field_validator("jwks")

@@ -15,7 +15,13 @@ def test_a_tenants_admin_has_the_scopes_within_a_tenant():
 
 
 def test_any_other_scope_is_only_itself():
-    for scope in ("models:read", "jobs:read", "jobs:write", "inputs:read"):
+    for scope in (
+        "models:read",
+        "jobs:read",
+        "jobs:write",
+        "inputs:read",
+        "metrics:read",
+    ):
         assert {s for s in SCOPES if having(scope).allows(s)} == {scope}
 
 
