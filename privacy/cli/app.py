@@ -47,6 +47,7 @@ _GROUPS = {
     "broker": "Keys of sealed models.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
+    "gateway": "A gateway's own data.",
 }
 _groups: dict[str, typer.Typer] = {}
 
