@@ -247,4 +247,5 @@ def test_a_signature_of_nobody_known_is_not_delivered(site):
                 site.config,
                 question,
                 ContractAnswer((1, 2), signature),
+                proven=False,
             )
