@@ -13,6 +13,7 @@ from gateway.api import (
     contract_inputs,
     health,
     jobs,
+    metrics,
     models,
     nodes,
     problems,
@@ -72,6 +73,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
     app.add_middleware(RequestLog)
     for module in (
         health,
+        metrics,
         models,
         blobs,
         jobs,
