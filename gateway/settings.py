@@ -26,6 +26,12 @@ class Settings(BaseSettings):
         default=Path("var/gateway"),
         description="Database, blobs, receipt key, enclaves; one gateway at a time.",
     )
+    database_url: str = Field(
+        default="",
+        repr=False,  # it may hold a password
+        description="postgresql+psycopg://USER:PASSWORD@HOST/NAME, which several "
+        "gateways may share; a SQLite file in data_dir if empty.",
+    )
     models_dir: Path = Field(
         default=Path("var/gateway/models"),
         description="Published bundles, NAME/VERSION/manifest.json.",
@@ -41,6 +47,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
     node_name: str = Field(default="local", min_length=1, max_length=63)
+    local_modes: tuple[Mode, ...] = Field(
+        default=tuple(Mode),
+        description="Which modes this machine runs itself; [] for none.",
+    )
     fhe_execution: Literal["latency", "throughput"] = Field(
         default="latency",
         description="latency: one worker on all cores, the soonest answer to one job; "

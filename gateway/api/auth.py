@@ -48,4 +48,5 @@ async def _authenticate(
 ModelReader = Annotated[ApiKey, Security(_authenticate, scopes=["models:read"])]
 JobReader = Annotated[ApiKey, Security(_authenticate, scopes=["jobs:read"])]
 JobWriter = Annotated[ApiKey, Security(_authenticate, scopes=["jobs:write"])]
+MetricsReader = Annotated[ApiKey, Security(_authenticate, scopes=["metrics:read"])]
 Admin = Annotated[ApiKey, Security(_authenticate, scopes=["admin"])]

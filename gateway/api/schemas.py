@@ -6,7 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex")]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
-Scope = Literal["models:read", "jobs:read", "jobs:write", "inputs:read", "admin"]
+Scope = Literal[
+    "models:read", "jobs:read", "jobs:write", "inputs:read", "metrics:read", "admin"
+]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Time = Annotated[str, Field(description="RFC 3339, UTC, milliseconds")]
 
@@ -41,7 +43,7 @@ class ApiKeyIn(StrictRequest):
     """A new API key."""
 
     tenant: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=5)]
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=6)]
     name: Annotated[str, Field(max_length=100)] = ""
     expires_in_s: Annotated[float, Field(gt=0, le=10 * 366 * 86400)] | None = None
 
@@ -161,7 +163,10 @@ class NodeOut(BaseModel):
     """A machine that runs jobs."""
 
     name: str
+    kind: str = Field(description='"local", "ray" or "peer"')
+    state: str = Field(description='"ready", "lost" or "quarantined"')
     cpus: int
+    gpus: int
     memory_bytes: int
     enclave_evidence: str
     modes: dict[str, NodeModeOut]

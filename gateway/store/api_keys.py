@@ -12,7 +12,14 @@ from privacy.encoding import b64url, b64url_decode, sha256_hex
 from privacy.errors import AuthError, FormatError, NotFoundError
 
 PREFIX = "pk_"
-SCOPES = ("models:read", "jobs:read", "jobs:write", "inputs:read", "admin")
+SCOPES = (
+    "models:read",
+    "jobs:read",
+    "jobs:write",
+    "inputs:read",
+    "metrics:read",
+    "admin",
+)
 _SECRET_BYTES = 32
 
 

@@ -45,8 +45,10 @@ _GROUPS = {
     "attest collateral": "What evidence is verified with.",
     "tee": "Enclaves.",
     "broker": "Keys of sealed models.",
+    "certs": "Certificates of a private authority.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
+    "gateway": "A gateway's own data.",
 }
 _groups: dict[str, typer.Typer] = {}
 
