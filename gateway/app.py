@@ -17,6 +17,7 @@ from gateway.api import (
     models,
     nodes,
     problems,
+    webhooks,
 )
 from gateway.api.limits import JsonBodyLimit
 from gateway.executors.base import Engines
@@ -81,6 +82,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         attestations,
         nodes,
         api_keys,
+        webhooks,
     ):
         app.include_router(module.router)
     return app

@@ -29,6 +29,9 @@ from gateway.store.jobs import Jobs
 from gateway.store.parts import Parts
 from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
+from gateway.store.webhooks import Webhooks
+from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
+from gateway.webhooks.sender import Sender
 from privacy.publisher import Trust, load_trust
 
 _log = structlog.get_logger()
@@ -45,6 +48,8 @@ class Gateway:
     contract_inputs: ContractInputs
     jobs: Jobs
     results: Results
+    webhooks: Webhooks
+    webhook_secrets: WebhookSecrets
     registry: ModelRegistry
     signing_key: Ed25519PrivateKey
     scheduler: Scheduler
@@ -86,6 +91,10 @@ class Gateway:
         self.results = Results(
             self.database, self.uploads, ttl_s=self.settings.results_ttl_s
         )
+        self.webhook_secrets = load_webhook_secrets(
+            self.settings.webhook_key_file or data_dir / "webhooks.key"
+        )
+        self.webhooks = Webhooks(self.database, key_id=self.webhook_secrets.key_id)
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
 
     async def start(self) -> None:
@@ -114,6 +123,12 @@ class Gateway:
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
         self._sweeping = asyncio.create_task(self._sweep())
+        sender = Sender(
+            webhooks=self.webhooks,
+            secrets=self.webhook_secrets,
+            rules=settings.webhook_rules,
+        )
+        self._sending = asyncio.create_task(sender.run())
         self.ready = True
         _log.info(
             "started",
@@ -127,6 +142,7 @@ class Gateway:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
         self._sweeping.cancel()
+        self._sending.cancel()
         self.service.runs.close()
         await self.scheduler.close()
         self._workflows.close()
@@ -145,6 +161,7 @@ class Gateway:
             await _remove(self.uploads.sweep)
             await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)
+            await _remove(self.webhooks.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
 
     def _trust(self) -> Trust:

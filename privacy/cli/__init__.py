@@ -21,6 +21,7 @@ from privacy.cli import (
     operator,
     publisher,
     tee,
+    webhooks,
     zk,
     zk_evm,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "operator",
     "publisher",
     "tee",
+    "webhooks",
     "zk",
     "zk_evm",
 ]

@@ -48,6 +48,7 @@ _GROUPS = {
     "certs": "Certificates of a private authority.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
+    "webhooks": "Who is told when a job ends.",
     "gateway": "A gateway's own data.",
 }
 _groups: dict[str, typer.Typer] = {}
