@@ -13,6 +13,7 @@ from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
 from privacy.tee.harden import Limits
 from privacy.tee.sources import EvidenceSource
+from privacy.tls import TlsFiles
 from privacy.warm import BUDGET
 from privacy.zkml.memory import installed_memory
 
@@ -40,6 +41,14 @@ class Settings(BaseSettings):
     allow_unsigned_bundles: bool = False
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
+    tls_cert: Path | None = Field(
+        default=None, description="Serve https with this certificate (PEM)."
+    )
+    tls_key: Path | None = Field(default=None, description="Its private key.")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="Serve only clients that show a certificate of these authorities.",
+    )
     node_name: str = Field(default="local", min_length=1, max_length=63)
     local_modes: tuple[Mode, ...] = Field(
         default=tuple(Mode),
@@ -146,6 +155,17 @@ class Settings(BaseSettings):
             kind=self.enclave_evidence,
             simulated_gpu=self.simulated_gpu,
             tsm_root=self.tsm_dir.absolute(),
+        )
+
+    @property
+    def tls(self) -> TlsFiles:
+        """What the gateway serves https with; false if it serves http.
+
+        Raises:
+            FormatError: A certificate without its key.
+        """
+        return TlsFiles(
+            trust=self.tls_client_ca, certificate=self.tls_cert, key=self.tls_key
         )
 
     @property

@@ -25,9 +25,15 @@ from privacy.encoding import Json, check_sha256
 from privacy.errors import AuthError, NotFoundError
 from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
+from privacy.tls import TlsFiles
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8400"
 _PLAIN_HTTP = "PRIVACY_ALLOW_PLAIN_HTTP"
+_TLS = {
+    "trust": "PRIVACY_TLS_CA",
+    "certificate": "PRIVACY_TLS_CERT",
+    "key": "PRIVACY_TLS_KEY",
+}
 _UPLOADS = {"/v1/keys": "evaluation keys", "/v1/blobs": "input"}
 _DELETED = 204
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -60,6 +66,7 @@ class Common:
         allow_unsigned: bool,
         passphrase: Given,
         allow_plaintext_keys: bool,
+        tls: TlsFiles,
     ) -> None:
         self.home = Home(home or default_home())
         config = self.home.config()
@@ -74,6 +81,7 @@ class Common:
             or os.environ.get("PRIVACY_API_KEY")
             or self.home.api_key(self.gateway)
         )
+        self.tls = tls or _tls_of_environment() or self.home.tls(self.gateway)
         if self.api_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
             _refuse_plain_http(self.gateway)
         self._context = Context(
@@ -224,6 +232,16 @@ def _refuse_plain_http(gateway: str) -> None:
             f"the clear: use https, or set {_PLAIN_HTTP}=1 if the network encrypts"
         )
         raise AuthError(msg, code="plain-http")
+
+
+def _tls_of_environment() -> TlsFiles:
+    """Return the files that the environment names."""
+    named = {
+        part: Path(text)
+        for part, variable in _TLS.items()
+        if (text := os.environ.get(variable))
+    }
+    return TlsFiles(**named)
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ import httpx
 from privacy.client.infer import Meter
 from privacy.client.wire import Call, Flow, On, Reply, Work, check_reply
 from privacy.errors import AuthError, FormatError, LimitError, UnavailableError
+from privacy.tls import NO_TLS, TlsFiles, client_context, tls_problem
 
 T = TypeVar("T")
 RESTART_S = 30.0
@@ -22,11 +23,11 @@ _EXAMPLE = "http://127.0.0.1:8400"
 _TIMEOUT = httpx.Timeout(30.0, read=120.0, write=600.0)
 
 
-def _options(url: str, api_key: str) -> dict[str, Any]:
+def _options(url: str, api_key: str, tls: TlsFiles) -> dict[str, Any]:
     """Return the connection's options.
 
     Raises:
-        FormatError: The address is not one of a gateway.
+        FormatError: The address is not one of a gateway, or TLS files are unusable.
         AuthError: The API key cannot be one.
     """
     try:
@@ -43,7 +44,8 @@ def _options(url: str, api_key: str) -> dict[str, Any]:
     headers = {"Accept-Encoding": "identity"}
     if api_key:
         headers["Authorization"] = f"Bearer {api_key}"
-    return {"base_url": url, "headers": headers, "timeout": _TIMEOUT}
+    options = {"base_url": url, "headers": headers, "timeout": _TIMEOUT}
+    return {**options, "verify": client_context(tls)} if tls else options
 
 
 def _request(call: Call, content: object) -> dict[str, Any]:
@@ -77,9 +79,13 @@ def _reply(
 
 
 def _unreachable(url: str, exc: Exception) -> UnavailableError:
-    msg = (
-        f"the gateway at {url} cannot be reached ({type(exc).__name__}): is it running?"
-    )
+    why, next_ = type(exc).__name__, "is it running?"
+    if tls_found := tls_problem(exc):
+        why, next_ = tls_found, "see the TLS options of `privacy login`"
+    elif url.startswith("https") and isinstance(exc, httpx.RemoteProtocolError):
+        # In TLS 1.3 a client learns of its certificate's refusal by the silence.
+        next_ = "does it want another client certificate (see `privacy login`)?"
+    msg = f"the gateway at {url} cannot be reached ({why}): {next_}"
     return UnavailableError(msg, code="gateway-unreachable")
 
 
@@ -104,10 +110,15 @@ class SyncDriver:
     """Runs flows over a blocking HTTP connection."""
 
     def __init__(
-        self, url: str, api_key: str, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        api_key: str,
+        transport: httpx.BaseTransport | None = None,
+        *,
+        tls: TlsFiles = NO_TLS,
     ) -> None:
         """Prepare a connection; nothing is sent yet."""
-        self._http = httpx.Client(**_options(url, api_key), transport=transport)
+        self._http = httpx.Client(**_options(url, api_key, tls), transport=transport)
         self._url = url
         self._patience = _Patience()
 
@@ -176,10 +187,17 @@ class AsyncDriver:
     """Runs flows over an asynchronous HTTP connection; work goes to a thread."""
 
     def __init__(
-        self, url: str, api_key: str, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        url: str,
+        api_key: str,
+        transport: httpx.AsyncBaseTransport | None = None,
+        *,
+        tls: TlsFiles = NO_TLS,
     ) -> None:
         """Prepare a connection; nothing is sent yet."""
-        self._http = httpx.AsyncClient(**_options(url, api_key), transport=transport)
+        self._http = httpx.AsyncClient(
+            **_options(url, api_key, tls), transport=transport
+        )
         self._url = url
         self._patience = _Patience()
 
