@@ -13,6 +13,7 @@ from gateway.api import (
     contract_inputs,
     health,
     jobs,
+    metrics,
     models,
     nodes,
     problems,
@@ -73,6 +74,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
     app.add_middleware(RequestLog)
     for module in (
         health,
+        metrics,
         models,
         blobs,
         jobs,
@@ -126,7 +128,7 @@ def run(
 
 def bootstrap_admin_key(settings: Settings) -> str | None:
     """Return the text of a first admin key (tenant "default"), None if keys exist."""
-    database = open_database(settings.data_dir)
+    database = open_database(settings.data_dir, settings.database_url)
     try:
         return ApiKeys(database).bootstrap()
     finally:

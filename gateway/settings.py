@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gateway.identity.issuers import Issuer
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
@@ -27,6 +28,12 @@ class Settings(BaseSettings):
         default=Path("var/gateway"),
         description="Database, blobs, receipt key, enclaves; one gateway at a time.",
     )
+    database_url: str = Field(
+        default="",
+        repr=False,  # it may hold a password
+        description="postgresql+psycopg://USER:PASSWORD@HOST/NAME, which several "
+        "gateways may share; a SQLite file in data_dir if empty.",
+    )
     models_dir: Path = Field(
         default=Path("var/gateway/models"),
         description="Published bundles, NAME/VERSION/manifest.json.",
@@ -39,6 +46,11 @@ class Settings(BaseSettings):
         default=(), description="Files with public keys of more publishers."
     )
     allow_unsigned_bundles: bool = False
+    oidc_issuers: tuple[Issuer, ...] = Field(
+        default=(),
+        description="Whose tokens are taken beside API keys: a JSON list, see "
+        "docs/identity.md.",
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
     tls_cert: Path | None = Field(
@@ -143,6 +155,14 @@ class Settings(BaseSettings):
     stop_grace_s: int = Field(
         default=5, ge=0, description="How long open requests may take at shutdown."
     )
+
+    @field_validator("oidc_issuers")
+    @classmethod
+    def _are_different(cls, issuers: tuple[Issuer, ...]) -> tuple[Issuer, ...]:
+        if len({i.issuer for i in issuers}) != len(issuers):
+            msg = "two entries have the same issuer: keep one"
+            raise ValueError(msg)
+        return issuers
 
     @property
     def evidence_source(self) -> EvidenceSource:

@@ -296,7 +296,8 @@ def api_keys(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            help="models:read, jobs:read, jobs:write, inputs:read, admin; repeatable."
+            help="models:read, jobs:read, jobs:write, inputs:read, metrics:read or "
+            "admin; repeatable."
         ),
     ] = None,
     tenant: Annotated[str | None, typer.Option(help="Whose key it is.")] = None,

@@ -67,7 +67,8 @@ class Client(Common):
         Args:
             gateway: Its address, or its name at `privacy login`; else
                 `$PRIVACY_GATEWAY`, else as saved by `privacy login`, else loopback.
-            api_key: Else `$PRIVACY_API_KEY`, else as saved for that gateway.
+            api_key: Or a token. Else `$PRIVACY_API_KEY`, else what the file
+                `$PRIVACY_TOKEN_FILE` holds, else as saved for that gateway.
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
                 nothing from the operator: for development only.
@@ -108,7 +109,11 @@ class Client(Common):
             tls=tls,
         )
         self.driver = self._driver = SyncDriver(
-            self.gateway, self.api_key, transport, tls=self.tls
+            self.gateway,
+            self.api_key,
+            transport,
+            token_file=self.token_file,
+            tls=self.tls,
         )
 
     def infer(
@@ -276,7 +281,11 @@ class AsyncClient(Common):
             tls=tls,
         )
         self.driver = self._driver = AsyncDriver(
-            self.gateway, self.api_key, transport, tls=self.tls
+            self.gateway,
+            self.api_key,
+            transport,
+            token_file=self.token_file,
+            tls=self.tls,
         )
 
     async def infer(

@@ -11,6 +11,7 @@ import httpx
 
 from privacy.bundle import Bundle
 from privacy.client.answer import Answer
+from privacy.client.bearer import TOKEN_FILE
 from privacy.client.context import Context, load_platform_policy
 from privacy.client.fhe_keys import rotate
 from privacy.client.home import Home
@@ -76,13 +77,14 @@ class Common:
             or config.get("gateway")
             or DEFAULT_GATEWAY
         ).rstrip("/")
-        self.api_key = (
-            api_key
-            or os.environ.get("PRIVACY_API_KEY")
-            or self.home.api_key(self.gateway)
-        )
+        self.api_key = api_key or os.environ.get("PRIVACY_API_KEY") or ""
+        file = os.environ.get(TOKEN_FILE)
+        self.token_file = Path(file) if file and not self.api_key else None
+        if not (self.api_key or self.token_file):
+            self.api_key = self.home.api_key(self.gateway)
         self.tls = tls or _tls_of_environment() or self.home.tls(self.gateway)
-        if self.api_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
+        self._has_key = bool(self.api_key or self.token_file)
+        if self._has_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
             _refuse_plain_http(self.gateway)
         self._context = Context(
             home=self.home,
@@ -108,7 +110,7 @@ class Common:
         self, model: str, rows: Any, mode: str, meter: Meter, *, keep_input: bool
     ) -> Flow[Answer]:
         """Return a flow that asks once; see `Client.infer`."""
-        if not self.api_key:
+        if not self._has_key:
             msg = (
                 f"no API key for {self.gateway}: give one, set PRIVACY_API_KEY, or run "
                 "`privacy login`"
