@@ -68,9 +68,9 @@ class Home:
         if keyring:
             put_secret(_keyring_name(gateway), api_key)
         login: Json = {"gateway": gateway, "api_key": "" if keyring else api_key}
-        login["tls"] = {
-            name: str(path.absolute()) for name, path in asdict(tls).items() if path
-        }
+        if tls:
+            given = asdict(tls).items()
+            login["tls"] = {n: str(path.absolute()) for n, path in given if path}
         with self.locked("config"):
             config = self.config()
             if name:
@@ -78,6 +78,7 @@ class Home:
                 named = {**config.get("gateways", {}), name: login}
                 config = {**config, "gateways": named}
             if not name or "gateway" not in config:
+                config.pop("tls", None)  # of the gateway that was used so far
                 config = {**config, **login}
             if keyring:
                 config["keyring"] = True
