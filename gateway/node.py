@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
+from gateway.identity.rates import Rates
 from gateway.identity.tokens import Tokens
 from gateway.jobs.hub import Hub
 from gateway.jobs.runs import Runs
@@ -53,6 +54,7 @@ class Gateway:
     def __init__(self, settings: Settings, engines: Engines) -> None:
         """Describe a gateway; nothing is touched before `open`."""
         self.settings = settings
+        self.rates = Rates(settings.rate_limits)
         self.ready = False
         self._engines = engines
         self._lock: FolderLock | None = None
