@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,7 +13,6 @@ from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
-from gateway.identity.tokens import Tokens
 from gateway.jobs.hub import Hub
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
@@ -32,6 +32,9 @@ from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
 from privacy.publisher import Trust, load_trust
 
+if TYPE_CHECKING:
+    from gateway.identity.tokens import Tokens
+
 _log = structlog.get_logger()
 
 
@@ -40,7 +43,7 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
-    tokens: Tokens
+    tokens: "Tokens | None"
     blobs: Blobs
     uploads: Uploads
     contract_inputs: ContractInputs
@@ -75,7 +78,7 @@ class Gateway:
         self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
         self.api_keys = ApiKeys(self.database)
-        self.tokens = Tokens(self.settings.oidc_issuers)
+        self.tokens = _tokens(self.settings)
         self.blobs = Blobs(data_dir / "blobs")
         parts = Parts(data_dir / "blobs" / "uploads")
         self.uploads = Uploads(
@@ -172,6 +175,14 @@ async def _remove(sweep: Callable[[], int]) -> None:
             _log.info("swept", files=files)
     except Exception as exc:  # noqa: BLE001 - the next time may go better
         error_id_of(exc, task="sweep")
+
+
+def _tokens(settings: Settings) -> "Tokens | None":
+    if not settings.oidc_issuers:
+        return None
+    from gateway.identity.tokens import Tokens  # 8 MB that few gateways need
+
+    return Tokens(settings.oidc_issuers)
 
 
 def _allowance(settings: Settings) -> Allowance:

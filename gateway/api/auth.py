@@ -78,7 +78,7 @@ async def _caller(
     if len(request.headers.getlist("authorization")) > 1:
         raise AuthError("there are two Authorization headers: send one")
     text = credentials.credentials
-    if gateway.settings.oidc_issuers and not text.startswith(PREFIX):
+    if gateway.tokens and not text.startswith(PREFIX):
         return await gateway.tokens.caller(text)
     key = gateway.api_keys.authenticate(text)
     return Caller(key.id, key.tenant, frozenset(key.scopes))

@@ -94,8 +94,10 @@ def test_a_body_that_drips_in_is_a_408(served: ThreadGateway):
     with connected(served) as sock:
         sock.sendall(post(served, b'{"model":', length=1000))
         began = time.monotonic()
-        found = answered(sock)
-        assert time.monotonic() - began < 5
+        found = b""
+        while not found.endswith(b"}"):
+            found += sock.recv(1 << 16)
+        assert time.monotonic() - began < 4
     assert b" 408 " in found.splitlines()[0]
     assert b"request-too-slow" in found
 
