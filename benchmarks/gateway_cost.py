@@ -23,8 +23,9 @@ from benchmarks.measure import Timing, interleaved, rss_bytes
 from privacy.bundle import Bundle, open_bundle, standardise
 from privacy.child import Child
 from privacy.client import Client
+from privacy.client.context import Context, Prepared
 from privacy.client.drive import SyncDriver
-from privacy.client.sessions import Context, Prepared, session_for
+from privacy.client.sessions import session_for
 from privacy.encoding import Json, sha256_hex
 from privacy.modes import Mode
 from privacy.publisher import signer_of

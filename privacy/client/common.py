@@ -11,6 +11,7 @@ import httpx
 
 from privacy.bundle import Bundle
 from privacy.client.answer import Answer
+from privacy.client.context import Context, load_platform_policy
 from privacy.client.fhe_keys import rotate
 from privacy.client.home import Home
 from privacy.client.infer import Meter, infer
@@ -18,7 +19,7 @@ from privacy.client.keystore import KeyInfo, KeyStore
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.passphrase import Given, Unlock
 from privacy.client.second_run import SecondRuns, infer_compared
-from privacy.client.sessions import Context, attest_only, load_platform_policy
+from privacy.client.sessions import attest_only
 from privacy.client.wire import Call, Flow, Work
 from privacy.encoding import Json, check_sha256
 from privacy.errors import AuthError, NotFoundError

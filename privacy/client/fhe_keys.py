@@ -14,7 +14,7 @@ from privacy.errors import NotFoundError
 from privacy.modes import Mode
 
 if TYPE_CHECKING:
-    from privacy.client.sessions import Context
+    from privacy.client.context import Context
 
 CLIENT_JSON = "fhe/client.json"
 

@@ -21,11 +21,12 @@ import numpy as np
 
 from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
+from privacy.client.context import Context, Prepared, Session
 from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
 from privacy.client.offline import PROOF_FILE, check_sound
 from privacy.client.rows import range_caveats
-from privacy.client.sessions import Context, Prepared, Session, session_for
+from privacy.client.sessions import session_for
 from privacy.client.upload import upload
 from privacy.client.wire import (
     Call,

@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from privacy.bundle import Bundle, open_bundle, standardise
+from privacy.client.context import load_platform_policy, param
 from privacy.client.home import Home
 from privacy.client.rows import read_rows
-from privacy.client.sessions import (
-    SIMULATED,
-    SIMULATED_PROVEN,
-    circuit_of,
+from privacy.client.tee_session import SIMULATED, SIMULATED_PROVEN, circuit_of
+from privacy.client.zkml_session import (
     compare_outputs,
-    load_platform_policy,
-    param,
     proof_caveats,
     verified_outputs,
 )

@@ -11,7 +11,7 @@ from privacy.client.home import Home
 from privacy.client.model import Notify, label
 from privacy.client.offline import salt_beside
 from privacy.client.rows import read_rows
-from privacy.client.sessions import proof_caveats, verified_outputs
+from privacy.client.zkml_session import proof_caveats, verified_outputs
 from privacy.encoding import Json, finite_rows
 from privacy.errors import (
     CannotVerifyError,

@@ -13,7 +13,8 @@ import pytest
 
 from privacy.bundle import standardise
 from privacy.client import Client
-from privacy.client.sessions import Context, session_for
+from privacy.client.context import Context
+from privacy.client.sessions import session_for
 from privacy.client.wire import Call, Reply, check_reply
 from privacy.encoding import canonical_json, sha256_hex
 from privacy.modes import Mode

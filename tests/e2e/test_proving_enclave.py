@@ -16,7 +16,8 @@ import pytest
 
 from privacy.bundle import open_bundle, standardise
 from privacy.client import verify_saved
-from privacy.client.sessions import Context, session_for
+from privacy.client.context import Context
+from privacy.client.sessions import session_for
 from privacy.encoding import sha256_hex
 from privacy.errors import (
     BackendError,

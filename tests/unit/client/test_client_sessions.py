@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from privacy.client import sessions
+from privacy.client.context import Context, param
 from privacy.client.home import Home
 from privacy.client.infer import check_outputs
-from privacy.client.sessions import Context, session_for
+from privacy.client.sessions import session_for
 from privacy.errors import FormatError, VerificationError
 from privacy.modes import Mode
 from tests.support.hand_made_bundle import write_bundle
@@ -88,7 +88,7 @@ def test_an_answer_is_opened_with_the_keys_of_its_input_only(bundle, tmp_path):
 
 def test_a_manifest_that_lacks_what_a_mode_needs_is_refused(bundle):
     with pytest.raises(FormatError, match="lacks measurements"):
-        sessions.param(bundle, Mode.TEE, "measurements", dict)
+        param(bundle, Mode.TEE, "measurements", dict)
 
 
 @pytest.mark.parametrize(
