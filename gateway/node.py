@@ -24,6 +24,7 @@ from gateway.store.blobs import Blobs
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs
+from gateway.store.measures import Measures
 from gateway.store.parts import Parts
 from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
@@ -41,6 +42,7 @@ class Gateway:
     uploads: Uploads
     contract_inputs: ContractInputs
     jobs: Jobs
+    measures: Measures
     results: Results
     registry: ModelRegistry
     signing_key: Ed25519PrivateKey
@@ -79,6 +81,7 @@ class Gateway:
             data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
         )
         self.jobs = Jobs(self.database)
+        self.measures = Measures(self.database)
         self.results = Results(
             self.database, self.uploads, ttl_s=self.settings.results_ttl_s
         )
@@ -104,6 +107,7 @@ class Gateway:
             folder=work,
             runs=Runs(start_workflow),
             simulated_enclaves=self._simulated_enclaves,
+            measures=self.measures,
         )
         await asyncio.to_thread(self._attach_enclaves)
         self._workflows = Workflows(settings.data_dir, self.service)

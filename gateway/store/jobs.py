@@ -174,6 +174,15 @@ class Jobs:
         with self._database.read() as connection:
             return list(connection.execute(query.order_by(jobs.c.seq)).scalars())
 
+    def queued(self, mode: str) -> int:
+        """Return how many jobs of a mode wait for a node."""
+        query = sa.select(sa.func.count()).where(
+            jobs.c.status == "queued", jobs.c.mode == mode
+        )
+        with self._database.read() as connection:
+            count: int = connection.execute(query).scalar_one()
+        return count
+
     def receipt(self, job_id: str) -> bytes | None:
         """Return the receipt file of a job, None while it is not finished."""
         query = sa.select(jobs.c.receipt).where(jobs.c.id == job_id)
