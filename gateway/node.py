@@ -8,6 +8,7 @@ from pathlib import Path
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.background import every
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.jobs.hub import Hub
@@ -31,6 +32,7 @@ from gateway.store.uploads import Allowance, Uploads
 from privacy.publisher import Trust, load_trust
 
 _log = structlog.get_logger()
+_MEASURES_S = 5.0
 
 
 class Gateway:
@@ -113,6 +115,9 @@ class Gateway:
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
         self._sweeping = asyncio.create_task(self._sweep())
+        self._background = [
+            asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+        ]
         self.ready = True
         _log.info(
             "started",
@@ -125,7 +130,8 @@ class Gateway:
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
-        self._sweeping.cancel()
+        for task in (self._sweeping, *self._background):
+            task.cancel()
         self.service.runs.close()
         await self.node.close()
         self._workflows.close()

@@ -156,9 +156,9 @@ class EstimateIn(StrictRequest):
 
     model: Name
     version: Name | None = Field(None, description="The newest by default.")
-    modes: Annotated[list[Annotated[str, Field(max_length=20)]], Field(max_length=8)] = (
-        Field(default_factory=list, description="Every mode by default.")
-    )
+    modes: Annotated[
+        list[Annotated[str, Field(max_length=20)]], Field(max_length=8)
+    ] = Field(default_factory=list, description="Every mode by default.")
     rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
 
 
@@ -169,7 +169,9 @@ class EstimateOut(BaseModel):
         description="Runs here, the publisher's figures, or nothing."
     )
     runs: int = Field(description="How many runs it stands on.")
-    latency_s: float | None = Field(description="Submission to answer; half of all jobs.")
+    latency_s: float | None = Field(
+        description="Submission to answer; half of all jobs."
+    )
     slow_latency_s: float | None = Field(description="Of 19 in 20 jobs.")
     queue_s: float | None = Field(description="Of it, waiting for a node.")
     load_s: float | None = Field(description="Of it, if engine and model are not warm.")

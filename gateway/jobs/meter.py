@@ -11,7 +11,7 @@ from privacy.encoding import Json
 from privacy.runs import MAX_ROWS
 
 _ROW_BYTES = 18
-"""What a feature takes in a message of rows, on average; for modes that tell no rows."""
+"""Of a feature in a message of rows, on average; for modes that tell no rows."""
 
 
 @dataclass(slots=True)
@@ -47,12 +47,13 @@ class RunMeter:
 
         return Watch(started, progress)
 
-    def measure(self, done: Done, work: Work) -> Measure:
+    def measure(self, done: Done, work: Work, *, node: str) -> Measure:
         """Return the measure of a run that has succeeded just now.
 
         Args:
             done: Its files, which still lie where the node wrote them.
             work: What ran.
+            node: Where.
         """
         ended = self.clock()
         files = [done.output, *([done.evidence] if done.evidence else [])]
@@ -61,7 +62,7 @@ class RunMeter:
         return Measure(
             model_sha256=work.bundle.sha256,
             mode=work.mode,
-            node=done.node,
+            node=node,
             rows=self.rows or min(MAX_ROWS, max(1, round(bytes_up / row_bytes))),
             queue_s=round(self._started - self._submitted, 6),
             load_s=round(self.load_s, 6),

@@ -175,7 +175,7 @@ class JobService:
         try:
             work = await asyncio.to_thread(self._work, job_id, folder)
             done = await self.executor.run(work, meter.around(self._watch(job_id)))
-            self.measures.note(meter.measure(done, work))
+            self.measures.note(meter.measure(done, work, node=self.node_name))
             return await asyncio.to_thread(_succeeded, done)
         except PrivacyError as exc:
             return _failure(exc, job_id), {}

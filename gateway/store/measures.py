@@ -100,6 +100,4 @@ def _trim(c: sa.Connection, key: dict[str, str]) -> None:
         newest.order_by(run_measures.c.id.desc()).offset(MOST).limit(1)
     ).scalar()
     if first_gone is not None:
-        c.execute(
-            sa.delete(run_measures).where(*ours, run_measures.c.id <= first_gone)
-        )
+        c.execute(sa.delete(run_measures).where(*ours, run_measures.c.id <= first_gone))
