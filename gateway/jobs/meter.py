@@ -47,13 +47,12 @@ class RunMeter:
 
         return Watch(started, progress)
 
-    def measure(self, done: Done, work: Work, *, node: str) -> Measure:
+    def measure(self, done: Done, work: Work) -> Measure:
         """Return the measure of a run that has succeeded just now.
 
         Args:
             done: Its files, which still lie where the node wrote them.
             work: What ran.
-            node: Where.
         """
         ended = self.clock()
         files = [done.output, *([done.evidence] if done.evidence else [])]
@@ -62,7 +61,7 @@ class RunMeter:
         return Measure(
             model_sha256=work.bundle.sha256,
             mode=work.mode,
-            node=node,
+            node=done.node,
             rows=self.rows or min(MAX_ROWS, max(1, round(bytes_up / row_bytes))),
             queue_s=round(self._started - self._submitted, 6),
             load_s=round(self.load_s, 6),

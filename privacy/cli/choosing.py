@@ -55,7 +55,7 @@ AllowUnsigned = Annotated[
 Rows = Annotated[int, typer.Option(min=1, help="Rows of the job.")]
 
 
-def policy_from(  # noqa: PLR0913 - one argument for each option
+def policy_from(
     *,
     hide_input: str,
     hide_output: str,

@@ -286,7 +286,7 @@ class AsyncClient(Common):
         )
         self.driver = self._driver = AsyncDriver(self.gateway, self.api_key, transport)
 
-    async def infer(
+    async def infer(  # noqa: PLR0913 - as for `Client`
         self,
         model: str,
         rows: Rows,
