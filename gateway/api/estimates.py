@@ -7,10 +7,17 @@ from fastapi import APIRouter
 from gateway.api.auth import GatewayDep, ModelReader
 from gateway.api.schemas import EstimateIn, EstimatesOut
 from gateway.jobs.estimator import Estimator
+from gateway.node import Gateway
 from privacy.encoding import Json
 from privacy.modes import Mode, parse_mode
 
 router = APIRouter(tags=["estimates"])
+
+
+def _places(gateway: Gateway) -> dict[Mode, int]:
+    """Return how many jobs of each mode run at once, on all nodes."""
+    nodes = gateway.scheduler.nodes().values()
+    return {mode: max(1, sum(n.places(mode) for n in nodes)) for mode in Mode}
 
 
 @router.post("/v1/estimates", response_model=EstimatesOut)
@@ -22,7 +29,7 @@ async def estimate(gateway: GatewayDep, key: ModelReader, body: EstimateIn) -> J
         measures=gateway.measures,
         uploads=gateway.uploads,
         jobs=gateway.jobs,
-        places=gateway.settings.workers,
+        places=_places(gateway),
         simulated_enclaves=gateway.service.simulated_enclaves,
     )
     return await asyncio.to_thread(

@@ -1,6 +1,6 @@
 """Estimates of jobs from what this gateway knows; see `gateway.estimates`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -27,7 +27,7 @@ class Estimator:
     measures: Measures
     uploads: Uploads
     jobs: Jobs
-    places: Callable[[Mode], int]
+    places: Mapping[Mode, int]
     simulated_enclaves: bool
 
     def estimate(
@@ -89,7 +89,7 @@ class Estimator:
         alone = from_runs(runs, rows, waiting_s=0.0) if runs else published
         if waiting := self.jobs.queued(mode):
             # Of other models too, whose jobs are taken to last as long as this one.
-            waiting_s = waiting * (alone.latency_s or 0.0) / self.places(mode)
+            waiting_s = waiting * (alone.latency_s or 0.0) / self.places[mode]
             if runs:
                 return from_runs(runs, rows, waiting_s=waiting_s)
             return from_publisher(part, columns=columns, rows=rows, waiting_s=waiting_s)

@@ -68,7 +68,7 @@ class RunMeter:
             run_s=round(max(0.0, ended - self._started - self.load_s), 6),
             bytes_up=bytes_up,
             bytes_down=sum(file.stat().st_size for file in files),
-            memory_bytes=0,
+            memory_bytes=done.memory_bytes,
         )
 
     def _began(self) -> None:
