@@ -14,6 +14,7 @@ from gateway.api import (
     estimates,
     health,
     jobs,
+    metrics,
     models,
     nodes,
     problems,
@@ -24,6 +25,7 @@ from gateway.logs import RequestLog, configure_logs
 from gateway.node import Gateway, open_database
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys
+from privacy.tls import server_context
 
 _DESCRIPTION = """
 Run one model blind (FHE), with a proof (ZK) or in an attested enclave (TEE).
@@ -73,6 +75,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
     app.add_middleware(RequestLog)
     for module in (
         health,
+        metrics,
         models,
         blobs,
         jobs,
@@ -102,8 +105,10 @@ def run(
 
     Raises:
         UnavailableError: Another gateway uses the data folder.
+        FormatError: The files for TLS are not usable.
     """
     configure_logs()
+    context = server_context(settings.tls) if settings.tls else None
     app = create_app(settings, engines=engines)
     gateway: Gateway = app.state.gateway
     gateway.open()  # here, so that a taken folder is a typed error
@@ -119,12 +124,13 @@ def run(
         server_header=False,
         limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.stop_grace_s,
+        ssl_context_factory=(lambda _config, _default: context) if context else None,
     )
 
 
 def bootstrap_admin_key(settings: Settings) -> str | None:
     """Return the text of a first admin key (tenant "default"), None if keys exist."""
-    database = open_database(settings.data_dir)
+    database = open_database(settings.data_dir, settings.database_url)
     try:
         return ApiKeys(database).bootstrap()
     finally:

@@ -87,7 +87,7 @@ class Estimator:
         columns = len(bundle.manifest.columns)
         published = from_publisher(part, columns=columns, rows=rows, waiting_s=0.0)
         alone = from_runs(runs, rows, waiting_s=0.0) if runs else published
-        if waiting := self.jobs.queued(mode):
+        if waiting := self.jobs.count_open().get((mode, "queued"), 0):
             # Of other models too, whose jobs are taken to last as long as this one.
             waiting_s = waiting * (alone.latency_s or 0.0) / self.places[mode]
             if runs:

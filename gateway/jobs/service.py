@@ -28,6 +28,7 @@ from gateway.jobs.meter import RunMeter
 from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
+from gateway.metrics import job_ended
 from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
 from gateway.store.blobs import Blobs
@@ -274,6 +275,7 @@ class JobService:
             self.jobs.finish, job_id, end.outcome, seal
         )
         if ended:
+            job_ended(job)
             self.hub.changed(job)
         return job
 

@@ -12,7 +12,6 @@ from privacy.encoding import b64url, b64url_decode, sha256_hex
 from privacy.errors import AuthError, FormatError, NotFoundError
 
 PREFIX = "pk_"
-SCOPES = ("models:read", "jobs:read", "jobs:write", "inputs:read", "admin")
 _SECRET_BYTES = 32
 
 
@@ -27,10 +26,6 @@ class ApiKey:
     created_at: str
     expires_at: str | None
     revoked_at: str | None
-
-    def allows(self, scope: str) -> bool:
-        """Whether the key has a scope; `admin` implies every other."""
-        return scope in self.scopes or "admin" in self.scopes
 
 
 class ApiKeys:
@@ -91,6 +86,17 @@ class ApiKeys:
         """Return every key, oldest first."""
         return list(self._by_digest.values())
 
+    def find(self, key_id: str) -> ApiKey:
+        """Return a key by its id.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        for key in self._by_digest.values():
+            if key.id == key_id:
+                return key
+        raise unknown_key(key_id)
+
     def revoke(self, key_id: str) -> None:
         """End a key at once; revoking it again changes nothing.
 
@@ -99,8 +105,7 @@ class ApiKeys:
         """
         found = [(d, k) for d, k in self._by_digest.items() if k.id == key_id]
         if not found:
-            msg = f"there is no API key {key_id[:40]!r}"
-            raise NotFoundError(msg, code="unknown-api-key")
+            raise unknown_key(key_id)
         digest, key = found[0]
         if key.revoked_at:
             return
@@ -119,6 +124,12 @@ class ApiKeys:
             return None
         _, text = self.create(tenant="default", scopes=["admin"], name="bootstrap")
         return text
+
+
+def unknown_key(key_id: str) -> NotFoundError:
+    """Return the error for a key that does not exist, or not for who asks."""
+    msg = f"there is no API key {key_id[:40]!r}"
+    return NotFoundError(msg, code="unknown-api-key")
 
 
 def _digest(text: str) -> str:

@@ -131,6 +131,18 @@ class Jobs:
             ConflictError: The idempotency key was used for another request.
             LimitError: So many jobs are waiting already.
         """
+        key = new.idempotency_key
+        try:
+            return self._accept(new, max_queued, max_queued_by_tenant)
+        except sa.exc.IntegrityError:  # another gateway took the same request just now
+            earlier = key and self.repeated(new.tenant, key, new.request_sha256)
+            if not earlier:
+                raise
+            return earlier, False
+
+    def _accept(
+        self, new: NewJob, max_queued: int, max_queued_by_tenant: int
+    ) -> tuple[Job, bool]:
         values = {f.name: getattr(new, f.name) for f in fields(NewJob)}
         key = new.idempotency_key
         with self._database.write() as c:
@@ -174,14 +186,13 @@ class Jobs:
         with self._database.read() as connection:
             return list(connection.execute(query.order_by(jobs.c.seq)).scalars())
 
-    def queued(self, mode: str) -> int:
-        """Return how many jobs of a mode wait for a node."""
-        query = sa.select(sa.func.count()).where(
-            jobs.c.status == "queued", jobs.c.mode == mode
-        )
+    def count_open(self) -> dict[tuple[str, str], int]:
+        """Return how many jobs wait and run, by mode and status."""
+        of = (jobs.c.mode, jobs.c.status)
+        query = sa.select(*of, sa.func.count()).where(jobs.c.status.in_(OPEN))
         with self._database.read() as connection:
-            count: int = connection.execute(query).scalar_one()
-        return count
+            rows = connection.execute(query.group_by(*of))
+            return {(mode, status): count for mode, status, count in rows}
 
     def receipt(self, job_id: str) -> bytes | None:
         """Return the receipt file of a job, None while it is not finished."""
@@ -211,7 +222,7 @@ class Jobs:
         """
         finished_at = now()
         with self._database.write() as connection:
-            job = _one(connection, _BY_ID, job_id=job_id)
+            job = _one(connection, _BY_ID.with_for_update(), job_id=job_id)
             if job.finished:
                 return job, False
             ended = {
