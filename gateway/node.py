@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.background import every
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
@@ -27,6 +28,7 @@ from gateway.store.blobs import Blobs
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs
+from gateway.store.measures import Measures
 from gateway.store.parts import Parts
 from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from gateway.identity.tokens import Tokens
 
 _log = structlog.get_logger()
+_MEASURES_S = 5.0
 
 
 class Gateway:
@@ -48,6 +51,7 @@ class Gateway:
     uploads: Uploads
     contract_inputs: ContractInputs
     jobs: Jobs
+    measures: Measures
     results: Results
     registry: ModelRegistry
     signing_key: Ed25519PrivateKey
@@ -88,6 +92,7 @@ class Gateway:
             data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
         )
         self.jobs = Jobs(self.database)
+        self.measures = Measures(self.database)
         self.results = Results(
             self.database, self.uploads, ttl_s=self.settings.results_ttl_s
         )
@@ -115,10 +120,14 @@ class Gateway:
             folder=work,
             runs=Runs(start_workflow),
             simulated_enclaves=self._simulated_enclaves,
+            measures=self.measures,
         )
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
         self._sweeping = asyncio.create_task(self._sweep())
+        self._background = [
+            asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+        ]
         self.ready = True
         _log.info(
             "started",
@@ -131,7 +140,8 @@ class Gateway:
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
-        self._sweeping.cancel()
+        for task in (self._sweeping, *self._background):
+            task.cancel()
         self.service.runs.close()
         await self.scheduler.close()
         self._workflows.close()
