@@ -4,14 +4,16 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.background import every
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
-from gateway.identity.tokens import Tokens
+from gateway.identity.rates import Rates
 from gateway.jobs.hub import Hub
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
@@ -26,6 +28,7 @@ from gateway.store.blobs import Blobs
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs
+from gateway.store.measures import Measures
 from gateway.store.parts import Parts
 from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
@@ -34,7 +37,11 @@ from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
 from gateway.webhooks.sender import Sender
 from privacy.publisher import Trust, load_trust
 
+if TYPE_CHECKING:
+    from gateway.identity.tokens import Tokens
+
 _log = structlog.get_logger()
+_MEASURES_S = 5.0
 
 
 class Gateway:
@@ -42,11 +49,12 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
-    tokens: Tokens
+    tokens: "Tokens | None"
     blobs: Blobs
     uploads: Uploads
     contract_inputs: ContractInputs
     jobs: Jobs
+    measures: Measures
     results: Results
     webhooks: Webhooks
     webhook_secrets: WebhookSecrets
@@ -58,6 +66,7 @@ class Gateway:
     def __init__(self, settings: Settings, engines: Engines) -> None:
         """Describe a gateway; nothing is touched before `open`."""
         self.settings = settings
+        self.rates = Rates(settings.rate_limits)
         self.ready = False
         self._engines = engines
         self._lock: FolderLock | None = None
@@ -78,7 +87,7 @@ class Gateway:
         self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
         self.api_keys = ApiKeys(self.database)
-        self.tokens = Tokens(self.settings.oidc_issuers)
+        self.tokens = _tokens(self.settings)
         self.blobs = Blobs(data_dir / "blobs")
         parts = Parts(data_dir / "blobs" / "uploads")
         self.uploads = Uploads(
@@ -88,6 +97,7 @@ class Gateway:
             data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
         )
         self.jobs = Jobs(self.database)
+        self.measures = Measures(self.database)
         self.results = Results(
             self.database, self.uploads, ttl_s=self.settings.results_ttl_s
         )
@@ -119,6 +129,7 @@ class Gateway:
             folder=work,
             runs=Runs(start_workflow),
             simulated_enclaves=self._simulated_enclaves,
+            measures=self.measures,
         )
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
@@ -128,7 +139,10 @@ class Gateway:
             secrets=self.webhook_secrets,
             rules=settings.webhook_rules,
         )
-        self._sending = asyncio.create_task(sender.run())
+        self._background = [
+            asyncio.create_task(sender.run()),
+            asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+        ]
         self.ready = True
         _log.info(
             "started",
@@ -141,8 +155,8 @@ class Gateway:
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
-        self._sweeping.cancel()
-        self._sending.cancel()
+        for task in (self._sweeping, *self._background):
+            task.cancel()
         self.service.runs.close()
         await self.scheduler.close()
         self._workflows.close()
@@ -187,6 +201,14 @@ async def _remove(sweep: Callable[[], int]) -> None:
             _log.info("swept", files=files)
     except Exception as exc:  # noqa: BLE001 - the next time may go better
         error_id_of(exc, task="sweep")
+
+
+def _tokens(settings: Settings) -> "Tokens | None":
+    if not settings.oidc_issuers:
+        return None
+    from gateway.identity.tokens import Tokens  # 8 MB that few gateways need
+
+    return Tokens(settings.oidc_issuers)
 
 
 def _allowance(settings: Settings) -> Allowance:

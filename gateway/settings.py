@@ -9,12 +9,14 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.identity.issuers import Issuer
+from gateway.identity.rates import RateLimits
 from gateway.webhooks.targets import Rules
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
 from privacy.tee.harden import Limits
 from privacy.tee.sources import EvidenceSource
+from privacy.tls import TlsFiles
 from privacy.warm import BUDGET
 from privacy.zkml.memory import installed_memory
 
@@ -53,6 +55,14 @@ class Settings(BaseSettings):
     )
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
+    tls_cert: Path | None = Field(
+        default=None, description="Serve https with this certificate (PEM)."
+    )
+    tls_key: Path | None = Field(default=None, description="Its private key.")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="Serve only clients that show a certificate of these authorities.",
+    )
     node_name: str = Field(default="local", min_length=1, max_length=63)
     local_modes: tuple[Mode, ...] = Field(
         default=tuple(Mode),
@@ -153,6 +163,33 @@ class Settings(BaseSettings):
         description="What webhooks' secrets are derived from, 32 bytes, the same for "
         "all gateways of a database; webhooks.key in data_dir, made there, if not set.",
     )
+    submits_per_minute: int = Field(
+        default=12_000, ge=0, description="POST requests of one tenant; 0 for any."
+    )
+    uploads_per_minute: int = Field(
+        default=12_000, ge=0, description="PUT and PATCH requests of one tenant."
+    )
+    reads_per_minute: int = Field(
+        default=60_000, ge=0, description="Other requests of one tenant."
+    )
+    strangers_per_minute: int = Field(
+        default=1_200,
+        ge=0,
+        description="Requests without a valid key or token from one address.",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses and networks whose X-Forwarded-For is believed.",
+    )
+    head_timeout_s: float = Field(
+        default=15.0, gt=0, description="In which a request's head has to come."
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="In which a body that is no upload has to come."
+    )
+    max_connections_by_address: int = Field(
+        default=250, ge=1, description="Open at once; trusted proxies may have more."
+    )
     max_connections: int = Field(
         default=1000, ge=1, description="Open at once, waiting requests and all."
     )
@@ -190,11 +227,32 @@ class Settings(BaseSettings):
         )
 
     @property
+    def tls(self) -> TlsFiles:
+        """What the gateway serves https with; false if it serves http.
+
+        Raises:
+            FormatError: A certificate without its key.
+        """
+        return TlsFiles(
+            trust=self.tls_client_ca, certificate=self.tls_cert, key=self.tls_key
+        )
+
+    @property
     def enclave_limits(self) -> Limits:
         """What enclaves may take, and may lack."""
         return Limits(
             memory_bytes=self.enclave_memory_bytes,
             allow_weaker_sandbox=self.allow_weaker_sandbox,
+        )
+
+    @property
+    def rate_limits(self) -> RateLimits:
+        """Requests a minute."""
+        return RateLimits(
+            submit=self.submits_per_minute,
+            upload=self.uploads_per_minute,
+            read=self.reads_per_minute,
+            unauthenticated=self.strangers_per_minute,
         )
 
     def workers(self, mode: Mode) -> int:

@@ -21,6 +21,7 @@ from privacy.client.wire import (
     problem_error,
 )
 from privacy.errors import FormatError, LimitError, PrivacyError, UnavailableError
+from privacy.tls import NO_TLS, TlsFiles, client_context, tls_problem
 
 T = TypeVar("T")
 RESTART_S = 30.0
@@ -36,11 +37,13 @@ _EXAMPLE = "http://127.0.0.1:8400"
 _TIMEOUT = httpx.Timeout(30.0, read=120.0, write=600.0)
 
 
-def _options(url: str, api_key: str, token_file: Path | None) -> dict[str, Any]:
+def _options(
+    url: str, api_key: str, token_file: Path | None, tls: TlsFiles
+) -> dict[str, Any]:
     """Return the connection's options.
 
     Raises:
-        FormatError: The address is not one of a gateway.
+        FormatError: The address is not one of a gateway, or TLS files are unusable.
         AuthError: The API key cannot be one, or the token's file cannot be read.
     """
     try:
@@ -52,12 +55,13 @@ def _options(url: str, api_key: str, token_file: Path | None) -> dict[str, Any]:
         msg = f"{url[:80]!r} is no gateway address: give one like {_EXAMPLE}"
         raise FormatError(msg, code="bad-address")
     # Unpacked answers could be far larger than what was sent: none are asked for.
-    return {
+    options = {
         "base_url": url,
         "headers": {"Accept-Encoding": "identity"},
         "timeout": _TIMEOUT,
         "auth": Bearer(api_key, token_file),
     }
+    return {**options, "verify": client_context(tls)} if tls else options
 
 
 def _request(call: Call, content: object) -> dict[str, Any]:
@@ -113,9 +117,13 @@ def _held_back(reply: Reply) -> None:
 
 
 def _unreachable(url: str, exc: Exception) -> UnavailableError:
-    msg = (
-        f"the gateway at {url} cannot be reached ({type(exc).__name__}): is it running?"
-    )
+    why, next_ = type(exc).__name__, "is it running?"
+    if tls_found := tls_problem(exc):
+        why, next_ = tls_found, "see the TLS options of `privacy login`"
+    elif url.startswith("https") and isinstance(exc, httpx.RemoteProtocolError):
+        # In TLS 1.3 a client learns of its certificate's refusal by the silence.
+        next_ = "does it want another client certificate (see `privacy login`)?"
+    msg = f"the gateway at {url} cannot be reached ({why}): {next_}"
     return UnavailableError(msg, code="gateway-unreachable")
 
 
@@ -159,10 +167,11 @@ class SyncDriver:
         transport: httpx.BaseTransport | None = None,
         *,
         token_file: Path | None = None,
+        tls: TlsFiles = NO_TLS,
     ) -> None:
         """Prepare a connection; nothing is sent yet."""
         self._http = httpx.Client(
-            **_options(url, api_key, token_file), transport=transport
+            **_options(url, api_key, token_file, tls), transport=transport
         )
         self._url = url
         self._patience = _Patience()
@@ -242,10 +251,11 @@ class AsyncDriver:
         transport: httpx.AsyncBaseTransport | None = None,
         *,
         token_file: Path | None = None,
+        tls: TlsFiles = NO_TLS,
     ) -> None:
         """Prepare a connection; nothing is sent yet."""
         self._http = httpx.AsyncClient(
-            **_options(url, api_key, token_file), transport=transport
+            **_options(url, api_key, token_file, tls), transport=transport
         )
         self._url = url
         self._patience = _Patience()
