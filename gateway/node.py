@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
+from gateway.executors.scheduler import Scheduler
 from gateway.jobs.hub import Hub
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
@@ -44,7 +45,7 @@ class Gateway:
     results: Results
     registry: ModelRegistry
     signing_key: Ed25519PrivateKey
-    node: LocalNode
+    scheduler: Scheduler
     service: JobService
 
     def __init__(self, settings: Settings, engines: Engines) -> None:
@@ -89,13 +90,15 @@ class Gateway:
         settings = self.settings
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
-        self.node = LocalNode(settings, self._engines, settings.data_dir / "enclaves")
+        self.scheduler = Scheduler()
+        if settings.local_modes:
+            self.scheduler.add(await asyncio.to_thread(self._local_node))
         self.service = JobService(
             jobs=self.jobs,
             blobs=self.blobs,
             uploads=self.uploads,
             registry=self.registry,
-            executor=self.node,
+            executor=self.scheduler,
             hub=Hub(),
             signing_key=self.signing_key,
             node_name=settings.node_name,
@@ -105,7 +108,6 @@ class Gateway:
             runs=Runs(start_workflow),
             simulated_enclaves=self._simulated_enclaves,
         )
-        await asyncio.to_thread(self._attach_enclaves)
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
         self._sweeping = asyncio.create_task(self._sweep())
@@ -123,7 +125,7 @@ class Gateway:
         self.ready = False
         self._sweeping.cancel()
         self.service.runs.close()
-        await self.node.close()
+        await self.scheduler.close()
         self._workflows.close()
         _log.info("stopped", node=self.settings.node_name)
 
@@ -149,10 +151,14 @@ class Gateway:
             allow_unsigned=self.settings.allow_unsigned_bundles,
         )
 
-    def _attach_enclaves(self) -> None:
-        for mode, enclaves in self.node.enclaves.items():
-            parts = [(b, b.manifest.modes.get(mode)) for b in self.registry.all()]
-            enclaves.attach([b for b, part in parts if part and part.available])
+    def _local_node(self) -> LocalNode:
+        """Return this machine as a node, with the enclaves that outlived the last."""
+        settings = self.settings
+        folder = settings.data_dir / "enclaves"
+        modes = settings.local_modes
+        node = LocalNode(settings, self._engines, folder, modes=modes)
+        node.attach(self.registry.all())
+        return node
 
 
 async def _remove(sweep: Callable[[], int]) -> None:

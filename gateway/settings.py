@@ -41,6 +41,10 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
     node_name: str = Field(default="local", min_length=1, max_length=63)
+    local_modes: tuple[Mode, ...] = Field(
+        default=tuple(Mode),
+        description="Which modes this machine runs itself; [] for none.",
+    )
     fhe_execution: Literal["latency", "throughput"] = Field(
         default="latency",
         description="latency: one worker on all cores, the soonest answer to one job; "

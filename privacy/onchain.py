@@ -39,7 +39,7 @@ _DOMAIN = (
 )
 _ANSWER = (
     b"Answer(uint256 requestId,bytes32 modelId,bytes32 inputCommitment,"
-    b"bytes32 instancesHash)"
+    b"bytes32 instancesHash,bool proven)"
 )
 _NAME, _VERSION = b"PrivacyCompute", b"1"
 
@@ -239,8 +239,12 @@ class Question:
             raise FormatError("this is no question of a contract, to the letter")
         return made
 
-    def digest(self, instances: Sequence[int]) -> bytes:
+    def digest(self, instances: Sequence[int], *, proven: bool) -> bytes:
         """Return what an enclave signs for an answer: 32 bytes, by EIP-712.
+
+        Args:
+            instances: The answer.
+            proven: A proof comes with it; else it is the enclave's own.
 
         `InferenceCoordinator.answerDigest` says the same.
         """
@@ -258,6 +262,7 @@ class Question:
             + self.model_id
             + self.commitment
             + keccak(pack_words(instances))
+            + pack_words([proven])
         )
         return keccak(b"\x19\x01" + domain + answer)
 

@@ -39,7 +39,7 @@ contract InferenceCoordinator is EIP712 {
     uint256 private constant CALLBACK_MARGIN = 10_000;
 
     bytes32 public constant ANSWER_TYPEHASH = keccak256(
-        "Answer(uint256 requestId,bytes32 modelId,bytes32 inputCommitment,bytes32 instancesHash)"
+        "Answer(uint256 requestId,bytes32 modelId,bytes32 inputCommitment,bytes32 instancesHash,bool proven)"
     );
 
     ModelRegistry public immutable registry;
@@ -197,14 +197,16 @@ contract InferenceCoordinator is EIP712 {
     }
 
     /// @notice Return what an enclave signs to answer an open request (EIP-712). It names
-    /// the chain, this contract, the request, its model and input, and the answer.
+    /// the chain, this contract, the request, its model and input, the answer, and whether
+    /// a proof comes with it: an enclave signs a proven answer that is near its own, so
+    /// such a signature must not do where no proof is asked for.
     function answerDigest(uint256 requestId, uint256[] calldata instances)
         external
         view
         returns (bytes32)
     {
         Request storage open = _open(requestId);
-        return _digest(requestId, open.modelId, open.inputCommitment, instances);
+        return _digest(requestId, open, instances);
     }
 
     // --- inside -------------------------------------------------------------------
@@ -266,21 +268,27 @@ contract InferenceCoordinator is EIP712 {
             proofs.verify(open.modelId, answer.proof, answer.instances, answer.vka);
         }
         if (open.evidence != Evidence.Proof) {
-            bytes32 digest =
-                _digest(requestId, open.modelId, open.inputCommitment, answer.instances);
+            bytes32 digest = _digest(requestId, open, answer.instances);
             attestations.check(digest, answer.signature, open.modelId, open.allowSimulated);
         }
     }
 
-    function _digest(
-        uint256 requestId,
-        bytes32 modelId,
-        bytes32 commitment,
-        uint256[] calldata instances
-    ) private view returns (bytes32) {
-        bytes32 instancesHash = keccak256(abi.encodePacked(instances));
+    function _digest(uint256 requestId, Request memory open, uint256[] calldata instances)
+        private
+        view
+        returns (bytes32)
+    {
         return _hashTypedDataV4(
-            keccak256(abi.encode(ANSWER_TYPEHASH, requestId, modelId, commitment, instancesHash))
+            keccak256(
+                abi.encode(
+                    ANSWER_TYPEHASH,
+                    requestId,
+                    open.modelId,
+                    open.inputCommitment,
+                    keccak256(abi.encodePacked(instances)),
+                    open.evidence == Evidence.ProofAndAttestation
+                )
+            )
         );
     }
 

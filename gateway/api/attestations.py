@@ -41,5 +41,5 @@ async def attest(
         raise FormatError(msg, code="bad-nonce")
     bundle = await asyncio.to_thread(gateway.registry.get, model, version)
     bundle.manifest.mode(chosen)
-    evidence = await gateway.node.enclaves[chosen].evidence(bundle, raw)
+    evidence = await gateway.scheduler.evidence(chosen, bundle, raw)
     return Response(evidence, media_type="application/json")

@@ -11,5 +11,5 @@ router = APIRouter(tags=["nodes"])
 
 @router.get("/v1/nodes", response_model=NodesOut)
 async def list_nodes(gateway: GatewayDep, _key: ModelReader) -> Json:
-    """Return this gateway's node."""
-    return {"nodes": [gateway.node.describe()]}
+    """Return every node that runs this gateway's jobs."""
+    return {"nodes": gateway.scheduler.describe()}

@@ -161,7 +161,10 @@ class NodeOut(BaseModel):
     """A machine that runs jobs."""
 
     name: str
+    kind: str = Field(description='"local", "ray" or "peer"')
+    state: str = Field(description='"ready", "lost" or "quarantined"')
     cpus: int
+    gpus: int
     memory_bytes: int
     enclave_evidence: str
     modes: dict[str, NodeModeOut]

@@ -87,7 +87,13 @@ class Answers:
         if output is None:
             return None
         answer = parse_answer(output)
-        signature = recoverable(self._coordinator.rpc, self._config, question, answer)
+        signature = recoverable(
+            self._coordinator.rpc,
+            self._config,
+            question,
+            answer,
+            proven=bool(proof.instances),
+        )
         proof = Proof(answer.instances, proof.proof)
         return answer_of(proof, served, signature=signature)
 

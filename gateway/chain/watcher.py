@@ -196,8 +196,7 @@ class Watcher:
 
     def _keep_receipt(self, known: Known, receipt: Json) -> None:
         """Keep the jobs' signed receipts, which name chain and request, and the gas."""
-        folder = self._terms.folder / "receipts"
-        stem = f"{self._config.chain_id}-{known.id}"
+        folder = self._terms.folder / "receipts" / self._chain.replace(":", "-")
         delivery = {
             "chain": self._chain,
             "request_id": known.id,
@@ -206,9 +205,11 @@ class Watcher:
             "block": int(receipt["blockNumber"], 16),
             "gas_used": int(receipt["gasUsed"], 16),
         }
-        write_atomic(folder / f"{stem}.delivery.json", json.dumps(delivery).encode())
+        write_atomic(
+            folder / f"{known.id}.delivery.json", json.dumps(delivery).encode()
+        )
         for mode, job in known.jobs.items():
-            receipt_path = folder / f"{stem}.{mode}.receipt.json"
+            receipt_path = folder / f"{known.id}.{mode}.receipt.json"
             write_atomic(receipt_path, self._jobs.receipt(job))
 
     def _request(self, request_id: int, *, block: int | None = None) -> Json | None:

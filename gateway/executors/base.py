@@ -7,6 +7,8 @@ from typing import Protocol, Self
 
 from privacy.bundle import Bundle
 from privacy.child import Progress
+from privacy.encoding import Json
+from privacy.errors import PrivacyError, UnavailableError
 from privacy.modes import Mode
 from privacy.runs import RunResult
 from privacy.tee.harden import Limits
@@ -23,6 +25,7 @@ class Work:
         folder: For the files the run writes; exists, and keeps the rows that earlier
             attempts have done.
         keys: The evaluation keys, None if the mode or the model needs none.
+        avoid: Names of nodes that must not run it, such as who gave the first answer.
     """
 
     job_id: str
@@ -31,15 +34,29 @@ class Work:
     input: Path
     keys: Path | None
     folder: Path
+    input_sha256: str = ""
+    keys_sha256: str = ""
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The files of a run that succeeded; `evidence` is None if the mode has none."""
+    """The files of a run that succeeded; `evidence` is None if the mode has none.
+
+    Attributes:
+        node: Who computed; the scheduler fills it in.
+    """
 
     output: Path
     evidence: Path | None
     evidence_kind: str
+    node: str = ""
+
+
+class NodeLostError(UnavailableError):
+    """The node died or cannot be reached: another one may run the job."""
+
+    default_code = "node-lost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +91,36 @@ class Executor(Protocol):
 
     async def close(self) -> None:
         """Stop everything."""
+
+
+class Node(Executor, Protocol):
+    """A machine that runs jobs, for `gateway.executors.scheduler`.
+
+    Its `run` raises `NodeLostError` if it may have ended: the job goes on elsewhere.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that receipts give; no two nodes of a scheduler share one."""
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it has."""
+
+    def refusal(self, mode: Mode, bundle: Bundle) -> PrivacyError | None:
+        """Return why it can never run jobs of a model in a mode, None if it can."""
+
+    def places(self, mode: Mode) -> int:
+        """Return how many jobs of a mode it runs at once."""
+
+    def warmth(self, mode: Mode, model_sha256: str, keys_sha256: str = "") -> int:
+        """Return 2 if it has the keys loaded, 1 if it has the model, else 0."""
+
+    async def evidence(self, mode: Mode, bundle: Bundle, nonce: bytes) -> bytes:
+        """Return fresh evidence of its enclave of a model, started if need be."""
+
+    def describe(self) -> Json:
+        """Return the node as `/v1/nodes` shows it, without its state."""
 
 
 class EnclaveLike(Protocol):

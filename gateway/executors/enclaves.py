@@ -74,7 +74,7 @@ class Enclaves:
         try:
             async with (
                 self._places.take(ended),
-                self._memory.take(needed(work), ended),
+                self._memory.take(needed(work.mode, work.bundle), ended),
             ):
                 if ended.is_set():
                     raise _cancelled()
@@ -110,6 +110,10 @@ class Enclaves:
     def busy(self) -> dict[Mode, int]:
         """Return how many jobs run."""
         return {self._mode: self._busy}
+
+    def warm(self) -> set[str]:
+        """Return the digests of the models whose enclaves run."""
+        return {sha256 for sha256, held in list(self._running.items()) if held.alive}
 
     async def close(self) -> None:
         """Stop every enclave."""

@@ -11,13 +11,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway.executors.base import Work
+from privacy.bundle import Bundle
 from privacy.errors import LimitError
+from privacy.modes import Mode
 
 
-def needed(work: Work) -> int:
-    """Return how many bytes a job's model says that it takes; 0 if it says nothing."""
-    stated = work.bundle.manifest.mode(work.mode).cost.get("memory_bytes")
+def needed(mode: Mode, bundle: Bundle) -> int:
+    """Return how many bytes a model says that a job takes; 0 if it says nothing."""
+    return _stated(mode, bundle, "memory_bytes")
+
+
+def gpus_needed(mode: Mode, bundle: Bundle) -> int:
+    """Return how many GPUs a model says that a job takes; 0 if it says nothing."""
+    return _stated(mode, bundle, "gpus")
+
+
+def _stated(mode: Mode, bundle: Bundle, name: str) -> int:
+    part = bundle.manifest.modes.get(mode)
+    stated = part.cost.get(name) if part else None
     return stated if isinstance(stated, int) else 0
 
 
@@ -29,6 +40,16 @@ class Memory:
         self._total = self._free = total_bytes
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
+    def refusal(self, needed: int) -> LimitError | None:
+        """Return why so many bytes can never be had here, None if they can."""
+        if needed <= self._total:
+            return None
+        msg = (
+            f"this job takes about {needed >> 20} MiB, this node has "
+            f"{self._total >> 20} MiB for such jobs: use a node with more memory"
+        )
+        return LimitError(msg, code="circuit-too-large")
+
     @asynccontextmanager
     async def take(self, needed: int, ended: asyncio.Event) -> AsyncIterator[None]:
         """Hold memory meanwhile; without it if `ended` came first, so look at it.
@@ -36,12 +57,8 @@ class Memory:
         Raises:
             LimitError: The job needs more than there will ever be.
         """
-        if needed > self._total:
-            msg = (
-                f"this job takes about {needed >> 20} MiB, this node has "
-                f"{self._total >> 20} MiB for such jobs: use a node with more memory"
-            )
-            raise LimitError(msg, code="circuit-too-large")
+        if refusal := self.refusal(needed):
+            raise refusal
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (needed, turn)
         self._waiting.append(place)

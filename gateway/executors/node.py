@@ -1,26 +1,47 @@
-"""This machine as an executor: pools for FHE and proving, enclaves for TEE."""
+"""This machine as a node: pools for FHE and proving, enclaves for TEE."""
 
 import asyncio
 import os
+from collections.abc import Collection
 from pathlib import Path
 
-from gateway.executors.base import Done, Engines, Executor, Watch, Work
+from gateway.executors.base import Done, Engines, Watch, Work
 from gateway.executors.enclaves import Enclaves
-from gateway.executors.memory import Memory
+from gateway.executors.memory import Memory, gpus_needed, needed
 from gateway.executors.pool import Pool
 from gateway.settings import Settings
+from privacy.bundle import Bundle
 from privacy.encoding import Json
+from privacy.errors import LimitError, PrivacyError, UnavailableError
 from privacy.modes import Mode
 
 
 class LocalNode:
-    """The node that this gateway runs itself."""
+    """The node that this process runs itself."""
 
-    def __init__(self, settings: Settings, engines: Engines, folder: Path) -> None:
-        """Describe the node; processes start with the first jobs."""
+    def __init__(
+        self,
+        settings: Settings,
+        engines: Engines,
+        folder: Path,
+        *,
+        modes: Collection[Mode] = tuple(Mode),
+        gpus: int = 0,
+    ) -> None:
+        """Describe the node; processes start with the first jobs.
+
+        Args:
+            settings: Its name, workers, limits and memory.
+            engines: What computes.
+            folder: Where enclaves have their sockets.
+            modes: Which it serves.
+            gpus: How many GPUs its workers may use.
+        """
+        self.name = settings.node_name
         self._settings = settings
+        self.gpus = gpus
         proofs = Memory(settings.memory_of_jobs(Mode.ZKML))  # of both modes that prove
-        memory = {Mode.ZKML: proofs, Mode.TEE_ZKML: proofs}
+        self._memory = {Mode.ZKML: proofs, Mode.TEE_ZKML: proofs}
         self.enclaves = {
             mode: Enclaves(
                 mode,
@@ -28,23 +49,59 @@ class LocalNode:
                 engines,
                 size=settings.workers(mode),
                 time_limit_s=settings.time_limit_s(mode),
-                memory=memory.get(mode),
+                memory=self._memory.get(mode),
                 source=settings.evidence_source,
                 limits=settings.enclave_limits,
             )
             for mode in (Mode.TEE, Mode.TEE_ZKML)
+            if mode in modes
         }
-        self._by_mode: dict[Mode, Executor] = {**self.enclaves}
-        for mode in (Mode.FHE, Mode.ZKML):
-            self._by_mode[mode] = Pool(
+        self.pools = {
+            mode: Pool(
                 mode,
                 target=engines.worker_target,
                 size=settings.workers(mode),
                 memory_bytes=settings.worker_memory_bytes,
                 time_limit_s=settings.time_limit_s(mode),
                 env=settings.worker_env(mode),
-                memory=memory.get(mode),
+                memory=self._memory.get(mode),
             )
+            for mode in (Mode.FHE, Mode.ZKML)
+            if mode in modes
+        }
+        self._by_mode: dict[Mode, Pool | Enclaves] = {**self.enclaves, **self.pools}
+
+    def refusal(self, mode: Mode, bundle: Bundle) -> PrivacyError | None:
+        """Return why it can never run jobs of a model; see `Node`."""
+        if mode not in self._by_mode:
+            msg = f"node {self.name} does not serve mode {mode}"
+            return UnavailableError(msg, code="no-node")
+        if gpus_needed(mode, bundle) > self.gpus:
+            msg = f"node {self.name} has {self.gpus} GPUs"
+            return LimitError(f"{msg}: use a node with more", code="gpu-needed")
+        memory = self._memory.get(mode)
+        return memory.refusal(needed(mode, bundle)) if memory else None
+
+    def places(self, mode: Mode) -> int:
+        """Return how many jobs of a mode run at once."""
+        return self._settings.workers(mode) if mode in self._by_mode else 0
+
+    def warmth(self, mode: Mode, model_sha256: str, keys_sha256: str = "") -> int:
+        """Return 2 if the keys are loaded, 1 if the model is, else 0; see `Node`."""
+        warm = self._by_mode[mode].warm()
+        if keys_sha256 and any(name.endswith(keys_sha256) for name in warm):
+            return 2
+        return int(model_sha256 in warm)
+
+    async def evidence(self, mode: Mode, bundle: Bundle, nonce: bytes) -> bytes:
+        """Return fresh evidence of a model's enclave, started if need be."""
+        return await self.enclaves[mode].evidence(bundle, nonce)
+
+    def attach(self, bundles: list[Bundle]) -> None:
+        """Hold on to enclaves that outlived an earlier life of this process; blocks."""
+        for mode, enclaves in self.enclaves.items():
+            parts = [(b, b.manifest.modes.get(mode)) for b in bundles]
+            enclaves.attach([b for b, part in parts if part and part.available])
 
     async def run(self, work: Work, watch: Watch) -> Done:
         """Return the files of one job; see `Executor`."""
@@ -65,10 +122,12 @@ class LocalNode:
         await asyncio.gather(*(e.close() for e in self._by_mode.values()))
 
     def describe(self) -> Json:
-        """Return the node as `/v1/nodes` shows it."""
+        """Return the node as `/v1/nodes` shows it; see `Node`."""
         busy = self.busy()
         return {
-            "name": self._settings.node_name,
+            "name": self.name,
+            "kind": "local",
+            "gpus": self.gpus,
             "cpus": os.cpu_count() or 1,
             "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "enclave_evidence": self._settings.enclave_evidence,
@@ -79,5 +138,6 @@ class LocalNode:
                     "time_limit_s": self._settings.time_limit_s(mode),
                 }
                 for mode in Mode
+                if mode in self._by_mode
             },
         }

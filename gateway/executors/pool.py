@@ -84,7 +84,8 @@ class Pool:
         self._memory_bytes = memory_bytes
         self._time_limit_s = time_limit_s
         self._env = dict(env or {})
-        self._idle = [_Slot() for _ in range(size)]
+        self._slots = [_Slot() for _ in range(size)]
+        self._idle = list(self._slots)
         self._places = Places(size)
         self._memory = memory or Memory(sys.maxsize)
         self._tickets: dict[str, _Ticket] = {}
@@ -97,7 +98,7 @@ class Pool:
         try:
             async with (
                 self._places.take(ticket.over),
-                self._memory.take(needed(work), ticket.over),
+                self._memory.take(needed(work.mode, work.bundle), ticket.over),
             ):
                 self._stop_if_ended(ticket)
                 slot = self._take(work)
@@ -118,6 +119,10 @@ class Pool:
         """Return how many workers are at work."""
         return {self._mode: sum(t.child is not None for t in self._tickets.values())}
 
+    def warm(self) -> set[str]:
+        """Return the digests of models, and the paths of keys, that workers have."""
+        return set[str]().union(*(slot.warm for slot in self._slots))
+
     async def close(self) -> None:
         """Kill every worker; jobs here end with `asyncio.CancelledError`."""
         self._closing = True
@@ -125,7 +130,7 @@ class Pool:
         for ticket in tickets:
             ticket.end("closing")
         await asyncio.gather(*(ticket.left.wait() for ticket in tickets))
-        for slot in self._idle:
+        for slot in self._slots:
             slot.discard()
         self._threads.shutdown(wait=True)
 

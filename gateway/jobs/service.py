@@ -15,7 +15,8 @@ by whoever comes first (a run or `cancel`).
 import asyncio
 import secrets
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import structlog
@@ -47,8 +48,6 @@ from privacy.receipt import Receipt, sign_receipt
 
 _log = structlog.get_logger()
 _MAX_OPTIONS_BYTES = 4096
-_Files = dict[str, Path]
-"""What a run made, by digest."""
 _MAX_ATTEMPTS = 10  # over all lives of the gateway; a pool's own limits are tighter
 
 
@@ -70,11 +69,21 @@ class JobRequest:
         return sha256_hex(canonical_json(asdict(self)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """How a run ended: the files that it made, by digest, and who computed."""
+
+    outcome: Outcome
+    files: Mapping[str, Path] = field(default_factory=dict)
+    node: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobService:
     """The jobs of one gateway.
 
     Attributes:
+        node_name: In receipts of jobs that no node ended.
         runs: Those under way.
         folder: For files of runs under way.
         simulated_enclaves: What the node's enclaves show proves nothing.
@@ -145,7 +154,7 @@ class JobService:
         """
         await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
         self.executor.cancel(job_id)  # first: while we write, a worker may come free
-        job = await self._end(job_id, Outcome("cancelled"))
+        job = await self._end(job_id, _Ended(Outcome("cancelled")))
         self.executor.cancel(job_id)  # again: it may have reached the executor since
         return job
 
@@ -164,25 +173,25 @@ class JobService:
         gateway stops, for its next life goes on with the rows that are there.
         """
         folder = self.folder / job_id
-        await self._end(job_id, *await self._run(job_id, folder))
+        await self._end(job_id, await self._run(job_id, folder))
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    async def _run(self, job_id: str, folder: Path) -> tuple[Outcome, _Files]:
+    async def _run(self, job_id: str, folder: Path) -> _Ended:
         try:
             work = await asyncio.to_thread(self._work, job_id, folder)
             done = await self.executor.run(work, self._watch(job_id))
             return await asyncio.to_thread(_succeeded, done)
         except PrivacyError as exc:
-            return _failure(exc, job_id), {}
+            return _Ended(_failure(exc, job_id))
         except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
             problem = internal_problem(error_id_of(exc, job=job_id))
-            return Outcome("failed", problem), {}
+            return _Ended(Outcome("failed", problem))
 
     async def abandon(self, job_id: str) -> None:
         """Fail a job whose workflow ended without an outcome: a defect of ours."""
         lost = RuntimeError("workflow ended without an outcome")
         problem = internal_problem(error_id_of(lost, job=job_id))
-        await self._end(job_id, Outcome("failed", problem))
+        await self._end(job_id, _Ended(Outcome("failed", problem)))
 
     def _accept(
         self, request: JobRequest, tenant: str, idempotency_key: str | None
@@ -238,6 +247,8 @@ class JobService:
             input=self.blobs.path(job.input_sha256),
             keys=self.blobs.path(job.keys_sha256) if job.keys_sha256 else None,
             folder=folder,
+            input_sha256=job.input_sha256,
+            keys_sha256=job.keys_sha256,
         )
 
     def _watch(self, job_id: str) -> Watch:
@@ -246,22 +257,24 @@ class JobService:
             progress=lambda progress: self.hub.report(job_id, progress),
         )
 
-    async def _end(
-        self, job_id: str, outcome: Outcome, files: _Files | None = None
-    ) -> Job:
+    async def _end(self, job_id: str, end: _Ended) -> Job:
         def seal(job: Job, outcome: Outcome, finished_at: str) -> bytes:
             # Files come as the row that names them is written: whoever removes those
             # that no row names waits for that.
-            for sha256, file in (files or {}).items():
+            for sha256, file in end.files.items():
                 self.blobs.keep(file, sha256)
-            return self._seal(job, outcome, finished_at)
+            return self._seal(job, outcome, finished_at, node=end.node)
 
-        job, ended = await asyncio.to_thread(self.jobs.finish, job_id, outcome, seal)
+        job, ended = await asyncio.to_thread(
+            self.jobs.finish, job_id, end.outcome, seal
+        )
         if ended:
             self.hub.changed(job)
         return job
 
-    def _seal(self, job: Job, outcome: Outcome, finished_at: str) -> bytes:
+    def _seal(
+        self, job: Job, outcome: Outcome, finished_at: str, *, node: str
+    ) -> bytes:
         """Return the receipt file of a job that ends now."""
         receipt = Receipt(
             job_id=job.id,
@@ -276,7 +289,7 @@ class JobService:
             output_sha256=outcome.output_sha256,
             evidence_kind=outcome.evidence_kind,
             evidence_sha256=outcome.evidence_sha256,
-            node=self.node_name,
+            node=node or self.node_name,
             simulated=job.simulated,
             options=job.options,
             submitted_at=job.submitted_at,
@@ -336,8 +349,8 @@ def _check_keyset(found: str, part: ModePart) -> None:
         raise FormatError(msg, code="fhe-keys-mismatch")
 
 
-def _succeeded(done: Done) -> tuple[Outcome, _Files]:
-    """Return the outcome of a run, and its files by their digests."""
+def _succeeded(done: Done) -> _Ended:
+    """Return how a run ended that gave files."""
     output_sha256 = sha256_file(done.output)
     evidence_sha256 = sha256_file(done.evidence) if done.evidence else ""
     files = {output_sha256: done.output}
@@ -349,7 +362,7 @@ def _succeeded(done: Done) -> tuple[Outcome, _Files]:
         evidence_sha256=evidence_sha256,
         evidence_kind=done.evidence_kind,
     )
-    return outcome, files
+    return _Ended(outcome, files, done.node)
 
 
 def _failure(exc: PrivacyError, job_id: str) -> Outcome:

@@ -185,7 +185,12 @@ def check_registered(
 
 
 def recoverable(
-    rpc: Rpc, config: ChainConfig, question: Question, answer: ContractAnswer
+    rpc: Rpc,
+    config: ChainConfig,
+    question: Question,
+    answer: ContractAnswer,
+    *,
+    proven: bool,
 ) -> bytes:
     """Return an enclave's signature as contracts take it, 65 bytes.
 
@@ -195,9 +200,8 @@ def recoverable(
         NotFoundError: The chain knows neither: the authority has yet to vouch.
     """
     attestations = contract(rpc, config, "attestations")
-    for parity, address in enumerate(
-        _signers(question.digest(answer.instances), answer)
-    ):
+    digest = question.digest(answer.instances, proven=proven)
+    for parity, address in enumerate(_signers(digest, answer)):
         if attestations.view("enclaves", address)[2]:  # when it expires
             return answer.signature + bytes([27 + parity])
     msg = (

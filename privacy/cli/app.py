@@ -45,6 +45,7 @@ _GROUPS = {
     "attest collateral": "What evidence is verified with.",
     "tee": "Enclaves.",
     "broker": "Keys of sealed models.",
+    "certs": "Certificates of a private authority.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
 }

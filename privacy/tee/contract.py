@@ -158,10 +158,11 @@ class Answerer:
         if proven:
             self._terms.check_proven(proven, described, outputs)
         instances = proven or self._terms.instances(described, outputs)
+        digest = question.digest(instances, proven=bool(proven))
         return canonical_json(
             {
                 "instances": [pack_words([v]).hex() for v in instances],
-                "signature": self._sign(question.digest(instances)).hex(),
+                "signature": self._sign(digest).hex(),
             }
         )
 

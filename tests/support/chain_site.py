@@ -74,6 +74,12 @@ class Site:
     """In the clear, one for each proof."""
 
     @property
+    def receipts(self) -> Path:
+        """Where the watcher keeps what it delivered."""
+        address = self.coordinator.address.lower()
+        return self.folder / "receipts" / f"31337-{address}"
+
+    @property
     def coordinator(self) -> OnChain:
         return contract(self.chain.rpc, self.config, "coordinator")
 

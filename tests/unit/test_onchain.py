@@ -54,7 +54,8 @@ def test_poseidon_is_the_one_of_the_circuits(row):
     assert poseidon(row) == int.from_bytes(bytes.fromhex(expected), "little")
 
 
-def test_the_digest_is_the_one_of_eip_712():
+@pytest.mark.parametrize("proven", [False, True])
+def test_the_digest_is_the_one_of_eip_712(proven):
     from eth_account.messages import encode_typed_data
 
     instances = (7, MODULUS - 3)
@@ -71,6 +72,7 @@ def test_the_digest_is_the_one_of_eip_712():
                 {"name": "modelId", "type": "bytes32"},
                 {"name": "inputCommitment", "type": "bytes32"},
                 {"name": "instancesHash", "type": "bytes32"},
+                {"name": "proven", "type": "bool"},
             ]
         },
         {
@@ -78,10 +80,11 @@ def test_the_digest_is_the_one_of_eip_712():
             "modelId": QUESTION.model_id,
             "inputCommitment": QUESTION.commitment,
             "instancesHash": keccak(pack_words(instances)),
+            "proven": proven,
         },
     )
     expected = keccak(b"\x19" + message.version + message.header + message.body)
-    assert QUESTION.digest(instances) == expected
+    assert QUESTION.digest(instances, proven=proven) == expected
 
 
 @pytest.mark.parametrize(
@@ -95,7 +98,8 @@ def test_the_digest_is_the_one_of_eip_712():
     ],
 )
 def test_every_part_of_a_question_is_in_its_digest(changes):
-    assert replace(QUESTION, **changes).digest([1]) != QUESTION.digest([1])
+    other = replace(QUESTION, **changes)
+    assert other.digest([1], proven=True) != QUESTION.digest([1], proven=True)
 
 
 def test_a_question_survives_json():

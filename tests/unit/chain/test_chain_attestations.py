@@ -47,11 +47,11 @@ def test_an_attested_answer_needs_no_proof(world, attested):
     assert world.credit(provider) == FEE
 
 
-def test_the_digest_is_the_one_of_eip_712(world, attested):
+def _sign_by_wallet(world, request_id, attested, *, proven):
+    """Sign as any wallet that knows EIP-712 does."""
     from eth_account.messages import encode_typed_data
     from eth_utils import keccak
 
-    request_id = world.ask(world.order(attested, 7, evidence=ATTESTATION))
     packed = b"".join(v.to_bytes(32, "big") for v in (7, 1, 2))
     message = encode_typed_data(
         {
@@ -66,6 +66,7 @@ def test_the_digest_is_the_one_of_eip_712(world, attested):
                 {"name": "modelId", "type": "bytes32"},
                 {"name": "inputCommitment", "type": "bytes32"},
                 {"name": "instancesHash", "type": "bytes32"},
+                {"name": "proven", "type": "bool"},
             ]
         },
         {
@@ -73,11 +74,20 @@ def test_the_digest_is_the_one_of_eip_712(world, attested):
             "modelId": attested,
             "inputCommitment": (7).to_bytes(32, "big"),
             "instancesHash": keccak(packed),
+            "proven": proven,
         },
     )
     signed = KEY.sign_message(message)
-    answer = _answer([7, 1, 2], bytes(signed.signature))
-    world.coordinator.call("deliver", request_id, answer)
+    return _answer([7, 1, 2], bytes(signed.signature))
+
+
+def test_the_digest_is_the_one_of_eip_712(world, attested, refuses):
+    request_id = world.ask(world.order(attested, 7, evidence=ATTESTATION))
+    beside_a_proof = _sign_by_wallet(world, request_id, attested, proven=True)
+    with refuses("UnknownEnclave"):  # near the enclave's own, which is asked for here
+        world.coordinator.call("deliver", request_id, beside_a_proof)
+    own = _sign_by_wallet(world, request_id, attested, proven=False)
+    world.coordinator.call("deliver", request_id, own)
 
 
 def test_a_signature_is_for_one_request_only(world, attested, refuses):

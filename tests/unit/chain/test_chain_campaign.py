@@ -72,4 +72,4 @@ def test_every_request_is_answered_once_whatever_is_killed_or_reorganised(
     topic = site.coordinator.abi.topic("Fulfilled")
     logs = site.chain.rpc.logs(site.coordinator.address, [topic])
     assert sorted(int(log["topics"][1], 16) for log in logs) == ids
-    assert list((site.folder / "receipts").iterdir())
+    assert list(site.receipts.iterdir())

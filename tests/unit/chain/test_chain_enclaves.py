@@ -95,7 +95,7 @@ def test_an_enclave_answers_without_a_proof(site, enclave):
     assert sha256_hex(made.path.read_bytes()) == made.result_sha256
     kept = json.loads(made.path.read_bytes())
     assert kept["result"]["simulated"] is True
-    assert (site.folder / "receipts" / "31337-1.tee.receipt.json").exists()
+    assert (site.receipts / "1.tee.receipt.json").exists()
     assert not list(site.folder.glob("sealed/*"))
 
 
@@ -103,9 +103,7 @@ def test_proof_and_enclave_answer_as_one(site, enclave):
     vouched(site, enclave)
     outputs = answer(site, **{**LAX, "evidence": BOTH})
     assert outputs == [signed(site.proofs[0].instances[1])]
-    delivery = json.loads(
-        (site.folder / "receipts" / "31337-1.delivery.json").read_text()
-    )
+    delivery = json.loads((site.receipts / "1.delivery.json").read_text())
     assert set(delivery["jobs"]) == {"zkml", "tee"}
 
 
@@ -247,4 +245,5 @@ def test_a_signature_of_nobody_known_is_not_delivered(site):
                 site.config,
                 question,
                 ContractAnswer((1, 2), signature),
+                proven=False,
             )

@@ -33,11 +33,9 @@ def test_a_request_is_answered_and_paid(site):
     assert site.run(watcher) == 0
     assert site.credit() == FEE
     assert site.jobs.options["request_id"] == str(request_id)
-    kept = json.loads(
-        (site.folder / "receipts" / f"31337-{request_id}.delivery.json").read_text()
-    )
+    kept = json.loads((site.receipts / f"{request_id}.delivery.json").read_text())
     assert kept["gas_used"] > 100_000
-    assert (site.folder / "receipts" / f"31337-{request_id}.zkml.receipt.json").exists()
+    assert (site.receipts / f"{request_id}.zkml.receipt.json").exists()
     assert watcher.state.first_open() == request_id + 1
 
 

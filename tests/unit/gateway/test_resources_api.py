@@ -151,7 +151,7 @@ def test_a_dead_enclave_fails_the_job_and_is_replaced(api: Api):
 
 def test_the_node_shows_what_it_can_do(api: Api):
     (node,) = api.get("/v1/nodes").json()["nodes"]
-    assert node["name"] == "local"
+    assert (node["name"], node["kind"], node["state"]) == ("local", "local", "ready")
     assert node["cpus"] >= 1
     assert node["memory_bytes"] > 1 << 28
     assert set(node["modes"]) == {"fhe", "zkml", "tee", "tee+zkml"}
@@ -201,7 +201,7 @@ def test_a_defect_is_a_problem_without_details(
     def fail() -> None:
         raise RuntimeError("quotes a secret")
 
-    monkeypatch.setattr(gateway.app.state.gateway.node, "describe", fail)
+    monkeypatch.setattr(gateway.app.state.gateway.scheduler, "describe", fail)
     answer = api.get("/v1/nodes")
     assert (answer.status_code, answer.json()["code"]) == (500, "internal")
     assert "secret" not in answer.text

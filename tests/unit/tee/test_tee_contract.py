@@ -64,16 +64,20 @@ def seal(enclave, row=ROW, **changes):
     return seal_for_contract(row, **options)
 
 
-def signer_of(question, answer):
+def signer_of(question, answer, *, proven=False):
     """Return the public keys that may have made a signature, 64 bytes each."""
     from eth_keys.datatypes import Signature
 
-    digest = question.digest(answer.instances)
+    digest = question.digest(answer.instances, proven=proven)
     r, s = (int.from_bytes(answer.signature[i : i + 32], "big") for i in (0, 32))
     return [
         Signature(vrs=(v, r, s)).recover_public_key_from_msg_hash(digest).to_bytes()
         for v in (0, 1)
     ]
+
+
+def enclave_key(enclave):
+    return parse_evidence(enclave.evidence(bytes(32))).chain_public_key
 
 
 @pytest.mark.parametrize("terms", [SALTED_TERMS, HASHED_TERMS])
@@ -94,7 +98,11 @@ def test_a_proof_near_the_models_own_answer_is_signed_beside():
     proven = (own[0], own[1] + 3, own[2] - 3)
     sealed = seal(enclave)
     answer, _ = enclave.infer(with_order(sealed, question, proven=proven))
-    assert parse_answer(answer).instances == proven
+    found = parse_answer(answer)
+    assert found.instances == proven
+    key = enclave_key(enclave)
+    assert key in signer_of(question, found, proven=True)
+    assert key not in signer_of(question, found)  # no answer where no proof is asked
     for forged in ((own[0], own[1] + 100, own[2]), (own[0] + 1, *own[1:])):
         with pytest.raises(VerificationError):
             enclave.infer(with_order(sealed, question, proven=forged))
