@@ -122,7 +122,7 @@ def run(
 
 def bootstrap_admin_key(settings: Settings) -> str | None:
     """Return the text of a first admin key (tenant "default"), None if keys exist."""
-    database = open_database(settings.data_dir)
+    database = open_database(settings.data_dir, settings.database_url)
     try:
         return ApiKeys(database).bootstrap()
     finally:

@@ -69,7 +69,7 @@ class Gateway:
         self._simulated_enclaves = self.settings.evidence_source.is_simulated()
         self._lock = FolderLock(data_dir)
         self.signing_key = load_signing_key(data_dir)
-        self.database = open_database(data_dir)
+        self.database = open_database(data_dir, self.settings.database_url)
         self.api_keys = ApiKeys(self.database)
         self.blobs = Blobs(data_dir / "blobs")
         parts = Parts(data_dir / "blobs" / "uploads")
@@ -177,10 +177,10 @@ def _allowance(settings: Settings) -> Allowance:
     )
 
 
-def open_database(data_dir: Path) -> Database:
-    """Return the database of a data folder, made if absent."""
+def open_database(data_dir: Path, url: str = "") -> Database:
+    """Return the database at an address, or that of a data folder, made if absent."""
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Database(data_dir / "gateway.sqlite")
+    return Database(url or data_dir / "gateway.sqlite")
 
 
 def _forget_finished(work: Path, unfinished: list[str]) -> None:

@@ -26,6 +26,12 @@ class Settings(BaseSettings):
         default=Path("var/gateway"),
         description="Database, blobs, receipt key, enclaves; one gateway at a time.",
     )
+    database_url: str = Field(
+        default="",
+        repr=False,  # it may hold a password
+        description="postgresql+psycopg://USER:PASSWORD@HOST/NAME, which several "
+        "gateways may share; a SQLite file in data_dir if empty.",
+    )
     models_dir: Path = Field(
         default=Path("var/gateway/models"),
         description="Published bundles, NAME/VERSION/manifest.json.",

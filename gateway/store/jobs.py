@@ -131,6 +131,18 @@ class Jobs:
             ConflictError: The idempotency key was used for another request.
             LimitError: So many jobs are waiting already.
         """
+        key = new.idempotency_key
+        try:
+            return self._accept(new, max_queued, max_queued_by_tenant)
+        except sa.exc.IntegrityError:  # another gateway took the same request just now
+            earlier = key and self.repeated(new.tenant, key, new.request_sha256)
+            if not earlier:
+                raise
+            return earlier, False
+
+    def _accept(
+        self, new: NewJob, max_queued: int, max_queued_by_tenant: int
+    ) -> tuple[Job, bool]:
         values = {f.name: getattr(new, f.name) for f in fields(NewJob)}
         key = new.idempotency_key
         with self._database.write() as c:
@@ -202,7 +214,7 @@ class Jobs:
         """
         finished_at = now()
         with self._database.write() as connection:
-            job = _one(connection, _BY_ID, job_id=job_id)
+            job = _one(connection, _BY_ID.with_for_update(), job_id=job_id)
             if job.finished:
                 return job, False
             ended = {

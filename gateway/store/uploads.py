@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.sqlite import insert
 
 from gateway.store.arrival import Room
 from gateway.store.blobs import Blobs
@@ -31,11 +30,6 @@ _TOUCH = sa.update(uploads).where(_THIS).values(used_at=sa.bindparam("at"))
 _FORGET = sa.delete(uploads).where(_THIS)
 _OF_TENANT = uploads.c.tenant == sa.bindparam("this_tenant")
 _BYTES = sa.select(sa.func.coalesce(sa.func.sum(uploads.c.bytes), 0)).where(_OF_TENANT)
-_ADD = insert(uploads)
-_OWN = _ADD.on_conflict_do_update(
-    index_elements=list(_KEY),
-    set_={n: _ADD.excluded[n] for n in ("used_at", "keyset_sha256")},
-)
 _IS_OPEN = jobs.c.status.in_(OPEN)
 
 
@@ -84,6 +78,11 @@ class Uploads:
         self.parts = parts
         self.allowance = allowance
         self._kept: dict[str, int] = {}  # bytes by tenant, so as not to sum every time
+        add = database.insert(uploads)
+        self._own = add.on_conflict_do_update(
+            index_elements=list(_KEY),
+            set_={n: add.excluded[n] for n in ("used_at", "keyset_sha256")},
+        )
 
     def room(self, owner: Owner) -> Room:
         """Return how large this upload may be, by the gateway's and tenant's limits."""
@@ -116,7 +115,7 @@ class Uploads:
                 part.unlink()
                 raise self._over_quota()
             self._blobs.keep(part, owner.sha256)
-            c.execute(_OWN, asdict(row))
+            c.execute(self._own, asdict(row))
             self._kept[owner.tenant] = kept
         self.parts.discard(owner)
         return not known

@@ -48,6 +48,7 @@ _GROUPS = {
     "certs": "Certificates of a private authority.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
+    "gateway": "A gateway's own data.",
 }
 _groups: dict[str, typer.Typer] = {}
 

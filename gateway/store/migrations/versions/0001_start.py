@@ -1,0 +1,70 @@
+"""API keys, uploads and jobs, as they were before there were revisions."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Make the three tables."""
+    op.create_table(
+        "api_keys",
+        sa.Column("id", sa.String, primary_key=True),
+        sa.Column("secret_sha256", sa.String, nullable=False, unique=True),
+        sa.Column("tenant", sa.String, nullable=False),
+        sa.Column("name", sa.String, nullable=False),
+        sa.Column("scopes", sa.JSON, nullable=False),
+        sa.Column("created_at", sa.String, nullable=False),
+        sa.Column("expires_at", sa.String),
+        sa.Column("revoked_at", sa.String),
+    )
+    op.create_table(
+        "uploads",
+        sa.Column("tenant", sa.String, primary_key=True),
+        sa.Column("kind", sa.String, primary_key=True),
+        sa.Column("sha256", sa.String, primary_key=True),
+        sa.Column("bytes", sa.BigInteger, nullable=False),
+        sa.Column("keyset_sha256", sa.String, nullable=False),
+        sa.Column("created_at", sa.String, nullable=False),
+        sa.Column("used_at", sa.String, nullable=False),
+        sa.Index("uploads_by_digest", "sha256"),
+    )
+    op.create_table(
+        "jobs",
+        sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("id", sa.String, nullable=False, unique=True),
+        sa.Column("tenant", sa.String, nullable=False),
+        sa.Column("idempotency_key", sa.String),
+        sa.Column("request_sha256", sa.String, nullable=False),
+        sa.Column("model", sa.String, nullable=False),
+        sa.Column("version", sa.String, nullable=False),
+        sa.Column("model_sha256", sa.String, nullable=False),
+        sa.Column("mode", sa.String, nullable=False),
+        sa.Column("simulated", sa.Boolean, nullable=False),
+        sa.Column("input_sha256", sa.String, nullable=False),
+        sa.Column("keys_sha256", sa.String, nullable=False),
+        sa.Column("options", sa.JSON, nullable=False),
+        sa.Column("status", sa.String, nullable=False),
+        sa.Column("attempts", sa.Integer, nullable=False),
+        sa.Column("submitted_at", sa.String, nullable=False),
+        sa.Column("started_at", sa.String, nullable=False),
+        sa.Column("finished_at", sa.String, nullable=False),
+        sa.Column("problem", sa.JSON(none_as_null=True)),
+        sa.Column("output_sha256", sa.String, nullable=False),
+        sa.Column("evidence_sha256", sa.String, nullable=False),
+        sa.Column("evidence_kind", sa.String, nullable=False),
+        sa.Column("receipt", sa.LargeBinary),
+        sa.UniqueConstraint("tenant", "idempotency_key"),
+        sa.Index("jobs_by_tenant", "tenant", "seq"),
+        sa.Index("jobs_by_status", "status"),
+        sa.Index("jobs_by_output", "output_sha256"),
+        sa.Index("jobs_by_evidence", "evidence_sha256"),
+    )
+
+
+def downgrade() -> None:
+    """Remove them, with all that is in them."""
+    for table in ("jobs", "uploads", "api_keys"):
+        op.drop_table(table)
