@@ -9,15 +9,18 @@ from fastapi import FastAPI
 from gateway.api import (
     api_keys,
     attestations,
+    audit,
     blobs,
     contract_inputs,
     health,
     jobs,
+    log,
     models,
     nodes,
     problems,
 )
 from gateway.api.limits import JsonBodyLimit
+from gateway.audit_trail import AuditTrail
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
 from gateway.node import Gateway, open_database
@@ -69,6 +72,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
     app.state.gateway = gateway
     app.add_middleware(JsonBodyLimit)
     app.add_middleware(problems.DefectsAsProblems)
+    app.add_middleware(AuditTrail)
     app.add_middleware(RequestLog)
     for module in (
         health,
@@ -79,6 +83,8 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         attestations,
         nodes,
         api_keys,
+        log,
+        audit,
     ):
         app.include_router(module.router)
     return app

@@ -77,6 +77,7 @@ class RequestLog:
             return
         request_id, began, status = secrets.token_hex(8), time.perf_counter(), 0
         state = scope.setdefault("state", {})
+        state["request_id"] = request_id
 
         async def send_and_note(message: Message) -> None:
             nonlocal status

@@ -181,12 +181,9 @@ class ReceiptKeys:
     def _store(self, history: list[Json], *, revoked: bool = False) -> None:
         """Add what is new; two rotations at once are a conflict of positions."""
         known = len(self._stored())
-        rows = [
-            {"position": i, "statement": entry}
-            for i, entry in enumerate(history)
-            if i >= known
-        ]
-        kids = [row["statement"]["statement"]["kid"] for row in rows]
+        fresh = list(enumerate(history))[known:]
+        rows = [{"position": i, "statement": entry} for i, entry in fresh]
+        kids = [entry["statement"]["kid"] for _, entry in fresh]
         act = Act(
             action="receipt-key-revoked" if revoked else "receipt-key-made",
             target=kids[0],
@@ -196,4 +193,3 @@ class ReceiptKeys:
         with self._database.write() as c:
             c.execute(sa.insert(receipt_key_history), rows)
             note(c, act)
-

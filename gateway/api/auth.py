@@ -9,6 +9,7 @@ from fastapi.security import (
     SecurityScopes,
 )
 
+from gateway.audit_trail import admit
 from gateway.node import Gateway
 from gateway.store.api_keys import ApiKey
 from privacy.errors import AuthError
@@ -42,6 +43,7 @@ async def _authenticate(
         if not key.allows(scope):
             msg = f"this API key has no scope {scope}: ask for a key that has it"
             raise AuthError(msg, code="missing-scope")
+    await admit(request, gateway, actor=key.id, tenant=key.tenant, scopes=scopes.scopes)
     return key
 
 

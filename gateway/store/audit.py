@@ -35,7 +35,8 @@ class Who:
     request_id: str = ""
 
 
-WHO: ContextVar[Who] = ContextVar("who", default=Who(actor="gateway"))
+_NOBODY = Who(actor="gateway")
+WHO: ContextVar[Who] = ContextVar("who", default=_NOBODY)
 """Set for every request; what runs on the gateway's own behalf has the default."""
 
 
@@ -144,6 +145,11 @@ def _entries(acts: Sequence[Json], end: ChainEnd) -> tuple[list[Json], ChainEnd]
         line = entry.encode()
         end = ChainEnd(entry.seq, sha256_hex(line))
         rows.append(
-            {"seq": end.size, "at": entry.at, "sha256": end.sha256, "line": line.decode()}
+            {
+                "seq": end.size,
+                "at": entry.at,
+                "sha256": end.sha256,
+                "line": line.decode(),
+            }
         )
     return rows, end

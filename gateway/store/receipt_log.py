@@ -83,7 +83,7 @@ class ReceiptLog:
                 return True
             return _is_stale(c, most_age_s)
 
-    def _sign(  # noqa: PLR0913 - what a head is of
+    def _sign(
         self, c: sa.Connection, origin: str, size: int, sign: Sign, most_age_s: float
     ) -> None:
         """Sign the head of a tree of that size, unless the last one says all of it."""

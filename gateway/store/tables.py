@@ -56,9 +56,18 @@ jobs = sa.Table(
     sa.Column("evidence_sha256", sa.String, nullable=False, default=""),
     sa.Column("evidence_kind", sa.String, nullable=False, default=""),
     sa.Column("receipt", sa.LargeBinary),
+    sa.Column("log_index", sa.BigInteger),
     sa.UniqueConstraint("tenant", "idempotency_key"),
     sa.Index("jobs_by_tenant", "tenant", "seq"),
     sa.Index("jobs_by_status", "status"),
     sa.Index("jobs_by_output", "output_sha256"),
     sa.Index("jobs_by_evidence", "evidence_sha256"),
+)
+
+_NOT_LOGGED = sa.and_(jobs.c.log_index.is_(None), jobs.c.receipt.is_not(None))
+sa.Index(
+    "jobs_not_logged",
+    jobs.c.finished_at,
+    postgresql_where=_NOT_LOGGED,
+    sqlite_where=_NOT_LOGGED,
 )

@@ -9,25 +9,25 @@ revision = "0004"
 down_revision = "0001"
 
 _COUNTER = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-_NO_UPDATE = "entries of the audit log are never changed"
-_NO_DELETE = "entries of the audit log are removed only once they are archived"
 _SQLITE = (
-    f"""CREATE TRIGGER audit_entries_no_update BEFORE UPDATE ON audit_entries
-    BEGIN SELECT RAISE(ABORT, '{_NO_UPDATE}'); END""",
-    f"""CREATE TRIGGER audit_entries_no_delete BEFORE DELETE ON audit_entries
+    """CREATE TRIGGER audit_entries_no_update BEFORE UPDATE ON audit_entries
+    BEGIN SELECT RAISE(ABORT, 'entries of the audit log are never changed'); END""",
+    """CREATE TRIGGER audit_entries_no_delete BEFORE DELETE ON audit_entries
     WHEN OLD.seq > (SELECT archived_size FROM audit_state)
-    BEGIN SELECT RAISE(ABORT, '{_NO_DELETE}'); END""",
+    BEGIN SELECT RAISE(ABORT, 'entries of the audit log go only once archived'); END""",
 )
 _POSTGRESQL = (
-    f"""CREATE FUNCTION audit_entries_keep() RETURNS trigger AS $$ BEGIN
-    IF TG_OP <> 'DELETE' THEN RAISE EXCEPTION '{_NO_UPDATE}'; END IF;
+    """CREATE FUNCTION audit_entries_keep() RETURNS trigger AS $$ BEGIN
+    IF TG_OP <> 'DELETE' THEN
+    RAISE EXCEPTION 'entries of the audit log are never changed'; END IF;
     IF OLD.seq > (SELECT archived_size FROM audit_state) THEN
-    RAISE EXCEPTION '{_NO_DELETE}'; END IF;
+    RAISE EXCEPTION 'entries of the audit log go only once archived'; END IF;
     RETURN OLD; END $$ LANGUAGE plpgsql""",
     """CREATE TRIGGER audit_entries_keep BEFORE UPDATE OR DELETE ON audit_entries
     FOR EACH ROW EXECUTE FUNCTION audit_entries_keep()""",
-    f"""CREATE FUNCTION audit_entries_no_truncate() RETURNS trigger AS $$ BEGIN
-    RAISE EXCEPTION '{_NO_DELETE}'; END $$ LANGUAGE plpgsql""",
+    """CREATE FUNCTION audit_entries_no_truncate() RETURNS trigger AS $$ BEGIN
+    RAISE EXCEPTION 'entries of the audit log go only once archived';
+    END $$ LANGUAGE plpgsql""",
     """CREATE TRIGGER audit_entries_no_truncate BEFORE TRUNCATE ON audit_entries
     FOR EACH STATEMENT EXECUTE FUNCTION audit_entries_no_truncate()""",
 )
