@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.identity.caller import Caller
 from gateway.store.audit import WHO, Act, Who
 
 _OF_OPERATORS = {"admin", "tenant:admin"}
@@ -21,12 +22,12 @@ _MAX_PATH = 200
 
 
 async def admit(
-    request: Request, gateway: Any, *, actor: str, tenant: str, scopes: list[str]
+    request: Request, gateway: Any, caller: Caller, scopes: list[str]
 ) -> None:
     """Note who was let in; called once their key and scopes were checked."""
     who = Who(
-        actor=actor,
-        tenant=tenant,
+        actor=caller.id,
+        tenant=caller.tenant,
         gateway=gateway.settings.node_name,
         request_id=getattr(request.state, "request_id", ""),
     )

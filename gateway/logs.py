@@ -1,17 +1,22 @@
 """Logs: JSON lines on stderr, with digests and ids, never bodies, keys or inputs."""
 
 import logging
+import re
 import secrets
 import sys
 import time
 import traceback
 
 import structlog
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.metrics import ERRORS, request_answered
+from gateway.trace_context import trace_id_of
+
 _log = structlog.get_logger()
-_QUIET = ("/healthz", "/readyz")
+_QUIET = ("/healthz", "/readyz", "/metrics")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_PATH = 200  # anyone can ask for a longer one
 
 
@@ -49,6 +54,8 @@ def error_id_of(exc: BaseException, **context: str) -> str:
     Only the type and the place are logged: a message may quote what it choked on.
     """
     error_id = secrets.token_hex(6)
+    where = context.get("task") or ("job" if "job" in context else "request")
+    ERRORS.labels(where).inc()
     places = [
         f"{f.filename.rpartition('/')[2]}:{f.lineno} {f.name}"
         for f in traceback.extract_tb(exc.__traceback__)[-12:]
@@ -64,7 +71,12 @@ def error_id_of(exc: BaseException, **context: str) -> str:
 
 
 class RequestLog:
-    """ASGI middleware: one line a request, an id on it and on the response."""
+    """ASGI middleware: one line a request, an id on it and on the response.
+
+    The id is the client's own `X-Request-Id` if it has the form of one. Whatever is
+    logged on behalf of the request, its job included, names it, and the trace that
+    the request said it is part of.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap `app`."""
@@ -75,30 +87,64 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id, began, status = secrets.token_hex(8), time.perf_counter(), 0
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(8)
+        known = {"request_id": request_id}
+        if trace_id := trace_id_of(headers.get("traceparent", "")):
+            known["trace_id"] = trace_id
+        exchange = _Exchange(receive, send, request_id)
+        scope.setdefault("state", {})["request_id"] = request_id
+        with structlog.contextvars.bound_contextvars(**known):
+            try:
+                await self._app(scope, exchange.receive, exchange.send)
+            finally:
+                exchange.note(scope)
 
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["X-Request-Id"] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers.setdefault("Cache-Control", "no-store")
-            await send(message)
 
-        try:
-            await self._app(scope, receive, send_and_note)
-        finally:
-            if scope["path"] not in _QUIET:
-                _log.info(
-                    "request",
-                    request_id=request_id,
-                    method=scope["method"],
-                    path=scope["path"][:_MAX_PATH],
-                    status=status,
-                    ms=round((time.perf_counter() - began) * 1000, 2),
-                    key_id=state.get("key_id"),
-                )
+class _Exchange:
+    """One request and its answer as they pass."""
+
+    def __init__(self, receive: Receive, send: Send, request_id: str) -> None:
+        self._receive, self._send = receive, send
+        self._request_id = request_id
+        self._began = time.perf_counter()
+        self._status = self._received = self._sent = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self._request_id
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+        self._sent += len(message.get("body", b""))
+        await self._send(message)
+
+    def note(self, scope: Scope) -> None:
+        """Log and count the request; what nobody serves may be a secret in a path."""
+        seconds = time.perf_counter() - self._began
+        route = getattr(scope.get("route"), "path", "")
+        request_answered(
+            scope["method"],
+            route or "none",
+            self._status,
+            seconds=seconds,
+            received=self._received,
+            sent=self._sent,
+        )
+        if scope["path"] not in _QUIET:
+            _log.info(
+                "request",
+                method=scope["method"],
+                path=scope["path"][:_MAX_PATH] if route else "",
+                status=self._status,
+                ms=round(seconds * 1000, 2),
+                key_id=scope["state"].get("key_id"),
+            )

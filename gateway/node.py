@@ -11,6 +11,7 @@ from gateway.background import every
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
+from gateway.identity.tokens import Tokens
 from gateway.jobs.hub import Hub
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
@@ -46,6 +47,7 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
+    tokens: Tokens
     blobs: Blobs
     uploads: Uploads
     contract_inputs: ContractInputs
@@ -87,6 +89,7 @@ class Gateway:
         key_file = self.settings.receipt_key or data_dir / KEY_FILE
         self.receipt_keys = ReceiptKeys(key_file, self.database)
         self.api_keys = ApiKeys(self.database)
+        self.tokens = Tokens(self.settings.oidc_issuers)
         self.blobs = Blobs(data_dir / "blobs")
         parts = Parts(data_dir / "blobs" / "uploads")
         self.uploads = Uploads(

@@ -4,11 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from gateway.identity.caller import Scope, Tenant
+
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex")]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
-Scope = Literal["models:read", "jobs:read", "jobs:write", "inputs:read", "admin"]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Time = Annotated[str, Field(description="RFC 3339, UTC, milliseconds")]
+
+
+PRINTABLE = "^[^\\x00-\\x1f\\x7f]*$"
 
 
 class StrictRequest(BaseModel):
@@ -40,9 +44,9 @@ class JobIn(StrictRequest):
 class ApiKeyIn(StrictRequest):
     """A new API key."""
 
-    tenant: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=5)]
-    name: Annotated[str, Field(max_length=100)] = ""
+    tenant: Tenant | None = Field(None, description="The caller's own by default.")
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=7)]
+    name: Annotated[str, Field(max_length=100, pattern=PRINTABLE)] = ""
     expires_in_s: Annotated[float, Field(gt=0, le=10 * 366 * 86400)] | None = None
 
 

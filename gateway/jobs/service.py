@@ -26,6 +26,7 @@ from gateway.jobs.hub import Hub, Inbox, news
 from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
+from gateway.metrics import job_ended
 from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
 from gateway.signing import ReceiptKeys
@@ -269,6 +270,7 @@ class JobService:
             self.jobs.finish, job_id, end.outcome, seal
         )
         if ended:
+            job_ended(job)
             self.hub.changed(job)
         return job
 

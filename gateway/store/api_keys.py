@@ -5,14 +5,14 @@ from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
 
+from gateway.store.audit import Act, note
 from gateway.store.database import Database
 from gateway.store.tables import api_keys
 from privacy.clock import now
-from privacy.encoding import b64url, b64url_decode, sha256_hex
+from privacy.encoding import Json, b64url, b64url_decode, sha256_hex
 from privacy.errors import AuthError, FormatError, NotFoundError
 
 PREFIX = "pk_"
-SCOPES = ("models:read", "jobs:read", "jobs:write", "inputs:read", "admin")
 _SECRET_BYTES = 32
 
 
@@ -27,10 +27,6 @@ class ApiKey:
     created_at: str
     expires_at: str | None
     revoked_at: str | None
-
-    def allows(self, scope: str) -> bool:
-        """Whether the key has a scope; `admin` implies every other."""
-        return scope in self.scopes or "admin" in self.scopes
 
 
 class ApiKeys:
@@ -68,6 +64,8 @@ class ApiKeys:
             connection.execute(
                 sa.insert(api_keys).values(secret_sha256=digest, **asdict(key))
             )
+            details: Json = {"tenant": tenant, "scopes": key.scopes}
+            note(connection, Act(action="key-made", target=key.id, details=details))
         self._by_digest[digest] = key
         return key, PREFIX + b64url(secret)
 
@@ -91,6 +89,17 @@ class ApiKeys:
         """Return every key, oldest first."""
         return list(self._by_digest.values())
 
+    def find(self, key_id: str) -> ApiKey:
+        """Return a key by its id.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        for key in self._by_digest.values():
+            if key.id == key_id:
+                return key
+        raise unknown_key(key_id)
+
     def revoke(self, key_id: str) -> None:
         """End a key at once; revoking it again changes nothing.
 
@@ -99,8 +108,7 @@ class ApiKeys:
         """
         found = [(d, k) for d, k in self._by_digest.items() if k.id == key_id]
         if not found:
-            msg = f"there is no API key {key_id[:40]!r}"
-            raise NotFoundError(msg, code="unknown-api-key")
+            raise unknown_key(key_id)
         digest, key = found[0]
         if key.revoked_at:
             return
@@ -111,6 +119,7 @@ class ApiKeys:
                 .where(api_keys.c.id == key_id)
                 .values(revoked_at=revoked.revoked_at)
             )
+            note(connection, Act(action="key-revoked", target=key_id))
         self._by_digest[digest] = revoked
 
     def bootstrap(self) -> str | None:
@@ -119,6 +128,12 @@ class ApiKeys:
             return None
         _, text = self.create(tenant="default", scopes=["admin"], name="bootstrap")
         return text
+
+
+def unknown_key(key_id: str) -> NotFoundError:
+    """Return the error for a key that does not exist, or not for who asks."""
+    msg = f"there is no API key {key_id[:40]!r}"
+    return NotFoundError(msg, code="unknown-api-key")
 
 
 def _digest(text: str) -> str:

@@ -122,8 +122,12 @@ class Database:
         self._engine = database_engine(where)
         # Cheaper than SQLite's busy loop; PostgreSQL has its own locks.
         self._turn = nullcontext() if self.shared else threading.Lock()
-        with passing_errors():
-            migrate(self._engine)
+        try:
+            with passing_errors():
+                migrate(self._engine)
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:

@@ -199,6 +199,14 @@ class Jobs:
         with self._database.read() as connection:
             return list(connection.execute(query.order_by(jobs.c.seq)).scalars())
 
+    def count_open(self) -> dict[tuple[str, str], int]:
+        """Return how many jobs wait and run, by mode and status."""
+        of = (jobs.c.mode, jobs.c.status)
+        query = sa.select(*of, sa.func.count()).where(jobs.c.status.in_(OPEN))
+        with self._database.read() as connection:
+            rows = connection.execute(query.group_by(*of))
+            return {(mode, status): count for mode, status, count in rows}
+
     def receipt(self, job_id: str) -> bytes | None:
         """Return the receipt file of a job, None while it is not finished."""
         query = sa.select(jobs.c.receipt).where(jobs.c.id == job_id)

@@ -35,6 +35,7 @@ from privacy.files import default_home
 from privacy.jws import keys_from_jwks
 from privacy.modes import modes_table
 from privacy.tee.sealed_model import sealing_of
+from privacy.tls import TlsFiles
 
 AllowSimulated = Annotated[
     bool,
@@ -98,18 +99,27 @@ def login(
             "system's keyring.",
         ),
     ] = False,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="Who vouches for the gateway: a PEM file.")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Your certificate, if the gateway wants one.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Save a gateway's address and your API key (file mode 0600, or the keyring)."""
     api_key = api_key or _asked_key()
-    with Client(gateway, api_key=api_key, home=home) as client:
+    tls = TlsFiles(trust=tls_ca, certificate=tls_cert, key=tls_key)
+    with Client(gateway, api_key=api_key, home=home, tls=tls) as client:
         models = client.models()
         client.home.save_login(
             gateway=client.gateway,
             api_key=client.api_key,
             name=name,
             keyring=keyring,
+            tls=client.tls,
         )
     if as_json:
         told = {"gateway": client.gateway, "name": name, "models": len(models)}

@@ -26,6 +26,7 @@ from privacy.client.passphrase import Given
 from privacy.client.wire import Flow
 from privacy.encoding import Json
 from privacy.modes import Mode
+from privacy.tls import NO_TLS, TlsFiles
 
 __all__ = [
     "Answer",
@@ -33,6 +34,7 @@ __all__ = [
     "Check",
     "Client",
     "Row",
+    "TlsFiles",
     "Verdict",
     "verify_saved",
 ]
@@ -56,6 +58,7 @@ class Client(Common):
         allow_unsigned: bool = False,
         passphrase: Given = None,
         allow_plaintext_keys: bool = False,
+        tls: TlsFiles = NO_TLS,
         notify: Callable[[Json], None] = silent,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -64,7 +67,8 @@ class Client(Common):
         Args:
             gateway: Its address, or its name at `privacy login`; else
                 `$PRIVACY_GATEWAY`, else as saved by `privacy login`, else loopback.
-            api_key: Else `$PRIVACY_API_KEY`, else as saved for that gateway.
+            api_key: Or a token. Else `$PRIVACY_API_KEY`, else what the file
+                `$PRIVACY_TOKEN_FILE` holds, else as saved for that gateway.
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
                 nothing from the operator: for development only.
@@ -83,6 +87,8 @@ class Client(Common):
                 new one is chosen; it is asked once, and only if neither
                 `$PRIVACY_PASSPHRASE` nor the system's keyring gives one.
             allow_plaintext_keys: Without a passphrase, keep FHE keys unprotected.
+            tls: Whose certificate the gateway must show, and the one to show it; else
+                `$PRIVACY_TLS_CA`, `…_CERT` and `…_KEY`, else as saved for it.
             notify: Called with `{"stage": …}` as long work goes on.
             transport: For tests and proxies.
         """
@@ -100,8 +106,15 @@ class Client(Common):
             allow_unsigned=allow_unsigned,
             passphrase=passphrase,
             allow_plaintext_keys=allow_plaintext_keys,
+            tls=tls,
         )
-        self.driver = self._driver = SyncDriver(self.gateway, self.api_key, transport)
+        self.driver = self._driver = SyncDriver(
+            self.gateway,
+            self.api_key,
+            transport,
+            token_file=self.token_file,
+            tls=self.tls,
+        )
 
     def infer(
         self,
@@ -246,6 +259,7 @@ class AsyncClient(Common):
         allow_unsigned: bool = False,
         passphrase: Given = None,
         allow_plaintext_keys: bool = False,
+        tls: TlsFiles = NO_TLS,
         notify: Callable[[Json], None] = silent,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -264,8 +278,15 @@ class AsyncClient(Common):
             allow_unsigned=allow_unsigned,
             passphrase=passphrase,
             allow_plaintext_keys=allow_plaintext_keys,
+            tls=tls,
         )
-        self.driver = self._driver = AsyncDriver(self.gateway, self.api_key, transport)
+        self.driver = self._driver = AsyncDriver(
+            self.gateway,
+            self.api_key,
+            transport,
+            token_file=self.token_file,
+            tls=self.tls,
+        )
 
     async def infer(
         self,

@@ -11,6 +11,7 @@ import httpx
 
 from privacy.bundle import Bundle
 from privacy.client.answer import Answer
+from privacy.client.bearer import TOKEN_FILE
 from privacy.client.context import Context, load_platform_policy
 from privacy.client.fhe_keys import rotate
 from privacy.client.home import Home
@@ -25,9 +26,15 @@ from privacy.encoding import Json, check_sha256
 from privacy.errors import AuthError, NotFoundError
 from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
+from privacy.tls import TlsFiles
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8400"
 _PLAIN_HTTP = "PRIVACY_ALLOW_PLAIN_HTTP"
+_TLS = {
+    "trust": "PRIVACY_TLS_CA",
+    "certificate": "PRIVACY_TLS_CERT",
+    "key": "PRIVACY_TLS_KEY",
+}
 _UPLOADS = {"/v1/keys": "evaluation keys", "/v1/blobs": "input"}
 _DELETED = 204
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -60,6 +67,7 @@ class Common:
         allow_unsigned: bool,
         passphrase: Given,
         allow_plaintext_keys: bool,
+        tls: TlsFiles,
     ) -> None:
         self.home = Home(home or default_home())
         config = self.home.config()
@@ -69,12 +77,14 @@ class Common:
             or config.get("gateway")
             or DEFAULT_GATEWAY
         ).rstrip("/")
-        self.api_key = (
-            api_key
-            or os.environ.get("PRIVACY_API_KEY")
-            or self.home.api_key(self.gateway)
-        )
-        if self.api_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
+        self.api_key = api_key or os.environ.get("PRIVACY_API_KEY") or ""
+        file = os.environ.get(TOKEN_FILE)
+        self.token_file = Path(file) if file and not self.api_key else None
+        if not (self.api_key or self.token_file):
+            self.api_key = self.home.api_key(self.gateway)
+        self.tls = tls or _tls_of_environment() or self.home.tls(self.gateway)
+        self._has_key = bool(self.api_key or self.token_file)
+        if self._has_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
             _refuse_plain_http(self.gateway)
         self._context = Context(
             home=self.home,
@@ -100,7 +110,7 @@ class Common:
         self, model: str, rows: Any, mode: str, meter: Meter, *, keep_input: bool
     ) -> Flow[Answer]:
         """Return a flow that asks once; see `Client.infer`."""
-        if not self.api_key:
+        if not self._has_key:
             msg = (
                 f"no API key for {self.gateway}: give one, set PRIVACY_API_KEY, or run "
                 "`privacy login`"
@@ -224,6 +234,16 @@ def _refuse_plain_http(gateway: str) -> None:
             f"the clear: use https, or set {_PLAIN_HTTP}=1 if the network encrypts"
         )
         raise AuthError(msg, code="plain-http")
+
+
+def _tls_of_environment() -> TlsFiles:
+    """Return the files that the environment names."""
+    named = {
+        part: Path(text)
+        for part, variable in _TLS.items()
+        if (text := os.environ.get(variable))
+    }
+    return TlsFiles(**named)
 
 
 def _plain(value: Any) -> Any:
