@@ -203,7 +203,7 @@ def entry_with(api, **members):
 
 
 def test_jobs_are_in_the_audit_log_by_digest(api):
-    job = api.order({"answer": "b2s="}, wait=30).json()
+    job = api.order({"do": "echo"}, wait=30).json()
     entry = entry_with(api, action="job-submitted", target=job["id"])
     assert (entry.tenant, entry.gateway, entry.outcome) == ("default", "local", "done")
     assert entry.actor.startswith("key_")
@@ -219,7 +219,7 @@ def test_jobs_are_in_the_audit_log_by_digest(api):
 
 
 def test_a_cancelled_job_is_in_the_audit_log(api):
-    job = api.order({"sleep_s": 30}).json()
+    job = api.order({"do": "sleep", "seconds": 30}).json()
     api.delete(f"/v1/jobs/{job['id']}")
     entry = entry_with(api, action="job-cancelled", target=job["id"])
     assert entry.actor.startswith("key_")
