@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.api.limits import address_of
 from gateway.identity.caller import Caller
 from gateway.store.audit import WHO, Act, Who
 
@@ -63,7 +64,7 @@ class AuditTrail:
                     act = _act(scope, outcome=outcome, who=who)
                     await asyncio.to_thread(gateway.audit.record, act)
                 elif status in _REFUSED:
-                    gateway.refusals.add(status, (scope.get("client") or ("",))[0])
+                    gateway.refusals.add(status, address_of(scope))
             await send(message)
 
         await self._app(scope, receive, record_and_send)

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -11,7 +12,7 @@ from gateway.background import every
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
-from gateway.identity.tokens import Tokens
+from gateway.identity.rates import Rates
 from gateway.jobs.hub import Hub
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
@@ -28,6 +29,7 @@ from gateway.store.blobs import Blobs
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs
+from gateway.store.measures import Measures
 from gateway.store.parts import Parts
 from gateway.store.receipt_log import ReceiptLog
 from gateway.store.results import Results
@@ -36,10 +38,14 @@ from privacy import __version__
 from privacy.encoding import Json
 from privacy.publisher import Trust, load_trust
 
+if TYPE_CHECKING:
+    from gateway.identity.tokens import Tokens
+
 _log = structlog.get_logger()
 _REFUSALS_S = 10.0
 _ARCHIVE_S = 3600.0
 _ITSELF = Who(actor="gateway")
+_MEASURES_S = 5.0
 
 
 class Gateway:
@@ -47,11 +53,12 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
-    tokens: Tokens
+    tokens: "Tokens | None"
     blobs: Blobs
     uploads: Uploads
     contract_inputs: ContractInputs
     jobs: Jobs
+    measures: Measures
     results: Results
     registry: ModelRegistry
     receipt_keys: ReceiptKeys
@@ -64,6 +71,7 @@ class Gateway:
     def __init__(self, settings: Settings, engines: Engines) -> None:
         """Describe a gateway; nothing is touched before `open`."""
         self.settings = settings
+        self.rates = Rates(settings.rate_limits)
         self.ready = False
         self._engines = engines
         self._lock: FolderLock | None = None
@@ -89,7 +97,7 @@ class Gateway:
         key_file = self.settings.receipt_key or data_dir / KEY_FILE
         self.receipt_keys = ReceiptKeys(key_file, self.database)
         self.api_keys = ApiKeys(self.database)
-        self.tokens = Tokens(self.settings.oidc_issuers)
+        self.tokens = _tokens(self.settings)
         self.blobs = Blobs(data_dir / "blobs")
         parts = Parts(data_dir / "blobs" / "uploads")
         self.uploads = Uploads(
@@ -99,6 +107,7 @@ class Gateway:
             data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
         )
         self.jobs = Jobs(self.database)
+        self.measures = Measures(self.database)
         self.results = Results(
             self.database, self.uploads, ttl_s=self.settings.results_ttl_s
         )
@@ -126,13 +135,15 @@ class Gateway:
             folder=work,
             runs=Runs(start_workflow),
             simulated_enclaves=self._simulated_enclaves,
+            measures=self.measures,
         )
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
         self._sweeping = asyncio.create_task(self._sweep())
         await asyncio.to_thread(self.audit.record, _started(settings))
         self._keeper = self._log_keeper()
-        self._keeping = [
+        self._background = [
+            asyncio.create_task(every(_MEASURES_S, self.measures.write)),
             asyncio.create_task(every(settings.log_every_s, self._keeper.tick)),
             asyncio.create_task(every(_REFUSALS_S, self._keeper.note_refusals)),
             asyncio.create_task(every(_ARCHIVE_S, self._keeper.archive)),
@@ -149,12 +160,11 @@ class Gateway:
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
-        self._sweeping.cancel()
+        for task in (self._sweeping, *self._background):
+            task.cancel()
         self.service.runs.close()
         await self.scheduler.close()
         self._workflows.close()
-        for task in self._keeping:
-            task.cancel()
         await asyncio.to_thread(self._keeper.close)
         _log.info("stopped", node=self.settings.node_name)
 
@@ -225,6 +235,14 @@ def _trust_changed(trust: Trust) -> Act:
     publishers, unsigned = sorted(trust.key_ids), trust.allow_unsigned
     details: Json = {"publishers": publishers, "allow_unsigned": unsigned}
     return Act(action="trust-changed", who=_ITSELF, details=details)
+
+
+def _tokens(settings: Settings) -> "Tokens | None":
+    if not settings.oidc_issuers:
+        return None
+    from gateway.identity.tokens import Tokens  # 8 MB that few gateways need
+
+    return Tokens(settings.oidc_issuers)
 
 
 def _allowance(settings: Settings) -> Allowance:

@@ -23,6 +23,7 @@ import structlog
 
 from gateway.executors.base import Done, Executor, Watch, Work
 from gateway.jobs.hub import Hub, Inbox, news
+from gateway.jobs.meter import RunMeter
 from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
@@ -32,6 +33,7 @@ from gateway.registry import ModelRegistry
 from gateway.signing import ReceiptKeys
 from gateway.store.blobs import Blobs
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
+from gateway.store.measures import Measures
 from gateway.store.parts import Owner
 from gateway.store.uploads import Uploads
 from privacy.bundle import Bundle, ModePart
@@ -103,6 +105,7 @@ class JobService:
     folder: Path
     runs: Runs
     simulated_enclaves: bool
+    measures: Measures
 
     async def submit(
         self,
@@ -178,9 +181,11 @@ class JobService:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _run(self, job_id: str, folder: Path) -> _Ended:
+        meter = RunMeter()
         try:
             work = await asyncio.to_thread(self._work, job_id, folder)
-            done = await self.executor.run(work, self._watch(job_id))
+            done = await self.executor.run(work, meter.around(self._watch(job_id)))
+            self.measures.note(meter.measure(done, work))
             return await asyncio.to_thread(_succeeded, done)
         except PrivacyError as exc:
             return _Ended(_failure(exc, job_id))
