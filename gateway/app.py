@@ -19,6 +19,7 @@ from gateway.api import (
     metrics,
     models,
     nodes,
+    oip,
     problems,
     webhooks,
 )
@@ -92,6 +93,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         nodes,
         api_keys,
         webhooks,
+        oip,
         log,
         audit,
     ):

@@ -174,8 +174,8 @@ class Gateway:
             task.cancel()
         self.service.runs.close()
         await self.scheduler.close()
-        self._workflows.close()
         await asyncio.to_thread(self._keeper.close)
+        self._workflows.close()  # it ends the loop's threads as well
         _log.info("stopped", node=self.settings.node_name)
 
     def close(self) -> None:
