@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
+from gateway.executors.ray.cluster import RayCluster
+from gateway.executors.ray.credentials import Credentials
 from gateway.executors.scheduler import Scheduler
 from gateway.identity.tokens import Tokens
 from gateway.jobs.hub import Hub
@@ -93,9 +95,12 @@ class Gateway:
         settings = self.settings
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(
+            node_wait_s=settings.node_wait_s if settings.ray_address else 0.0
+        )
         if settings.local_modes:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
+        self._cluster = self._ray_cluster() if settings.ray_address else None
         self.service = JobService(
             jobs=self.jobs,
             blobs=self.blobs,
@@ -129,6 +134,8 @@ class Gateway:
         self._sweeping.cancel()
         self.service.runs.close()
         await self.scheduler.close()
+        if self._cluster:
+            await self._cluster.close()
         self._workflows.close()
         _log.info("stopped", node=self.settings.node_name)
 
@@ -153,6 +160,18 @@ class Gateway:
             self.settings.trusted_publishers,
             allow_unsigned=self.settings.allow_unsigned_bundles,
         )
+
+    def _ray_cluster(self) -> RayCluster:
+        """Return the cluster whose nodes join those of the scheduler."""
+        settings = self.settings
+        cluster = RayCluster(
+            self.scheduler,
+            address=settings.ray_address,
+            credentials=Credentials(settings.cluster_credentials),
+            worker_target=self._engines.worker_target,
+        )
+        cluster.start()
+        return cluster
 
     def _local_node(self) -> LocalNode:
         """Return this machine as a node, with the enclaves that outlived the last."""

@@ -48,6 +48,7 @@ _GROUPS = {
     "certs": "Certificates of a private authority.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
+    "node": "This machine as a node of a Ray cluster.",
     "gateway": "A gateway's own data.",
 }
 _groups: dict[str, typer.Typer] = {}
