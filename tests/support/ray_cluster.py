@@ -61,7 +61,9 @@ class RayCluster:
             f"--credentials={credentials}",
             *options,
         ]
-        self._env[name] = {f"PRIVACY_GATEWAY_{k.upper()}": str(v) for k, v in env.items()}
+        self._env[name] = {
+            f"PRIVACY_GATEWAY_{k.upper()}": str(v) for k, v in env.items()
+        }
         self.restart(name)
 
     def restart(self, name: str) -> None:
@@ -84,7 +86,9 @@ class RayCluster:
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.kill(name)
 
-    def _start(self, name: str, *options: str, env: dict[str, str] | None = None) -> None:
+    def _start(
+        self, name: str, *options: str, env: dict[str, str] | None = None
+    ) -> None:
         started = self.privacy("node", "start", f"--name={name}", *options, env=env)
         self.pids[name] = started["pid"]
 

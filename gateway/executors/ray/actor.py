@@ -9,6 +9,7 @@ import asyncio
 import base64
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import AsyncIterator
@@ -103,6 +104,7 @@ class NodeActor:
         self._used_at = time.monotonic()
         job = self._jobs.get(request["job_id"])
         if job is None:
+            self._take_input(request)
             if missing := self._missing(request):
                 yield {"missing": missing}
                 return
@@ -153,6 +155,13 @@ class NodeActor:
         except PrivacyError as exc:
             return _error(exc)
         return {"evidence": base64.b64encode(raw).decode()}
+
+    def _take_input(self, request: Json) -> None:
+        """Keep an input that came with its request."""
+        sha256, content = request["input_sha256"], request["input"]
+        if content is not None and self._cache.missing([sha256]):
+            once = secrets.token_hex(32)
+            self._cache.write(sha256, once, 0, memoryview(content), last=True)
 
     def _missing(self, request: Json) -> list[str]:
         blobs = [request.get("input_sha256"), request.get("keys_sha256")]

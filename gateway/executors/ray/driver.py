@@ -32,6 +32,7 @@ NAMESPACE = "privacy"
 _EVERY_S = 1.0
 _STATUS_WAIT_S = 5.0
 _MAX_SENDS = 4
+_SMALL_BYTES = 1 << 18
 _MAX_LINE = 1 << 26
 _LEFT = "it has left the cluster"
 
@@ -48,6 +49,7 @@ class _Node:
         self.id = str(view["id"])
         self.lost = asyncio.Event()
         self.status: Json | None = None
+        self.begun = False
         self.asking: asyncio.Task[None] | None = None
         self.sending: dict[str, asyncio.Task[None]] = {}
         self._actor: Any = None
@@ -178,7 +180,9 @@ class Driver:
             self._runs.pop(job_id, None)
 
     async def _run_there(self, node: _Node, call: Json) -> Json:
-        request = call["request"]
+        request, files = call["request"], call["files"]
+        small = await asyncio.to_thread(_small, Path(files[request["input_sha256"]]))
+        request |= {"input": small}
         for _ in range(_MAX_SENDS):
             if self._runs[request["job_id"]]:
                 raise JobFailedError("the job was cancelled", code="cancelled")
@@ -196,9 +200,8 @@ class Driver:
                     raise error_from(**word["error"])
                 else:
                     self.send(id=call["id"], event=word)
-            await self._send_all(node, actor, missing, call["files"])
-        msg = "the node keeps asking for the same files: is its cache too small?"
-        raise BackendError(msg, code="node-cache-full")
+            await self._send_all(node, actor, missing, files)
+        raise _never_enough()
 
     async def _evidence(self, node: _Node, call: Json) -> Json:
         for _ in range(_MAX_SENDS):
@@ -209,8 +212,7 @@ class Driver:
             if "missing" not in answer:
                 return answer
             await self._send_all(node, actor, answer["missing"], call["files"])
-        msg = "the node keeps asking for the same files: is its cache too small?"
-        raise BackendError(msg, code="node-cache-full")
+        raise _never_enough()
 
     async def _cancel(self, node: _Node, call: Json) -> Json:
         if call["job_id"] in self._runs:  # it may not have reached the node yet
@@ -243,17 +245,25 @@ class Driver:
             for node_id, view in found.items():
                 node = self._nodes.setdefault(node_id, _Node(view))
                 if node.asking is None or node.asking.done():
-                    node.asking = asyncio.create_task(_ask(node))
+                    node.asking = asyncio.create_task(_ask(node, self._worker_target))
             self.send(
                 nodes=[{**n.view, "status": n.status} for n in self._nodes.values()]
             )
             await asyncio.sleep(_EVERY_S)
 
 
-async def _ask(node: _Node) -> None:
-    """Ask a node's actor, if it has one, for its status."""
+async def _ask(node: _Node, worker_target: str) -> None:
+    """Ask a node's actor for its status; make it when the node has just joined.
+
+    It takes seconds to start, which the first job need not wait for. Later on it may
+    have ended for want of work; then the next job makes it.
+    """
     try:
-        if actor := await asyncio.to_thread(node.find):
+        actor = await asyncio.to_thread(node.find)
+        if actor is None and node.view["modes"] and not node.begun:
+            actor = await node.actor(worker_target)
+        node.begun = True
+        if actor:
             asked = asyncio.ensure_future(_result(actor.status.remote()))
             node.status = await asyncio.wait_for(asked, _STATUS_WAIT_S)
     except (RayError, TimeoutError):
@@ -307,6 +317,18 @@ def _read(path: Path, offset: int) -> Any:
     with path.open("rb") as file:
         file.seek(offset)
         return np.frombuffer(file.read(CHUNK_BYTES), np.uint8)
+
+
+def _small(path: Path) -> Any:
+    """Return the bytes of a file that is better sent with the request, else None."""
+    if path.stat().st_size > _SMALL_BYTES:
+        return None
+    return np.frombuffer(path.read_bytes(), np.uint8)
+
+
+def _never_enough() -> BackendError:
+    msg = "the node keeps asking for the same files: raise node_cache_bytes there"
+    return BackendError(msg, code="node-cache-full")
 
 
 def _described(family: str, code: str, message: str) -> Json:
