@@ -18,6 +18,7 @@ from gateway.api import (
     models,
     nodes,
     problems,
+    tenants,
 )
 from gateway.api.limits import RateFields, RequestLimits
 from gateway.executors.base import Engines
@@ -86,6 +87,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         attestations,
         nodes,
         api_keys,
+        tenants,
     ):
         app.include_router(module.router)
     return app

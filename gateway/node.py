@@ -14,6 +14,7 @@ from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
+from gateway.jobs.deletions import Deletions
 from gateway.jobs.hub import Hub
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
@@ -31,6 +32,7 @@ from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
 from gateway.store.parts import Parts
 from gateway.store.results import Results
+from gateway.store.tenants import Tenants
 from gateway.store.uploads import Allowance, Uploads
 from privacy.publisher import Trust, load_trust
 
@@ -46,6 +48,7 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
+    tenants: Tenants
     tokens: "Tokens | None"
     blobs: Blobs
     uploads: Uploads
@@ -57,6 +60,7 @@ class Gateway:
     signing_key: Ed25519PrivateKey
     scheduler: Scheduler
     service: JobService
+    deletions: Deletions
 
     def __init__(self, settings: Settings, engines: Engines) -> None:
         """Describe a gateway; nothing is touched before `open`."""
@@ -82,6 +86,7 @@ class Gateway:
         self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
         self.api_keys = ApiKeys(self.database)
+        self.tenants = Tenants(self.database)
         self.tokens = _tokens(self.settings)
         self.blobs = Blobs(data_dir / "blobs")
         parts = Parts(data_dir / "blobs" / "uploads")
@@ -110,6 +115,7 @@ class Gateway:
             jobs=self.jobs,
             blobs=self.blobs,
             uploads=self.uploads,
+            tenants=self.tenants,
             registry=self.registry,
             executor=self.scheduler,
             hub=Hub(),
@@ -124,9 +130,17 @@ class Gateway:
         )
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
+        self.deletions = Deletions(
+            database=self.database,
+            tenants=self.tenants,
+            uploads=self.uploads,
+            contract_inputs=self.contract_inputs,
+            service=self.service,
+        )
         self._sweeping = asyncio.create_task(self._sweep())
         self._background = [
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+            asyncio.create_task(self.deletions.run(settings.sweep_every_s)),
         ]
         self.ready = True
         _log.info(

@@ -15,6 +15,25 @@ api_keys = sa.Table(
     sa.Column("created_at", sa.String, nullable=False),
     sa.Column("expires_at", sa.String),
     sa.Column("revoked_at", sa.String),
+    sa.Column("previous_sha256", sa.String),
+    sa.Column("previous_until", sa.String),
+    sa.Column("last_used_at", sa.String),
+    sa.Index("api_keys_by_previous", "previous_sha256", unique=True),
+)
+
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("quota_bytes", sa.BigInteger),
+    sa.Column("max_queued_jobs", sa.Integer),
+    sa.Column("submits_per_minute", sa.Integer),
+    sa.Column("uploads_per_minute", sa.Integer),
+    sa.Column("reads_per_minute", sa.Integer),
+    sa.Column("created_at", sa.String, nullable=False),
+    sa.Column("changed_at", sa.String, nullable=False),
 )
 
 uploads = sa.Table(

@@ -49,6 +49,8 @@ _GROUPS = {
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
     "gateway": "A gateway's own data.",
+    "api-keys": "Keys that callers of a gateway send.",
+    "tenants": "Whose jobs a gateway runs, and how many.",
 }
 _groups: dict[str, typer.Typer] = {}
 _BARE = {"--prove-answer": "anyone"}
