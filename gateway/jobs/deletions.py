@@ -22,7 +22,14 @@ from gateway.logs import error_id_of
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
 from gateway.store.jobs import OPEN
-from gateway.store.tables import api_keys, jobs, metadata, uploads
+from gateway.store.tables import (
+    api_keys,
+    jobs,
+    metadata,
+    uploads,
+    webhook_deliveries,
+    webhooks,
+)
 from gateway.store.tenants import DELETED, DELETING, Tenant, Tenants
 from gateway.store.uploads import Uploads
 from privacy.errors import ConflictError
@@ -94,6 +101,9 @@ class Deletions:
             for column in _FILES:
                 of_tenant = column.table.c.tenant == tenant_id
                 files |= set(c.execute(sa.select(column).where(of_tenant)).scalars())
+            hooks = sa.select(webhooks.c.id).where(webhooks.c.tenant == tenant_id)
+            deliveries = sa.delete(webhook_deliveries)
+            c.execute(deliveries.where(webhook_deliveries.c.webhook_id.in_(hooks)))
             for table in tables_of_tenants():
                 c.execute(sa.delete(table).where(table.c.tenant == tenant_id))
             found = sorted(files - {""})

@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.executors.base import Done, Executor, Watch, Work
 from gateway.jobs.hub import Hub, Inbox, news
@@ -31,6 +30,7 @@ from gateway.logs import error_id_of
 from gateway.metrics import job_ended
 from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
+from gateway.signing import ReceiptKeys
 from gateway.store.blobs import Blobs
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from gateway.store.measures import Measures
@@ -48,7 +48,7 @@ from privacy.errors import (
 )
 from privacy.fhe.options import DEFAULT_P_ERROR
 from privacy.modes import Mode, parse_mode
-from privacy.receipt import Receipt, sign_receipt
+from privacy.receipt import Receipt
 
 _log = structlog.get_logger()
 _MAX_OPTIONS_BYTES = 4096
@@ -100,7 +100,7 @@ class JobService:
     registry: ModelRegistry
     executor: Executor
     hub: Hub
-    signing_key: Ed25519PrivateKey
+    receipt_keys: ReceiptKeys
     node_name: str
     max_queued: int
     max_queued_by_tenant: int
@@ -158,7 +158,7 @@ class JobService:
         Raises:
             NotFoundError: The tenant has none of that id.
         """
-        await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
+        await asyncio.to_thread(self.jobs.asked_to_cancel, job_id, tenant=tenant)
         self.executor.cancel(job_id)  # first: while we write, a worker may come free
         job = await self._end(job_id, _Ended(Outcome("cancelled")))
         self.executor.cancel(job_id)  # again: it may have reached the executor since
@@ -309,7 +309,7 @@ class JobService:
             started_at=job.started_at,
             finished_at=finished_at,
         )
-        return sign_receipt(receipt, self.signing_key)
+        return self.receipt_keys.sign(receipt)
 
 
 def _marked(options: Json, part: ModePart) -> Json:

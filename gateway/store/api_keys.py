@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import sqlalchemy as sa
 
+from gateway.store.audit import Act, note
 from gateway.store.database import Database
 from gateway.store.tables import api_keys
 from gateway.store.tenants import FRESH_S
 from privacy.clock import later, now
-from privacy.encoding import b64url, b64url_decode, sha256_hex
+from privacy.encoding import Json, b64url, b64url_decode, sha256_hex
 from privacy.errors import (
     AuthError,
     ConflictError,
@@ -87,6 +88,8 @@ class ApiKeys:
         digest, text = _new_secret()
         with self._database.write() as c:
             c.execute(sa.insert(api_keys).values(secret_sha256=digest, **asdict(key)))
+            details: Json = {"tenant": tenant, "scopes": key.scopes}
+            note(c, Act(action="key-made", target=key.id, details=details))
         return key, text
 
     def recent(self, text: str) -> ApiKey | None:
@@ -154,7 +157,8 @@ class ApiKeys:
             api_keys.c.id == key_id, api_keys.c.revoked_at.is_(None)
         )
         with self._database.write() as c:
-            c.execute(query.values(revoked_at=now(), previous_sha256=None))
+            if c.execute(query.values(revoked_at=now(), previous_sha256=None)).rowcount:
+                note(c, Act(action="key-revoked", target=key_id))
         self.forget()
 
     def rotate(
@@ -187,6 +191,7 @@ class ApiKeys:
             if not c.execute(query.values(values)).rowcount:
                 msg = f"API key {key_id} was revoked: make a new one"
                 raise ConflictError(msg, code="key-revoked")
+            note(c, Act(action="key-rotated", target=key_id))
         self.forget()
         return replace(key, previous_until=until, expires_at=expires), text
 

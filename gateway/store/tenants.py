@@ -10,6 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gateway.store.audit import Act, note
 from gateway.store.database import Database
 from gateway.store.tables import tenants
 from privacy.clock import now
@@ -175,5 +176,6 @@ class Tenants:
         is_there = tenants.c.state == DELETING
         query = sa.update(tenants).where(tenants.c.id == tenant_id, is_there)
         values = {"name": "", "state": DELETED, "changed_at": now(), **nothing}
-        c.execute(query.values(**values))
+        if c.execute(query.values(**values)).rowcount:
+            note(c, Act(action="tenant-deleted", target=tenant_id))
         self._remembered.pop(tenant_id, None)

@@ -23,6 +23,7 @@ from privacy.cli import (
     operator,
     publisher,
     tee,
+    webhooks,
     zk,
     zk_evm,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "operator",
     "publisher",
     "tee",
+    "webhooks",
     "zk",
     "zk_evm",
 ]

@@ -6,7 +6,7 @@ from alembic import op
 from privacy.clock import now
 
 revision = "0003"
-down_revision = "0006"
+down_revision = "0007"
 
 _NEW = ("previous_sha256", "previous_until", "last_used_at")
 
