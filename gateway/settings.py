@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.identity.issuers import Issuer
+from gateway.identity.rates import RateLimits
+from gateway.webhooks.targets import Rules
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
@@ -168,6 +170,24 @@ class Settings(BaseSettings):
     contract_inputs_ttl_s: float = Field(
         default=30 * 86400.0, gt=0, description="Inputs handed over for contracts."
     )
+    receipt_key: Path | None = Field(
+        default=None,
+        description="File of the key that signs receipts; else DATA_DIR/receipt.key.",
+    )
+    log_every_s: float = Field(
+        default=0.5,
+        gt=0,
+        le=60,
+        description="How often receipts and acts enter their logs.",
+    )
+    tree_head_every_s: float = Field(
+        default=600.0, gt=0, description="Sign a tree head at least so often."
+    )
+    audit_keep_s: float = Field(
+        default=366 * 86400.0,
+        gt=0,
+        description="Audit entries in the database; older ones go to DATA_DIR/audit.",
+    )
     results_ttl_s: float = Field(
         default=7 * 86400.0, gt=0, description="Outputs and evidence of finished jobs."
     )
@@ -179,6 +199,45 @@ class Settings(BaseSettings):
     )
     max_queued_jobs_by_tenant: int = Field(
         default=128, ge=1, description="Of one mode and tenant."
+    )
+    allow_http_webhooks: bool = Field(
+        default=False, description="Webhooks may have http addresses."
+    )
+    allow_private_webhooks: bool = Field(
+        default=False,
+        description="Webhooks may have addresses of private networks and this machine.",
+    )
+    webhook_key_file: Path | None = Field(
+        default=None,
+        description="What webhooks' secrets are derived from, 32 bytes, the same for "
+        "all gateways of a database; webhooks.key in data_dir, made there, if not set.",
+    )
+    submits_per_minute: int = Field(
+        default=12_000, ge=0, description="POST requests of one tenant; 0 for any."
+    )
+    uploads_per_minute: int = Field(
+        default=12_000, ge=0, description="PUT and PATCH requests of one tenant."
+    )
+    reads_per_minute: int = Field(
+        default=60_000, ge=0, description="Other requests of one tenant."
+    )
+    strangers_per_minute: int = Field(
+        default=1_200,
+        ge=0,
+        description="Requests without a valid key or token from one address.",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses and networks whose X-Forwarded-For is believed.",
+    )
+    head_timeout_s: float = Field(
+        default=15.0, gt=0, description="In which a request's head has to come."
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="In which a body that is no upload has to come."
+    )
+    max_connections_by_address: int = Field(
+        default=250, ge=1, description="Open at once; trusted proxies may have more."
     )
     max_connections: int = Field(
         default=1000, ge=1, description="Open at once, waiting requests and all."
@@ -214,6 +273,14 @@ class Settings(BaseSettings):
         )
 
     @property
+    def webhook_rules(self) -> Rules:
+        """Which addresses webhooks may have."""
+        return Rules(
+            allow_http=self.allow_http_webhooks,
+            allow_private=self.allow_private_webhooks,
+        )
+
+    @property
     def tls(self) -> TlsFiles:
         """What the gateway serves https with; false if it serves http.
 
@@ -230,6 +297,16 @@ class Settings(BaseSettings):
         return Limits(
             memory_bytes=self.enclave_memory_bytes,
             allow_weaker_sandbox=self.allow_weaker_sandbox,
+        )
+
+    @property
+    def rate_limits(self) -> RateLimits:
+        """Requests a minute."""
+        return RateLimits(
+            submit=self.submits_per_minute,
+            upload=self.uploads_per_minute,
+            read=self.reads_per_minute,
+            unauthenticated=self.strangers_per_minute,
         )
 
     def workers(self, mode: Mode) -> int:

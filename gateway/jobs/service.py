@@ -20,19 +20,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.executors.base import Done, Executor, Watch, Work
 from gateway.jobs.hub import Hub, Inbox, news
+from gateway.jobs.meter import RunMeter
 from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
 from gateway.metrics import job_ended
 from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
+from gateway.signing import ReceiptKeys
 from gateway.store.blobs import Blobs
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
+from gateway.store.measures import Measures
 from gateway.store.parts import Owner
+from gateway.store.tenants import Tenants
 from gateway.store.uploads import Uploads
 from privacy.bundle import Bundle, ModePart
 from privacy.encoding import Json, canonical_json, sha256_file, sha256_hex
@@ -45,7 +48,7 @@ from privacy.errors import (
 )
 from privacy.fhe.options import DEFAULT_P_ERROR
 from privacy.modes import Mode, parse_mode
-from privacy.receipt import Receipt, sign_receipt
+from privacy.receipt import Receipt
 
 _log = structlog.get_logger()
 _MAX_OPTIONS_BYTES = 4096
@@ -93,16 +96,18 @@ class JobService:
     jobs: Jobs
     blobs: Blobs
     uploads: Uploads
+    tenants: Tenants
     registry: ModelRegistry
     executor: Executor
     hub: Hub
-    signing_key: Ed25519PrivateKey
+    receipt_keys: ReceiptKeys
     node_name: str
     max_queued: int
     max_queued_by_tenant: int
     folder: Path
     runs: Runs
     simulated_enclaves: bool
+    measures: Measures
 
     async def submit(
         self,
@@ -153,7 +158,7 @@ class JobService:
         Raises:
             NotFoundError: The tenant has none of that id.
         """
-        await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
+        await asyncio.to_thread(self.jobs.asked_to_cancel, job_id, tenant=tenant)
         self.executor.cancel(job_id)  # first: while we write, a worker may come free
         job = await self._end(job_id, _Ended(Outcome("cancelled")))
         self.executor.cancel(job_id)  # again: it may have reached the executor since
@@ -178,9 +183,11 @@ class JobService:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _run(self, job_id: str, folder: Path) -> _Ended:
+        meter = RunMeter()
         try:
             work = await asyncio.to_thread(self._work, job_id, folder)
-            done = await self.executor.run(work, self._watch(job_id))
+            done = await self.executor.run(work, meter.around(self._watch(job_id)))
+            self.measures.note(meter.measure(done, work))
             return await asyncio.to_thread(_succeeded, done)
         except PrivacyError as exc:
             return _Ended(_failure(exc, job_id))
@@ -226,8 +233,12 @@ class JobService:
         return self.jobs.accept(
             new,
             max_queued=self.max_queued,
-            max_queued_by_tenant=self.max_queued_by_tenant,
+            max_queued_by_tenant=self._most_queued(tenant),
         )
+
+    def _most_queued(self, tenant: str) -> int:
+        own = self.tenants.own(tenant).max_queued_jobs
+        return self.max_queued_by_tenant if own is None else own
 
     def _work(self, job_id: str, folder: Path) -> Work:
         job = self.jobs.find(job_id)
@@ -298,7 +309,7 @@ class JobService:
             started_at=job.started_at,
             finished_at=finished_at,
         )
-        return sign_receipt(receipt, self.signing_key)
+        return self.receipt_keys.sign(receipt)
 
 
 def _marked(options: Json, part: ModePart) -> Json:

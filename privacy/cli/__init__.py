@@ -7,6 +7,7 @@ Exit codes: 0 ok, 2 usage, 3 authentication, 4 not found, 5 job failed,
 import sys
 
 from privacy.cli import (
+    access,
     attest,
     attest_results,
     broker,
@@ -14,6 +15,7 @@ from privacy.cli import (
     chain,
     chain_setup,
     chain_watch,
+    choosing,
     data_owner,
     fhe,
     gateway,
@@ -22,12 +24,14 @@ from privacy.cli import (
     operator,
     publisher,
     tee,
+    webhooks,
     zk,
     zk_evm,
 )
 from privacy.cli.app import app, run
 
 __all__ = [
+    "access",
     "app",
     "attest",
     "attest_results",
@@ -36,6 +40,7 @@ __all__ = [
     "chain",
     "chain_setup",
     "chain_watch",
+    "choosing",
     "data_owner",
     "fhe",
     "gateway",
@@ -45,6 +50,7 @@ __all__ = [
     "operator",
     "publisher",
     "tee",
+    "webhooks",
     "zk",
     "zk_evm",
 ]

@@ -10,7 +10,9 @@ from urllib.parse import quote
 import httpx
 
 from privacy.bundle import Bundle
+from privacy.choose import AUTO, Choice, Policy
 from privacy.client.answer import Answer
+from privacy.client.auto import choose_mode, estimates
 from privacy.client.bearer import TOKEN_FILE
 from privacy.client.context import Context, load_platform_policy
 from privacy.client.fhe_keys import rotate
@@ -23,9 +25,10 @@ from privacy.client.second_run import SecondRuns, infer_compared
 from privacy.client.sessions import attest_only
 from privacy.client.wire import Call, Flow, Work
 from privacy.encoding import Json, check_sha256
-from privacy.errors import AuthError, NotFoundError
+from privacy.errors import AuthError, FormatError, NotFoundError
 from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
+from privacy.runs import MAX_ROWS
 from privacy.tls import TlsFiles
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8400"
@@ -39,6 +42,17 @@ _UPLOADS = {"/v1/keys": "evaluation keys", "/v1/blobs": "input"}
 _DELETED = 204
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 Rows = Sequence[Sequence[float]]
+
+
+def check_row_count(rows: int) -> None:
+    """Refuse a number of rows that no job can have.
+
+    Raises:
+        FormatError: It is none, or too many.
+    """
+    if not 1 <= rows <= MAX_ROWS:
+        msg = f"{rows} rows: a job takes 1 to {MAX_ROWS}"
+        raise FormatError(msg, code="too-many-rows" if rows > 0 else "no-rows")
 
 
 def silent(_: Json) -> None:
@@ -107,7 +121,14 @@ class Common:
         self._models: dict[str, Bundle] = {}
 
     def asked(
-        self, model: str, rows: Any, mode: str, meter: Meter, *, keep_input: bool
+        self,
+        model: str,
+        rows: Any,
+        mode: str,
+        meter: Meter,
+        *,
+        keep_input: bool,
+        options: Json | None = None,
     ) -> Flow[Answer]:
         """Return a flow that asks once; see `Client.infer`."""
         if not self._has_key:
@@ -119,9 +140,10 @@ class Common:
         chosen = parse_mode(mode)
         bundle = yield from self._model(model)
         plain = [[_plain(x) for x in row] for row in rows]
+        context = replace(self._context, options=options or {})
         return (
             yield from infer(
-                self._context, bundle, chosen, plain, meter, keep_input=keep_input
+                context, bundle, chosen, plain, meter, keep_input=keep_input
             )
         )
 
@@ -132,16 +154,55 @@ class Common:
         mode: str,
         meter: Meter,
         again: tuple[int, float, float, Sequence["Common"]],
+        policy: Policy | None,
+    ) -> Flow[Answer]:
+        if (mode == AUTO) != (policy is not None):
+            msg = "a policy chooses the mode if that is auto: give both or neither"
+            raise FormatError(msg, code="usage")
+        if policy is None:
+            return (yield from self._infer_in(model, rows, mode, meter, again))
+        choice = yield from self._choose(model, len(rows), policy)
+        options = {"mode": AUTO, "policy": policy.as_dict()}
+        answer = yield from self._infer_in(
+            model, rows, choice.mode, meter, again, options
+        )
+        return replace(answer, chosen=choice.why)
+
+    def _choose(self, model: str, rows: int, policy: Policy) -> Flow[Choice]:
+        bundle = yield from self._model(model)
+        check_row_count(rows)
+        return (yield from choose_mode(self._context, bundle, rows, policy))
+
+    def _estimate(self, model: str, rows: int, mode: str | None) -> Flow[Json]:
+        bundle = yield from self._model(model)
+        check_row_count(rows)
+        modes = (parse_mode(mode),) if mode else ()
+        return (yield from estimates(bundle, rows, modes))
+
+    def _infer_in(
+        self,
+        model: str,
+        rows: Any,
+        mode: str,
+        meter: Meter,
+        again: tuple[int, float, float, Sequence["Common"]],
+        options: Json | None = None,
     ) -> Flow[Answer]:
         runs, share, tolerance, others = again
         runs = runs or len(others)
         if not runs:
-            return (yield from self.asked(model, rows, mode, meter, keep_input=False))
+            return (
+                yield from self.asked(
+                    model, rows, mode, meter, keep_input=False, options=options
+                )
+            )
         wanted = SecondRuns(
             runs=runs, share=share, tolerance=tolerance, askers=others or (self,)
         )
         wanted.check(parse_mode(mode))
-        return (yield from infer_compared(self, model, rows, mode, meter, wanted))
+        return (
+            yield from infer_compared(self, model, rows, mode, meter, wanted, options)
+        )
 
     def _connect(
         self, model: str, rows: Any | None, tell: Callable[[Json], None], meter: Meter

@@ -25,6 +25,7 @@ import uvicorn
 
 from gateway.app import bootstrap_admin_key, create_app
 from gateway.executors.base import Engines
+from gateway.server import server_options
 from gateway.settings import Settings
 from privacy.encoding import sha256_hex
 from privacy.tls import server_context
@@ -97,6 +98,7 @@ class _Served:
     def new_key(self, *scopes: str, tenant: str = "default", **more: Any) -> str:
         body = {"tenant": tenant, "scopes": list(scopes), **more}
         with self.client() as admin:
+            admin.post("/v1/tenants", json={"id": tenant})  # 409 if it is there
             key: str = (
                 admin.post("/v1/api-keys", json=body).raise_for_status().json()["key"]
             )
@@ -115,9 +117,7 @@ class ThreadGateway(_Served):
         config = uvicorn.Config(
             self.app,
             port=self.settings.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=1,
+            **{**server_options(self.settings), "timeout_graceful_shutdown": 1},
             ssl_context_factory=(lambda _config, _default: server_context(settings.tls))
             if settings.tls
             else None,

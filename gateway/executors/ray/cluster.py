@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Collection
 
 import structlog
 
@@ -10,6 +11,7 @@ from gateway.executors.memory import gpus_needed, needed
 from gateway.executors.ray.credentials import Credentials
 from gateway.executors.ray.link import Link
 from gateway.executors.scheduler import Scheduler
+from gateway.settings import Settings
 from privacy import __version__
 from privacy.bundle import MANIFEST, SIGNATURE, Bundle
 from privacy.encoding import Json
@@ -23,8 +25,16 @@ _PROVING = {Mode.ZKML, Mode.TEE_ZKML}
 class RayNode:
     """One node of the cluster."""
 
-    def __init__(self, name: str, view: Json, link: Link) -> None:
-        """Describe the node as the driver views it; see `labels.node_view`."""
+    def __init__(self, name: str, view: Json, link: Link, *, evidence: str) -> None:
+        """Describe the node as the driver views it; see `labels.node_view`.
+
+        Args:
+            name: As receipts give it.
+            view: The node, with its `status`.
+            link: Leads there.
+            evidence: What this gateway says that vouches for enclaves.
+        """
+        self._evidence = evidence
         self.name = name
         self.view = view
         self._link = link
@@ -43,6 +53,13 @@ class RayNode:
             msg = (
                 f"node {self.name} runs version {self.view['version'] or 'unknown'}, "
                 f"this gateway {__version__}: install the same on both"
+            )
+            return UnavailableError(msg, code="no-node")
+        vouches = self.view["enclave_evidence"]
+        if Mode.TEE in mode.parts and vouches != self._evidence:
+            msg = (
+                f"{vouches} vouches for enclaves of node {self.name}, this gateway's "
+                f"enclave_evidence is {self._evidence}: set both alike"
             )
             return UnavailableError(msg, code="no-node")
         if gpus_needed(mode, bundle) > self.gpus:
@@ -147,32 +164,27 @@ class RayNode:
 class RayCluster:
     """Keeps a scheduler's nodes those of a cluster."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        *,
-        address: str,
-        credentials: Credentials,
-        worker_target: str,
-    ) -> None:
+    def __init__(self, settings: Settings, *, worker_target: str) -> None:
         """Describe it; `start` connects.
 
         Raises:
             NotFoundError: A file of the credentials is missing.
         """
-        host = address.rpartition(":")[0]
-        self._scheduler = scheduler
+        host = settings.ray_address.rpartition(":")[0]
+        self._evidence = settings.enclave_evidence
+        self._scheduler: Scheduler | None = None
         self._nodes: dict[str, RayNode] = {}
         self._link = Link(
-            address=address,
+            address=settings.ray_address,
             node_ip=host if host.startswith("127.") else "",
             worker_target=worker_target,
-            env=credentials.environment(),
+            env=Credentials(settings.cluster_credentials).environment(),
             nodes=self._take,
         )
 
-    def start(self) -> None:
-        """Connect, and stay connected."""
+    def start(self, scheduler: Scheduler) -> None:
+        """Connect, and keep a scheduler's nodes those of the cluster."""
+        self._scheduler = scheduler
         self._link.start()
 
     async def close(self) -> None:
@@ -181,26 +193,30 @@ class RayCluster:
 
     def _take(self, views: list[Json]) -> None:
         """Bring the scheduler's nodes up to date."""
+        scheduler = self._scheduler
+        if scheduler is None:
+            return
         found = {view["id"]: view for view in views}
         for node_id in self._nodes.keys() - found:
             gone = self._nodes.pop(node_id)
             _log.warning("node-left", node=gone.name)
-            self._scheduler.remove(gone.name)
+            scheduler.remove(gone.name)
         for node_id, view in found.items():
             if node := self._nodes.get(node_id):
                 node.view = view
                 continue
-            name = self._free_name(view)
-            node = self._nodes[node_id] = RayNode(name, view, self._link)
+            name = _free_name(view, scheduler.nodes())
+            node = RayNode(name, view, self._link, evidence=self._evidence)
+            self._nodes[node_id] = node
             _log.info("node-joined", node=name, modes=list(view["modes"]))
-            self._scheduler.add(node)
-        self._scheduler.changed()
+            scheduler.add(node)
+        scheduler.changed()
 
-    def _free_name(self, view: Json) -> str:
-        """Return a node's name, made longer if another one has it."""
-        name = str(view["name"])
-        taken = name in self._scheduler.nodes()
-        return f"{name}-{view['id'][:8]}" if taken else name
+
+def _free_name(view: Json, taken: Collection[str]) -> str:
+    """Return a node's name, made longer if another one has it."""
+    name = str(view["name"])
+    return f"{name}-{view['id'][:8]}" if name in taken else name
 
 
 def _model(mode: Mode, bundle: Bundle) -> Json:

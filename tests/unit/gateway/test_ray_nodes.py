@@ -54,7 +54,12 @@ def test_dead_nodes_and_those_of_others_are_left_out():
 
 
 def _refusal(bundle: Any, mode: Mode = Mode.ZKML, **more: Any) -> Any:
-    return RayNode("far", view(**more), None).refusal(mode, bundle)  # type: ignore[arg-type]
+    return _node(**more).refusal(mode, bundle)
+
+
+def _node(**more: Any) -> RayNode:
+    link: Any = None  # nothing is asked of it here
+    return RayNode("far", view(**more), link, evidence="simulated-tdx")
 
 
 def test_a_node_refuses_what_it_can_never_run(tmp_path: Path):
@@ -63,6 +68,9 @@ def test_a_node_refuses_what_it_can_never_run(tmp_path: Path):
     assert _refusal(bundle) is None
     assert isinstance(_refusal(bundle, Mode.FHE), UnavailableError)
     assert "install the same" in _refusal(bundle, version="0.0.1").message
+    other = _refusal(bundle, Mode.TEE_ZKML, enclave_evidence="configfs-tsm")
+    assert "set both alike" in other.message
+    assert _refusal(bundle, Mode.TEE_ZKML) is None
     cost["gpus"] = 2
     assert _refusal(bundle).code == "gpu-needed"
     cost.update(gpus=1, memory_bytes=7 << 30)
@@ -74,12 +82,12 @@ def test_a_node_refuses_what_it_can_never_run(tmp_path: Path):
 def test_warm_keys_and_load_are_what_the_node_said_last(tmp_path: Path):
     busy = {"modes": {"zkml": {"workers": 2, "busy": 1, "time_limit_s": 9.0}}}
     status = {"warm": {"zkml": ["m" * 64, "k" * 64]}, "node": busy}
-    node = RayNode("far", view(status=status), None)  # type: ignore[arg-type]
+    node = _node(status=status)
     warmth = [node.warmth(Mode.ZKML, "m" * 64, keys) for keys in ("k" * 64, "other")]
     assert [*warmth, node.warmth(Mode.ZKML, "x" * 64)] == [2, 1, 0]
     assert node.busy() == {Mode.ZKML: 1}
     assert node.describe()["modes"] == busy["modes"]
-    cold = RayNode("far", view(), None)  # type: ignore[arg-type]
+    cold = _node()
     assert (cold.warmth(Mode.ZKML, "m" * 64), cold.busy()) == (0, {})
     assert cold.describe()["modes"]["zkml"]["workers"] == 2
 
@@ -87,10 +95,9 @@ def test_warm_keys_and_load_are_what_the_node_said_last(tmp_path: Path):
 def test_nodes_of_the_cluster_come_and_go_at_the_scheduler(tmp_path: Path):
     credentials = Credentials(tmp_path / "cluster")
     credentials.make(Certificates(tmp_path / "certs"), name="head", hosts=["127.0.0.2"])
-    scheduler = Scheduler()
-    cluster = RayCluster(
-        scheduler, address="127.0.0.2:1", credentials=credentials, worker_target="x:y"
-    )
+    settings = Settings(ray_address="127.0.0.2:1", ray_credentials=credentials.folder)
+    scheduler, cluster = Scheduler(), RayCluster(settings, worker_target="x:y")
+    cluster._scheduler = scheduler
     cluster._take([view(), view(id="def456789abc")])
     assert set(scheduler.nodes()) == {"far", "far-def45678"}  # both named far
     cluster._take([view(id="def456789abc", cpus=2)])
