@@ -12,18 +12,20 @@ from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
 from gateway.jobs.hub import Hub
+from gateway.jobs.membership import Membership
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
-from gateway.jobs.workflow import Workflows, start_workflow
 from gateway.lock import FolderLock
 from gateway.logs import error_id_of
 from gateway.registry import ModelRegistry
 from gateway.settings import Settings
 from gateway.signing import load_signing_key
 from gateway.store.api_keys import ApiKeys
+from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
+from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs
 from gateway.store.parts import Parts
 from gateway.store.results import Results
@@ -42,6 +44,8 @@ class Gateway:
     uploads: Uploads
     contract_inputs: ContractInputs
     jobs: Jobs
+    gateways: Gateways
+    membership: Membership
     results: Results
     registry: ModelRegistry
     signing_key: Ed25519PrivateKey
@@ -80,9 +84,8 @@ class Gateway:
             data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
         )
         self.jobs = Jobs(self.database)
-        self.results = Results(
-            self.database, self.uploads, ttl_s=self.settings.results_ttl_s
-        )
+        self.results = Results(self.uploads, ttl_s=self.settings.results_ttl_s)
+        self.gateways = Gateways(self.database)
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
 
     async def start(self) -> None:
@@ -93,6 +96,13 @@ class Gateway:
         self.scheduler = Scheduler()
         if settings.local_modes:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
+        self.membership = Membership(
+            self.gateways,
+            self.jobs,
+            settings.data_dir,
+            name=settings.node_name,
+            lease_s=settings.lease_s,
+        )
         self.service = JobService(
             jobs=self.jobs,
             blobs=self.blobs,
@@ -105,11 +115,15 @@ class Gateway:
             max_queued=settings.max_queued_jobs,
             max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
-            runs=Runs(start_workflow),
+            runs=Runs(),
+            membership=self.membership,
             simulated_enclaves=self._simulated_enclaves,
         )
-        self._workflows = Workflows(settings.data_dir, self.service)
-        await self._workflows.recover()
+        for job_id in await asyncio.to_thread(self.membership.join):
+            self.service.begin(job_id)
+        self._member = asyncio.create_task(
+            self.membership.run(self.service, self.service.hub)
+        )
         self._sweeping = asyncio.create_task(self._sweep())
         self.ready = True
         _log.info(
@@ -123,10 +137,14 @@ class Gateway:
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
-        self._sweeping.cancel()
-        self.service.runs.close()
+        for task in (self._sweeping, self._member):
+            task.cancel()
         await self.scheduler.close()
-        self._workflows.close()
+        await self.service.runs.close()
+        try:
+            await asyncio.to_thread(self.membership.leave)
+        except StoreAwayError as exc:  # others find out by themselves
+            _log.warning("store-away", code=exc.code)
         _log.info("stopped", node=self.settings.node_name)
 
     def close(self) -> None:
@@ -142,6 +160,7 @@ class Gateway:
             await _remove(self.uploads.sweep)
             await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)
+            await _remove(self.gateways.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
 
     def _trust(self) -> Trust:
