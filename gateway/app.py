@@ -11,6 +11,7 @@ from gateway.api import (
     attestations,
     blobs,
     contract_inputs,
+    estimates,
     health,
     jobs,
     metrics,
@@ -24,6 +25,7 @@ from gateway.logs import RequestLog, configure_logs
 from gateway.node import Gateway, open_database
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys
+from privacy.tls import server_context
 
 _DESCRIPTION = """
 Run one model blind (FHE), with a proof (ZK) or in an attested enclave (TEE).
@@ -78,6 +80,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         blobs,
         jobs,
         contract_inputs,
+        estimates,
         attestations,
         nodes,
         api_keys,
@@ -102,8 +105,10 @@ def run(
 
     Raises:
         UnavailableError: Another gateway uses the data folder.
+        FormatError: The files for TLS are not usable.
     """
     configure_logs()
+    context = server_context(settings.tls) if settings.tls else None
     app = create_app(settings, engines=engines)
     gateway: Gateway = app.state.gateway
     gateway.open()  # here, so that a taken folder is a typed error
@@ -119,6 +124,7 @@ def run(
         server_header=False,
         limit_concurrency=settings.max_connections,
         timeout_graceful_shutdown=settings.stop_grace_s,
+        ssl_context_factory=(lambda _config, _default: context) if context else None,
     )
 
 

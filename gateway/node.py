@@ -8,9 +8,11 @@ from pathlib import Path
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.background import every
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
+from gateway.identity.tokens import Tokens
 from gateway.jobs.hub import Hub
 from gateway.jobs.membership import Membership
 from gateway.jobs.runs import Runs
@@ -27,12 +29,15 @@ from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
 from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs
+from gateway.store.measures import Measures
 from gateway.store.parts import Parts
 from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
 from privacy.publisher import Trust, load_trust
 
 _log = structlog.get_logger()
+_API_KEYS_S = 1.0  # so that a revocation is known everywhere within two seconds
+_MEASURES_S = 5.0
 
 
 class Gateway:
@@ -40,12 +45,14 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
+    tokens: Tokens
     blobs: Blobs
     uploads: Uploads
     contract_inputs: ContractInputs
     jobs: Jobs
     gateways: Gateways
     membership: Membership
+    measures: Measures
     results: Results
     registry: ModelRegistry
     signing_key: Ed25519PrivateKey
@@ -75,6 +82,7 @@ class Gateway:
         self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
         self.api_keys = ApiKeys(self.database)
+        self.tokens = Tokens(self.settings.oidc_issuers)
         self.blobs = Blobs(data_dir / "blobs")
         parts = Parts(data_dir / "blobs" / "uploads")
         self.uploads = Uploads(
@@ -84,8 +92,9 @@ class Gateway:
             data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
         )
         self.jobs = Jobs(self.database)
-        self.results = Results(self.uploads, ttl_s=self.settings.results_ttl_s)
+        self.measures = Measures(self.database)
         self.gateways = Gateways(self.database)
+        self.results = Results(self.uploads, ttl_s=self.settings.results_ttl_s)
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
 
     async def start(self) -> None:
@@ -118,13 +127,17 @@ class Gateway:
             runs=Runs(),
             membership=self.membership,
             simulated_enclaves=self._simulated_enclaves,
+            measures=self.measures,
         )
         for job_id in await asyncio.to_thread(self.membership.join):
             self.service.begin(job_id)
-        self._member = asyncio.create_task(
-            self.membership.run(self.service, self.service.hub)
-        )
+        rounds = self.membership.run(self.service, self.service.hub)
         self._sweeping = asyncio.create_task(self._sweep())
+        self._background = [
+            asyncio.create_task(rounds),
+            *self._for_shared(),
+            asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+        ]
         self.ready = True
         _log.info(
             "started",
@@ -134,10 +147,16 @@ class Gateway:
             simulated_enclaves=self._simulated_enclaves,
         )
 
+    def _for_shared(self) -> list[asyncio.Task[None]]:
+        """Return the tasks that only a database shared with others needs."""
+        if not self.database.shared:
+            return []
+        return [asyncio.create_task(every(_API_KEYS_S, self.api_keys.refresh))]
+
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
-        for task in (self._sweeping, self._member):
+        for task in (self._sweeping, *self._background):
             task.cancel()
         await self.scheduler.close()
         await self.service.runs.close()

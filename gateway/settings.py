@@ -5,14 +5,16 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gateway.identity.issuers import Issuer
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
 from privacy.tee.harden import Limits
 from privacy.tee.sources import EvidenceSource
+from privacy.tls import TlsFiles
 from privacy.warm import BUDGET
 from privacy.zkml.memory import installed_memory
 
@@ -51,8 +53,21 @@ class Settings(BaseSettings):
         default=(), description="Files with public keys of more publishers."
     )
     allow_unsigned_bundles: bool = False
+    oidc_issuers: tuple[Issuer, ...] = Field(
+        default=(),
+        description="Whose tokens are taken beside API keys: a JSON list, see "
+        "docs/identity.md.",
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
+    tls_cert: Path | None = Field(
+        default=None, description="Serve https with this certificate (PEM)."
+    )
+    tls_key: Path | None = Field(default=None, description="Its private key.")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="Serve only clients that show a certificate of these authorities.",
+    )
     node_name: str = Field(default="local", min_length=1, max_length=63)
     local_modes: tuple[Mode, ...] = Field(
         default=tuple(Mode),
@@ -148,6 +163,14 @@ class Settings(BaseSettings):
         default=5, ge=0, description="How long open requests may take at shutdown."
     )
 
+    @field_validator("oidc_issuers")
+    @classmethod
+    def _are_different(cls, issuers: tuple[Issuer, ...]) -> tuple[Issuer, ...]:
+        if len({i.issuer for i in issuers}) != len(issuers):
+            msg = "two entries have the same issuer: keep one"
+            raise ValueError(msg)
+        return issuers
+
     @property
     def evidence_source(self) -> EvidenceSource:
         """What makes the evidence of enclaves.
@@ -159,6 +182,17 @@ class Settings(BaseSettings):
             kind=self.enclave_evidence,
             simulated_gpu=self.simulated_gpu,
             tsm_root=self.tsm_dir.absolute(),
+        )
+
+    @property
+    def tls(self) -> TlsFiles:
+        """What the gateway serves https with; false if it serves http.
+
+        Raises:
+            FormatError: A certificate without its key.
+        """
+        return TlsFiles(
+            trust=self.tls_client_ca, certificate=self.tls_cert, key=self.tls_key
         )
 
     @property

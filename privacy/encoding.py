@@ -26,6 +26,7 @@ _MAGIC = b"PCF1"
 _CHUNK = 1 << 20
 _MAX_DEPTH = 100
 _MOST_INTEGER = (1 << 53) - 1
+_LEAST_FRACTION, _MOST_FRACTION = 1e-4, 1e16
 _PLAIN = json.JSONEncoder(
     sort_keys=True, separators=(",", ":"), ensure_ascii=False, check_circular=False
 )
@@ -50,7 +51,11 @@ def canonical_json(value: object) -> bytes:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether a value holds ASCII texts, small integers, true, false and null only."""
+    """Whether the standard library writes a value as RFC 8785 does.
+
+    It holds ASCII texts, small integers, true, false, null, and such fractions only as
+    nobody writes with an exponent.
+    """
     if type(value) is str:
         return value.isascii()
     if type(value) is dict:
@@ -60,6 +65,8 @@ def _is_plain(value: object) -> bool:
         )
     if type(value) is list:
         return all(map(_is_plain, value))
+    if type(value) is float:
+        return _LEAST_FRACTION <= abs(value) < _MOST_FRACTION and value % 1 != 0
     if type(value) is int:
         return -_MOST_INTEGER <= value <= _MOST_INTEGER
     return value is None or value is True or value is False

@@ -1,4 +1,4 @@
-"""Who asks, and what they may: API keys as bearer tokens, with scopes."""
+"""Who asks, and what they may: API keys or issuers' tokens, with scopes."""
 
 from typing import Annotated
 
@@ -9,12 +9,16 @@ from fastapi.security import (
     SecurityScopes,
 )
 
+from gateway.identity.caller import Caller
 from gateway.node import Gateway
-from gateway.store.api_keys import ApiKey
+from gateway.store.api_keys import PREFIX
 from privacy.errors import AuthError
 
 _bearer = HTTPBearer(
-    scheme_name="api_key", bearerFormat="pk_…", auto_error=False, description="API key"
+    scheme_name="api_key",
+    bearerFormat="pk_…",
+    auto_error=False,
+    description="API key or token",
 )
 
 
@@ -31,22 +35,37 @@ async def _authenticate(
     scopes: SecurityScopes,
     gateway: GatewayDep,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> ApiKey:
-    """Return the caller's key if it has every scope the route asks for."""
+) -> Caller:
+    """Return the caller if it has every scope the route asks for."""
+    caller = await _caller(request, gateway, credentials)
+    request.state.key_id = caller.id
+    for scope in scopes.scopes:
+        if not caller.allows(scope):
+            msg = f"this API key or token has no scope {scope}: ask for one that has it"
+            raise AuthError(msg, code="missing-scope")
+    return caller
+
+
+async def _caller(
+    request: Request,
+    gateway: Gateway,
+    credentials: HTTPAuthorizationCredentials | None,
+) -> Caller:
     if credentials is None:
         msg = "no API key: send the header Authorization: Bearer pk_…"
         raise AuthError(msg)
-    key = gateway.api_keys.authenticate(credentials.credentials)
-    request.state.key_id = key.id
-    for scope in scopes.scopes:
-        if not key.allows(scope):
-            msg = f"this API key has no scope {scope}: ask for a key that has it"
-            raise AuthError(msg, code="missing-scope")
-    return key
+    if len(request.headers.getlist("authorization")) > 1:
+        raise AuthError("there are two Authorization headers: send one")
+    text = credentials.credentials
+    if gateway.settings.oidc_issuers and not text.startswith(PREFIX):
+        return await gateway.tokens.caller(text)
+    key = gateway.api_keys.authenticate(text)
+    return Caller(key.id, key.tenant, frozenset(key.scopes))
 
 
-ModelReader = Annotated[ApiKey, Security(_authenticate, scopes=["models:read"])]
-JobReader = Annotated[ApiKey, Security(_authenticate, scopes=["jobs:read"])]
-JobWriter = Annotated[ApiKey, Security(_authenticate, scopes=["jobs:write"])]
-MetricsReader = Annotated[ApiKey, Security(_authenticate, scopes=["metrics:read"])]
-Admin = Annotated[ApiKey, Security(_authenticate, scopes=["admin"])]
+ModelReader = Annotated[Caller, Security(_authenticate, scopes=["models:read"])]
+JobReader = Annotated[Caller, Security(_authenticate, scopes=["jobs:read"])]
+JobWriter = Annotated[Caller, Security(_authenticate, scopes=["jobs:write"])]
+MetricsReader = Annotated[Caller, Security(_authenticate, scopes=["metrics:read"])]
+TenantAdmin = Annotated[Caller, Security(_authenticate, scopes=["tenant:admin"])]
+Admin = Annotated[Caller, Security(_authenticate, scopes=["admin"])]

@@ -22,6 +22,9 @@ from privacy.errors import (
 )
 
 _RETRY_AFTER_S = "5"
+_REALM = 'Bearer realm="privacy-compute"'
+_REFUSED = ', error="invalid_token"'  # RFC 6750, section 3.1
+_WHY = dict.fromkeys(("invalid-token", "token-expired", "key-expired"), _REFUSED)
 
 
 class Problem(BaseModel):
@@ -55,7 +58,7 @@ def problem_response(problem: Json) -> JSONResponse:
     """Return a problem as the response it describes."""
     headers = {}
     if problem["status"] == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = 'Bearer realm="privacy-compute"'
+        headers["WWW-Authenticate"] = _REALM + _WHY.get(problem["code"], "")
     if problem["status"] in {429, 503}:
         headers["Retry-After"] = _RETRY_AFTER_S
     return JSONResponse(

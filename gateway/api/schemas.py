@@ -4,13 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from gateway.identity.caller import Scope, Tenant
+from privacy.runs import MAX_ROWS
+
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex")]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
-Scope = Literal[
-    "models:read", "jobs:read", "jobs:write", "inputs:read", "metrics:read", "admin"
-]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Time = Annotated[str, Field(description="RFC 3339, UTC, milliseconds")]
+
+
+PRINTABLE = "^[^\\x00-\\x1f\\x7f]*$"
 
 
 class StrictRequest(BaseModel):
@@ -42,9 +45,9 @@ class JobIn(StrictRequest):
 class ApiKeyIn(StrictRequest):
     """A new API key."""
 
-    tenant: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=6)]
-    name: Annotated[str, Field(max_length=100)] = ""
+    tenant: Tenant | None = Field(None, description="The caller's own by default.")
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=7)]
+    name: Annotated[str, Field(max_length=100, pattern=PRINTABLE)] = ""
     expires_in_s: Annotated[float, Field(gt=0, le=10 * 366 * 86400)] | None = None
 
 
@@ -149,6 +152,62 @@ class JobsOut(BaseModel):
     """A tenant's jobs, the newest first."""
 
     jobs: list[JobOut]
+
+
+class EstimateIn(StrictRequest):
+    """A job that may be sent."""
+
+    model: Name
+    version: Name | None = Field(None, description="The newest by default.")
+    modes: Annotated[
+        list[Annotated[str, Field(max_length=20)]], Field(max_length=8)
+    ] = Field(default_factory=list, description="Every mode by default.")
+    rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
+
+
+class EstimateOut(BaseModel):
+    """What one job will take; null where nothing is known."""
+
+    basis: Literal["measured", "publisher", "none"] = Field(
+        description="Runs here, the publisher's figures, or nothing."
+    )
+    runs: int = Field(description="How many runs it stands on.")
+    latency_s: float | None = Field(
+        description="Submission to answer; half of all jobs."
+    )
+    slow_latency_s: float | None = Field(description="Of 19 in 20 jobs.")
+    queue_s: float | None = Field(description="Of it, waiting for a node.")
+    load_s: float | None = Field(description="Of it, if engine and model are not warm.")
+    bytes_up: int | None = Field(description="Of the input, without keys.")
+    bytes_down: int | None = Field(description="Of output and evidence.")
+    memory_bytes: int | None = Field(description="On the node.")
+
+
+class NodeEstimateOut(EstimateOut):
+    """What it will take on one node."""
+
+    node: str
+
+
+class ModeEstimateOut(EstimateOut):
+    """What it will take in one mode."""
+
+    mode: str
+    reason: str = Field(description="Why the mode is not offered; empty if it is.")
+    simulated: bool
+    keys_bytes: int = Field(description="Of the evaluation keys that it needs.")
+    keys_uploaded: bool = Field(description="The tenant has uploaded such keys.")
+    nodes: list[NodeEstimateOut] = Field(description="Of those that have run it.")
+
+
+class EstimatesOut(BaseModel):
+    """Estimates by mode."""
+
+    model: str
+    version: str
+    model_sha256: str
+    rows: int
+    modes: list[ModeEstimateOut]
 
 
 class NodeModeOut(BaseModel):

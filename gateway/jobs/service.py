@@ -14,7 +14,6 @@ that cannot write, since the database is away or the disk full, waits and tries 
 """
 
 import asyncio
-import errno
 import secrets
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
@@ -29,15 +28,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from gateway.executors.base import Done, Executor, Watch, Work
 from gateway.jobs.hub import Hub, Inbox, news
 from gateway.jobs.membership import Membership
+from gateway.jobs.meter import RunMeter
 from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
 from gateway.metrics import job_ended
 from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
-from gateway.store.away import StoreAwayError, storage_full
+from gateway.store.away import StoreAwayError, full_disk
 from gateway.store.blobs import Blobs
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
+from gateway.store.measures import Measures
 from gateway.store.parts import Owner
 from gateway.store.uploads import Uploads
 from privacy.bundle import Bundle, ModePart
@@ -55,7 +56,6 @@ from privacy.receipt import Receipt, sign_receipt
 
 _log = structlog.get_logger()
 _MAX_OPTIONS_BYTES = 4096
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _T = TypeVar("_T")
 _MAX_ATTEMPTS = 10  # over all lives of the gateway; a pool's own limits are tighter
@@ -114,6 +114,7 @@ class JobService:
     runs: Runs
     membership: Membership
     simulated_enclaves: bool
+    measures: Measures
 
     async def submit(
         self,
@@ -196,19 +197,20 @@ class JobService:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _run(self, job_id: str, folder: Path, by: str) -> _Ended:
+        meter, watch = RunMeter(), self._watch(job_id, by)
         try:
-            work = await asyncio.to_thread(self._work, job_id, folder)
-            done = await self.executor.run(work, self._watch(job_id, by))
+            with full_disk():
+                work = await asyncio.to_thread(self._work, job_id, folder)
+                done = await self.executor.run(work, meter.around(watch))
+            self.measures.note(meter.measure(done, work))
             return await asyncio.to_thread(_succeeded, done)
         except StoreAwayError:
             raise
         except PrivacyError as exc:
             return _Ended(_failure(exc, job_id))
-        except Exception as exc:
-            if isinstance(exc, OSError) and exc.errno in _FULL:
-                raise storage_full() from exc
+        except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
             problem = internal_problem(error_id_of(exc, job=job_id))
-            return _Ended(Outcome("failed", problem))  # a defect must not hang the job
+            return _Ended(Outcome("failed", problem))
 
     def _accept(
         self, request: JobRequest, tenant: str, idempotency_key: str | None
@@ -281,8 +283,9 @@ class JobService:
         def seal(job: Job, outcome: Outcome, finished_at: str) -> bytes:
             # Files come as the row that names them is written: whoever removes those
             # that no row names waits for that.
-            for sha256, file in end.files.items():
-                self.blobs.keep(file, sha256)
+            with full_disk():
+                for sha256, file in end.files.items():
+                    self.blobs.keep(file, sha256)
             return self._seal(job, outcome, finished_at, node=end.node)
 
         job, ended = await asyncio.to_thread(

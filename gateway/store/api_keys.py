@@ -1,6 +1,7 @@
 """API keys: only digests are kept, each key belongs to one tenant."""
 
 import secrets
+import threading
 from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
@@ -12,14 +13,6 @@ from privacy.encoding import b64url, b64url_decode, sha256_hex
 from privacy.errors import AuthError, FormatError, NotFoundError
 
 PREFIX = "pk_"
-SCOPES = (
-    "models:read",
-    "jobs:read",
-    "jobs:write",
-    "inputs:read",
-    "metrics:read",
-    "admin",
-)
 _SECRET_BYTES = 32
 
 
@@ -35,21 +28,23 @@ class ApiKey:
     expires_at: str | None
     revoked_at: str | None
 
-    def allows(self, scope: str) -> bool:
-        """Whether the key has a scope; `admin` implies every other."""
-        return scope in self.scopes or "admin" in self.scopes
-
 
 class ApiKeys:
-    """The API keys of this gateway, all in memory: only this process changes them."""
+    """The API keys, all in memory; what other gateways change comes by `refresh`."""
 
     def __init__(self, database: Database) -> None:
         """Load the keys in `database`."""
         self._database = database
+        self._changing = threading.Lock()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Load the keys anew: another gateway may have made or revoked some."""
         query = sa.select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
-        with database.read() as connection:
-            rows = [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001
-        self._by_digest = {row.pop("secret_sha256"): ApiKey(**row) for row in rows}
+        with self._changing:  # or a key made meanwhile would be forgotten
+            with self._database.read() as connection:
+                rows = [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001
+            self._by_digest = {row.pop("secret_sha256"): ApiKey(**row) for row in rows}
 
     def create(
         self,
@@ -71,11 +66,12 @@ class ApiKeys:
             revoked_at=None,
         )
         digest = sha256_hex(secret)
-        with self._database.write() as connection:
-            connection.execute(
-                sa.insert(api_keys).values(secret_sha256=digest, **asdict(key))
-            )
-        self._by_digest[digest] = key
+        with self._changing:
+            with self._database.write() as connection:
+                connection.execute(
+                    sa.insert(api_keys).values(secret_sha256=digest, **asdict(key))
+                )
+            self._by_digest[digest] = key
         return key, PREFIX + b64url(secret)
 
     def authenticate(self, text: str) -> ApiKey:
@@ -98,6 +94,17 @@ class ApiKeys:
         """Return every key, oldest first."""
         return list(self._by_digest.values())
 
+    def find(self, key_id: str) -> ApiKey:
+        """Return a key by its id.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        for key in self._by_digest.values():
+            if key.id == key_id:
+                return key
+        raise unknown_key(key_id)
+
     def revoke(self, key_id: str) -> None:
         """End a key at once; revoking it again changes nothing.
 
@@ -106,19 +113,19 @@ class ApiKeys:
         """
         found = [(d, k) for d, k in self._by_digest.items() if k.id == key_id]
         if not found:
-            msg = f"there is no API key {key_id[:40]!r}"
-            raise NotFoundError(msg, code="unknown-api-key")
+            raise unknown_key(key_id)
         digest, key = found[0]
         if key.revoked_at:
             return
         revoked = replace(key, revoked_at=now())
-        with self._database.write() as connection:
-            connection.execute(
-                sa.update(api_keys)
-                .where(api_keys.c.id == key_id)
-                .values(revoked_at=revoked.revoked_at)
-            )
-        self._by_digest[digest] = revoked
+        with self._changing:
+            with self._database.write() as connection:
+                connection.execute(
+                    sa.update(api_keys)
+                    .where(api_keys.c.id == key_id)
+                    .values(revoked_at=revoked.revoked_at)
+                )
+            self._by_digest[digest] = revoked
 
     def bootstrap(self) -> str | None:
         """Return the text of a new admin key if there is no key at all yet."""
@@ -126,6 +133,12 @@ class ApiKeys:
             return None
         _, text = self.create(tenant="default", scopes=["admin"], name="bootstrap")
         return text
+
+
+def unknown_key(key_id: str) -> NotFoundError:
+    """Return the error for a key that does not exist, or not for who asks."""
+    msg = f"there is no API key {key_id[:40]!r}"
+    return NotFoundError(msg, code="unknown-api-key")
 
 
 def _digest(text: str) -> str:

@@ -3,6 +3,7 @@
 Requests answer 503 meanwhile. Jobs wait and go on: nothing is lost, no restart needed.
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,10 +22,24 @@ class StoreAwayError(UnavailableError):
     default_code = "database-unavailable"
 
 
-def storage_full() -> StoreAwayError:
-    """Return the error of a full disk."""
+def _storage_full() -> StoreAwayError:
     msg = "the gateway's disk is full: the operator has to make room"
     return StoreAwayError(msg, code="storage-full")
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Turn the error of a write that found no room into a typed one.
+
+    Raises:
+        StoreAwayError: "storage-full".
+    """
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise _storage_full() from exc
 
 
 @contextmanager
@@ -41,6 +56,6 @@ def passing_errors() -> Iterator[None]:
         if any(word in text for word in _DEFECTS):
             raise
         if any(word in text for word in _FULL):
-            raise storage_full() from exc
+            raise _storage_full() from exc
         msg = "the gateway's database is away: try again in a few seconds"
         raise StoreAwayError(msg) from exc

@@ -226,6 +226,14 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535)] = 8400,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Serve https with this certificate (PEM).")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(help="Serve only clients with a certificate of these."),
+    ] = None,
     trust_publisher: Annotated[
         list[Path] | None,
         typer.Option(help="Load this publisher's bundles too: a public key file."),
@@ -252,6 +260,8 @@ def serve(
             chosen["trusted_publishers"] = tuple(trust_publisher)
         if allow_unsigned_bundles:
             chosen["allow_unsigned_bundles"] = True
+        tls = {"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca}
+        chosen |= {f"tls_{name}": path for name, path in tls.items() if path}
         settings = Settings(
             data_dir=data,
             models_dir=store or data / "models",
@@ -262,7 +272,7 @@ def serve(
     except ValueError as exc:
         raise FormatError(f"a setting of the gateway is not valid: {exc}") from exc
     check_free(host, port)
-    url = f"http://{host}:{port}"
+    url = f"http{'s' if settings.tls else ''}://{host}:{port}"
 
     def announce(first_key: str | None) -> None:
         if as_json:

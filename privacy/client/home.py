@@ -14,7 +14,7 @@
 import json
 import re
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -26,6 +26,7 @@ from privacy.errors import FormatError, VerificationError
 from privacy.files import locked, write_atomic
 from privacy.jws import keys_from_jwks
 from privacy.publisher import TRUST_FILE, trusted_publishers
+from privacy.tls import NO_TLS, TlsFiles
 
 JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,80}")
 
@@ -46,7 +47,13 @@ class Home:
         return self._read(self.root / "config.json")
 
     def save_login(
-        self, *, gateway: str, api_key: str, name: str = "", keyring: bool = False
+        self,
+        *,
+        gateway: str,
+        api_key: str,
+        name: str = "",
+        keyring: bool = False,
+        tls: TlsFiles = NO_TLS,
     ) -> None:
         """Keep a gateway's address and the API key.
 
@@ -56,10 +63,14 @@ class Home:
             name: To call it by; without one it is the gateway used by default.
             keyring: Keep the API key, and from now on the passphrase of new FHE keys,
                 in the operating system's keyring.
+            tls: Files for TLS, which stay where they are.
         """
         if keyring:
             put_secret(_keyring_name(gateway), api_key)
-        login = {"gateway": gateway, "api_key": "" if keyring else api_key}
+        login: Json = {"gateway": gateway, "api_key": "" if keyring else api_key}
+        if tls:
+            given = asdict(tls).items()
+            login["tls"] = {n: str(path.absolute()) for n, path in given if path}
         with self.locked("config"):
             config = self.config()
             if name:
@@ -67,6 +78,7 @@ class Home:
                 named = {**config.get("gateways", {}), name: login}
                 config = {**config, "gateways": named}
             if not name or "gateway" not in config:
+                config.pop("tls", None)  # of the gateway that was used so far
                 config = {**config, **login}
             if keyring:
                 config["keyring"] = True
@@ -79,13 +91,22 @@ class Home:
 
     def api_key(self, gateway: str) -> str:
         """Return the API key saved for the gateway of an address, "" if none is."""
+        config, login = self.config(), self._login(gateway)
+        if not login:
+            return ""
+        in_ring = config.get("keyring") and not login["api_key"]
+        found = get_secret(_keyring_name(gateway)) if in_ring else None
+        return found or str(login["api_key"])
+
+    def tls(self, gateway: str) -> TlsFiles:
+        """Return the files for TLS saved for the gateway of an address."""
+        saved = self._login(gateway).get("tls", {})
+        return TlsFiles(**{name: Path(path) for name, path in saved.items()})
+
+    def _login(self, gateway: str) -> Json:
         config = self.config()
-        for login in (config, *config.get("gateways", {}).values()):
-            if login.get("gateway") == gateway:
-                in_ring = config.get("keyring") and not login["api_key"]
-                found = get_secret(_keyring_name(gateway)) if in_ring else None
-                return found or str(login["api_key"])
-        return ""
+        logins: list[Json] = [config, *config.get("gateways", {}).values()]
+        return next((x for x in logins if x.get("gateway") == gateway), {})
 
     def pins(self, gateway: str) -> Json:
         """Return what was first seen of a gateway: `keys` (JWKs) and `models`."""

@@ -254,6 +254,7 @@ def _run(
         "model_sha256": bundle.sha256,
         "mode": str(mode),
         "input": sha256_hex(prepared.blob),
+        "options": context.options,
     }
     if prepared.keys_sha256:
         body["keys"] = prepared.keys_sha256
@@ -327,6 +328,8 @@ def _receipt(
     }
     for name, expected in asked.items():
         _compare(name, getattr(receipt, name), expected)
+    for name, expected in context.options.items():
+        _compare(f"option {name}", receipt.options.get(name), expected)
     return receipt, reply.body
 
 

@@ -32,13 +32,13 @@ from privacy.tee.evidence import (
     Statement,
     parse_evidence,
 )
-from privacy.tee.kem import KemKey, KemPublicKey, choose
+from privacy.tee.kem import KemPublicKey, choose
 from privacy.tee.origin import names_simulated
 from privacy.tee.parse import Measurements
 from privacy.tee.platforms import platform_values
 from privacy.tee.policy import EvidencePolicy, Relaxations
 from privacy.tee.runtime_log import check_started, register_of
-from privacy.tee.seal import Purpose, open_answer, seal_input
+from privacy.tee.seal import REPLY_KEY_BYTES, Purpose, open_answer, seal_input
 from privacy.tee.simulated_collateral import SimulatedCollateral
 from privacy.tee.trust import hardware_trust_store, simulated_trust_store
 
@@ -233,7 +233,7 @@ class TeeSession:
         self._mode = str(Mode.TEE_ZKML if circuit_sha256 else Mode.TEE)
         self._require_hybrid = require_hybrid
         self._enclave: Evidence | None = None
-        self._sealed: dict[str, tuple[KemKey, Purpose, int]] = {}
+        self._sealed: dict[str, tuple[bytes, Purpose, int]] = {}
 
     def check_evidence(self, evidence: bytes, *, now: datetime) -> AttestationResult:
         """Return the attestation result, and seal to this enclave from now on.
@@ -278,14 +278,14 @@ class TeeSession:
         """
         key = self._key()
         as_list = rows.tolist() if isinstance(rows, np.ndarray) else rows
-        reply_key = KemKey.generate(key.kem)
+        reply_key = secrets.token_bytes(REPLY_KEY_BYTES)
         purpose = Purpose(self._model_sha256, self.nonce, new_job(), self._mode)
         sealed = seal_input(
             as_list,
             columns=self._columns,
             key=key,
             purpose=purpose,
-            reply_key=reply_key.public,
+            reply_key=reply_key,
             salt=salt,
         )
         count = len(as_list)  # type: ignore[arg-type]  # sealing checked it

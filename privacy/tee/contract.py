@@ -86,7 +86,7 @@ def seal_for_contract(
     rows = float32_rows([list(row)], columns=len(row))
     if len(salt) != SALT_BYTES:
         raise FormatError(f"the salt has {len(salt)} bytes, expected {SALT_BYTES}")
-    info = purpose.info(_DOMAIN, key.kem, **_place(chain_id, coordinator))
+    info = purpose.info(_DOMAIN, kem=key.kem, **_place(chain_id, coordinator))
     return to_bytes(key, purpose, key.encrypt(input_blob(rows, salt), info))
 
 
@@ -174,7 +174,7 @@ class Answerer:
         model_sha256: str,
     ) -> tuple[list[float], bytes]:
         columns = self._terms.columns
-        plain, _ = decrypt(
+        plain = decrypt(
             sealed,
             keys,
             sealed.purpose(model_sha256),

@@ -46,7 +46,7 @@ from privacy.tee.batches import Batches
 from privacy.tee.composite import devices_to_bytes
 from privacy.tee.contract import Answerer
 from privacy.tee.engine import Engine, Rows, load_libraries
-from privacy.tee.evidence import Evidence, Statement, check_nonce
+from privacy.tee.evidence import Evidence, Statement, check_nonce, with_job
 from privacy.tee.harden import DEFAULT_LIMITS, Limits, harden
 from privacy.tee.kem import KemKey, supported
 from privacy.tee.key_release import open_release
@@ -144,7 +144,7 @@ class Enclave:
             model_sha256=model_sha256,
         )
         self._used = UsedJobs()
-        self._quoted: OrderedDict[_QuoteOf, tuple[float, Evidence]] = OrderedDict()
+        self._quoted: OrderedDict[_QuoteOf, tuple[float, bytes]] = OrderedDict()
         self._batches = Batches(engine.run)
         self._log = RuntimeLog()
         self._lock = threading.Lock()  # held where measurements and log must agree
@@ -203,12 +203,12 @@ class Enclave:
         with self._lock:
             events, measured = self._log.events, self._measurements
         registers = replace(measured, rtmr3=register_of(events))
-        vouched = self._vouched(check_nonce(nonce), events, registers)
-        return replace(vouched, statement=statement, signature=signature).to_bytes()
+        shown = self._vouched(check_nonce(nonce), events, registers)
+        return with_job(shown, statement, signature) if statement else shown
 
     def _vouched(
         self, nonce: bytes, events: tuple[RuntimeEvent, ...], registers: Measurements
-    ) -> Evidence:
+    ) -> bytes:
         """Return evidence without a statement; quoted once for nonce and registers."""
         with self._lock:
             known = self._quoted.get((nonce, registers))
@@ -222,7 +222,7 @@ class Enclave:
             device_evidence=devices_to_bytes(devices) if devices else b"",
         )
         quote = self._attester.quote(shown.report_data, registers)
-        made = replace(shown, quote=quote)
+        made = replace(shown, quote=quote).to_bytes()
         with self._lock:
             self._quoted[nonce, registers] = time.monotonic(), made
             if len(self._quoted) > _MOST_QUOTES:

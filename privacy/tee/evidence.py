@@ -195,7 +195,13 @@ class Evidence:
 
     def to_bytes(self) -> bytes:
         """Return the canonical encoding."""
-        value: Json = {
+        shown = canonical_json(self._as_dict())
+        if self.statement is None:
+            return shown
+        return with_job(shown, self.statement, self.signature)
+
+    def _as_dict(self) -> Json:
+        return {
             "version": VERSION,
             "format": self.format,
             "quote": b64url(self.quote),
@@ -207,10 +213,6 @@ class Evidence:
             "event_log": [event.as_dict() for event in self.event_log],
             "device_evidence": b64url(self.device_evidence),
         }
-        if self.statement is not None:
-            value["statement"] = self.statement.as_dict()
-            value["signature"] = b64url(self.signature)
-        return canonical_json(value)
 
     def check_signature(self, statement: Statement) -> None:
         """Check that the enclave signed `statement` and nothing else.
@@ -224,6 +226,25 @@ class Evidence:
         except (ValueError, InvalidSignature) as exc:
             msg = "the enclave did not sign the statement about this job"
             raise VerificationError(msg, code="statement-signature") from exc
+
+
+def with_job(shown: bytes, statement: Statement, signature: bytes) -> bytes:
+    """Return the canonical encoding of evidence, with a statement about a job added.
+
+    Args:
+        shown: The canonical encoding without one: an enclave makes it once, and adds
+            every job's statement to it.
+        statement: About the job.
+        signature: The enclave's, over the statement.
+    """
+    job = (
+        b'"signature":' + canonical_json(b64url(signature)) + b",",
+        b'"statement":' + canonical_json(statement.as_dict()) + b",",
+    )
+    # In order of their names; behind these two is one key and one number.
+    at = shown.rindex(b'"signing_public_key":')
+    then = shown.rindex(b'"version":')
+    return b"".join((shown[:at], job[0], shown[at:then], job[1], shown[then:]))
 
 
 def parse_evidence(raw: bytes) -> Evidence:

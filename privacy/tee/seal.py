@@ -2,25 +2,34 @@
 
     input    pack([key id, nonce, job, HPKE ciphertext]); inside, canonical JSON
              {"reply_key", "rows", "salt"}
-    answer   HPKE ciphertext to the reply key; inside, canonical JSON
+    answer   32 random bytes, and an AES-256-GCM ciphertext; inside, canonical JSON
              {"outputs", "proofs"}
 
 Salt and proofs are empty but in mode tee+zkml, where the salt is what the proofs
 commit to beside the rows, and the proofs are a text of `privacy.zkml.blobs`.
 
-`key id` names the enclave's key and its encapsulation; the reply key is of the same
-kind. `job` is 32 random bytes, the data owner's name for the job: the gateway's own
-name for it does not exist yet. An input for a contract has the order as a fifth frame;
-see `privacy.tee.contract`.
+`key id` names the enclave's key and its encapsulation. The reply key is 32 random bytes
+that this input alone holds; HKDF-SHA256 derives the answer's key and nonce from it and
+the answer's random bytes, as in Oblivious HTTP (RFC 9458, section 4.4). `job` is 32
+random bytes, the data owner's name for the job: the gateway's own name for it does not
+exist yet. An input for a contract has the order as a fifth frame; see
+`privacy.tee.contract`.
 
-HPKE's `info` binds encapsulation, mode, model, nonce and job, and for the answer the
-sealed input, so that nothing can be replayed against another model, attestation or job.
-HPKE's base mode does not say who sealed: that the enclave made the answer follows from
-its signed statement, not from the sealing.
+HPKE's `info` binds encapsulation, mode, model, nonce and job, and the answer's `info`
+the sealed input instead of the encapsulation, so that nothing can be replayed against
+another model, attestation or job. HPKE's base mode does not say who
+sealed: that the enclave made the answer follows from its signed statement, not from the
+sealing.
 """
 
+import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from privacy.encoding import (
     b64url,
@@ -39,11 +48,13 @@ from privacy.tee.evidence import JOB_BYTES, check_nonce
 from privacy.tee.kem import KEY_ID_BYTES, KemKey, KemPublicKey
 
 MAX_SEALED_BYTES = 1 << 26
+REPLY_KEY_BYTES = 32
 
-_INPUT_DOMAIN = "privacy-compute/tee/input/2"
-_ANSWER_DOMAIN = "privacy-compute/tee/answer/2"
+_INPUT_DOMAIN = "privacy-compute/tee/input/3"
+_ANSWER_DOMAIN = "privacy-compute/tee/answer/3"
 _FRAMES = 4
 _SALT_BYTES = 32
+_AES_KEY_BYTES, _AES_NONCE_BYTES = 32, 12
 _MAX_NUMBER_BYTES = 26  # the longest canonical number, and a comma
 _MAX_FRAME_BYTES = 4096  # reply key, member names, brackets, and HPKE's own
 _FLOAT32_MAX = 3.4028234663852886e38
@@ -67,12 +78,11 @@ class Purpose:
     job: bytes
     mode: str = Mode.TEE.value
 
-    def info(self, domain: str, kem: str, **more: object) -> bytes:
-        """Return what HPKE binds to a ciphertext."""
+    def info(self, domain: str, **more: object) -> bytes:
+        """Return what a ciphertext is bound to."""
         return canonical_json(
             {
                 "domain": domain,
-                "kem": kem,
                 "mode": self.mode,
                 "model_sha256": self.model_sha256,
                 "nonce": b64url(self.nonce),
@@ -132,7 +142,7 @@ def seal_input(
     columns: int,
     key: KemPublicKey,
     purpose: Purpose,
-    reply_key: KemPublicKey,
+    reply_key: bytes,
     salt: bytes = b"",
 ) -> bytes:
     """Return rows sealed to an enclave.
@@ -142,8 +152,8 @@ def seal_input(
         columns: How many features the model takes.
         key: From evidence that was verified and appraised; see `kem.choose`.
         purpose: With that evidence's nonce, and a job that no other input has.
-        reply_key: Where the answer is sealed to; fresh for every input, and of the
-            same encapsulation.
+        reply_key: What the answer is sealed with: 32 random bytes, fresh for every
+            input.
         salt: 32 random bytes in mode tee+zkml, else none.
 
     Raises:
@@ -151,12 +161,12 @@ def seal_input(
     """
     checked = float32_rows(rows, columns=columns)
     inside = {
-        "reply_key": b64url(reply_key.raw),
+        "reply_key": b64url(_check_reply_key(reply_key)),
         "rows": checked,
         "salt": b64url(_check_salt(salt, purpose)),
     }
     ciphertext = key.encrypt(
-        canonical_json(inside), purpose.info(_INPUT_DOMAIN, key.kem)
+        canonical_json(inside), purpose.info(_INPUT_DOMAIN, kem=key.kem)
     )
     return to_bytes(key, purpose, ciphertext)
 
@@ -172,7 +182,7 @@ def open_input(
     purpose: Purpose,
     *,
     columns: int,
-) -> tuple[Rows, KemPublicKey, bytes]:
+) -> tuple[Rows, bytes, bytes]:
     """Return rows, reply key and salt inside a sealed input, in the enclave.
 
     Raises:
@@ -180,9 +190,9 @@ def open_input(
             changed ("unsealable"); or its inside is malformed. Messages say nothing
             about what is inside: the node's operator reads them.
     """
-    plain, kem = decrypt(sealed, keys, purpose, domain=_INPUT_DOMAIN, columns=columns)
+    plain = decrypt(sealed, keys, purpose, domain=_INPUT_DOMAIN, columns=columns)
     try:
-        rows, reply_key, salt = _parse_inside(plain, kem, columns=columns)
+        rows, reply_key, salt = _parse_inside(plain, columns=columns)
         return rows, reply_key, _check_salt(salt, purpose)
     except (FormatError, ValueError):
         msg = (
@@ -200,8 +210,8 @@ def decrypt(
     domain: str,
     columns: int,
     **more: object,
-) -> tuple[bytes, str]:
-    """Return what is inside a sealed input, and the encapsulation, in the enclave.
+) -> bytes:
+    """Return what is inside a sealed input, in the enclave.
 
     Args:
         sealed: The input.
@@ -225,9 +235,9 @@ def decrypt(
     if len(sealed.ciphertext) > most:  # parsed JSON is many times larger
         msg = f"the sealed input has more bytes than {MAX_ROWS} rows of {columns} need"
         raise FormatError(msg, code="malformed-input")
-    kem = key.public.kem
+    info = purpose.info(domain, kem=key.public.kem, **more)
     try:
-        return key.decrypt(sealed.ciphertext, purpose.info(domain, kem, **more)), kem
+        return key.decrypt(sealed.ciphertext, info)
     except VerificationError as exc:
         msg = "the sealed input cannot be opened: seal it again for this model"
         raise FormatError(msg, code="unsealable") from exc
@@ -236,23 +246,24 @@ def decrypt(
 def seal_answer(
     outputs: Rows,
     *,
-    reply_key: KemPublicKey,
+    reply_key: bytes,
     purpose: Purpose,
     input_sha256: str,
     proofs: bytes = b"",
 ) -> bytes:
-    """Return raw outputs, and proofs if there are any, sealed to the reply key.
+    """Return raw outputs, and proofs if there are any, sealed with the reply key.
 
     Raises:
-        FormatError: An output is not finite, or the reply key cannot be used.
+        FormatError: An output is not finite.
     """
-    info = _answer_info(purpose, reply_key.kem, input_sha256)
-    inside = {"outputs": outputs, "proofs": proofs.decode("ascii")}
-    return reply_key.encrypt(canonical_json(inside), info)
+    inside = canonical_json({"outputs": outputs, "proofs": proofs.decode("ascii")})
+    once = secrets.token_bytes(REPLY_KEY_BYTES)
+    cipher, nonce = _answer_cipher(reply_key, once, purpose, input_sha256)
+    return once + cipher.encrypt(nonce, inside, None)
 
 
 def open_answer(
-    answer: bytes, key: KemKey, *, purpose: Purpose, input_sha256: str
+    answer: bytes, reply_key: bytes, *, purpose: Purpose, input_sha256: str
 ) -> tuple[Rows, bytes]:
     """Return the raw outputs in an answer, one row for each row sealed, and proofs.
 
@@ -260,10 +271,11 @@ def open_answer(
         VerificationError: It was changed, or answers something else.
         FormatError: Its inside is malformed.
     """
-    info = _answer_info(purpose, key.public.kem, input_sha256)
+    once, ciphertext = answer[:REPLY_KEY_BYTES], answer[REPLY_KEY_BYTES:]
+    cipher, nonce = _answer_cipher(reply_key, once, purpose, input_sha256)
     try:
-        plain = key.decrypt(answer, info)
-    except VerificationError as exc:
+        plain = cipher.decrypt(nonce, ciphertext, None)
+    except InvalidTag as exc:
         msg = "the answer cannot be opened: it was changed, or answers another input"
         raise VerificationError(msg, code="unsealable") from exc
     value = parse_canonical(plain, what="answer")
@@ -284,17 +296,21 @@ def _check_salt(salt: bytes, purpose: Purpose) -> bytes:
     return salt
 
 
-def _parse_inside(
-    plain: bytes, kem: str, *, columns: int
-) -> tuple[Rows, KemPublicKey, bytes]:
+def _check_reply_key(reply_key: bytes) -> bytes:
+    if len(reply_key) != REPLY_KEY_BYTES:
+        msg = f"the reply key has {len(reply_key)} bytes, expected {REPLY_KEY_BYTES}"
+        raise FormatError(msg)
+    return reply_key
+
+
+def _parse_inside(plain: bytes, *, columns: int) -> tuple[Rows, bytes, bytes]:
     value = parse_canonical(plain, what="sealed input")
     if set(value) != {"reply_key", "rows", "salt"}:
         raise FormatError("the sealed input has other members than these")
-    reply_key = KemPublicKey(
-        kem, b64url_decode(str(value["reply_key"]), what="reply key")
-    )
+    reply_key = b64url_decode(str(value["reply_key"]), what="reply key")
     salt = b64url_decode(str(value["salt"]), what="salt")
-    return float32_rows(value["rows"], columns=columns), reply_key, salt
+    rows = float32_rows(value["rows"], columns=columns)
+    return rows, _check_reply_key(reply_key), salt
 
 
 def float32_rows(rows: object, *, columns: int) -> Rows:
@@ -309,5 +325,14 @@ def float32_rows(rows: object, *, columns: int) -> Rows:
     return checked
 
 
-def _answer_info(purpose: Purpose, kem: str, input_sha256: str) -> bytes:
-    return purpose.info(_ANSWER_DOMAIN, kem, input_sha256=input_sha256)
+def _answer_cipher(
+    reply_key: bytes, once: bytes, purpose: Purpose, input_sha256: str
+) -> tuple[AESGCM, bytes]:
+    """Return the cipher of one answer, and its nonce."""
+    derived = HKDF(
+        SHA256(),
+        length=_AES_KEY_BYTES + _AES_NONCE_BYTES,
+        salt=once,
+        info=purpose.info(_ANSWER_DOMAIN, input_sha256=input_sha256),
+    ).derive(reply_key)
+    return AESGCM(derived[:_AES_KEY_BYTES]), derived[_AES_KEY_BYTES:]

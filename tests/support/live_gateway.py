@@ -27,6 +27,7 @@ from gateway.app import bootstrap_admin_key, create_app
 from gateway.executors.base import Engines
 from gateway.settings import Settings
 from privacy.encoding import sha256_hex
+from privacy.tls import server_context
 from tests.support.fake_enclave import fake_enclave
 
 FAKE_ENGINES = Engines("tests.support.fake_worker:handler", fake_enclave)
@@ -107,7 +108,8 @@ class ThreadGateway(_Served):
 
     def __init__(self, settings: Settings, engines: Engines) -> None:
         self.settings = settings.model_copy(update={"port": free_port()})
-        self.base_url = f"http://127.0.0.1:{self.settings.port}"
+        scheme = "https" if settings.tls else "http"
+        self.base_url = f"{scheme}://127.0.0.1:{self.settings.port}"
         self.admin_key = bootstrap_admin_key(settings) or ""
         self.app = create_app(self.settings, engines=engines)
         config = uvicorn.Config(
@@ -116,6 +118,9 @@ class ThreadGateway(_Served):
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=1,
+            ssl_context_factory=(lambda _config, _default: server_context(settings.tls))
+            if settings.tls
+            else None,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

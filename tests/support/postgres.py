@@ -2,11 +2,14 @@
 
 import atexit
 import itertools
+from contextlib import closing
 from functools import cache
 
 import pytest
 
 from benchmarks.postgres import Postgres, PostgresMissingError
+from gateway.store.database import Database
+from gateway.store.tables import metadata
 
 _numbers = itertools.count()
 
@@ -21,6 +24,20 @@ def server() -> Postgres:
     running.__enter__()
     atexit.register(running.__exit__)
     return running
+
+
+@cache
+def _emptied() -> str:
+    return new_database()
+
+
+def emptied() -> str:
+    """Return the address of a database with our tables, which are empty."""
+    url = _emptied()
+    with closing(Database(url)) as database, database.write() as c:
+        names = ", ".join(metadata.tables)
+        c.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY")
+    return url
 
 
 def new_database() -> str:

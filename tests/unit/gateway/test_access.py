@@ -38,9 +38,9 @@ NEEDED = {
     ("DELETE", "/v1/contract-inputs/{commitment}"): "jobs:write",
     ("GET", "/v1/attestations"): "models:read",
     ("GET", "/v1/nodes"): "models:read",
-    ("POST", "/v1/api-keys"): "admin",
-    ("GET", "/v1/api-keys"): "admin",
-    ("DELETE", "/v1/api-keys/{key_id}"): "admin",
+    ("POST", "/v1/api-keys"): "tenant:admin",
+    ("GET", "/v1/api-keys"): "tenant:admin",
+    ("DELETE", "/v1/api-keys/{key_id}"): "tenant:admin",
 }
 PARTS = {
     "{name}": "demo",

@@ -66,16 +66,6 @@ def test_revoking_an_unknown_key_is_an_error(database: Database):
         ApiKeys(database).revoke("key_none")
 
 
-def test_admin_implies_every_scope_and_others_only_themselves(database: Database):
-    keys = ApiKeys(database)
-    admin, _ = keys.create(tenant="a", scopes=["admin"])
-    reader, _ = keys.create(tenant="a", scopes=["jobs:read"])
-    assert admin.allows("jobs:write")
-    assert reader.allows("jobs:read")
-    assert not reader.allows("jobs:write")
-    assert not reader.allows("admin")
-
-
 def test_the_first_key_is_made_once(database: Database):
     keys = ApiKeys(database)
     text = keys.bootstrap()

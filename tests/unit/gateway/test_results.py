@@ -112,7 +112,7 @@ def test_the_sweep_forgets_old_results_only(tmp_path: Path):
         with database.write() as c:
             long_ago = jobs.update().where(jobs.c.id == old["id"])
             c.execute(long_ago.values(finished_at=now(plus_s=-3600)))
-        results = Results(database, holder.uploads, ttl_s=1800)
+        results = Results(holder.uploads, ttl_s=1800)
         assert results.sweep() == 1  # the evidence is the same for both
         assert _files(gateway, old) == [False, True]
         assert _files(gateway, new) == [True, True]

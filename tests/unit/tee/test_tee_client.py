@@ -353,7 +353,9 @@ def test_a_job_name_used_for_another_input_is_refused(enclave, session):
     key = choose(parse_evidence(enclave.evidence(session.nonce)).hpke_public_keys)
     enclave.infer(sealed := session.seal(ROWS))
     purpose = parse_sealed(sealed).purpose(MODEL_SHA256)
-    again = seal_input([[0.0] * 3], columns=3, key=key, purpose=purpose, reply_key=key)
+    again = seal_input(
+        [[0.0] * 3], columns=3, key=key, purpose=purpose, reply_key=bytes(32)
+    )
     assert_code("job-reused", FormatError, enclave.infer, again)
     enclave.infer(sealed)  # a gateway repeats it after a crash
     moved = pack([first.key_id, first.nonce, purpose.job, first.ciphertext])

@@ -99,7 +99,7 @@ def test_evidence_refuses_a_nonce_that_is_not_32_bytes(shared_enclave):
 def test_an_input_for_another_enclave_is_refused(shared_enclave):
     key = KemKey.generate(HYBRID).public
     purpose = Purpose(MODEL_SHA256, bytes(32), new_job())
-    sealed = seal_input(ROWS, columns=3, key=key, purpose=purpose, reply_key=key)
+    sealed = seal_input(ROWS, columns=3, key=key, purpose=purpose, reply_key=bytes(32))
     with pytest.raises(FormatError) as caught:
         shared_enclave.infer(sealed, timeout_s=10)
     assert caught.value.code == "enclave-gone"
@@ -109,7 +109,7 @@ def test_an_input_for_another_model_is_refused(shared_enclave):
     shown = parse_evidence(shared_enclave.evidence(bytes(32)))
     key = choose(shown.hpke_public_keys)
     purpose = Purpose("cd" * 32, bytes(32), new_job())
-    sealed = seal_input(ROWS, columns=3, key=key, purpose=purpose, reply_key=key)
+    sealed = seal_input(ROWS, columns=3, key=key, purpose=purpose, reply_key=bytes(32))
     with pytest.raises(FormatError) as caught:
         shared_enclave.infer(sealed, timeout_s=10)
     assert caught.value.code == "unsealable"
