@@ -63,10 +63,10 @@ def test_a_result_stays_that_another_jobs_deletion_meets_as_it_ends(
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         first = api.order(ECHO, wait=20).json()
 
-        def late(self: Jobs, *args: Any) -> tuple[Job, bool]:
+        def late(self: Jobs, *args: Any, **more: Any) -> tuple[Job, bool]:
             with gateway.client() as other:
                 other.delete(first["links"]["result"]).raise_for_status()
-            return finish(self, *args)
+            return finish(self, *args, **more)
 
         monkeypatch.setattr(Jobs, "finish", late)
         second = api.order(ECHO, wait=20).json()
