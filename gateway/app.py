@@ -19,10 +19,11 @@ from gateway.api import (
     nodes,
     problems,
 )
-from gateway.api.limits import JsonBodyLimit
+from gateway.api.limits import RateFields, RequestLimits
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
 from gateway.node import Gateway, open_database
+from gateway.server import server_options
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys
 from privacy.tls import server_context
@@ -70,7 +71,8 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         exception_handlers=problems.HANDLERS,
     )
     app.state.gateway = gateway
-    app.add_middleware(JsonBodyLimit)
+    app.add_middleware(RequestLimits, body_timeout_s=settings.body_timeout_s)
+    app.add_middleware(RateFields, rates=gateway.rates)
     app.add_middleware(problems.DefectsAsProblems)
     app.add_middleware(RequestLog)
     for module in (
@@ -117,13 +119,7 @@ def run(
         app,
         host=settings.host,
         port=settings.port,
-        loop="uvloop",
-        http="h11",  # httptools, which uvicorn prefers, bounds no header
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=settings.max_connections,
-        timeout_graceful_shutdown=settings.stop_grace_s,
+        **server_options(settings),
         ssl_context_factory=(lambda _config, _default: context) if context else None,
     )
 

@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -12,7 +13,7 @@ from gateway.background import every
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
-from gateway.identity.tokens import Tokens
+from gateway.identity.rates import Rates
 from gateway.jobs.hub import Hub
 from gateway.jobs.membership import Membership
 from gateway.jobs.runs import Runs
@@ -35,6 +36,9 @@ from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
 from privacy.publisher import Trust, load_trust
 
+if TYPE_CHECKING:
+    from gateway.identity.tokens import Tokens
+
 _log = structlog.get_logger()
 _API_KEYS_S = 1.0  # so that a revocation is known everywhere within two seconds
 _MEASURES_S = 5.0
@@ -45,7 +49,7 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
-    tokens: Tokens
+    tokens: "Tokens | None"
     blobs: Blobs
     uploads: Uploads
     contract_inputs: ContractInputs
@@ -62,6 +66,7 @@ class Gateway:
     def __init__(self, settings: Settings, engines: Engines) -> None:
         """Describe a gateway; nothing is touched before `open`."""
         self.settings = settings
+        self.rates = Rates(settings.rate_limits)
         self.ready = False
         self._engines = engines
         self._lock: FolderLock | None = None
@@ -82,7 +87,7 @@ class Gateway:
         self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
         self.api_keys = ApiKeys(self.database)
-        self.tokens = Tokens(self.settings.oidc_issuers)
+        self.tokens = _tokens(self.settings)
         self.blobs = Blobs(data_dir / "blobs")
         parts = Parts(data_dir / "blobs" / "uploads")
         self.uploads = Uploads(
@@ -205,6 +210,14 @@ async def _remove(sweep: Callable[[], int]) -> None:
             _log.info("swept", files=files)
     except Exception as exc:  # noqa: BLE001 - the next time may go better
         error_id_of(exc, task="sweep")
+
+
+def _tokens(settings: Settings) -> "Tokens | None":
+    if not settings.oidc_issuers:
+        return None
+    from gateway.identity.tokens import Tokens  # 8 MB that few gateways need
+
+    return Tokens(settings.oidc_issuers)
 
 
 def _allowance(settings: Settings) -> Allowance:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.identity.issuers import Issuer
+from gateway.identity.rates import RateLimits
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
@@ -156,6 +157,33 @@ class Settings(BaseSettings):
     max_queued_jobs_by_tenant: int = Field(
         default=128, ge=1, description="Of one mode and tenant."
     )
+    submits_per_minute: int = Field(
+        default=12_000, ge=0, description="POST requests of one tenant; 0 for any."
+    )
+    uploads_per_minute: int = Field(
+        default=12_000, ge=0, description="PUT and PATCH requests of one tenant."
+    )
+    reads_per_minute: int = Field(
+        default=60_000, ge=0, description="Other requests of one tenant."
+    )
+    strangers_per_minute: int = Field(
+        default=1_200,
+        ge=0,
+        description="Requests without a valid key or token from one address.",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses and networks whose X-Forwarded-For is believed.",
+    )
+    head_timeout_s: float = Field(
+        default=15.0, gt=0, description="In which a request's head has to come."
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="In which a body that is no upload has to come."
+    )
+    max_connections_by_address: int = Field(
+        default=250, ge=1, description="Open at once; trusted proxies may have more."
+    )
     max_connections: int = Field(
         default=1000, ge=1, description="Open at once, waiting requests and all."
     )
@@ -201,6 +229,16 @@ class Settings(BaseSettings):
         return Limits(
             memory_bytes=self.enclave_memory_bytes,
             allow_weaker_sandbox=self.allow_weaker_sandbox,
+        )
+
+    @property
+    def rate_limits(self) -> RateLimits:
+        """Requests a minute."""
+        return RateLimits(
+            submit=self.submits_per_minute,
+            upload=self.uploads_per_minute,
+            read=self.reads_per_minute,
+            unauthenticated=self.strangers_per_minute,
         )
 
     def workers(self, mode: Mode) -> int:

@@ -9,6 +9,7 @@ from fastapi.security import (
     SecurityScopes,
 )
 
+from gateway.api.limits import address_of, check_rate
 from gateway.identity.caller import Caller
 from gateway.node import Gateway
 from gateway.store.api_keys import PREFIX
@@ -37,13 +38,33 @@ async def _authenticate(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
     """Return the caller if it has every scope the route asks for."""
-    caller = await _caller(request, gateway, credentials)
+    caller = await _known(request, gateway, credentials)
     request.state.key_id = caller.id
+    request.state.rate = await gateway.rates.of_tenant(
+        caller.tenant, request.method, {}
+    )
+    check_rate(request.state.rate)
     for scope in scopes.scopes:
         if not caller.allows(scope):
             msg = f"this API key or token has no scope {scope}: ask for one that has it"
             raise AuthError(msg, code="missing-scope")
     return caller
+
+
+async def _known(
+    request: Request,
+    gateway: Gateway,
+    credentials: HTTPAuthorizationCredentials | None,
+) -> Caller:
+    """Return the caller; a wrong key counts against the address it comes from."""
+    try:
+        return await _caller(request, gateway, credentials)
+    except AuthError:
+        if credentials is not None:  # else it was counted before
+            address = address_of(request.scope)
+            request.state.rate = await gateway.rates.of_stranger(address)
+            check_rate(request.state.rate)
+        raise
 
 
 async def _caller(
@@ -57,7 +78,7 @@ async def _caller(
     if len(request.headers.getlist("authorization")) > 1:
         raise AuthError("there are two Authorization headers: send one")
     text = credentials.credentials
-    if gateway.settings.oidc_issuers and not text.startswith(PREFIX):
+    if gateway.tokens and not text.startswith(PREFIX):
         return await gateway.tokens.caller(text)
     key = gateway.api_keys.authenticate(text)
     return Caller(key.id, key.tenant, frozenset(key.scopes))

@@ -48,8 +48,9 @@ def _response(status: int) -> dict[str, Any]:
     }
 
 
+_ANY_ROUTE = (401, 403, 404, 405, 408, 409, 413, 414, 422, 429, 431, 503)
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    **{s: _response(s) for s in (401, 403, 404, 408, 409, 413, 422, 429, 503)},
+    **{s: _response(s) for s in _ANY_ROUTE},
     500: {**_response(500), "model": Problem},
 }
 
@@ -93,6 +94,9 @@ async def _http_exception(request: Request, exc: HTTPException) -> JSONResponse:
         error = FormatError(message, code="method-not-allowed")
     elif exc.status_code == HTTPStatus.NOT_FOUND:
         error = NotFoundError("there is nothing at this path: see /openapi.json")
+    elif exc.status_code == HTTPStatus.REQUEST_TIMEOUT:
+        message = "the request body did not come in time: send it again"
+        error = LimitError(message, code="request-too-slow")
     elif exc.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         error = LimitError("the request body is too large", code="too-large")
     else:

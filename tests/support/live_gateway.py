@@ -25,6 +25,7 @@ import uvicorn
 
 from gateway.app import bootstrap_admin_key, create_app
 from gateway.executors.base import Engines
+from gateway.server import server_options
 from gateway.settings import Settings
 from privacy.encoding import sha256_hex
 from privacy.tls import server_context
@@ -115,9 +116,7 @@ class ThreadGateway(_Served):
         config = uvicorn.Config(
             self.app,
             port=self.settings.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=1,
+            **{**server_options(self.settings), "timeout_graceful_shutdown": 1},
             ssl_context_factory=(lambda _config, _default: server_context(settings.tls))
             if settings.tls
             else None,
