@@ -15,7 +15,7 @@ from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
 from gateway.jobs.hub import Hub
-from gateway.jobs.membership import Membership
+from gateway.jobs.membership import Membership, gateway_id
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
 from gateway.lock import FolderLock
@@ -88,8 +88,12 @@ class Gateway:
         self.database = open_database(data_dir, self.settings.database_url)
         self.api_keys = ApiKeys(self.database)
         self.tokens = _tokens(self.settings)
-        self.blobs = Blobs(data_dir / "blobs")
-        parts = Parts(data_dir / "blobs" / "uploads")
+        blobs_dir = self.settings.blobs_dir or data_dir / "blobs"
+        self.blobs = Blobs(blobs_dir)
+        # Beside the blobs, so that a whole one is renamed; a gateway's own, for it goes
+        # on with what an earlier life of its was receiving.
+        own = gateway_id(data_dir) if self.settings.blobs_dir else ""
+        parts = Parts(blobs_dir / "uploads" / own)
         self.uploads = Uploads(
             self.database, self.blobs, parts, _allowance(self.settings)
         )

@@ -35,6 +35,11 @@ class Settings(BaseSettings):
         description="postgresql+psycopg://USER:PASSWORD@HOST/NAME, which several "
         "gateways may share; a SQLite file in data_dir if empty.",
     )
+    blobs_dir: Path | None = Field(
+        default=None,
+        description="Uploads, outputs and evidence; DATA_DIR/blobs if empty. Gateways "
+        "that share a database need a folder that all of them see, or blobs_s3.",
+    )
     lease_s: float = Field(
         default=10.0,
         ge=1,

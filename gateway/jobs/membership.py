@@ -39,6 +39,7 @@ from privacy.tee.seal import parse_sealed
 _log = structlog.get_logger()
 _ROUND_S = 0.25
 _PROGRESS_S = 1.0
+_FILE = "gateway-id"
 _BEATS = 5  # in the time after which a gateway is taken for dead
 
 
@@ -86,9 +87,8 @@ class Membership:
             lease_s: Dead for others if it does not beat for so long.
         """
         self._gateways, self._jobs = gateways, jobs
-        self._file = folder / "gateway-id"
-        known = self._file.read_text() if self._file.exists() else ""
-        self._member = Member(known or _new_id(), uuid.uuid4().hex, name, lease_s)
+        self._file = folder / _FILE
+        self._member = Member(gateway_id(folder), uuid.uuid4().hex, name, lease_s)
         self._seen: dict[str, tuple[Member, float]] = {}
         self._looked_at = self._beat_at = self._told_progress_at = 0.0
         self._told: dict[str, tuple[str, int, Json | None]] = {}
@@ -125,7 +125,6 @@ class Membership:
 
     def join(self) -> set[str]:
         """Write this gateway down; return the open jobs that are its own to run."""
-        write_atomic(self._file, self.id.encode(), private=True)
         self._gateways.join(self._member)
         self._gateways.claim(self.id)
         return self._jobs.open_of(self.id)
@@ -203,7 +202,8 @@ class Membership:
     def _join_anew(self) -> None:
         """Come back under a new id: the old one's jobs are another's by now."""
         before = self.id
-        self._member = replace(self._member, id=_new_id(), life=uuid.uuid4().hex)
+        self._member = replace(self._member, id=uuid.uuid4().hex, life=uuid.uuid4().hex)
+        write_atomic(self._file, self.id.encode(), private=True)
         self.join()
         self._gateways.move_enclaves(before, self.id)
 
@@ -229,5 +229,9 @@ class Membership:
             _log.warning("jobs-taken-over", jobs=jobs)
 
 
-def _new_id() -> str:
-    return uuid.uuid4().hex
+def gateway_id(folder: Path) -> str:
+    """Return the id of a data folder's gateway, which outlives its process."""
+    file = folder / _FILE
+    if not file.exists():
+        write_atomic(file, uuid.uuid4().hex.encode(), private=True)
+    return file.read_text()
