@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.background import every
 from gateway.executors.base import Engines
@@ -19,11 +18,13 @@ from gateway.jobs.membership import Membership, gateway_id
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
 from gateway.lock import FolderLock
+from gateway.log_keeper import LogKeeper, Refusals
 from gateway.logs import error_id_of
 from gateway.registry import ModelRegistry
 from gateway.settings import Settings
-from gateway.signing import load_signing_key
+from gateway.signing import KEY_FILE, ReceiptKeys
 from gateway.store.api_keys import ApiKeys
+from gateway.store.audit import Act, Audit, Who
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
 from gateway.store.contract_inputs import ContractInputs
@@ -32,8 +33,11 @@ from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
 from gateway.store.parts import Parts
+from gateway.store.receipt_log import ReceiptLog
 from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
+from privacy import __version__
+from privacy.encoding import Json
 from privacy.publisher import Trust, load_trust
 
 if TYPE_CHECKING:
@@ -41,6 +45,9 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger()
 _API_KEYS_S = 1.0  # so that a revocation is known everywhere within two seconds
+_REFUSALS_S = 10.0
+_ARCHIVE_S = 3600.0
+_ITSELF = Who(actor="gateway")
 _MEASURES_S = 5.0
 
 
@@ -59,7 +66,10 @@ class Gateway:
     measures: Measures
     results: Results
     registry: ModelRegistry
-    signing_key: Ed25519PrivateKey
+    receipt_keys: ReceiptKeys
+    receipt_log: ReceiptLog
+    audit: Audit
+    refusals: Refusals
     scheduler: Scheduler
     service: JobService
 
@@ -70,6 +80,7 @@ class Gateway:
         self.ready = False
         self._engines = engines
         self._lock: FolderLock | None = None
+        self._trusted: Trust | None = None
 
     def open(self) -> None:
         """Take the data folder and load what lies in it; doing it again is harmless.
@@ -84,8 +95,12 @@ class Gateway:
         data_dir = self.settings.data_dir
         self._simulated_enclaves = self.settings.evidence_source.is_simulated()
         self._lock = FolderLock(data_dir)
-        self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
+        self.audit = Audit(self.database, gateway=self.settings.node_name)
+        self.refusals = Refusals()
+        self.receipt_log = ReceiptLog(self.database)
+        key_file = self.settings.receipt_key or data_dir / KEY_FILE
+        self.receipt_keys = ReceiptKeys(key_file, self.database)
         self.api_keys = ApiKeys(self.database)
         self.tokens = _tokens(self.settings)
         blobs_dir = self.settings.blobs_dir or data_dir / "blobs"
@@ -128,7 +143,7 @@ class Gateway:
             registry=self.registry,
             executor=self.scheduler,
             hub=Hub(),
-            signing_key=self.signing_key,
+            receipt_keys=self.receipt_keys,
             node_name=settings.node_name,
             max_queued=settings.max_queued_jobs,
             max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
@@ -142,10 +157,15 @@ class Gateway:
             self.service.begin(job_id)
         rounds = self.membership.run(self.service, self.service.hub)
         self._sweeping = asyncio.create_task(self._sweep())
+        await asyncio.to_thread(self.audit.record, _started(settings))
+        self._keeper = self._log_keeper()
         self._background = [
             asyncio.create_task(rounds),
             *self._for_shared(),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+            asyncio.create_task(every(settings.log_every_s, self._keeper.tick)),
+            asyncio.create_task(every(_REFUSALS_S, self._keeper.note_refusals)),
+            asyncio.create_task(every(_ARCHIVE_S, self._keeper.archive)),
         ]
         self.ready = True
         _log.info(
@@ -173,6 +193,7 @@ class Gateway:
             await asyncio.to_thread(self.membership.leave)
         except StoreAwayError as exc:  # others find out by themselves
             _log.warning("store-away", code=exc.code)
+        await asyncio.to_thread(self._keeper.close)
         _log.info("stopped", node=self.settings.node_name)
 
     def close(self) -> None:
@@ -192,10 +213,25 @@ class Gateway:
             await asyncio.sleep(self.settings.sweep_every_s)
 
     def _trust(self) -> Trust:
-        return load_trust(
+        trust = load_trust(
             self.settings.home,
             self.settings.trusted_publishers,
             allow_unsigned=self.settings.allow_unsigned_bundles,
+        )
+        if self._trusted not in {None, trust}:
+            self.audit.record(_trust_changed(trust))
+        self._trusted = trust
+        return trust
+
+    def _log_keeper(self) -> LogKeeper:
+        return LogKeeper(
+            self.receipt_keys,
+            self.receipt_log,
+            self.audit,
+            self.refusals,
+            archive=self.settings.data_dir / "audit",
+            most_age_s=self.settings.tree_head_every_s,
+            keep_s=self.settings.audit_keep_s,
         )
 
     def _local_node(self) -> LocalNode:
@@ -214,6 +250,20 @@ async def _remove(sweep: Callable[[], int]) -> None:
             _log.info("swept", files=files)
     except Exception as exc:  # noqa: BLE001 - the next time may go better
         error_id_of(exc, task="sweep")
+
+
+def _started(settings: Settings) -> Act:
+    """Return the act of starting: which settings were made, not what they say."""
+    made = sorted(settings.model_fields_set)
+    relaxed = [n for n in made if n.startswith("allow") and getattr(settings, n)]
+    details: Json = {"version": __version__, "settings": made, "relaxed": relaxed}
+    return Act(action="gateway-started", who=_ITSELF, details=details)
+
+
+def _trust_changed(trust: Trust) -> Act:
+    publishers, unsigned = sorted(trust.key_ids), trust.allow_unsigned
+    details: Json = {"publishers": publishers, "allow_unsigned": unsigned}
+    return Act(action="trust-changed", who=_ITSELF, details=details)
 
 
 def _tokens(settings: Settings) -> "Tokens | None":

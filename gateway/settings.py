@@ -150,6 +150,24 @@ class Settings(BaseSettings):
     contract_inputs_ttl_s: float = Field(
         default=30 * 86400.0, gt=0, description="Inputs handed over for contracts."
     )
+    receipt_key: Path | None = Field(
+        default=None,
+        description="File of the key that signs receipts; else DATA_DIR/receipt.key.",
+    )
+    log_every_s: float = Field(
+        default=0.5,
+        gt=0,
+        le=60,
+        description="How often receipts and acts enter their logs.",
+    )
+    tree_head_every_s: float = Field(
+        default=600.0, gt=0, description="Sign a tree head at least so often."
+    )
+    audit_keep_s: float = Field(
+        default=366 * 86400.0,
+        gt=0,
+        description="Audit entries in the database; older ones go to DATA_DIR/audit.",
+    )
     results_ttl_s: float = Field(
         default=7 * 86400.0, gt=0, description="Outputs and evidence of finished jobs."
     )

@@ -10,6 +10,7 @@ from fastapi.security import (
 )
 
 from gateway.api.limits import address_of, check_rate
+from gateway.audit_trail import admit
 from gateway.identity.caller import Caller
 from gateway.node import Gateway
 from gateway.store.api_keys import PREFIX
@@ -48,6 +49,7 @@ async def _authenticate(
         if not caller.allows(scope):
             msg = f"this API key or token has no scope {scope}: ask for one that has it"
             raise AuthError(msg, code="missing-scope")
+    await admit(request, gateway, caller, scopes.scopes)
     return caller
 
 

@@ -244,6 +244,48 @@ class HealthOut(BaseModel):
 
 
 class JwksOut(BaseModel):
-    """The receipt keys as a JSON Web Key Set."""
+    """The receipt keys as a JSON Web Key Set, and what was said about them."""
 
     keys: list[dict[str, JsonValue]]
+    history: list[dict[str, JsonValue]] = Field(
+        description="Signed statements, each bound to the one before."
+    )
+
+
+class InclusionOut(BaseModel):
+    """Where a receipt is in the log; hashes are base64, as in tree heads."""
+
+    index: int
+    size: int
+    path: list[str] = Field(description="RFC 9162 inclusion proof, from the leaf up.")
+
+
+class ConsistencyOut(BaseModel):
+    """That a log begins with an earlier one."""
+
+    from_: int = Field(alias="from")
+    to: int
+    path: list[str] = Field(description="RFC 9162 consistency proof.")
+
+
+class LeavesOut(BaseModel):
+    """Leaf hashes of the log, in order."""
+
+    start: int
+    leaf_hashes: list[str]
+
+
+class AuditOut(BaseModel):
+    """Entries of the audit log, and where its chain ends."""
+
+    lines: list[str] = Field(description="One canonical JSON object each.")
+    size: int
+    sha256: str = Field(description="Of the last entry.")
+    archived_size: int = Field(description="Entries up to here are in archive files.")
+    archived_sha256: str
+
+
+class AuditHeadsOut(BaseModel):
+    """Signed tree heads."""
+
+    heads: list[str]

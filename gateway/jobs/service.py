@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.executors.base import Done, Executor, Watch, Work
 from gateway.jobs.hub import Hub, Inbox, news
@@ -35,6 +34,7 @@ from gateway.logs import error_id_of
 from gateway.metrics import job_ended
 from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
+from gateway.signing import ReceiptKeys
 from gateway.store.away import StoreAwayError, full_disk
 from gateway.store.blobs import Blobs
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
@@ -52,7 +52,7 @@ from privacy.errors import (
 )
 from privacy.fhe.options import DEFAULT_P_ERROR
 from privacy.modes import Mode, parse_mode
-from privacy.receipt import Receipt, sign_receipt
+from privacy.receipt import Receipt
 
 _log = structlog.get_logger()
 _MAX_OPTIONS_BYTES = 4096
@@ -106,7 +106,7 @@ class JobService:
     registry: ModelRegistry
     executor: Executor
     hub: Hub
-    signing_key: Ed25519PrivateKey
+    receipt_keys: ReceiptKeys
     node_name: str
     max_queued: int
     max_queued_by_tenant: int
@@ -167,7 +167,7 @@ class JobService:
         Raises:
             NotFoundError: The tenant has none of that id.
         """
-        await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
+        await asyncio.to_thread(self.jobs.asked_to_cancel, job_id, tenant=tenant)
         self.executor.cancel(job_id)  # first: while we write, a worker may come free
         job = await self._end(job_id, _Ended(Outcome("cancelled")))
         self.executor.cancel(job_id)  # again: it may have reached the executor since
@@ -321,7 +321,7 @@ class JobService:
             started_at=job.started_at,
             finished_at=finished_at,
         )
-        return sign_receipt(receipt, self.signing_key)
+        return self.receipt_keys.sign(receipt)
 
 
 async def _lasting(job_id: str, act: Callable[[], Awaitable[_T]]) -> _T:

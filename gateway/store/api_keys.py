@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, replace
 
 import sqlalchemy as sa
 
+from gateway.store.audit import Act, note
 from gateway.store.database import Database
 from gateway.store.tables import api_keys
 from privacy.clock import now
-from privacy.encoding import b64url, b64url_decode, sha256_hex
+from privacy.encoding import Json, b64url, b64url_decode, sha256_hex
 from privacy.errors import AuthError, FormatError, NotFoundError
 
 PREFIX = "pk_"
@@ -71,6 +72,8 @@ class ApiKeys:
                 connection.execute(
                     sa.insert(api_keys).values(secret_sha256=digest, **asdict(key))
                 )
+                details: Json = {"tenant": tenant, "scopes": key.scopes}
+                note(connection, Act(action="key-made", target=key.id, details=details))
             self._by_digest[digest] = key
         return key, PREFIX + b64url(secret)
 
@@ -125,6 +128,7 @@ class ApiKeys:
                     .where(api_keys.c.id == key_id)
                     .values(revoked_at=revoked.revoked_at)
                 )
+                note(connection, Act(action="key-revoked", target=key_id))
             self._by_digest[digest] = revoked
 
     def bootstrap(self) -> str | None:

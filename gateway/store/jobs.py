@@ -6,6 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from gateway.store.audit import WHO, Act, note
 from gateway.store.database import BLOBS, Database
 from gateway.store.tables import jobs
 from privacy.clock import now
@@ -183,6 +184,7 @@ class Jobs:
                 msg = f"many jobs of mode {new.mode} are waiting already: try later"
                 raise LimitError(msg, code="queue-full")
             c.execute(_INSERT, {**values, "status": "queued"})
+            note(c, _submitted(new))
             return _one(c, _BY_ID, job_id=new.id), True
 
     def get(self, job_id: str, *, tenant: str) -> Job:
@@ -193,6 +195,17 @@ class Jobs:
         """
         with self._database.read() as connection:
             return _one(connection, _BY_ID_AND_TENANT, job_id=job_id, tenant=tenant)
+
+    def asked_to_cancel(self, job_id: str, *, tenant: str) -> None:
+        """Note that a tenant's job is to be cancelled, unless it has ended.
+
+        Raises:
+            NotFoundError: The tenant has none of that id.
+        """
+        if not self.get(job_id, tenant=tenant).finished:
+            who = replace(WHO.get(), tenant=tenant)
+            with self._database.write() as c:
+                note(c, Act(action="job-cancelled", target=job_id, who=who))
 
     def find(self, job_id: str) -> Job:
         """Return a job whoever owns it; for the gateway's own use."""
@@ -300,6 +313,16 @@ class Jobs:
             values = {**ended, "receipt": receipt, "job_id": job_id}
             connection.execute(_FINISH, values)
             return replace(job, **ended), True
+
+
+def _submitted(new: NewJob) -> Act:
+    names = ("mode", "model_sha256", "input_sha256", "keys_sha256")
+    return Act(
+        action="job-submitted",
+        target=new.id,
+        who=replace(WHO.get(), tenant=new.tenant),
+        details={name: getattr(new, name) for name in names},
+    )
 
 
 def _job(row: sa.Row[tuple[object, ...]]) -> Job:

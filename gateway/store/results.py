@@ -6,6 +6,7 @@ names none, and a file that no job and no upload names any more is removed.
 
 import sqlalchemy as sa
 
+from gateway.store.audit import Act, note
 from gateway.store.jobs import TERMINAL
 from gateway.store.tables import jobs
 from gateway.store.uploads import Uploads
@@ -34,6 +35,7 @@ class Results:
         """Forget what a finished job gave; doing it again changes nothing."""
         with self._uploads.removing() as c:
             self._forget(c, [job_id])
+            note(c, Act(action="result-deleted", target=job_id))
 
     def sweep(self) -> int:
         """Forget results that are too old; return how many files went."""

@@ -85,6 +85,7 @@ jobs = sa.Table(
     sa.Column("receipt", sa.LargeBinary),
     sa.Column("gateway", sa.String, nullable=False, server_default=""),
     sa.Column("progress", sa.JSON(none_as_null=True)),
+    sa.Column("log_index", sa.BigInteger),
     sa.UniqueConstraint("tenant", "idempotency_key"),
     sa.Index("jobs_by_tenant", "tenant", "seq"),
     sa.Index("jobs_by_status", "status"),
@@ -109,4 +110,12 @@ run_measures = sa.Table(
     sa.Column("memory_bytes", sa.BigInteger, nullable=False),
     sa.Column("at", sa.String, nullable=False),
     sa.Index("run_measures_by_model", "model_sha256", "mode", "id"),
+)
+
+_NOT_LOGGED = sa.and_(jobs.c.log_index.is_(None), jobs.c.receipt.is_not(None))
+sa.Index(
+    "jobs_not_logged",
+    jobs.c.finished_at,
+    postgresql_where=_NOT_LOGGED,
+    sqlite_where=_NOT_LOGGED,
 )

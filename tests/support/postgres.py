@@ -2,14 +2,12 @@
 
 import atexit
 import itertools
-from contextlib import closing
 from functools import cache
 
 import pytest
 
 from benchmarks.postgres import Postgres, PostgresMissingError
 from gateway.store.database import Database
-from gateway.store.tables import metadata
 
 _numbers = itertools.count()
 
@@ -26,20 +24,18 @@ def server() -> Postgres:
     return running
 
 
-@cache
-def _emptied() -> str:
-    return new_database()
-
-
-def emptied() -> str:
-    """Return the address of a database with our tables, which are empty."""
-    url = _emptied()
-    with closing(Database(url)) as database, database.write() as c:
-        names = ", ".join(metadata.tables)
-        c.exec_driver_sql(f"TRUNCATE {names} RESTART IDENTITY")
-    return url
-
-
 def new_database() -> str:
     """Return the address of an empty database."""
     return server().database(f"test{next(_numbers)}")
+
+
+@cache
+def _template() -> str:
+    url = new_database()
+    Database(url).close()
+    return url.rpartition("/")[2]
+
+
+def migrated() -> str:
+    """Return the address of a database with our tables, which are empty."""
+    return server().database(f"test{next(_numbers)}", template=_template())

@@ -6,7 +6,7 @@ import pytest
 from gateway.store.database import Database
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ThreadGateway
-from tests.support.postgres import emptied
+from tests.support.postgres import migrated
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,6 @@ def stranger(gateway: ThreadGateway) -> Iterator[Api]:
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
     """Our empty tables, on each kind of database."""
     is_file = request.param == "sqlite"
-    database = Database(tmp_path / "db.sqlite" if is_file else emptied())
+    database = Database(tmp_path / "db.sqlite" if is_file else migrated())
     yield database
     database.close()

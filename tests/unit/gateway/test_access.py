@@ -9,7 +9,16 @@ from tests.support.live_gateway import Api, ThreadGateway
 
 DIGEST = "0" * 64
 SCOPES = {"models:read", "jobs:read", "jobs:write"}
-OPEN = {"/healthz", "/readyz", "/v1/modes", "/.well-known/jwks.json"}
+OPEN = {
+    "/healthz",
+    "/readyz",
+    "/v1/modes",
+    "/.well-known/jwks.json",
+    "/v1/log/head",
+    "/v1/log/proof",
+    "/v1/log/consistency",
+    "/v1/log/leaves",
+}
 NEEDED = {
     ("GET", "/v1/models"): "models:read",
     ("GET", "/v1/models/{name}"): "models:read",
@@ -41,6 +50,9 @@ NEEDED = {
     ("POST", "/v1/api-keys"): "tenant:admin",
     ("GET", "/v1/api-keys"): "tenant:admin",
     ("DELETE", "/v1/api-keys/{key_id}"): "tenant:admin",
+    ("GET", "/v1/audit"): "admin",
+    ("GET", "/v1/audit/heads"): "admin",
+    ("GET", "/metrics"): "metrics:read",
 }
 PARTS = {
     "{name}": "demo",

@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+import gateway.app  # noqa: F401 - every module with tables
 from gateway.store.database import Database, database_engine, sqlite_engine
 from gateway.store.migrate import FOLDER, migrate
 from gateway.store.tables import metadata

@@ -14,7 +14,7 @@ from gateway.store.away import StoreAwayError
 from gateway.store.gateways import Gateways
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ThreadGateway, wait_until
-from tests.support.postgres import emptied
+from tests.support.postgres import migrated
 
 Start = Callable[[str], ThreadGateway]
 
@@ -23,7 +23,7 @@ Start = Callable[[str], ThreadGateway]
 def start(tmp_path: Path) -> Iterator[Start]:
     """Return a function that starts a gateway of that name."""
     write_bundle(tmp_path / "models", needs_keys=False)
-    url, keys = emptied(), []
+    url, keys = migrated(), []
     with ExitStack() as stack:
 
         def start(name: str) -> ThreadGateway:
