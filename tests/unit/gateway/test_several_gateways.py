@@ -31,6 +31,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 tmp_path,
                 data_dir=tmp_path / name,
                 blobs_dir=tmp_path / "blobs",
+                receipt_key=tmp_path / "receipt.key",
                 node_name=name,
                 database_url=url,
                 lease_s=1,
