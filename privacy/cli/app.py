@@ -49,6 +49,7 @@ _GROUPS = {
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
     "gateway": "A gateway's own data.",
+    "log": "A gateway's log of receipts.",
 }
 _groups: dict[str, typer.Typer] = {}
 _BARE = {"--prove-answer": "anyone"}
