@@ -13,6 +13,7 @@ from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
+from gateway.jobs.deletions import Deletions
 from gateway.jobs.hub import Hub
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
@@ -33,7 +34,11 @@ from gateway.store.measures import Measures
 from gateway.store.parts import Parts
 from gateway.store.receipt_log import ReceiptLog
 from gateway.store.results import Results
+from gateway.store.tenants import Tenants
 from gateway.store.uploads import Allowance, Uploads
+from gateway.store.webhooks import Webhooks
+from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
+from gateway.webhooks.sender import Sender
 from privacy import __version__
 from privacy.encoding import Json
 from privacy.publisher import Trust, load_trust
@@ -53,6 +58,7 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
+    tenants: Tenants
     tokens: "Tokens | None"
     blobs: Blobs
     uploads: Uploads
@@ -60,6 +66,8 @@ class Gateway:
     jobs: Jobs
     measures: Measures
     results: Results
+    webhooks: Webhooks
+    webhook_secrets: WebhookSecrets
     registry: ModelRegistry
     receipt_keys: ReceiptKeys
     receipt_log: ReceiptLog
@@ -67,6 +75,7 @@ class Gateway:
     refusals: Refusals
     scheduler: Scheduler
     service: JobService
+    deletions: Deletions
 
     def __init__(self, settings: Settings, engines: Engines) -> None:
         """Describe a gateway; nothing is touched before `open`."""
@@ -97,6 +106,7 @@ class Gateway:
         key_file = self.settings.receipt_key or data_dir / KEY_FILE
         self.receipt_keys = ReceiptKeys(key_file, self.database)
         self.api_keys = ApiKeys(self.database)
+        self.tenants = Tenants(self.database)
         self.tokens = _tokens(self.settings)
         self.blobs = Blobs(data_dir / "blobs")
         parts = Parts(data_dir / "blobs" / "uploads")
@@ -111,6 +121,10 @@ class Gateway:
         self.results = Results(
             self.database, self.uploads, ttl_s=self.settings.results_ttl_s
         )
+        self.webhook_secrets = load_webhook_secrets(
+            self.settings.webhook_key_file or data_dir / "webhooks.key"
+        )
+        self.webhooks = Webhooks(self.database, key_id=self.webhook_secrets.key_id)
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
 
     async def start(self) -> None:
@@ -125,6 +139,7 @@ class Gateway:
             jobs=self.jobs,
             blobs=self.blobs,
             uploads=self.uploads,
+            tenants=self.tenants,
             registry=self.registry,
             executor=self.scheduler,
             hub=Hub(),
@@ -139,11 +154,20 @@ class Gateway:
         )
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
+        self.deletions = Deletions(
+            database=self.database,
+            tenants=self.tenants,
+            uploads=self.uploads,
+            contract_inputs=self.contract_inputs,
+            service=self.service,
+        )
         self._sweeping = asyncio.create_task(self._sweep())
         await asyncio.to_thread(self.audit.record, _started(settings))
         self._keeper = self._log_keeper()
         self._background = [
+            asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+            asyncio.create_task(self.deletions.run(settings.sweep_every_s)),
             asyncio.create_task(every(settings.log_every_s, self._keeper.tick)),
             asyncio.create_task(every(_REFUSALS_S, self._keeper.note_refusals)),
             asyncio.create_task(every(_ARCHIVE_S, self._keeper.archive)),
@@ -181,7 +205,15 @@ class Gateway:
             await _remove(self.uploads.sweep)
             await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)
+            await _remove(self.webhooks.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
+
+    def _sender(self) -> Sender:
+        return Sender(
+            webhooks=self.webhooks,
+            secrets=self.webhook_secrets,
+            rules=self.settings.webhook_rules,
+        )
 
     def _trust(self) -> Trust:
         trust = load_trust(

@@ -7,6 +7,7 @@ Exit codes: 0 ok, 2 usage, 3 authentication, 4 not found, 5 job failed,
 import sys
 
 from privacy.cli import (
+    access,
     attest,
     attest_results,
     broker,
@@ -23,12 +24,14 @@ from privacy.cli import (
     operator,
     publisher,
     tee,
+    webhooks,
     zk,
     zk_evm,
 )
 from privacy.cli.app import app, run
 
 __all__ = [
+    "access",
     "app",
     "attest",
     "attest_results",
@@ -47,6 +50,7 @@ __all__ = [
     "operator",
     "publisher",
     "tee",
+    "webhooks",
     "zk",
     "zk_evm",
 ]
