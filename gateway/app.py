@@ -20,6 +20,8 @@ from gateway.api import (
     models,
     nodes,
     problems,
+    tenants,
+    webhooks,
 )
 from gateway.api.limits import RateFields, RequestLimits
 from gateway.audit_trail import AuditTrail
@@ -90,6 +92,8 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         attestations,
         nodes,
         api_keys,
+        tenants,
+        webhooks,
         log,
         audit,
     ):

@@ -13,6 +13,7 @@ from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
+from gateway.jobs.deletions import Deletions
 from gateway.jobs.hub import Hub
 from gateway.jobs.membership import Membership, gateway_id
 from gateway.jobs.runs import Runs
@@ -35,7 +36,11 @@ from gateway.store.measures import Measures
 from gateway.store.parts import Parts
 from gateway.store.receipt_log import ReceiptLog
 from gateway.store.results import Results
+from gateway.store.tenants import Tenants
 from gateway.store.uploads import Allowance, Uploads
+from gateway.store.webhooks import Webhooks
+from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
+from gateway.webhooks.sender import Sender
 from privacy import __version__
 from privacy.encoding import Json
 from privacy.publisher import Trust, load_trust
@@ -44,7 +49,6 @@ if TYPE_CHECKING:
     from gateway.identity.tokens import Tokens
 
 _log = structlog.get_logger()
-_API_KEYS_S = 1.0  # so that a revocation is known everywhere within two seconds
 _REFUSALS_S = 10.0
 _ARCHIVE_S = 3600.0
 _ITSELF = Who(actor="gateway")
@@ -56,6 +60,7 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
+    tenants: Tenants
     tokens: "Tokens | None"
     blobs: Blobs
     uploads: Uploads
@@ -65,6 +70,8 @@ class Gateway:
     membership: Membership
     measures: Measures
     results: Results
+    webhooks: Webhooks
+    webhook_secrets: WebhookSecrets
     registry: ModelRegistry
     receipt_keys: ReceiptKeys
     receipt_log: ReceiptLog
@@ -72,6 +79,7 @@ class Gateway:
     refusals: Refusals
     scheduler: Scheduler
     service: JobService
+    deletions: Deletions
 
     def __init__(self, settings: Settings, engines: Engines) -> None:
         """Describe a gateway; nothing is touched before `open`."""
@@ -102,6 +110,7 @@ class Gateway:
         key_file = self.settings.receipt_key or data_dir / KEY_FILE
         self.receipt_keys = ReceiptKeys(key_file, self.database)
         self.api_keys = ApiKeys(self.database)
+        self.tenants = Tenants(self.database)
         self.tokens = _tokens(self.settings)
         blobs_dir = self.settings.blobs_dir or data_dir / "blobs"
         self.blobs = Blobs(blobs_dir)
@@ -119,6 +128,10 @@ class Gateway:
         self.measures = Measures(self.database)
         self.gateways = Gateways(self.database)
         self.results = Results(self.uploads, ttl_s=self.settings.results_ttl_s)
+        self.webhook_secrets = load_webhook_secrets(
+            self.settings.webhook_key_file or data_dir / "webhooks.key"
+        )
+        self.webhooks = Webhooks(self.database, key_id=self.webhook_secrets.key_id)
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
 
     async def start(self) -> None:
@@ -140,6 +153,7 @@ class Gateway:
             jobs=self.jobs,
             blobs=self.blobs,
             uploads=self.uploads,
+            tenants=self.tenants,
             registry=self.registry,
             executor=self.scheduler,
             hub=Hub(),
@@ -156,13 +170,21 @@ class Gateway:
         for job_id in await asyncio.to_thread(self.membership.join):
             self.service.begin(job_id)
         rounds = self.membership.run(self.service, self.service.hub)
+        self.deletions = Deletions(
+            database=self.database,
+            tenants=self.tenants,
+            uploads=self.uploads,
+            contract_inputs=self.contract_inputs,
+            service=self.service,
+        )
         self._sweeping = asyncio.create_task(self._sweep())
         await asyncio.to_thread(self.audit.record, _started(settings))
         self._keeper = self._log_keeper()
         self._background = [
             asyncio.create_task(rounds),
-            *self._for_shared(),
+            asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+            asyncio.create_task(self.deletions.run(settings.sweep_every_s)),
             asyncio.create_task(every(settings.log_every_s, self._keeper.tick)),
             asyncio.create_task(every(_REFUSALS_S, self._keeper.note_refusals)),
             asyncio.create_task(every(_ARCHIVE_S, self._keeper.archive)),
@@ -175,12 +197,6 @@ class Gateway:
             enclave_evidence=settings.enclave_evidence,
             simulated_enclaves=self._simulated_enclaves,
         )
-
-    def _for_shared(self) -> list[asyncio.Task[None]]:
-        """Return the tasks that only a database shared with others needs."""
-        if not self.database.shared:
-            return []
-        return [asyncio.create_task(every(_API_KEYS_S, self.api_keys.refresh))]
 
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
@@ -210,7 +226,15 @@ class Gateway:
             await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)
             await _remove(self.gateways.sweep)
+            await _remove(self.webhooks.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
+
+    def _sender(self) -> Sender:
+        return Sender(
+            webhooks=self.webhooks,
+            secrets=self.webhook_secrets,
+            rules=self.settings.webhook_rules,
+        )
 
     def _trust(self) -> Trust:
         trust = load_trust(

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.identity.issuers import Issuer
 from gateway.identity.rates import RateLimits
+from gateway.webhooks.targets import Rules
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
@@ -180,6 +181,18 @@ class Settings(BaseSettings):
     max_queued_jobs_by_tenant: int = Field(
         default=128, ge=1, description="Of one mode and tenant."
     )
+    allow_http_webhooks: bool = Field(
+        default=False, description="Webhooks may have http addresses."
+    )
+    allow_private_webhooks: bool = Field(
+        default=False,
+        description="Webhooks may have addresses of private networks and this machine.",
+    )
+    webhook_key_file: Path | None = Field(
+        default=None,
+        description="What webhooks' secrets are derived from, 32 bytes, the same for "
+        "all gateways of a database; webhooks.key in data_dir, made there, if not set.",
+    )
     submits_per_minute: int = Field(
         default=12_000, ge=0, description="POST requests of one tenant; 0 for any."
     )
@@ -233,6 +246,14 @@ class Settings(BaseSettings):
             kind=self.enclave_evidence,
             simulated_gpu=self.simulated_gpu,
             tsm_root=self.tsm_dir.absolute(),
+        )
+
+    @property
+    def webhook_rules(self) -> Rules:
+        """Which addresses webhooks may have."""
+        return Rules(
+            allow_http=self.allow_http_webhooks,
+            allow_private=self.allow_private_webhooks,
         )
 
     @property

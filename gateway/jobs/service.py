@@ -40,6 +40,7 @@ from gateway.store.blobs import Blobs
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from gateway.store.measures import Measures
 from gateway.store.parts import Owner
+from gateway.store.tenants import Tenants
 from gateway.store.uploads import Uploads
 from privacy.bundle import Bundle, ModePart
 from privacy.encoding import Json, canonical_json, sha256_file, sha256_hex
@@ -103,6 +104,7 @@ class JobService:
     jobs: Jobs
     blobs: Blobs
     uploads: Uploads
+    tenants: Tenants
     registry: ModelRegistry
     executor: Executor
     hub: Hub
@@ -247,8 +249,12 @@ class JobService:
         return self.jobs.accept(
             new,
             max_queued=self.max_queued,
-            max_queued_by_tenant=self.max_queued_by_tenant,
+            max_queued_by_tenant=self._most_queued(tenant),
         )
+
+    def _most_queued(self, tenant: str) -> int:
+        own = self.tenants.own(tenant).max_queued_jobs
+        return self.max_queued_by_tenant if own is None else own
 
     def _work(self, job_id: str, folder: Path) -> Work:
         job = self.jobs.find(job_id)

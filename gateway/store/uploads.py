@@ -19,6 +19,7 @@ from gateway.store.database import BLOBS, Database
 from gateway.store.jobs import OPEN
 from gateway.store.parts import Owner, Parts
 from gateway.store.tables import jobs, uploads, usage
+from gateway.store.tenants import Tenants
 from privacy.clock import later, now
 from privacy.errors import ConflictError, LimitError, NotFoundError
 
@@ -79,6 +80,7 @@ class Uploads:
         self._blobs = blobs
         self.parts = parts
         self.allowance = allowance
+        self._tenants = Tenants(database)
         add = database.insert(uploads)
         self._own = add.on_conflict_do_update(
             index_elements=list(_KEY),
@@ -95,10 +97,15 @@ class Uploads:
         with self._database.read() as c:
             kept = self._kept_bytes(c, owner.tenant) - self._known_bytes(c, owner)
         arriving = self.parts.bytes_of(owner.tenant) - self.parts.offset(owner)
-        left = max(0, self.allowance.quota_bytes - kept - arriving)
+        left = max(0, self.quota_bytes(owner.tenant) - kept - arriving)
         most = self.allowance.max_bytes
         msg = f"the upload has more than {most} bytes, the most this gateway takes"
-        return Room(most, LimitError(msg, code="too-large"), left, self._over_quota())
+        return Room(
+            most,
+            LimitError(msg, code="too-large"),
+            left,
+            self._over_quota(owner.tenant),
+        )
 
     def own(self, part: Path, owner: Owner, *, keyset_sha256: str = "") -> bool:
         """Keep a received file for its owner; tell whether it is new to the tenant.
@@ -114,14 +121,15 @@ class Uploads:
             created_at=at,
             used_at=at,
         )
+        quota = self.quota_bytes(owner.tenant)
         with self._database.write() as c:
             self._database.lock(c, BLOBS, shared=True)
             self._database.lock(c, f"uploads of {owner.tenant}")
             known = self._known_bytes(c, owner)
             kept = self._kept_bytes(c, owner.tenant) - known + size
-            if kept > self.allowance.quota_bytes:
+            if kept > quota:
                 part.unlink()
-                raise self._over_quota()
+                raise self._over_quota(owner.tenant)
             self._blobs.keep(part, owner.sha256)
             c.execute(self._own, asdict(row))
             if not known:
@@ -175,6 +183,11 @@ class Uploads:
             rows = c.execute(query, {"this_tenant": tenant}).all()
         found = [Upload(**row._mapping) for row in rows]  # noqa: SLF001
         return [u for u in found if not self._expired(u)]
+
+    def quota_bytes(self, tenant: str) -> int:
+        """Return how much a tenant may keep here."""
+        own = self._tenants.own(tenant).quota_bytes
+        return self.allowance.quota_bytes if own is None else own
 
     def used_bytes(self, tenant: str) -> int:
         """Return how much of its quota a tenant has used."""
@@ -300,10 +313,10 @@ class Uploads:
         kept = c.execute(_KEPT, {"this_tenant": tenant}).scalar_one_or_none()
         return int(kept or 0)
 
-    def _over_quota(self) -> LimitError:
+    def _over_quota(self, tenant: str) -> LimitError:
         msg = (
             f"with this upload the tenant would keep more than its quota of "
-            f"{self.allowance.quota_bytes} bytes: delete uploads it no longer needs "
+            f"{self.quota_bytes(tenant)} bytes: delete uploads it no longer needs "
             "(`privacy keys uploads`), or ask the operator for more"
         )
         return LimitError(msg, code="quota-exceeded")
