@@ -36,6 +36,18 @@ class Settings(BaseSettings):
         description="postgresql+psycopg://USER:PASSWORD@HOST/NAME, which several "
         "gateways may share; a SQLite file in data_dir if empty.",
     )
+    blobs_dir: Path | None = Field(
+        default=None,
+        description="Uploads, outputs and evidence; DATA_DIR/blobs if empty. Gateways "
+        "that share a database need a folder that all of them see, or blobs_s3.",
+    )
+    lease_s: float = Field(
+        default=10.0,
+        ge=1,
+        le=60,
+        description="Other gateways on the same database take this one's jobs over if "
+        "it does not say for so long that it lives.",
+    )
     models_dir: Path = Field(
         default=Path("var/gateway/models"),
         description="Published bundles, NAME/VERSION/manifest.json.",
