@@ -21,6 +21,7 @@ from gateway.api import (
     nodes,
     oip,
     problems,
+    tenants,
     webhooks,
 )
 from gateway.api.limits import RateFields, RequestLimits
@@ -92,6 +93,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         attestations,
         nodes,
         api_keys,
+        tenants,
         webhooks,
         oip,
         log,

@@ -232,6 +232,17 @@ def check_counts(
         raise VerificationError(msg, code="receipt-key-ended")
 
 
+def stricter(one: ReceiptKey, other: ReceiptKey) -> ReceiptKey:
+    """Return of two words about one key the one that lets less count."""
+    sizes = [k.revoked_log_size for k in (one, other)]
+    ends = [k.until for k in (one, other) if k.until]
+    return replace(
+        one,
+        until=min(ends, default=""),
+        revoked_log_size=min((s for s in sizes if s is not None), default=None),
+    )
+
+
 def public_keys(keys: Mapping[str, ReceiptKey]) -> dict[str, Ed25519PublicKey]:
     """Return the keys alone."""
     return {kid: key.public_key for kid, key in keys.items()}

@@ -7,6 +7,7 @@ Exit codes: 0 ok, 2 usage, 3 authentication, 4 not found, 5 job failed,
 import sys
 
 from privacy.cli import (
+    access,
     attest,
     attest_results,
     broker,
@@ -19,6 +20,8 @@ from privacy.cli import (
     fhe,
     gateway,
     keys,
+    log,
+    node,
     operator,
     publisher,
     tee,
@@ -29,6 +32,7 @@ from privacy.cli import (
 from privacy.cli.app import app, run
 
 __all__ = [
+    "access",
     "app",
     "attest",
     "attest_results",
@@ -42,7 +46,9 @@ __all__ = [
     "fhe",
     "gateway",
     "keys",
+    "log",
     "main",
+    "node",
     "operator",
     "publisher",
     "tee",

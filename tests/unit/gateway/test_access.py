@@ -50,6 +50,12 @@ NEEDED = {
     ("POST", "/v1/api-keys"): "tenant:admin",
     ("GET", "/v1/api-keys"): "tenant:admin",
     ("DELETE", "/v1/api-keys/{key_id}"): "tenant:admin",
+    ("POST", "/v1/api-keys/{key_id}/rotate"): "tenant:admin",
+    ("POST", "/v1/tenants"): "admin",
+    ("GET", "/v1/tenants"): "admin",
+    ("GET", "/v1/tenants/{tenant_id}"): "tenant:admin",
+    ("PATCH", "/v1/tenants/{tenant_id}"): "admin",
+    ("DELETE", "/v1/tenants/{tenant_id}"): "admin",
     ("GET", "/v1/audit"): "admin",
     ("GET", "/v1/audit/heads"): "admin",
     ("GET", "/metrics"): "metrics:read",
@@ -61,6 +67,7 @@ PARTS = {
     "{sha256}": DIGEST,
     "{commitment}": f"{DIGEST}?model=demo",
     "{key_id}": "key_none",
+    "{tenant_id}": "none",
 }
 
 

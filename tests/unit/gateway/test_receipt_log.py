@@ -12,6 +12,8 @@ from gateway.store.database import Database
 from gateway.store.jobs import Jobs, NewJob, Outcome
 from gateway.store.log_tables import log_heads, log_leaves, log_nodes
 from gateway.store.receipt_log import ReceiptLog
+from privacy.client import Client, verify_saved
+from privacy.client.home import Home
 from privacy.errors import FormatError, NotFoundError, VerificationError
 from privacy.jws import key_id
 from privacy.key_history import public_keys, read_history
@@ -254,3 +256,23 @@ def test_odd_questions_to_the_log_are_typed_errors(gateway, path, status, code):
     with gateway.client("") as anyone:
         reply = anyone.get(f"/v1/log/{path}")
     assert (reply.status_code, reply.json()["code"]) == (status, code)
+
+
+def test_a_client_fetches_a_log_entry_and_verifies_it_offline(gateway, api, tmp_path):
+    job = api.order({"do": "echo"}, mode="fhe", model="keyless", wait=30).json()
+    home = Home(tmp_path / "home")
+    path = home.receipt_folder(job["id"]) / "receipt.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(api.get(f"/v1/jobs/{job['id']}/receipt").content)
+    output = api.get(f"/v1/jobs/{job['id']}/result").content
+    path.with_name("output.bin").write_bytes(output)
+    with Client(gateway.base_url, home=home.root) as client:
+        client.fetch_log_entry(path, wait_s=10)
+        assert client.audit_log()["own_receipts"] == 1
+    verdict = verify_saved(path, home=home, log=True)
+    assert [(s.name, s.verdict) for s in verdict.steps] == [
+        ("log", "ok"),
+        ("log-consistency", "ok"),
+        ("signature", "ok"),
+        ("output", "ok"),
+    ]

@@ -163,7 +163,7 @@ def test_the_node_shows_what_it_can_do(api: Api):
 def test_an_api_key_is_shown_once_listed_without_text_and_revoked(
     gateway: ThreadGateway, api: Api
 ):
-    body = {"tenant": "t", "scopes": ["models:read"], "name": "n"}
+    body = {"tenant": "default", "scopes": ["models:read"], "name": "n"}
     made = api.post("/v1/api-keys", json=body)
     assert made.status_code == 201
     key = made.json()
