@@ -212,6 +212,10 @@ class Settings(BaseSettings):
     max_queued_jobs_by_tenant: int = Field(
         default=128, ge=1, description="Of one mode and tenant."
     )
+    oip: bool = Field(
+        default=False,
+        description="Serve the Open Inference Protocol at /v2, for mode zkml.",
+    )
     allow_http_webhooks: bool = Field(
         default=False, description="Webhooks may have http addresses."
     )
