@@ -9,21 +9,30 @@ from fastapi import FastAPI
 from gateway.api import (
     api_keys,
     attestations,
+    audit,
     blobs,
     contract_inputs,
+    estimates,
     health,
     jobs,
+    log,
     metrics,
     models,
     nodes,
+    oip,
     problems,
+    tenants,
+    webhooks,
 )
-from gateway.api.limits import JsonBodyLimit
+from gateway.api.limits import RateFields, RequestLimits
+from gateway.audit_trail import AuditTrail
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
 from gateway.node import Gateway, open_database
+from gateway.server import server_options
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys
+from privacy.tls import server_context
 
 _DESCRIPTION = """
 Run one model blind (FHE), with a proof (ZK) or in an attested enclave (TEE).
@@ -68,8 +77,10 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         exception_handlers=problems.HANDLERS,
     )
     app.state.gateway = gateway
-    app.add_middleware(JsonBodyLimit)
+    app.add_middleware(RequestLimits, body_timeout_s=settings.body_timeout_s)
+    app.add_middleware(RateFields, rates=gateway.rates)
     app.add_middleware(problems.DefectsAsProblems)
+    app.add_middleware(AuditTrail)
     app.add_middleware(RequestLog)
     for module in (
         health,
@@ -78,9 +89,15 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         blobs,
         jobs,
         contract_inputs,
+        estimates,
         attestations,
         nodes,
         api_keys,
+        tenants,
+        webhooks,
+        oip,
+        log,
+        audit,
     ):
         app.include_router(module.router)
     return app
@@ -102,8 +119,10 @@ def run(
 
     Raises:
         UnavailableError: Another gateway uses the data folder.
+        FormatError: The files for TLS are not usable.
     """
     configure_logs()
+    context = server_context(settings.tls) if settings.tls else None
     app = create_app(settings, engines=engines)
     gateway: Gateway = app.state.gateway
     gateway.open()  # here, so that a taken folder is a typed error
@@ -112,13 +131,8 @@ def run(
         app,
         host=settings.host,
         port=settings.port,
-        loop="uvloop",
-        http="h11",  # httptools, which uvicorn prefers, bounds no header
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=settings.max_connections,
-        timeout_graceful_shutdown=settings.stop_grace_s,
+        **server_options(settings),
+        ssl_context_factory=(lambda _config, _default: context) if context else None,
     )
 
 

@@ -13,9 +13,10 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api import problems
-from gateway.api.limits import JsonBodyLimit
+from gateway.api.limits import RequestLimits
 from gateway.logs import RequestLog, configure_logs
 from gateway.problems import problem_of
+from gateway.server import bounded_protocol
 from privacy.broker import Broker
 from privacy.broker.broker import NONCE_LIFETIME
 from privacy.encoding import Json, b64url
@@ -23,6 +24,9 @@ from privacy.errors import CannotVerifyError, PrivacyError, VerificationError
 
 _FORBIDDEN = 403
 _MAX_CONNECTIONS = 200
+_BY_ADDRESS = 100
+_HEAD_TIMEOUT_S = 15.0
+_BODY_TIMEOUT_S = 30.0
 _DESCRIPTION = """
 Gives the keys of sealed models to enclaves that their publishers' policies accept.
 Nobody needs an API key here: what counts is the evidence.
@@ -54,7 +58,7 @@ def create_broker_app(broker: Broker, *, verifier: Json) -> FastAPI:
             CannotVerifyError: _refused,
         },
     )
-    app.add_middleware(JsonBodyLimit)
+    app.add_middleware(RequestLimits, body_timeout_s=_BODY_TIMEOUT_S)
     app.add_middleware(problems.DefectsAsProblems)
     app.add_middleware(RequestLog)
 
@@ -99,7 +103,7 @@ def run_broker(broker: Broker, *, verifier: Json, host: str, port: int) -> None:
         host=host,
         port=port,
         loop="uvloop",
-        http="h11",
+        http=bounded_protocol(head_timeout_s=_HEAD_TIMEOUT_S, by_address=_BY_ADDRESS),
         log_config=None,
         access_log=False,
         server_header=False,

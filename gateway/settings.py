@@ -5,14 +5,18 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gateway.identity.issuers import Issuer
+from gateway.identity.rates import RateLimits
+from gateway.webhooks.targets import Rules
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
 from privacy.tee.harden import Limits
 from privacy.tee.sources import EvidenceSource
+from privacy.tls import TlsFiles
 from privacy.warm import BUDGET
 from privacy.zkml.memory import installed_memory
 
@@ -32,6 +36,18 @@ class Settings(BaseSettings):
         description="postgresql+psycopg://USER:PASSWORD@HOST/NAME, which several "
         "gateways may share; a SQLite file in data_dir if empty.",
     )
+    blobs_dir: Path | None = Field(
+        default=None,
+        description="Uploads, outputs and evidence; DATA_DIR/blobs if empty. Gateways "
+        "that share a database need a folder that all of them see, or blobs_s3.",
+    )
+    lease_s: float = Field(
+        default=10.0,
+        ge=1,
+        le=60,
+        description="Other gateways on the same database take this one's jobs over if "
+        "it does not say for so long that it lives.",
+    )
     models_dir: Path = Field(
         default=Path("var/gateway/models"),
         description="Published bundles, NAME/VERSION/manifest.json.",
@@ -44,12 +60,56 @@ class Settings(BaseSettings):
         default=(), description="Files with public keys of more publishers."
     )
     allow_unsigned_bundles: bool = False
+    oidc_issuers: tuple[Issuer, ...] = Field(
+        default=(),
+        description="Whose tokens are taken beside API keys: a JSON list, see "
+        "docs/identity.md.",
+    )
     host: str = "127.0.0.1"
     port: int = Field(default=8400, ge=0, le=65535)
+    tls_cert: Path | None = Field(
+        default=None, description="Serve https with this certificate (PEM)."
+    )
+    tls_key: Path | None = Field(default=None, description="Its private key.")
+    tls_client_ca: Path | None = Field(
+        default=None,
+        description="Serve only clients that show a certificate of these authorities.",
+    )
     node_name: str = Field(default="local", min_length=1, max_length=63)
     local_modes: tuple[Mode, ...] = Field(
         default=tuple(Mode),
         description="Which modes this machine runs itself; [] for none.",
+    )
+    cpus: int = Field(
+        default=0,
+        ge=0,
+        description="How many cores jobs may use here; 0 for all.",
+    )
+    node_wait_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="How long a job waits for a node of the cluster that could run it "
+        "to join, or to come back.",
+    )
+    node_idle_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="A cluster node's workers end after so long without a job.",
+    )
+    node_cache_bytes: int = Field(
+        default=8 << 30,
+        ge=1 << 20,
+        description="Keys, inputs and models that a cluster node keeps.",
+    )
+    ray_address: str = Field(
+        default="",
+        description="The Ray cluster whose nodes run jobs, HOST:PORT of its head; "
+        "empty for none. This machine must be a node of it.",
+    )
+    ray_credentials: Path | None = Field(
+        default=None,
+        description="Folder with the cluster's token and this machine's certificate; "
+        "else HOME/cluster.",
     )
     fhe_execution: Literal["latency", "throughput"] = Field(
         default="latency",
@@ -122,6 +182,24 @@ class Settings(BaseSettings):
     contract_inputs_ttl_s: float = Field(
         default=30 * 86400.0, gt=0, description="Inputs handed over for contracts."
     )
+    receipt_key: Path | None = Field(
+        default=None,
+        description="File of the key that signs receipts; else DATA_DIR/receipt.key.",
+    )
+    log_every_s: float = Field(
+        default=0.5,
+        gt=0,
+        le=60,
+        description="How often receipts and acts enter their logs.",
+    )
+    tree_head_every_s: float = Field(
+        default=600.0, gt=0, description="Sign a tree head at least so often."
+    )
+    audit_keep_s: float = Field(
+        default=366 * 86400.0,
+        gt=0,
+        description="Audit entries in the database; older ones go to DATA_DIR/audit.",
+    )
     results_ttl_s: float = Field(
         default=7 * 86400.0, gt=0, description="Outputs and evidence of finished jobs."
     )
@@ -134,12 +212,68 @@ class Settings(BaseSettings):
     max_queued_jobs_by_tenant: int = Field(
         default=128, ge=1, description="Of one mode and tenant."
     )
+    oip: bool = Field(
+        default=False,
+        description="Serve the Open Inference Protocol at /v2, for mode zkml.",
+    )
+    allow_http_webhooks: bool = Field(
+        default=False, description="Webhooks may have http addresses."
+    )
+    allow_private_webhooks: bool = Field(
+        default=False,
+        description="Webhooks may have addresses of private networks and this machine.",
+    )
+    webhook_key_file: Path | None = Field(
+        default=None,
+        description="What webhooks' secrets are derived from, 32 bytes, the same for "
+        "all gateways of a database; webhooks.key in data_dir, made there, if not set.",
+    )
+    submits_per_minute: int = Field(
+        default=12_000, ge=0, description="POST requests of one tenant; 0 for any."
+    )
+    uploads_per_minute: int = Field(
+        default=12_000, ge=0, description="PUT and PATCH requests of one tenant."
+    )
+    reads_per_minute: int = Field(
+        default=60_000, ge=0, description="Other requests of one tenant."
+    )
+    strangers_per_minute: int = Field(
+        default=1_200,
+        ge=0,
+        description="Requests without a valid key or token from one address.",
+    )
+    trusted_proxies: tuple[str, ...] = Field(
+        default=("127.0.0.1", "::1"),
+        description="Addresses and networks whose X-Forwarded-For is believed.",
+    )
+    head_timeout_s: float = Field(
+        default=15.0, gt=0, description="In which a request's head has to come."
+    )
+    body_timeout_s: float = Field(
+        default=30.0, gt=0, description="In which a body that is no upload has to come."
+    )
+    max_connections_by_address: int = Field(
+        default=250, ge=1, description="Open at once; trusted proxies may have more."
+    )
     max_connections: int = Field(
         default=1000, ge=1, description="Open at once, waiting requests and all."
     )
     stop_grace_s: int = Field(
         default=5, ge=0, description="How long open requests may take at shutdown."
     )
+
+    @field_validator("oidc_issuers")
+    @classmethod
+    def _are_different(cls, issuers: tuple[Issuer, ...]) -> tuple[Issuer, ...]:
+        if len({i.issuer for i in issuers}) != len(issuers):
+            msg = "two entries have the same issuer: keep one"
+            raise ValueError(msg)
+        return issuers
+
+    @property
+    def cluster_credentials(self) -> Path:
+        """The folder of what Ray needs; see `gateway.executors.ray.credentials`."""
+        return self.ray_credentials or self.home / "cluster"
 
     @property
     def evidence_source(self) -> EvidenceSource:
@@ -155,6 +289,25 @@ class Settings(BaseSettings):
         )
 
     @property
+    def webhook_rules(self) -> Rules:
+        """Which addresses webhooks may have."""
+        return Rules(
+            allow_http=self.allow_http_webhooks,
+            allow_private=self.allow_private_webhooks,
+        )
+
+    @property
+    def tls(self) -> TlsFiles:
+        """What the gateway serves https with; false if it serves http.
+
+        Raises:
+            FormatError: A certificate without its key.
+        """
+        return TlsFiles(
+            trust=self.tls_client_ca, certificate=self.tls_cert, key=self.tls_key
+        )
+
+    @property
     def enclave_limits(self) -> Limits:
         """What enclaves may take, and may lack."""
         return Limits(
@@ -162,9 +315,19 @@ class Settings(BaseSettings):
             allow_weaker_sandbox=self.allow_weaker_sandbox,
         )
 
+    @property
+    def rate_limits(self) -> RateLimits:
+        """Requests a minute."""
+        return RateLimits(
+            submit=self.submits_per_minute,
+            upload=self.uploads_per_minute,
+            read=self.reads_per_minute,
+            unauthenticated=self.strangers_per_minute,
+        )
+
     def workers(self, mode: Mode) -> int:
         """Return how many jobs of a mode run at once."""
-        in_turn = 1 if self.fhe_execution == "latency" else _cores()
+        in_turn = 1 if self.fhe_execution == "latency" else self.cores()
         return {
             Mode.FHE: self.fhe_workers or in_turn,
             Mode.ZKML: self.zkml_workers,
@@ -176,8 +339,12 @@ class Settings(BaseSettings):
         """Return the environment variables of a mode's worker processes."""
         env = {BUDGET: str(self.worker_warm_bytes)}
         if mode in _THREADS:
-            env[_THREADS[mode]] = str(max(1, _cores() // self.workers(mode)))
+            env[_THREADS[mode]] = str(max(1, self.cores() // self.workers(mode)))
         return env
+
+    def cores(self) -> int:
+        """Return how many cores jobs may use."""
+        return self.cpus or _cores()
 
     def memory_of_jobs(self, mode: Mode) -> int:
         """Return what jobs of a mode may take together, by what models state."""

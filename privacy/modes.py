@@ -4,7 +4,7 @@ The same table is served at `/v1/modes`, stored in no receipt but derived from i
 mode, printed by the CLI, and explained in `docs/who-sees-what.md`.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 
 from privacy.errors import NotFoundError
@@ -39,6 +39,39 @@ class WhoSeesWhat:
     def as_dict(self) -> dict[str, str]:
         """Return the row as JSON-ready names and words."""
         return asdict(self)
+
+
+class Party(StrEnum):
+    """Who may learn something of a job, besides whoever owns it."""
+
+    OPERATOR = "operator"
+    NODE = "node"
+    ENCLAVE = "enclave"
+    PUBLIC = "public"
+
+
+class Assurance(StrEnum):
+    """What shows that an answer is the model's."""
+
+    NOTHING = "nothing"
+    ATTESTATION = "attestation"
+    PROOF = "proof"
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """`WhoSeesWhat` for programs: who gets to see each thing in the clear.
+
+    Attributes:
+        assurance: What shows that the answer is the model's.
+        is_on_chain: Whether a contract can check what a job gives.
+    """
+
+    input_to: frozenset[Party]
+    output_to: frozenset[Party]
+    model_to: frozenset[Party]
+    assurance: Assurance
+    is_on_chain: bool
 
 
 _SEEN_BY_GATEWAY = "sizes, times, the API key used"
@@ -102,6 +135,45 @@ _TABLE: dict[str, WhoSeesWhat] = {
     ),
 }
 
+_NOBODY: frozenset[Party] = frozenset()
+_HERE = frozenset({Party.OPERATOR, Party.NODE})
+_IN_ENCLAVE = frozenset({Party.ENCLAVE})
+
+_EXPOSURE: dict[str, Exposure] = {
+    "fhe": Exposure(_NOBODY, _NOBODY, _HERE, Assurance.NOTHING, is_on_chain=False),
+    "zkml": Exposure(
+        _HERE, _HERE | {Party.PUBLIC}, _HERE, Assurance.PROOF, is_on_chain=True
+    ),
+    "tee": Exposure(
+        _IN_ENCLAVE,
+        _IN_ENCLAVE,
+        _HERE | _IN_ENCLAVE,
+        Assurance.ATTESTATION,
+        is_on_chain=False,
+    ),
+    "tee (simulated)": Exposure(
+        _HERE | _IN_ENCLAVE,
+        _HERE | _IN_ENCLAVE,
+        _HERE | _IN_ENCLAVE,
+        Assurance.NOTHING,
+        is_on_chain=False,
+    ),
+    "tee+zkml": Exposure(
+        _IN_ENCLAVE,
+        _IN_ENCLAVE,
+        _HERE | _IN_ENCLAVE,
+        Assurance.PROOF,
+        is_on_chain=True,
+    ),
+    "tee+zkml (simulated)": Exposure(
+        _HERE | _IN_ENCLAVE,
+        _HERE | _IN_ENCLAVE,
+        _HERE | _IN_ENCLAVE,
+        Assurance.PROOF,
+        is_on_chain=True,
+    ),
+}
+
 
 def parse_mode(text: str) -> Mode:
     """Return the mode of that name.
@@ -119,7 +191,25 @@ def parse_mode(text: str) -> Mode:
 
 def who_sees_what(mode: Mode, *, simulated: bool = False) -> WhoSeesWhat:
     """Return the contract of a mode; `simulated` says the enclave is not hardware."""
-    return _TABLE[f"{mode} (simulated)" if simulated else mode]
+    return _TABLE[_row(mode, simulated=simulated)]
+
+
+def exposure(mode: Mode, *, simulated: bool = False, sealed: bool = False) -> Exposure:
+    """Return who sees what in a mode, for programs.
+
+    Args:
+        mode: The mode.
+        simulated: The enclave is not hardware.
+        sealed: The publisher sealed the weights to enclaves.
+    """
+    found = _EXPOSURE[_row(mode, simulated=simulated)]
+    if sealed and mode is Mode.TEE and not simulated:
+        return replace(found, model_to=_IN_ENCLAVE)
+    return found
+
+
+def _row(mode: Mode, *, simulated: bool) -> str:
+    return f"{mode} (simulated)" if simulated else mode
 
 
 def modes_table() -> dict[str, dict[str, str]]:

@@ -53,6 +53,9 @@ class TlsFiles:
         return tuple(p for p in (self.trust, self.certificate, self.key) if p)
 
 
+NO_TLS = TlsFiles()
+
+
 def client_context(files: TlsFiles) -> ssl.SSLContext:
     """Return what connects: servers must be named in a certificate that is trusted.
 

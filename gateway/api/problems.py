@@ -22,6 +22,9 @@ from privacy.errors import (
 )
 
 _RETRY_AFTER_S = "5"
+_REALM = 'Bearer realm="privacy-compute"'
+_REFUSED = ', error="invalid_token"'  # RFC 6750, section 3.1
+_WHY = dict.fromkeys(("invalid-token", "token-expired", "key-expired"), _REFUSED)
 
 
 class Problem(BaseModel):
@@ -45,8 +48,9 @@ def _response(status: int) -> dict[str, Any]:
     }
 
 
+_ANY_ROUTE = (401, 403, 404, 405, 408, 409, 413, 414, 422, 429, 431, 503)
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    **{s: _response(s) for s in (401, 403, 404, 408, 409, 413, 422, 429, 503)},
+    **{s: _response(s) for s in _ANY_ROUTE},
     500: {**_response(500), "model": Problem},
 }
 
@@ -55,7 +59,7 @@ def problem_response(problem: Json) -> JSONResponse:
     """Return a problem as the response it describes."""
     headers = {}
     if problem["status"] == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = 'Bearer realm="privacy-compute"'
+        headers["WWW-Authenticate"] = _REALM + _WHY.get(problem["code"], "")
     if problem["status"] in {429, 503}:
         headers["Retry-After"] = _RETRY_AFTER_S
     return JSONResponse(
@@ -90,6 +94,9 @@ async def _http_exception(request: Request, exc: HTTPException) -> JSONResponse:
         error = FormatError(message, code="method-not-allowed")
     elif exc.status_code == HTTPStatus.NOT_FOUND:
         error = NotFoundError("there is nothing at this path: see /openapi.json")
+    elif exc.status_code == HTTPStatus.REQUEST_TIMEOUT:
+        message = "the request body did not come in time: send it again"
+        error = LimitError(message, code="request-too-slow")
     elif exc.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         error = LimitError("the request body is too large", code="too-large")
     else:

@@ -4,13 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from gateway.identity.caller import Scope, Tenant
+from privacy.runs import MAX_ROWS
+
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex")]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
-Scope = Literal[
-    "models:read", "jobs:read", "jobs:write", "inputs:read", "metrics:read", "admin"
-]
+Lifetime = Annotated[float, Field(gt=0, le=10 * 366 * 86400)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Time = Annotated[str, Field(description="RFC 3339, UTC, milliseconds")]
+
+
+PRINTABLE = "^[^\\x00-\\x1f\\x7f]*$"
 
 
 class StrictRequest(BaseModel):
@@ -42,10 +46,17 @@ class JobIn(StrictRequest):
 class ApiKeyIn(StrictRequest):
     """A new API key."""
 
-    tenant: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
-    scopes: Annotated[list[Scope], Field(min_length=1, max_length=6)]
-    name: Annotated[str, Field(max_length=100)] = ""
-    expires_in_s: Annotated[float, Field(gt=0, le=10 * 366 * 86400)] | None = None
+    tenant: Tenant | None = Field(None, description="The caller's own by default.")
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=7)]
+    name: Annotated[str, Field(max_length=100, pattern=PRINTABLE)] = ""
+    expires_in_s: Lifetime | None = None
+
+
+class RotationIn(StrictRequest):
+    """A new text for an API key."""
+
+    overlap_s: Annotated[float, Field(ge=0, le=90 * 86400)] = 0.0
+    expires_in_s: Lifetime | None = Field(None, description="As before by default.")
 
 
 class ApiKeyOut(BaseModel):
@@ -58,6 +69,10 @@ class ApiKeyOut(BaseModel):
     created_at: Time
     expires_at: Time | None
     revoked_at: Time | None
+    previous_until: Time | None = Field(
+        description="Until when the text before the last rotation works."
+    )
+    last_used_at: Time | None = Field(description="To the minute.")
 
 
 class NewApiKeyOut(ApiKeyOut):
@@ -70,6 +85,57 @@ class ApiKeysOut(BaseModel):
     """Every API key."""
 
     api_keys: list[ApiKeyOut]
+
+
+Limit = Annotated[int, Field(ge=0, le=1 << 53)]
+Count = Annotated[int, Field(ge=0, le=1 << 31 - 1)]
+
+
+class TenantLimits(StrictRequest):
+    """Limits of one tenant; null for the gateway's own."""
+
+    quota_bytes: Limit | None = Field(None, description="Of all its uploads.")
+    max_queued_jobs: Count | None = Field(None, description="Waiting jobs of a mode.")
+    submits_per_minute: Count | None = Field(
+        None, description="POST requests; 0 for any number, as for the others."
+    )
+    uploads_per_minute: Count | None = None
+    reads_per_minute: Count | None = None
+
+
+class TenantIn(TenantLimits):
+    """A new tenant."""
+
+    id: Tenant
+    name: Annotated[str, Field(max_length=100, pattern=PRINTABLE)] = ""
+
+
+class TenantChange(TenantLimits):
+    """What to change of a tenant; what is left out stays."""
+
+    name: Annotated[str, Field(max_length=100, pattern=PRINTABLE)] = ""
+    state: Literal["active", "suspended"] = "active"
+
+
+class TenantOut(BaseModel):
+    """A tenant; limits that are null are the gateway's own."""
+
+    id: str
+    name: str
+    state: Literal["active", "suspended", "deleting", "deleted"]
+    quota_bytes: int | None
+    max_queued_jobs: int | None
+    submits_per_minute: int | None
+    uploads_per_minute: int | None
+    reads_per_minute: int | None
+    created_at: Time
+    changed_at: Time
+
+
+class TenantsOut(BaseModel):
+    """Every tenant."""
+
+    tenants: list[TenantOut]
 
 
 class ModelOut(BaseModel):
@@ -151,12 +217,68 @@ class JobsOut(BaseModel):
     jobs: list[JobOut]
 
 
+class EstimateIn(StrictRequest):
+    """A job that may be sent."""
+
+    model: Name
+    version: Name | None = Field(None, description="The newest by default.")
+    modes: Annotated[
+        list[Annotated[str, Field(max_length=20)]], Field(max_length=8)
+    ] = Field(default_factory=list, description="Every mode by default.")
+    rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
+
+
+class EstimateOut(BaseModel):
+    """What one job will take; null where nothing is known."""
+
+    basis: Literal["measured", "publisher", "none"] = Field(
+        description="Runs here, the publisher's figures, or nothing."
+    )
+    runs: int = Field(description="How many runs it stands on.")
+    latency_s: float | None = Field(
+        description="Submission to answer; half of all jobs."
+    )
+    slow_latency_s: float | None = Field(description="Of 19 in 20 jobs.")
+    queue_s: float | None = Field(description="Of it, waiting for a node.")
+    load_s: float | None = Field(description="Of it, if engine and model are not warm.")
+    bytes_up: int | None = Field(description="Of the input, without keys.")
+    bytes_down: int | None = Field(description="Of output and evidence.")
+    memory_bytes: int | None = Field(description="On the node.")
+
+
+class NodeEstimateOut(EstimateOut):
+    """What it will take on one node."""
+
+    node: str
+
+
+class ModeEstimateOut(EstimateOut):
+    """What it will take in one mode."""
+
+    mode: str
+    reason: str = Field(description="Why the mode is not offered; empty if it is.")
+    simulated: bool
+    keys_bytes: int = Field(description="Of the evaluation keys that it needs.")
+    keys_uploaded: bool = Field(description="The tenant has uploaded such keys.")
+    nodes: list[NodeEstimateOut] = Field(description="Of those that have run it.")
+
+
+class EstimatesOut(BaseModel):
+    """Estimates by mode."""
+
+    model: str
+    version: str
+    model_sha256: str
+    rows: int
+    modes: list[ModeEstimateOut]
+
+
 class NodeModeOut(BaseModel):
     """What a node offers of one mode."""
 
     workers: int
     busy: int
-    time_limit_s: float
+    time_limit_s: float | None = Field(description="null until it has run a job")
 
 
 class NodeOut(BaseModel):
@@ -185,6 +307,48 @@ class HealthOut(BaseModel):
 
 
 class JwksOut(BaseModel):
-    """The receipt keys as a JSON Web Key Set."""
+    """The receipt keys as a JSON Web Key Set, and what was said about them."""
 
     keys: list[dict[str, JsonValue]]
+    history: list[dict[str, JsonValue]] = Field(
+        description="Signed statements, each bound to the one before."
+    )
+
+
+class InclusionOut(BaseModel):
+    """Where a receipt is in the log; hashes are base64, as in tree heads."""
+
+    index: int
+    size: int
+    path: list[str] = Field(description="RFC 9162 inclusion proof, from the leaf up.")
+
+
+class ConsistencyOut(BaseModel):
+    """That a log begins with an earlier one."""
+
+    from_: int = Field(alias="from")
+    to: int
+    path: list[str] = Field(description="RFC 9162 consistency proof.")
+
+
+class LeavesOut(BaseModel):
+    """Leaf hashes of the log, in order."""
+
+    start: int
+    leaf_hashes: list[str]
+
+
+class AuditOut(BaseModel):
+    """Entries of the audit log, and where its chain ends."""
+
+    lines: list[str] = Field(description="One canonical JSON object each.")
+    size: int
+    sha256: str = Field(description="Of the last entry.")
+    archived_size: int = Field(description="Entries up to here are in archive files.")
+    archived_sha256: str
+
+
+class AuditHeadsOut(BaseModel):
+    """Signed tree heads."""
+
+    heads: list[str]

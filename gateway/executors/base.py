@@ -45,12 +45,14 @@ class Done:
 
     Attributes:
         node: Who computed; the scheduler fills it in.
+        memory_bytes: The most its process has taken; 0 if unknown.
     """
 
     output: Path
     evidence: Path | None
     evidence_kind: str
     node: str = ""
+    memory_bytes: int = 0
 
 
 class NodeLostError(UnavailableError):

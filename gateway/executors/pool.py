@@ -199,13 +199,15 @@ class Pool:
             await asyncio.wait({answer}, timeout=self._time_limit_s)
             if not answer.done():
                 ticket.end("time-limit")
-            kind = str((await answer)["evidence_kind"])
+            ended = await answer
         except asyncio.CancelledError:
             child.kill()
             raise
         finally:
             ticket.child = None
-        return Done(output, evidence if kind else None, kind)
+        kind = str(ended["evidence_kind"])
+        peak = int(ended.get("memory_bytes", 0))
+        return Done(output, evidence if kind else None, kind, memory_bytes=peak)
 
     def _start(self) -> Child:
         return Child(self._target, memory_bytes=self._memory_bytes, env=self._env)

@@ -1,6 +1,7 @@
 """The worker process: the only place of the gateway where engines load."""
 
 import importlib
+import resource
 from pathlib import Path
 from typing import Protocol
 
@@ -51,7 +52,8 @@ def _run(request: Json, progress: Progress) -> Json:
     Path(request["output"]).write_bytes(result.output)
     if result.evidence_kind:
         Path(request["evidence"]).write_bytes(result.evidence)
-    return {"evidence_kind": result.evidence_kind}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"evidence_kind": result.evidence_kind, "memory_bytes": peak}
 
 
 def _check(bundle: Bundle, mode: Mode, model_sha256: str, publisher: str) -> None:
@@ -76,4 +78,5 @@ def _load(mode: Mode, request: Json, progress: Progress) -> Runner:
         )
         raise BackendError(msg, code="engine-missing") from exc
     runner: Runner = module.Runner(bundle)
+    progress({"stage": "loaded"})
     return runner

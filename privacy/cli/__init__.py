@@ -7,6 +7,7 @@ Exit codes: 0 ok, 2 usage, 3 authentication, 4 not found, 5 job failed,
 import sys
 
 from privacy.cli import (
+    access,
     attest,
     attest_results,
     broker,
@@ -14,19 +15,24 @@ from privacy.cli import (
     chain,
     chain_setup,
     chain_watch,
+    choosing,
     data_owner,
     fhe,
     gateway,
     keys,
+    log,
+    node,
     operator,
     publisher,
     tee,
+    webhooks,
     zk,
     zk_evm,
 )
 from privacy.cli.app import app, run
 
 __all__ = [
+    "access",
     "app",
     "attest",
     "attest_results",
@@ -35,14 +41,18 @@ __all__ = [
     "chain",
     "chain_setup",
     "chain_watch",
+    "choosing",
     "data_owner",
     "fhe",
     "gateway",
     "keys",
+    "log",
     "main",
+    "node",
     "operator",
     "publisher",
     "tee",
+    "webhooks",
     "zk",
     "zk_evm",
 ]

@@ -48,9 +48,16 @@ _GROUPS = {
     "certs": "Certificates of a private authority.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
+    "node": "This machine as a node of a Ray cluster.",
+    "webhooks": "Who is told when a job ends.",
     "gateway": "A gateway's own data.",
+    "api-keys": "Keys that callers of a gateway send.",
+    "tenants": "Whose jobs a gateway runs, and how many.",
+    "log": "A gateway's log of receipts.",
 }
 _groups: dict[str, typer.Typer] = {}
+_BARE = {"--prove-answer": "anyone"}
+"""Options that may come without their value, which then is this."""
 
 
 Hide = Annotated[
@@ -109,7 +116,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
     as_json = "--json" in arguments
     try:
-        code = app(list(arguments), prog_name="privacy", standalone_mode=False)
+        code = app(_filled(arguments), prog_name="privacy", standalone_mode=False)
         sys.stdout.flush()
         return int(code or 0)
     except typer.TyperException as exc:
@@ -121,6 +128,16 @@ def run(arguments: Sequence[str]) -> int:
         return _failed(KeyboardInterrupt(exc), as_json)
     except BrokenPipeError as exc:
         return _failed(exc, as_json)
+
+
+def _filled(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments, with what a bare option stands for behind it."""
+    out: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], "-"], strict=True):
+        out.append(word)
+        if word in _BARE and following.startswith("-"):
+            out.append(_BARE[word])
+    return out
 
 
 def _failed(exc: BaseException, as_json: bool) -> int:  # noqa: FBT001

@@ -10,7 +10,17 @@ from typing import Annotated
 import typer
 
 from privacy.bundle import Bundle
+from privacy.choose import AUTO
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
+from privacy.cli.choosing import (
+    HideInput,
+    HideModel,
+    HideOutput,
+    MaxLatency,
+    MaxUpload,
+    ProveTo,
+    policy_from,
+)
 from privacy.cli.output import (
     duration,
     err,
@@ -32,9 +42,10 @@ from privacy.client.rows import read_rows
 from privacy.encoding import Json, parse_object
 from privacy.errors import AuthError, FormatError
 from privacy.files import default_home
-from privacy.jws import keys_from_jwks
+from privacy.key_history import read_history
 from privacy.modes import modes_table
 from privacy.tee.sealed_model import sealing_of
+from privacy.tls import TlsFiles
 
 AllowSimulated = Annotated[
     bool,
@@ -98,18 +109,27 @@ def login(
             "system's keyring.",
         ),
     ] = False,
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="Who vouches for the gateway: a PEM file.")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="Your certificate, if the gateway wants one.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="Its private key.")] = None,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Save a gateway's address and your API key (file mode 0600, or the keyring)."""
     api_key = api_key or _asked_key()
-    with Client(gateway, api_key=api_key, home=home) as client:
+    tls = TlsFiles(trust=tls_ca, certificate=tls_cert, key=tls_key)
+    with Client(gateway, api_key=api_key, home=home, tls=tls) as client:
         models = client.models()
         client.home.save_login(
             gateway=client.gateway,
             api_key=client.api_key,
             name=name,
             keyring=keyring,
+            tls=client.tls,
         )
     if as_json:
         told = {"gateway": client.gateway, "name": name, "models": len(models)}
@@ -221,7 +241,7 @@ def _print_model(bundle: Bundle) -> None:
 @command("infer")
 def infer(
     model: Annotated[str, typer.Argument(help="NAME, NAME/VERSION, or with @SHA256.")],
-    mode: Annotated[str, typer.Option(help="fhe, zkml, tee or tee+zkml.")],
+    mode: Annotated[str, typer.Option(help="fhe, zkml, tee, tee+zkml or auto.")],
     input_: Input,
     allow_simulated: AllowSimulated = False,
     allow_insecure_srs: AllowInsecureSrs = False,
@@ -250,12 +270,28 @@ def infer(
             "repeated. Else this one's own nodes."
         ),
     ] = None,
+    hide_input: HideInput = "",
+    hide_output: HideOutput = "",
+    hide_model: HideModel = "",
+    prove_to: ProveTo = "",
+    max_latency: MaxLatency = "",
+    max_upload: MaxUpload = "",
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a model on your rows and print the verified answer."""
+    wishes = {
+        "hide_input": hide_input,
+        "hide_output": hide_output,
+        "hide_model": hide_model,
+        "prove_to": prove_to,
+        "max_latency": max_latency,
+        "max_upload": max_upload,
+    }
+    wanted = mode == AUTO or any(wishes.values())
+    policy = policy_from(**wishes) if wanted else None
     with ExitStack() as stack:
         open_client = partial(
             Client,
@@ -285,6 +321,7 @@ def infer(
             verify_share=1.0 if verify_share is None else verify_share,
             verify_tolerance=verify_tolerance,
             verify_with=others,
+            policy=policy,
         )
     if as_json:
         print_json(answer.as_dict())
@@ -325,6 +362,8 @@ def print_answer(answer: Answer, bundle: Bundle) -> None:
         else ["row", *(f"output {i}" for i in range(width))]
     )
     table(f"{answer.model}, mode {answer.mode}", columns, rows)
+    for line in answer.chosen:
+        out.print(f"[cyan]chosen[/] {safe(line)}", soft_wrap=True)
     for caveat in answer.caveats:
         err.print(f"[bold yellow]caveat[/] {safe(caveat)}", soft_wrap=True)
     for check in answer.checks:
@@ -396,6 +435,12 @@ def verify(
         typer.Option("--input", help="The raw rows, to check that proofs are on them."),
     ] = None,
     platform_policy: PlatformPolicy = None,
+    log: Annotated[
+        bool,
+        typer.Option(
+            "--log", help="Check its place in the gateway's log, too, as fetched."
+        ),
+    ] = False,
     allow_simulated: AllowSimulated = False,
     allow_insecure_srs: AllowInsecureSrs = False,
     home: HomeDir = None,
@@ -408,7 +453,7 @@ def verify(
     if keys is not None:
         if not keys.is_file():
             raise FormatError(f"there is no file {keys}", code="no-such-file")
-        trusted = keys_from_jwks(parse_object(keys.read_bytes(), what=str(keys)))
+        trusted = read_history(parse_object(keys.read_bytes(), what=str(keys)))
     if input_ is not None and not input_.is_file():
         raise FormatError(f"there is no file {input_}", code="no-such-file")
     with progress(quiet=as_json) as notify:
@@ -420,6 +465,7 @@ def verify(
             bundle=bundle,
             rows=input_,
             platform_policy=platform_policy,
+            log=log,
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
         )

@@ -16,6 +16,7 @@ from typing import Any, Self
 import httpx
 
 from privacy.bundle import Bundle
+from privacy.choose import Choice, Policy
 from privacy.client.answer import Answer, Check, Row
 from privacy.client.common import Common, Rows, silent
 from privacy.client.drive import AsyncDriver, SyncDriver
@@ -26,13 +27,18 @@ from privacy.client.passphrase import Given
 from privacy.client.wire import Flow
 from privacy.encoding import Json
 from privacy.modes import Mode
+from privacy.tls import NO_TLS, TlsFiles
+from privacy.transparency.tree_head import TreeHead
 
 __all__ = [
     "Answer",
     "AsyncClient",
     "Check",
+    "Choice",
     "Client",
+    "Policy",
     "Row",
+    "TlsFiles",
     "Verdict",
     "verify_saved",
 ]
@@ -56,6 +62,7 @@ class Client(Common):
         allow_unsigned: bool = False,
         passphrase: Given = None,
         allow_plaintext_keys: bool = False,
+        tls: TlsFiles = NO_TLS,
         notify: Callable[[Json], None] = silent,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -64,7 +71,8 @@ class Client(Common):
         Args:
             gateway: Its address, or its name at `privacy login`; else
                 `$PRIVACY_GATEWAY`, else as saved by `privacy login`, else loopback.
-            api_key: Else `$PRIVACY_API_KEY`, else as saved for that gateway.
+            api_key: Or a token. Else `$PRIVACY_API_KEY`, else what the file
+                `$PRIVACY_TOKEN_FILE` holds, else as saved for that gateway.
             home: Folder for keys, pins and receipts.
             allow_simulated: Accept a simulated enclave in mode `tee`. It protects
                 nothing from the operator: for development only.
@@ -83,6 +91,8 @@ class Client(Common):
                 new one is chosen; it is asked once, and only if neither
                 `$PRIVACY_PASSPHRASE` nor the system's keyring gives one.
             allow_plaintext_keys: Without a passphrase, keep FHE keys unprotected.
+            tls: Whose certificate the gateway must show, and the one to show it; else
+                `$PRIVACY_TLS_CA`, `…_CERT` and `…_KEY`, else as saved for it.
             notify: Called with `{"stage": …}` as long work goes on.
             transport: For tests and proxies.
         """
@@ -100,10 +110,17 @@ class Client(Common):
             allow_unsigned=allow_unsigned,
             passphrase=passphrase,
             allow_plaintext_keys=allow_plaintext_keys,
+            tls=tls,
         )
-        self.driver = self._driver = SyncDriver(self.gateway, self.api_key, transport)
+        self.driver = self._driver = SyncDriver(
+            self.gateway,
+            self.api_key,
+            transport,
+            token_file=self.token_file,
+            tls=self.tls,
+        )
 
-    def infer(
+    def infer(  # noqa: PLR0913 - every one is a choice of the data owner's
         self,
         model: str,
         rows: Rows,
@@ -113,6 +130,7 @@ class Client(Common):
         verify_share: float = 1.0,
         verify_tolerance: float = 0.0,
         verify_with: Sequence["Client"] = (),
+        policy: Policy | None = None,
     ) -> Answer:
         """Return the verified answer for rows of raw features.
 
@@ -122,12 +140,14 @@ class Client(Common):
         Args:
             model: `name`, `name/version` or either with `@sha256` to pin it.
             rows: Shape (rows, features), finite, in the manifest's column order.
-            mode: `fhe`, `zkml` or `tee`.
+            mode: `fhe`, `zkml`, `tee`, `tee+zkml`, or `auto` for what `policy` chooses.
             verify_runs: Second runs; one for each of `verify_with` if not given.
             verify_share: The chance of each row to be asked again, above 0 to 1.
             verify_tolerance: How far outputs of two runs may differ.
             verify_with: Clients of other gateways that serve the same model, best
                 of other operators, to ask in turn; without any, this one's.
+            policy: With mode `auto`, what to hide and prove, and at what cost; the
+                receipt's options tell it, and `chosen` of the answer why this mode.
 
         Raises:
             VerificationError: Among others, if two runs answered differently.
@@ -136,7 +156,20 @@ class Client(Common):
         """
         meter = Meter()
         again = (verify_runs, verify_share, verify_tolerance, verify_with)
-        return self._driver.run(self._infer(model, rows, mode, meter, again), meter)
+        flow = self._infer(model, rows, mode, meter, again, policy)
+        return self._driver.run(flow, meter)
+
+    def choose(self, model: str, policy: Policy, *, rows: int = 1) -> Choice:
+        """Return the mode that a policy chooses for a job of so many rows, and why.
+
+        Raises:
+            NotFoundError: No mode fits; the message says why of each.
+        """
+        return self._driver.run(self._choose(model, rows, policy))
+
+    def estimate(self, model: str, *, rows: int = 1, mode: str | None = None) -> Json:
+        """Return what a job of so many rows will take; see `POST /v1/estimates`."""
+        return self._driver.run(self._estimate(model, rows, mode))
 
     def connect(
         self,
@@ -189,6 +222,35 @@ class Client(Common):
     def delete_result(self, job_id: str) -> None:
         """Have the gateway delete what a finished job gave; its receipt stays."""
         self._driver.run(self._delete_result(job_id))
+
+    def log_head(self) -> TreeHead:
+        """Return the gateway's signed tree head, compared with those seen before.
+
+        Raises:
+            VerificationError: The gateway has changed or forked its log.
+        """
+        return self._driver.run(self._log_head())
+
+    def fetch_log_entry(self, receipt: Path, *, wait_s: float = 3.0) -> Path:
+        """Write a receipt's place in the gateway's log beside it, once checked.
+
+        Args:
+            receipt: The receipt file, such as an answer's.
+            wait_s: How long to wait until it is logged.
+
+        Raises:
+            NotFoundError: It is not in the log.
+            VerificationError: The proof does not hold, or the log forked.
+        """
+        return self._driver.run(self._fetch_log_entry(receipt, wait_s))
+
+    def audit_log(self) -> Json:
+        """Read all of the gateway's log; every receipt kept here must be in it.
+
+        Raises:
+            VerificationError: It does not make the signed root, or lacks a receipt.
+        """
+        return self._driver.run(self._audit_log())
 
     def rotate_keys(self, key_id: str) -> KeyInfo:
         """Return new FHE keys in place of these, which are retired but kept.
@@ -246,6 +308,7 @@ class AsyncClient(Common):
         allow_unsigned: bool = False,
         passphrase: Given = None,
         allow_plaintext_keys: bool = False,
+        tls: TlsFiles = NO_TLS,
         notify: Callable[[Json], None] = silent,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -264,10 +327,17 @@ class AsyncClient(Common):
             allow_unsigned=allow_unsigned,
             passphrase=passphrase,
             allow_plaintext_keys=allow_plaintext_keys,
+            tls=tls,
         )
-        self.driver = self._driver = AsyncDriver(self.gateway, self.api_key, transport)
+        self.driver = self._driver = AsyncDriver(
+            self.gateway,
+            self.api_key,
+            transport,
+            token_file=self.token_file,
+            tls=self.tls,
+        )
 
-    async def infer(
+    async def infer(  # noqa: PLR0913 - as for `Client`
         self,
         model: str,
         rows: Rows,
@@ -277,12 +347,23 @@ class AsyncClient(Common):
         verify_share: float = 1.0,
         verify_tolerance: float = 0.0,
         verify_with: Sequence["AsyncClient"] = (),
+        policy: Policy | None = None,
     ) -> Answer:
         """Return the verified answer for rows of raw features; see `Client.infer`."""
         meter = Meter()
         again = (verify_runs, verify_share, verify_tolerance, verify_with)
-        flow = self._infer(model, rows, mode, meter, again)
+        flow = self._infer(model, rows, mode, meter, again, policy)
         return await self._driver.run(flow, meter)
+
+    async def choose(self, model: str, policy: Policy, *, rows: int = 1) -> Choice:
+        """Return the mode that a policy chooses; see `Client.choose`."""
+        return await self._driver.run(self._choose(model, rows, policy))
+
+    async def estimate(
+        self, model: str, *, rows: int = 1, mode: str | None = None
+    ) -> Json:
+        """Return what a job of so many rows will take; see `Client.estimate`."""
+        return await self._driver.run(self._estimate(model, rows, mode))
 
     async def connect(
         self,
@@ -322,6 +403,18 @@ class AsyncClient(Common):
     async def delete_result(self, job_id: str) -> None:
         """Have the gateway delete a result; see `Client.delete_result`."""
         await self._driver.run(self._delete_result(job_id))
+
+    async def log_head(self) -> TreeHead:
+        """Return the gateway's signed tree head; see `Client.log_head`."""
+        return await self._driver.run(self._log_head())
+
+    async def fetch_log_entry(self, receipt: Path, *, wait_s: float = 3.0) -> Path:
+        """Write a receipt's log entry beside it; see `Client.fetch_log_entry`."""
+        return await self._driver.run(self._fetch_log_entry(receipt, wait_s))
+
+    async def audit_log(self) -> Json:
+        """Read all of the gateway's log; see `Client.audit_log`."""
+        return await self._driver.run(self._audit_log())
 
     async def rotate_keys(self, key_id: str) -> KeyInfo:
         """Return new FHE keys in place of these; see `Client.rotate_keys`."""

@@ -56,6 +56,7 @@ class Answer:
         gateway: Its address.
         node: The machine that ran the job, by the name that its receipt gives.
         receipt: Where the receipt and its evidence are kept.
+        chosen: Why this mode, where the mode was left to a policy.
     """
 
     job_id: str
@@ -73,6 +74,7 @@ class Answer:
     gateway: str
     node: str
     receipt: Path
+    chosen: tuple[str, ...] = ()
 
     def as_dict(self) -> Json:
         """Return everything JSON-ready."""

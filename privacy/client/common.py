@@ -10,28 +10,51 @@ from urllib.parse import quote
 import httpx
 
 from privacy.bundle import Bundle
+from privacy.choose import AUTO, Choice, Policy
 from privacy.client.answer import Answer
+from privacy.client.auto import choose_mode, estimates
+from privacy.client.bearer import TOKEN_FILE
 from privacy.client.context import Context, load_platform_policy
 from privacy.client.fhe_keys import rotate
 from privacy.client.home import Home
 from privacy.client.infer import Meter, infer
 from privacy.client.keystore import KeyInfo, KeyStore
+from privacy.client.log import audit_log, fetch_entry, fetch_head
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.passphrase import Given, Unlock
 from privacy.client.second_run import SecondRuns, infer_compared
 from privacy.client.sessions import attest_only
 from privacy.client.wire import Call, Flow, Work
 from privacy.encoding import Json, check_sha256
-from privacy.errors import AuthError, NotFoundError
+from privacy.errors import AuthError, FormatError, NotFoundError
 from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
+from privacy.runs import MAX_ROWS
+from privacy.tls import TlsFiles
+from privacy.transparency.tree_head import TreeHead
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8400"
 _PLAIN_HTTP = "PRIVACY_ALLOW_PLAIN_HTTP"
+_TLS = {
+    "trust": "PRIVACY_TLS_CA",
+    "certificate": "PRIVACY_TLS_CERT",
+    "key": "PRIVACY_TLS_KEY",
+}
 _UPLOADS = {"/v1/keys": "evaluation keys", "/v1/blobs": "input"}
 _DELETED = 204
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 Rows = Sequence[Sequence[float]]
+
+
+def check_row_count(rows: int) -> None:
+    """Refuse a number of rows that no job can have.
+
+    Raises:
+        FormatError: It is none, or too many.
+    """
+    if not 1 <= rows <= MAX_ROWS:
+        msg = f"{rows} rows: a job takes 1 to {MAX_ROWS}"
+        raise FormatError(msg, code="too-many-rows" if rows > 0 else "no-rows")
 
 
 def silent(_: Json) -> None:
@@ -60,6 +83,7 @@ class Common:
         allow_unsigned: bool,
         passphrase: Given,
         allow_plaintext_keys: bool,
+        tls: TlsFiles,
     ) -> None:
         self.home = Home(home or default_home())
         config = self.home.config()
@@ -69,12 +93,14 @@ class Common:
             or config.get("gateway")
             or DEFAULT_GATEWAY
         ).rstrip("/")
-        self.api_key = (
-            api_key
-            or os.environ.get("PRIVACY_API_KEY")
-            or self.home.api_key(self.gateway)
-        )
-        if self.api_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
+        self.api_key = api_key or os.environ.get("PRIVACY_API_KEY") or ""
+        file = os.environ.get(TOKEN_FILE)
+        self.token_file = Path(file) if file and not self.api_key else None
+        if not (self.api_key or self.token_file):
+            self.api_key = self.home.api_key(self.gateway)
+        self.tls = tls or _tls_of_environment() or self.home.tls(self.gateway)
+        self._has_key = bool(self.api_key or self.token_file)
+        if self._has_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
             _refuse_plain_http(self.gateway)
         self._context = Context(
             home=self.home,
@@ -97,10 +123,17 @@ class Common:
         self._models: dict[str, Bundle] = {}
 
     def asked(
-        self, model: str, rows: Any, mode: str, meter: Meter, *, keep_input: bool
+        self,
+        model: str,
+        rows: Any,
+        mode: str,
+        meter: Meter,
+        *,
+        keep_input: bool,
+        options: Json | None = None,
     ) -> Flow[Answer]:
         """Return a flow that asks once; see `Client.infer`."""
-        if not self.api_key:
+        if not self._has_key:
             msg = (
                 f"no API key for {self.gateway}: give one, set PRIVACY_API_KEY, or run "
                 "`privacy login`"
@@ -109,9 +142,10 @@ class Common:
         chosen = parse_mode(mode)
         bundle = yield from self._model(model)
         plain = [[_plain(x) for x in row] for row in rows]
+        context = replace(self._context, options=options or {})
         return (
             yield from infer(
-                self._context, bundle, chosen, plain, meter, keep_input=keep_input
+                context, bundle, chosen, plain, meter, keep_input=keep_input
             )
         )
 
@@ -122,16 +156,55 @@ class Common:
         mode: str,
         meter: Meter,
         again: tuple[int, float, float, Sequence["Common"]],
+        policy: Policy | None,
+    ) -> Flow[Answer]:
+        if (mode == AUTO) != (policy is not None):
+            msg = "a policy chooses the mode if that is auto: give both or neither"
+            raise FormatError(msg, code="usage")
+        if policy is None:
+            return (yield from self._infer_in(model, rows, mode, meter, again))
+        choice = yield from self._choose(model, len(rows), policy)
+        options = {"mode": AUTO, "policy": policy.as_dict()}
+        answer = yield from self._infer_in(
+            model, rows, choice.mode, meter, again, options
+        )
+        return replace(answer, chosen=choice.why)
+
+    def _choose(self, model: str, rows: int, policy: Policy) -> Flow[Choice]:
+        bundle = yield from self._model(model)
+        check_row_count(rows)
+        return (yield from choose_mode(self._context, bundle, rows, policy))
+
+    def _estimate(self, model: str, rows: int, mode: str | None) -> Flow[Json]:
+        bundle = yield from self._model(model)
+        check_row_count(rows)
+        modes = (parse_mode(mode),) if mode else ()
+        return (yield from estimates(bundle, rows, modes))
+
+    def _infer_in(
+        self,
+        model: str,
+        rows: Any,
+        mode: str,
+        meter: Meter,
+        again: tuple[int, float, float, Sequence["Common"]],
+        options: Json | None = None,
     ) -> Flow[Answer]:
         runs, share, tolerance, others = again
         runs = runs or len(others)
         if not runs:
-            return (yield from self.asked(model, rows, mode, meter, keep_input=False))
+            return (
+                yield from self.asked(
+                    model, rows, mode, meter, keep_input=False, options=options
+                )
+            )
         wanted = SecondRuns(
             runs=runs, share=share, tolerance=tolerance, askers=others or (self,)
         )
         wanted.check(parse_mode(mode))
-        return (yield from infer_compared(self, model, rows, mode, meter, wanted))
+        return (
+            yield from infer_compared(self, model, rows, mode, meter, wanted, options)
+        )
 
     def _connect(
         self, model: str, rows: Any | None, tell: Callable[[Json], None], meter: Meter
@@ -197,6 +270,16 @@ class Common:
             yield Call("DELETE", path, accept=(204, 404))
         self.keys.note(key_id, not_uploaded=self.gateway)
 
+    def _log_head(self) -> Flow[TreeHead]:
+        head, _ = yield from fetch_head(self.home, self.gateway)
+        return head
+
+    def _fetch_log_entry(self, receipt: Path, wait_s: float) -> Flow[Path]:
+        return (yield from fetch_entry(self.home, self.gateway, receipt, wait_s=wait_s))
+
+    def _audit_log(self) -> Flow[Json]:
+        return (yield from audit_log(self.home, self.gateway))
+
     @staticmethod
     def _delete_result(job_id: str) -> Flow[None]:
         yield Call("DELETE", f"/v1/jobs/{quote(job_id, safe='')}/result")
@@ -224,6 +307,16 @@ def _refuse_plain_http(gateway: str) -> None:
             f"the clear: use https, or set {_PLAIN_HTTP}=1 if the network encrypts"
         )
         raise AuthError(msg, code="plain-http")
+
+
+def _tls_of_environment() -> TlsFiles:
+    """Return the files that the environment names."""
+    named = {
+        part: Path(text)
+        for part, variable in _TLS.items()
+        if (text := os.environ.get(variable))
+    }
+    return TlsFiles(**named)
 
 
 def _plain(value: Any) -> Any:

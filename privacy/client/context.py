@@ -14,6 +14,7 @@ from privacy.client.keystore import KeyStore
 from privacy.client.model import Notify
 from privacy.client.passphrase import Unlock
 from privacy.client.wire import Flow
+from privacy.encoding import Json
 from privacy.errors import FormatError, NotFoundError
 from privacy.modes import Mode
 
@@ -36,6 +37,7 @@ class Context:
             by model as its jobs use them.
         lock: Held while `memory` is read or filled.
         unlock: Opens the key store.
+        options: What the receipt of a job shall say was chosen for it.
     """
 
     home: Home
@@ -48,6 +50,7 @@ class Context:
     tell: Notify = lambda _: None
     platform: "EvidencePolicy | None" = None
     unlock: Unlock = field(default_factory=Unlock)
+    options: Json = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

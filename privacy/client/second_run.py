@@ -22,6 +22,7 @@ from privacy.client.answer import Answer, Check
 from privacy.client.home import Home
 from privacy.client.infer import Meter
 from privacy.client.wire import Flow, On
+from privacy.encoding import Json
 from privacy.errors import FormatError, VerificationError
 from privacy.modes import Mode
 
@@ -40,7 +41,14 @@ class Asker(Protocol):
         """What runs its flows."""
 
     def asked(
-        self, model: str, rows: Any, mode: str, meter: Meter, *, keep_input: bool
+        self,
+        model: str,
+        rows: Any,
+        mode: str,
+        meter: Meter,
+        *,
+        keep_input: bool,
+        options: Json | None = None,
     ) -> Flow[Answer]:
         """Return the verified answer of one job."""
 
@@ -82,7 +90,13 @@ class SecondRuns:
 
 
 def infer_compared(
-    client: Asker, model: str, rows: Any, mode: str, meter: Meter, wanted: SecondRuns
+    client: Asker,
+    model: str,
+    rows: Any,
+    mode: str,
+    meter: Meter,
+    wanted: SecondRuns,
+    options: Json | None = None,
 ) -> Flow[Answer]:
     """Return the answer of a job after comparing it with second runs of its rows.
 
@@ -90,7 +104,9 @@ def infer_compared(
         VerificationError: Two runs answer differently; both receipts are kept.
     """
     rows = [list(row) for row in rows]
-    first = yield from client.asked(model, rows, mode, meter, keep_input=True)
+    first = yield from client.asked(
+        model, rows, mode, meter, keep_input=True, options=options
+    )
     for turn in range(wanted.runs):
         asker = wanted.askers[turn % len(wanted.askers)]
         picked = [i for i in range(len(rows)) if _random.random() < wanted.share]

@@ -25,8 +25,10 @@ import uvicorn
 
 from gateway.app import bootstrap_admin_key, create_app
 from gateway.executors.base import Engines
+from gateway.server import server_options
 from gateway.settings import Settings
 from privacy.encoding import sha256_hex
+from privacy.tls import server_context
 from tests.support.fake_enclave import fake_enclave
 
 FAKE_ENGINES = Engines("tests.support.fake_worker:handler", fake_enclave)
@@ -96,6 +98,7 @@ class _Served:
     def new_key(self, *scopes: str, tenant: str = "default", **more: Any) -> str:
         body = {"tenant": tenant, "scopes": list(scopes), **more}
         with self.client() as admin:
+            admin.post("/v1/tenants", json={"id": tenant})  # 409 if it is there
             key: str = (
                 admin.post("/v1/api-keys", json=body).raise_for_status().json()["key"]
             )
@@ -107,15 +110,17 @@ class ThreadGateway(_Served):
 
     def __init__(self, settings: Settings, engines: Engines) -> None:
         self.settings = settings.model_copy(update={"port": free_port()})
-        self.base_url = f"http://127.0.0.1:{self.settings.port}"
+        scheme = "https" if settings.tls else "http"
+        self.base_url = f"{scheme}://127.0.0.1:{self.settings.port}"
         self.admin_key = bootstrap_admin_key(settings) or ""
         self.app = create_app(self.settings, engines=engines)
         config = uvicorn.Config(
             self.app,
             port=self.settings.port,
-            log_config=None,
-            access_log=False,
-            timeout_graceful_shutdown=1,
+            **{**server_options(self.settings), "timeout_graceful_shutdown": 1},
+            ssl_context_factory=(lambda _config, _default: server_context(settings.tls))
+            if settings.tls
+            else None,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(

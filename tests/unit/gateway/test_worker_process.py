@@ -55,10 +55,12 @@ def _request(folder: Path, bundle: Bundle, **changes: Any) -> dict[str, Any]:
 def test_a_run_leaves_output_and_evidence_in_files(tmp_path: Path, runner):
     request = _request(tmp_path, write_bundle(tmp_path), keys="/k")
     reports: list[Any] = []
-    assert handler()(request, reports.append) == {"evidence_kind": "proof"}
+    answer = handler()(request, reports.append)
+    assert answer["evidence_kind"] == "proof"
+    assert answer["memory_bytes"] > 1 << 20
     assert (tmp_path / "output").read_bytes() == b"cba"
     assert (tmp_path / "evidence").read_bytes() == b"/k"
-    assert [r["stage"] for r in reports] == ["load", "prove"]
+    assert [r["stage"] for r in reports] == ["load", "loaded", "prove"]
 
 
 def test_a_model_is_loaded_once(tmp_path: Path, runner):

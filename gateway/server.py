@@ -1,0 +1,146 @@
+"""How the HTTP server is set up: connections that cannot be held for nothing.
+
+uvicorn bounds neither how long a request's head may take, nor how many connections one
+address may have, nor how long an answer may wait for somebody who does not read it.
+"""
+
+import asyncio
+from collections import Counter
+from ipaddress import ip_address, ip_network
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from gateway.api.limits import MAX_HEADER_BYTES
+from gateway.settings import Settings
+
+_UNREAD_S = 60.0
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection; see `bounded_protocol`."""
+
+    head_timeout_s: ClassVar[float]
+    unread_timeout_s: ClassVar[float] = _UNREAD_S
+    by_address: ClassVar[int]
+    trusted: ClassVar[tuple[str, ...]]
+    open_by_address: ClassVar[Counter[str]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """See `H11Protocol`."""
+        super().__init__(*args, **kwargs)
+        self._address = ""
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; one address too often is cut off at once."""
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self.open_by_address[self._address] += 1
+        is_over = self.open_by_address[self._address] > self.by_address
+        if is_over and not _is_within(self._address, self.trusted):
+            transport.abort()
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._cancel_head_timer()
+        self._cancel_unread_timer()
+        self.open_by_address[self._address] -= 1
+        if self.open_by_address[self._address] <= 0:
+            del self.open_by_address[self._address]
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; what belongs to no request under way has to become one."""
+        super().data_received(data)
+        if self._is_serving():
+            self._cancel_head_timer()
+        else:
+            self._expect_head()
+
+    def pause_writing(self) -> None:
+        """Hold the answer back, for a while."""
+        super().pause_writing()
+        self._unread_timer = self.loop.call_later(
+            self.unread_timeout_s, self.transport.abort
+        )
+
+    def resume_writing(self) -> None:
+        """Go on with the answer."""
+        self._cancel_unread_timer()
+        super().resume_writing()
+
+    def _expect_head(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(
+                self.head_timeout_s, self._close_if_idle
+            )
+
+    def _close_if_idle(self) -> None:
+        self._head_timer = None
+        if not self._is_serving():
+            self.transport.close()
+
+    def _is_serving(self) -> bool:
+        under_way: RequestResponseCycle | None = self.cycle  # None before the first
+        return under_way is not None and not under_way.response_complete
+
+    def _cancel_head_timer(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _cancel_unread_timer(self) -> None:
+        if self._unread_timer:
+            self._unread_timer.cancel()
+            self._unread_timer = None
+
+
+def bounded_protocol(
+    *, head_timeout_s: float, by_address: int, trusted: tuple[str, ...] = ()
+) -> type[BoundedProtocol]:
+    """Return the protocol of one server's connections.
+
+    Who reads nothing of an answer for a minute is cut off.
+
+    Args:
+        head_timeout_s: In which a request's head has to come, from the first byte on.
+        by_address: Connections that one address may have.
+        trusted: Addresses and networks that may have more.
+    """
+    bounds = {
+        "head_timeout_s": head_timeout_s,
+        "by_address": by_address,
+        "trusted": trusted,
+        "open_by_address": Counter[str](),
+    }
+    return type("Protocol", (BoundedProtocol,), bounds)
+
+
+def server_options(settings: Settings) -> dict[str, Any]:
+    """Return uvicorn's options, but for where to listen."""
+    return {
+        "loop": "uvloop",
+        "http": bounded_protocol(
+            head_timeout_s=settings.head_timeout_s,
+            by_address=settings.max_connections_by_address,
+            trusted=settings.trusted_proxies,
+        ),
+        "ws": "none",
+        "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
+        "forwarded_allow_ips": list(settings.trusted_proxies),
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "limit_concurrency": settings.max_connections,
+        "timeout_graceful_shutdown": settings.stop_grace_s,
+    }
+
+
+def _is_within(address: str, networks: tuple[str, ...]) -> bool:
+    try:
+        return any(ip_address(address) in ip_network(n) for n in networks)
+    except ValueError:  # a socket file has no address
+        return False
