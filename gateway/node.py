@@ -15,9 +15,9 @@ from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
 from gateway.jobs.deletions import Deletions
 from gateway.jobs.hub import Hub
+from gateway.jobs.membership import Membership, gateway_id
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
-from gateway.jobs.workflow import Workflows, start_workflow
 from gateway.lock import FolderLock
 from gateway.log_keeper import LogKeeper, Refusals
 from gateway.logs import error_id_of
@@ -26,9 +26,11 @@ from gateway.settings import Settings
 from gateway.signing import KEY_FILE, ReceiptKeys
 from gateway.store.api_keys import ApiKeys
 from gateway.store.audit import Act, Audit, Who
+from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
+from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
 from gateway.store.parts import Parts
@@ -44,6 +46,7 @@ from privacy.encoding import Json
 from privacy.publisher import Trust, load_trust
 
 if TYPE_CHECKING:
+    from gateway.executors.ray.cluster import RayCluster
     from gateway.identity.tokens import Tokens
 
 _log = structlog.get_logger()
@@ -64,6 +67,8 @@ class Gateway:
     uploads: Uploads
     contract_inputs: ContractInputs
     jobs: Jobs
+    gateways: Gateways
+    membership: Membership
     measures: Measures
     results: Results
     webhooks: Webhooks
@@ -97,6 +102,7 @@ class Gateway:
         if self._lock:
             return
         data_dir = self.settings.data_dir
+        self._cluster = self._ray_cluster()
         self._simulated_enclaves = self.settings.evidence_source.is_simulated()
         self._lock = FolderLock(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
@@ -108,8 +114,12 @@ class Gateway:
         self.api_keys = ApiKeys(self.database)
         self.tenants = Tenants(self.database)
         self.tokens = _tokens(self.settings)
-        self.blobs = Blobs(data_dir / "blobs")
-        parts = Parts(data_dir / "blobs" / "uploads")
+        blobs_dir = self.settings.blobs_dir or data_dir / "blobs"
+        self.blobs = Blobs(blobs_dir)
+        # Beside the blobs, so that a whole one is renamed; a gateway's own, for it goes
+        # on with what an earlier life of its was receiving.
+        own = gateway_id(data_dir) if self.settings.blobs_dir else ""
+        parts = Parts(blobs_dir / "uploads" / own)
         self.uploads = Uploads(
             self.database, self.blobs, parts, _allowance(self.settings)
         )
@@ -118,9 +128,8 @@ class Gateway:
         )
         self.jobs = Jobs(self.database)
         self.measures = Measures(self.database)
-        self.results = Results(
-            self.database, self.uploads, ttl_s=self.settings.results_ttl_s
-        )
+        self.gateways = Gateways(self.database)
+        self.results = Results(self.uploads, ttl_s=self.settings.results_ttl_s)
         self.webhook_secrets = load_webhook_secrets(
             self.settings.webhook_key_file or data_dir / "webhooks.key"
         )
@@ -132,9 +141,20 @@ class Gateway:
         settings = self.settings
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(
+            node_wait_s=settings.node_wait_s if settings.ray_address else 0.0
+        )
         if settings.local_modes:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
+        if self._cluster:
+            self._cluster.start(self.scheduler)
+        self.membership = Membership(
+            self.gateways,
+            self.jobs,
+            settings.data_dir,
+            name=settings.node_name,
+            lease_s=settings.lease_s,
+        )
         self.service = JobService(
             jobs=self.jobs,
             blobs=self.blobs,
@@ -148,12 +168,14 @@ class Gateway:
             max_queued=settings.max_queued_jobs,
             max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
-            runs=Runs(start_workflow),
+            runs=Runs(),
+            membership=self.membership,
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
         )
-        self._workflows = Workflows(settings.data_dir, self.service)
-        await self._workflows.recover()
+        for job_id in await asyncio.to_thread(self.membership.join):
+            self.service.begin(job_id)
+        rounds = self.membership.run(self.service, self.service.hub)
         self.deletions = Deletions(
             database=self.database,
             tenants=self.tenants,
@@ -165,6 +187,7 @@ class Gateway:
         await asyncio.to_thread(self.audit.record, _started(settings))
         self._keeper = self._log_keeper()
         self._background = [
+            asyncio.create_task(rounds),
             asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
             asyncio.create_task(self.deletions.run(settings.sweep_every_s)),
@@ -186,9 +209,14 @@ class Gateway:
         self.ready = False
         for task in (self._sweeping, *self._background):
             task.cancel()
-        self.service.runs.close()
         await self.scheduler.close()
-        self._workflows.close()
+        if self._cluster:
+            await self._cluster.close()
+        await self.service.runs.close()
+        try:
+            await asyncio.to_thread(self.membership.leave)
+        except StoreAwayError as exc:  # others find out by themselves
+            _log.warning("store-away", code=exc.code)
         await asyncio.to_thread(self._keeper.close)
         _log.info("stopped", node=self.settings.node_name)
 
@@ -205,6 +233,7 @@ class Gateway:
             await _remove(self.uploads.sweep)
             await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)
+            await _remove(self.gateways.sweep)
             await _remove(self.webhooks.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
 
@@ -236,6 +265,18 @@ class Gateway:
             most_age_s=self.settings.tree_head_every_s,
             keep_s=self.settings.audit_keep_s,
         )
+
+    def _ray_cluster(self) -> "RayCluster | None":
+        """Return the cluster whose nodes join those of the scheduler, if there is one.
+
+        Raises:
+            NotFoundError: What lets this machine into it is missing.
+        """
+        if not self.settings.ray_address:
+            return None
+        from gateway.executors.ray.cluster import RayCluster
+
+        return RayCluster(self.settings, worker_target=self._engines.worker_target)
 
     def _local_node(self) -> LocalNode:
         """Return this machine as a node, with the enclaves that outlived the last."""

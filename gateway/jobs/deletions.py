@@ -96,7 +96,7 @@ class Deletions:
             return list(c.execute(query).scalars())
 
     def _remove(self, tenant_id: str) -> None:
-        with self.database.write() as c:
+        with self.uploads.removing() as c:
             files: set[str] = set()
             for column in _FILES:
                 of_tenant = column.table.c.tenant == tenant_id

@@ -49,6 +49,33 @@ uploads = sa.Table(
     sa.Index("uploads_by_digest", "sha256"),
 )
 
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("tenant", sa.String, primary_key=True),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+)
+"""How many bytes of uploads each tenant keeps: the sums of `uploads`."""
+
+gateways = sa.Table(
+    "gateways",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("life", sa.String, nullable=False),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("lease_s", sa.Double, nullable=False),
+    sa.Column("beat", sa.BigInteger, nullable=False),
+    sa.Column("joined_at", sa.String, nullable=False),
+)
+
+enclaves = sa.Table(
+    "enclaves",
+    metadata,
+    sa.Column("key_id", sa.String, primary_key=True),
+    sa.Column("gateway", sa.String, nullable=False),
+    sa.Column("seen_at", sa.String, nullable=False),
+)
+
 jobs = sa.Table(
     "jobs",
     metadata,
@@ -75,10 +102,13 @@ jobs = sa.Table(
     sa.Column("evidence_sha256", sa.String, nullable=False, default=""),
     sa.Column("evidence_kind", sa.String, nullable=False, default=""),
     sa.Column("receipt", sa.LargeBinary),
+    sa.Column("gateway", sa.String, nullable=False, server_default=""),
+    sa.Column("progress", sa.JSON(none_as_null=True)),
     sa.Column("log_index", sa.BigInteger),
     sa.UniqueConstraint("tenant", "idempotency_key"),
     sa.Index("jobs_by_tenant", "tenant", "seq"),
     sa.Index("jobs_by_status", "status"),
+    sa.Index("jobs_by_gateway", "gateway", "status"),
     sa.Index("jobs_by_end", "tenant", "finished_at"),
     sa.Index("jobs_by_output", "output_sha256"),
     sa.Index("jobs_by_evidence", "evidence_sha256"),
