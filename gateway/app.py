@@ -17,6 +17,7 @@ from gateway.api import (
     metrics,
     models,
     nodes,
+    peers,
     problems,
 )
 from gateway.api.limits import RateFields, RequestLimits
@@ -85,6 +86,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         estimates,
         attestations,
         nodes,
+        peers,
         api_keys,
     ):
         app.include_router(module.router)

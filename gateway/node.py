@@ -20,6 +20,7 @@ from gateway.jobs.service import JobService
 from gateway.jobs.workflow import Workflows, start_workflow
 from gateway.lock import FolderLock
 from gateway.logs import error_id_of
+from gateway.peers.peers import Peers
 from gateway.registry import ModelRegistry
 from gateway.settings import Settings
 from gateway.signing import load_signing_key
@@ -30,8 +31,10 @@ from gateway.store.database import Database
 from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
 from gateway.store.parts import Parts
+from gateway.store.peers import PeerStore
 from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
+from privacy.jws import key_id
 from privacy.publisher import Trust, load_trust
 
 if TYPE_CHECKING:
@@ -52,6 +55,7 @@ class Gateway:
     contract_inputs: ContractInputs
     jobs: Jobs
     measures: Measures
+    peers: Peers
     results: Results
     registry: ModelRegistry
     signing_key: Ed25519PrivateKey
@@ -97,6 +101,12 @@ class Gateway:
             self.database, self.uploads, ttl_s=self.settings.results_ttl_s
         )
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
+        self.peers = Peers(
+            self.settings,
+            PeerStore(self.database),
+            key_ids=lambda: (key_id(self.signing_key.public_key()),),
+            simulated=self._simulated_enclaves,
+        )
 
     async def start(self) -> None:
         """Start running jobs, those of an earlier life first."""
@@ -106,6 +116,7 @@ class Gateway:
         self.scheduler = Scheduler()
         if settings.local_modes:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
+        await self.peers.start(self.scheduler)
         self.service = JobService(
             jobs=self.jobs,
             blobs=self.blobs,
@@ -121,12 +132,14 @@ class Gateway:
             runs=Runs(start_workflow),
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
+            peers=self.peers,
         )
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
         self._sweeping = asyncio.create_task(self._sweep())
         self._background = [
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+            asyncio.create_task(self.peers.watch(self.scheduler)),
         ]
         self.ready = True
         _log.info(

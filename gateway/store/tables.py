@@ -56,6 +56,7 @@ jobs = sa.Table(
     sa.Column("evidence_sha256", sa.String, nullable=False, default=""),
     sa.Column("evidence_kind", sa.String, nullable=False, default=""),
     sa.Column("receipt", sa.LargeBinary),
+    sa.Column("peer", sa.String, nullable=False, server_default=""),
     sa.UniqueConstraint("tenant", "idempotency_key"),
     sa.Index("jobs_by_tenant", "tenant", "seq"),
     sa.Index("jobs_by_status", "status"),
@@ -79,4 +80,25 @@ run_measures = sa.Table(
     sa.Column("memory_bytes", sa.BigInteger, nullable=False),
     sa.Column("at", sa.String, nullable=False),
     sa.Index("run_measures_by_model", "model_sha256", "mode", "id"),
+)
+
+peer_receipts = sa.Table(
+    "peer_receipts",
+    metadata,
+    sa.Column("job_id", sa.String, primary_key=True),
+    sa.Column("receipt", sa.LargeBinary, nullable=False),
+)
+
+peer_lies = sa.Table(
+    "peer_lies",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("peer", sa.String, nullable=False),
+    sa.Column("job_id", sa.String, nullable=False),
+    sa.Column("code", sa.String, nullable=False),
+    sa.Column("message", sa.String, nullable=False),
+    sa.Column("said", sa.JSON, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("distrusted_until", sa.String, nullable=False),
+    sa.Index("peer_lies_by_peer", "peer", "id"),
 )
