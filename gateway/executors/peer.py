@@ -15,13 +15,12 @@ job for a while, what it said is kept, and the job goes on elsewhere.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from gateway.executors.base import Done, NodeLostError, Watch, Work
 from gateway.peers.check import Asked, check_receipt
@@ -39,9 +38,9 @@ from privacy.errors import (
     UnavailableError,
     error_from,
 )
-from privacy.jws import keys_from_jwks
+from privacy.key_history import ReceiptKey, read_history
 from privacy.modes import Mode
-from privacy.receipt import Receipt
+from privacy.receipt import Receipt, parse_receipt
 
 _log = structlog.get_logger()
 _WAIT_S = 2
@@ -110,7 +109,7 @@ class PeerNode:
         self._simulated = simulated
         self._lied = lied
         self._told = _Told()
-        self._keys: dict[str, Ed25519PublicKey] = {}
+        self._keys: dict[str, ReceiptKey] = {}
         self._jobs: dict[str, tuple[Mode, _Remote]] = {}
         self._tries: Counter[str] = Counter()
         self._refused: dict[str, float] = {}
@@ -262,7 +261,7 @@ class PeerNode:
     async def _exchange(
         self, work: Work, watch: Watch, remote: _Remote, asked: Json
     ) -> Done:
-        keys = await self._pinned_keys()
+        await self._pinned_keys()  # before anything is sent to whoever is there
         watch.progress({"stage": f"send to peer {self.name}"})
         await self._link.upload(f"/v1/blobs/{work.input_sha256}", work.input)
         if work.keys:
@@ -276,7 +275,7 @@ class PeerNode:
         remote.id = str(job["id"])
         job = await self._follow(job, watch)
         asked |= {"there": job}
-        return await self._taken(work, job, options, keys, asked)
+        return await self._taken(work, job, options, asked)
 
     async def _submit(self, work: Work, options: Json) -> Json:
         manifest = work.bundle.manifest
@@ -345,7 +344,6 @@ class PeerNode:
         work: Work,
         job: Json,
         options: Json,
-        keys: dict[str, Ed25519PublicKey],
         asked: Json,
     ) -> Done:
         """Return the answer of a job that ended there, once all of it was checked."""
@@ -361,7 +359,7 @@ class PeerNode:
             reply.body,
             self._asked(work, job, options),
             status=job["status"],
-            keys=keys,
+            keys=await self._pinned_keys(signer=_signer(reply.body)),
             allow_forwarding=self.peer.allow_forwarding,
         )
         if receipt.status == "failed":
@@ -430,16 +428,18 @@ class PeerNode:
         msg = f"the job failed at peer {self.name} ({error.code[:80]})"
         return NodeLostError(msg, code="peer-job-failed")
 
-    async def _pinned_keys(self) -> dict[str, Ed25519PublicKey]:
-        """Return the pinned receipt keys that the peer still shows."""
-        if not self._keys:
+    async def _pinned_keys(self, *, signer: str = "") -> dict[str, ReceiptKey]:
+        """Return the pinned receipt keys, and those that they vouch for.
+
+        They are asked for anew if `signer`, a key's id, is not among those known.
+        """
+        if not self._keys or signer not in {"", *self._keys}:
             reply = await self._link.ask("GET", "/.well-known/jwks.json")
             try:
-                shown = keys_from_jwks(reply.object("key set"))
+                shown = read_history(reply.object("key set"))
             except PrivacyError as exc:
                 raise self._link.lied("its key set is none", "answer") from exc
-            wanted = set(self.peer.receipt_keys)
-            self._keys = {k: v for k, v in shown.items() if k in wanted}
+            self._keys = _vouched_for(shown, self.peer.receipt_keys)
         if not self._keys:
             raise self._link.lied(
                 "it does not show a pinned receipt key", "receipt-key"
@@ -485,6 +485,26 @@ def _models(link: Link, reply: Reply) -> dict[tuple[str, str], set[str]]:
             key = (str(entry.get("name")), str(entry.get("model_sha256")))
             found[key] = {str(m) for m, offered in modes.items() if offered is True}
     return found
+
+
+def _vouched_for(
+    shown: dict[str, ReceiptKey], pinned: Collection[str]
+) -> dict[str, ReceiptKey]:
+    """Return the pinned keys of a history and their successors, revoked ones out."""
+    begin = next((i for i, kid in enumerate(shown) if kid in pinned), len(shown))
+    return {
+        kid: key
+        for kid, key in list(shown.items())[begin:]
+        if key.revoked_log_size is None
+    }
+
+
+def _signer(receipt: bytes) -> str:
+    """Return the id of the key that should have signed, "" if nothing says it."""
+    try:
+        return parse_receipt(receipt)[1]
+    except FormatError:
+        return ""
 
 
 def _numbers(progress: Json) -> Json:

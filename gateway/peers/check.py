@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from gateway.peers.link import PeerLiedError
 from privacy.client.offline import check_sound
 from privacy.encoding import Json, canonical_json
 from privacy.errors import PrivacyError
-from privacy.receipt import Receipt, verify_receipt
+from privacy.key_history import ReceiptKey, check_counts, public_keys
+from privacy.receipt import Receipt, parse_receipt, verify_receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +36,7 @@ def check_receipt(
     asked: Asked,
     *,
     status: str,
-    keys: Mapping[str, Ed25519PublicKey],
+    keys: Mapping[str, ReceiptKey],
     allow_forwarding: bool,
 ) -> Receipt:
     """Return a peer's receipt if it is of the job that it was asked to run.
@@ -46,14 +45,16 @@ def check_receipt(
         raw: The receipt file.
         asked: What was asked.
         status: As the peer told it: `succeeded` or `failed`.
-        keys: The pinned receipt keys, by id.
+        keys: The pinned receipt keys and their successors, by id.
         allow_forwarding: It may have had the job run by a peer of its own.
 
     Raises:
         PeerLiedError: It is not.
     """
     try:
-        receipt = check_sound(verify_receipt(raw, dict(keys)))
+        receipt = check_sound(verify_receipt(raw, public_keys(keys)))
+        signer = keys[parse_receipt(raw)[1]]
+        check_counts(signer, finished_at=receipt.finished_at)
     except PrivacyError as exc:
         raise PeerLiedError(exc.message, code="peer-receipt") from exc
     wanted = {

@@ -8,7 +8,7 @@ import pytest
 from privacy.client.home import Home
 from privacy.client.offline import verify_saved
 from privacy.encoding import sha256_hex
-from privacy.jws import keys_from_jwks
+from privacy.key_history import public_keys, read_history
 from privacy.modes import Mode, who_sees_what
 from privacy.receipt import verify_receipt
 from tests.support.hand_made_bundle import write_bundle
@@ -73,15 +73,17 @@ def api(near):
 
 def _keys(gateway):
     with gateway.client() as client:
-        return keys_from_jwks(client.get("/.well-known/jwks.json").json())
+        return read_history(client.get("/.well-known/jwks.json").json())
 
 
 def test_a_peer_runs_the_job_and_its_receipt_is_chained_into_ours(near, far, api):
     job = api.order({"do": "echo"}, wait=20, options={"note": 1}).json()
     assert (job["status"], job["peer"]) == ("succeeded", "acme")
-    ours = verify_receipt(api.get(job["links"]["receipt"]).content, _keys(near))
+    ours = verify_receipt(
+        api.get(job["links"]["receipt"]).content, public_keys(_keys(near))
+    )
     raw = api.get(job["links"]["peer-receipt"]).content
-    theirs = verify_receipt(raw, _keys(far))
+    theirs = verify_receipt(raw, public_keys(_keys(far)))
     assert ours.peer_receipt_sha256 == sha256_hex(raw)
     assert (ours.node, theirs.node) == ("acme", "theirs")
     for name in ("model_sha256", "input_sha256", "output_sha256", "evidence_sha256"):
