@@ -89,7 +89,7 @@ class Gateway:
         """Describe a gateway; nothing is touched before `open`."""
         self.settings = settings
         self.rates = Rates(settings.rate_limits)
-        self.ready = False
+        self.ready = self.draining = False
         self._engines = engines
         self._lock: FolderLock | None = None
         self._trusted: Trust | None = None
@@ -215,6 +215,16 @@ class Gateway:
             enclave_evidence=settings.enclave_evidence,
             simulated_enclaves=self._simulated_enclaves,
         )
+
+    async def drain(self) -> None:
+        """Take no new jobs, and wait for those that run, for `drain_s` at most.
+
+        Jobs that have not begun stay as they are: for another gateway, or the next
+        start.
+        """
+        self.ready, self.draining = False, True
+        left = await self.service.drain(self.settings.drain_s)
+        _log.info("drained", node=self.settings.node_name, still_running=left)
 
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""

@@ -270,6 +270,16 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         default=1000, ge=1, description="Open at once, waiting requests and all."
     )
+    min_free_bytes: int = Field(
+        default=256 << 20,
+        ge=0,
+        description="Room on its disks below which a gateway is not ready.",
+    )
+    drain_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="How long jobs that run may take to end after SIGTERM.",
+    )
     stop_grace_s: int = Field(
         default=5, ge=0, description="How long open requests may take at shutdown."
     )

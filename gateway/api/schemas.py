@@ -330,6 +330,12 @@ class HealthOut(BaseModel):
     status: str
 
 
+class ReadyOut(HealthOut):
+    """That the gateway takes jobs, and what was looked at."""
+
+    checks: dict[str, str]
+
+
 class JwksOut(BaseModel):
     """The receipt keys as a JSON Web Key Set, and what was said about them."""
 
