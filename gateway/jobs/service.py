@@ -32,6 +32,8 @@ from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
 from gateway.metrics import job_ended
+from gateway.peers.hops import check_options
+from gateway.peers.peers import Peers
 from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
 from gateway.signing import ReceiptKeys
@@ -89,6 +91,7 @@ class _Ended:
     outcome: Outcome
     files: Mapping[str, Path] = field(default_factory=dict)
     node: str = ""
+    peer_receipt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +123,7 @@ class JobService:
     membership: Membership
     simulated_enclaves: bool
     measures: Measures
+    peers: Peers
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def submit(
@@ -306,6 +310,8 @@ class JobService:
             folder=folder,
             input_sha256=job.input_sha256,
             keys_sha256=job.keys_sha256,
+            options=job.options,
+            avoid=self.peers.avoided(job.options),
         )
 
     def _watch(self, job_id: str, by: str) -> Watch:
@@ -321,8 +327,10 @@ class JobService:
             with full_disk():
                 for sha256, file in end.files.items():
                     self.blobs.keep(file, sha256)
-            return self._seal(job, outcome, finished_at, node=end.node)
+            return self._seal(job, outcome, finished_at, end)
 
+        if end.peer_receipt:
+            await asyncio.to_thread(self.peers.keep, job_id, end.peer_receipt)
         job, ended = await asyncio.to_thread(
             self.jobs.finish, job_id, end.outcome, seal, by=by
         )
@@ -332,9 +340,7 @@ class JobService:
             self.hub.changed(job)
         return job
 
-    def _seal(
-        self, job: Job, outcome: Outcome, finished_at: str, *, node: str
-    ) -> bytes:
+    def _seal(self, job: Job, outcome: Outcome, finished_at: str, end: _Ended) -> bytes:
         """Return the receipt file of a job that ends now."""
         receipt = Receipt(
             job_id=job.id,
@@ -349,12 +355,15 @@ class JobService:
             output_sha256=outcome.output_sha256,
             evidence_kind=outcome.evidence_kind,
             evidence_sha256=outcome.evidence_sha256,
-            node=node or self.node_name,
+            node=end.node or self.node_name,
             simulated=job.simulated,
             options=job.options,
             submitted_at=job.submitted_at,
             started_at=job.started_at,
             finished_at=finished_at,
+            peer_receipt_sha256=sha256_hex(end.peer_receipt)
+            if end.peer_receipt
+            else "",
         )
         return self.receipt_keys.sign(receipt)
 
@@ -408,6 +417,7 @@ def _check(request: JobRequest, mode: Mode, bundle: Bundle, part: ModePart) -> N
     if len(canonical_json(request.options)) > _MAX_OPTIONS_BYTES:
         msg = f"options have more than {_MAX_OPTIONS_BYTES} bytes: leave some out"
         raise FormatError(msg, code="options-too-long")
+    check_options(request.options)
 
 
 def _check_keyset(found: str, part: ModePart) -> None:
@@ -433,8 +443,9 @@ def _succeeded(done: Done) -> _Ended:
         output_sha256=output_sha256,
         evidence_sha256=evidence_sha256,
         evidence_kind=done.evidence_kind,
+        peer=done.node if done.peer_receipt else "",
     )
-    return _Ended(outcome, files, done.node)
+    return _Ended(outcome, files, done.node, done.peer_receipt)
 
 
 def _failure(exc: PrivacyError, job_id: str) -> Outcome:
