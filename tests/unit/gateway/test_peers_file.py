@@ -39,7 +39,8 @@ def test_a_peer_is_read_with_careful_defaults(read):
     assert peer.api_key == "pk_secret"
     assert "pk_secret" not in repr(peer)
     assert peer.modes == (Mode.FHE,)
-    assert not (peer.allow_clear_inputs or peer.allow_forwarding)
+    assert not peer.allow_clear_inputs
+    assert not peer.allow_forwarding
     assert not peer.tls
 
 
