@@ -36,7 +36,7 @@ from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
 from gateway.signing import ReceiptKeys
 from gateway.store.away import StoreAwayError, full_disk
-from gateway.store.blobs import Blobs
+from gateway.store.blobs import BlobStore
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from gateway.store.measures import Measures
 from gateway.store.parts import Owner
@@ -102,7 +102,7 @@ class JobService:
     """
 
     jobs: Jobs
-    blobs: Blobs
+    blobs: BlobStore
     uploads: Uploads
     tenants: Tenants
     registry: ModelRegistry
@@ -243,7 +243,7 @@ class JobService:
             keys_sha256=request.keys_sha256 or "",
             options=_marked(request.options, part),
             gateway=self.membership.gateway_for(
-                mode, self.blobs.path(request.input_sha256)
+                mode, partial(self.blobs.fetch, request.input_sha256)
             ),
         )
         return self.jobs.accept(
@@ -272,8 +272,8 @@ class JobService:
             job_id=job.id,
             mode=Mode(job.mode),
             bundle=bundle,
-            input=self.blobs.path(job.input_sha256),
-            keys=self.blobs.path(job.keys_sha256) if job.keys_sha256 else None,
+            input=self.blobs.fetch(job.input_sha256),
+            keys=self.blobs.fetch(job.keys_sha256) if job.keys_sha256 else None,
             folder=folder,
             input_sha256=job.input_sha256,
             keys_sha256=job.keys_sha256,
@@ -294,6 +294,8 @@ class JobService:
                     self.blobs.keep(file, sha256)
             return self._seal(job, outcome, finished_at, node=end.node)
 
+        for sha256, file in end.files.items():
+            await asyncio.to_thread(self.blobs.bring, file, sha256)
         job, ended = await asyncio.to_thread(
             self.jobs.finish, job_id, end.outcome, seal, by=by
         )
