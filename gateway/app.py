@@ -19,6 +19,7 @@ from gateway.api import (
     metrics,
     models,
     nodes,
+    oip,
     problems,
     tenants,
     webhooks,
@@ -94,6 +95,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         api_keys,
         tenants,
         webhooks,
+        oip,
         log,
         audit,
     ):

@@ -278,7 +278,7 @@ class NodeModeOut(BaseModel):
 
     workers: int
     busy: int
-    time_limit_s: float
+    time_limit_s: float | None = Field(description="null until it has run a job")
 
 
 class NodeOut(BaseModel):

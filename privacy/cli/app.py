@@ -48,6 +48,7 @@ _GROUPS = {
     "certs": "Certificates of a private authority.",
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
+    "node": "This machine as a node of a Ray cluster.",
     "webhooks": "Who is told when a job ends.",
     "gateway": "A gateway's own data.",
     "api-keys": "Keys that callers of a gateway send.",
