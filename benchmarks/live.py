@@ -83,7 +83,7 @@ class Live:
         env = {f"PRIVACY_GATEWAY_{k}": str(v) for k, v in chosen.items()}
         out, log = (self.data / "out").open("ab"), (self.data / "log").open("ab")
         with out, log:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module
+            self._process = subprocess.Popen(  # noqa: S603 - our own
                 [sys.executable, "-m", self._module],
                 env={**os.environ, **env},
                 stdout=out,

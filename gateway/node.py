@@ -21,6 +21,7 @@ from gateway.jobs.service import JobService
 from gateway.lock import FolderLock
 from gateway.log_keeper import LogKeeper, Refusals
 from gateway.logs import error_id_of
+from gateway.peers.peers import Peers
 from gateway.registry import ModelRegistry
 from gateway.settings import Settings
 from gateway.signing import KEY_FILE, ReceiptKeys
@@ -34,6 +35,7 @@ from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
 from gateway.store.parts import Parts
+from gateway.store.peers import PeerStore
 from gateway.store.receipt_log import ReceiptLog
 from gateway.store.results import Results
 from gateway.store.tenants import Tenants
@@ -71,6 +73,7 @@ class Gateway:
     gateways: Gateways
     membership: Membership
     measures: Measures
+    peers: Peers
     results: Results
     webhooks: Webhooks
     webhook_secrets: WebhookSecrets
@@ -87,7 +90,7 @@ class Gateway:
         """Describe a gateway; nothing is touched before `open`."""
         self.settings = settings
         self.rates = Rates(settings.rate_limits)
-        self.ready = False
+        self.ready = self.draining = False
         self._engines = engines
         self._lock: FolderLock | None = None
         self._trusted: Trust | None = None
@@ -132,6 +135,12 @@ class Gateway:
         )
         self.webhooks = Webhooks(self.database, key_id=self.webhook_secrets.key_id)
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
+        self.peers = Peers(
+            self.settings,
+            PeerStore(self.database),
+            key_ids=self.receipt_keys.key_ids,
+            simulated=self._simulated_enclaves,
+        )
 
     async def start(self) -> None:
         """Start running jobs, those of an earlier life first."""
@@ -152,6 +161,7 @@ class Gateway:
             name=settings.node_name,
             lease_s=settings.lease_s,
         )
+        await self.peers.start(self.scheduler)
         self.service = JobService(
             jobs=self.jobs,
             blobs=self.blobs,
@@ -169,6 +179,7 @@ class Gateway:
             membership=self.membership,
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
+            peers=self.peers,
         )
         for job_id in await asyncio.to_thread(self.membership.join):
             self.service.begin(job_id)
@@ -187,6 +198,7 @@ class Gateway:
             asyncio.create_task(rounds),
             asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+            asyncio.create_task(self.peers.watch(self.scheduler)),
             asyncio.create_task(self.deletions.run(settings.sweep_every_s)),
             asyncio.create_task(every(settings.log_every_s, self._keeper.tick)),
             asyncio.create_task(every(_REFUSALS_S, self._keeper.note_refusals)),
@@ -200,6 +212,16 @@ class Gateway:
             enclave_evidence=settings.enclave_evidence,
             simulated_enclaves=self._simulated_enclaves,
         )
+
+    async def drain(self) -> None:
+        """Take no new jobs, and wait for those that run, for `drain_s` at most.
+
+        Jobs that have not begun stay as they are: for another gateway, or the next
+        start.
+        """
+        self.ready, self.draining = False, True
+        left = await self.service.drain(self.settings.drain_s)
+        _log.info("drained", node=self.settings.node_name, still_running=left)
 
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""

@@ -32,6 +32,8 @@ from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
 from gateway.metrics import job_ended
+from gateway.peers.hops import check_options
+from gateway.peers.peers import Peers
 from gateway.problems import internal_problem, problem_of
 from gateway.registry import ModelRegistry
 from gateway.signing import ReceiptKeys
@@ -50,6 +52,7 @@ from privacy.errors import (
     FormatError,
     JobFailedError,
     PrivacyError,
+    UnavailableError,
 )
 from privacy.fhe.options import DEFAULT_P_ERROR
 from privacy.modes import Mode, parse_mode
@@ -87,6 +90,7 @@ class _Ended:
     outcome: Outcome
     files: Mapping[str, Path] = field(default_factory=dict)
     node: str = ""
+    peer_receipt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,7 @@ class JobService:
         membership: Which gateway this is.
         folder: For files of runs under way.
         simulated_enclaves: What the node's enclaves show proves nothing.
+        draining: Set once no new jobs are taken.
     """
 
     jobs: Jobs
@@ -117,6 +122,8 @@ class JobService:
     membership: Membership
     simulated_enclaves: bool
     measures: Measures
+    peers: Peers
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def submit(
         self,
@@ -135,7 +142,11 @@ class JobService:
             ConflictError: The model changed, or the idempotency key was used.
             FormatError: Keys are missing or not wanted, or options are too long.
             LimitError: The queue is full.
+            UnavailableError: The gateway is stopping.
         """
+        if self.draining.is_set():
+            msg = "this gateway is stopping and takes no jobs: ask another, or later"
+            raise UnavailableError(msg, code="draining")
         job, is_new = await asyncio.to_thread(
             self._accept, request, tenant, idempotency_key
         )
@@ -175,8 +186,19 @@ class JobService:
         self.executor.cancel(job_id)  # again: it may have reached the executor since
         return job
 
+    async def drain(self, for_s: float) -> int:
+        """Begin no more jobs; return how many still run after `for_s` at most."""
+        self.draining.set()
+        for job_id in self.runs.under_way():
+            job = await asyncio.to_thread(self.jobs.find, job_id)
+            if job.status == "queued":
+                self.runs.abandon(job_id)
+        return await self.runs.wait(for_s)
+
     def begin(self, job_id: str) -> None:
         """Begin the run of an accepted job, unless it is under way."""
+        if self.draining.is_set():
+            return
         self.runs.begin(job_id, partial(self._complete, by=self.membership.id))
 
     def under_way(self) -> set[str]:
@@ -277,6 +299,8 @@ class JobService:
             folder=folder,
             input_sha256=job.input_sha256,
             keys_sha256=job.keys_sha256,
+            options=job.options,
+            avoid=self.peers.avoided(job.options),
         )
 
     def _watch(self, job_id: str, by: str) -> Watch:
@@ -292,10 +316,12 @@ class JobService:
             with full_disk():
                 for sha256, file in end.files.items():
                     self.blobs.keep(file, sha256)
-            return self._seal(job, outcome, finished_at, node=end.node)
+            return self._seal(job, outcome, finished_at, end)
 
         for sha256, file in end.files.items():
             await asyncio.to_thread(self.blobs.bring, file, sha256)
+        if end.peer_receipt:
+            await asyncio.to_thread(self.peers.keep, job_id, end.peer_receipt)
         job, ended = await asyncio.to_thread(
             self.jobs.finish, job_id, end.outcome, seal, by=by
         )
@@ -305,9 +331,7 @@ class JobService:
             self.hub.changed(job)
         return job
 
-    def _seal(
-        self, job: Job, outcome: Outcome, finished_at: str, *, node: str
-    ) -> bytes:
+    def _seal(self, job: Job, outcome: Outcome, finished_at: str, end: _Ended) -> bytes:
         """Return the receipt file of a job that ends now."""
         receipt = Receipt(
             job_id=job.id,
@@ -322,12 +346,15 @@ class JobService:
             output_sha256=outcome.output_sha256,
             evidence_kind=outcome.evidence_kind,
             evidence_sha256=outcome.evidence_sha256,
-            node=node or self.node_name,
+            node=end.node or self.node_name,
             simulated=job.simulated,
             options=job.options,
             submitted_at=job.submitted_at,
             started_at=job.started_at,
             finished_at=finished_at,
+            peer_receipt_sha256=sha256_hex(end.peer_receipt)
+            if end.peer_receipt
+            else "",
         )
         return self.receipt_keys.sign(receipt)
 
@@ -381,6 +408,7 @@ def _check(request: JobRequest, mode: Mode, bundle: Bundle, part: ModePart) -> N
     if len(canonical_json(request.options)) > _MAX_OPTIONS_BYTES:
         msg = f"options have more than {_MAX_OPTIONS_BYTES} bytes: leave some out"
         raise FormatError(msg, code="options-too-long")
+    check_options(request.options)
 
 
 def _check_keyset(found: str, part: ModePart) -> None:
@@ -406,8 +434,9 @@ def _succeeded(done: Done) -> _Ended:
         output_sha256=output_sha256,
         evidence_sha256=evidence_sha256,
         evidence_kind=done.evidence_kind,
+        peer=done.node if done.peer_receipt else "",
     )
-    return _Ended(outcome, files, done.node)
+    return _Ended(outcome, files, done.node, done.peer_receipt)
 
 
 def _failure(exc: PrivacyError, job_id: str) -> Outcome:

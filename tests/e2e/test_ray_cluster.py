@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.ray_cluster import RayCluster
 from privacy.receipt import parse_receipt
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ProcessGateway, ThreadGateway, wait_until
-from tests.support.ray_cluster import RayCluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,6 @@ import psutil
 
 from gateway.executors.ray.credentials import Credentials
 from privacy.certs import Certificates
-from tests.support.live_gateway import free_port
 
 _hosts = itertools.count(3)
 
@@ -29,8 +29,9 @@ class RayCluster:
     """The head is a node of its own, which runs no job; gateways connect to it."""
 
     def __init__(self, folder: Path) -> None:
+        """Choose a port, and a home in `folder`."""
         self.home = folder / "home"
-        self.port = free_port()
+        self.port = _free_port()
         self.address = f"127.0.0.2:{self.port}"
         self.pids: dict[str, int] = {}
         self._modes: dict[str, list[str]] = {}
@@ -82,6 +83,7 @@ class RayCluster:
                 process.kill()
 
     def close(self) -> None:
+        """Kill every node."""
         for name in list(self.pids):
             with contextlib.suppress(psutil.NoSuchProcess):
                 self.kill(name)
@@ -94,18 +96,28 @@ class RayCluster:
 
     def privacy(self, *arguments: str, env: dict[str, str] | None = None) -> Any:
         """Return what a command prints with `--json`."""
-        answer = subprocess.run(
+        answer = subprocess.run(  # noqa: S603 - our own
             [sys.executable, "-m", "privacy", *arguments, "--json"],
             env={**os.environ, **(env or {}), "PRIVACY_HOME": str(self.home)},
             capture_output=True,
             check=False,
         )
-        assert answer.returncode == 0, answer.stdout + answer.stderr
+        if answer.returncode:
+            raise RuntimeError((answer.stdout + answer.stderr).decode()[-2000:])
         return json.loads(answer.stdout)
 
     def __enter__(self) -> Self:
+        """Start the head."""
         self._start("head", "--head", "--modes=", f"--port={self.port}", "--cpus=1")
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Kill every node."""
         self.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
