@@ -184,16 +184,17 @@ class Gateway:
         for job_id in await asyncio.to_thread(self.membership.join):
             self.service.begin(job_id)
         rounds = self.membership.run(self.service, self.service.hub)
+        self._keeper = self._log_keeper()
         self.deletions = Deletions(
             database=self.database,
             tenants=self.tenants,
             uploads=self.uploads,
             contract_inputs=self.contract_inputs,
             service=self.service,
+            log_receipts=self._keeper.tick,
         )
         self._sweeping = asyncio.create_task(self._sweep())
         await asyncio.to_thread(self.audit.record, _started(settings))
-        self._keeper = self._log_keeper()
         self._background = [
             asyncio.create_task(rounds),
             asyncio.create_task(self._sender().run()),

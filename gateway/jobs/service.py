@@ -44,6 +44,7 @@ from gateway.store.measures import Measures
 from gateway.store.parts import Owner
 from gateway.store.tenants import Tenants
 from gateway.store.uploads import Uploads
+from gateway.traces import JobSpans, add_facts, span
 from privacy.bundle import Bundle, ModePart
 from privacy.encoding import Json, canonical_json, sha256_file, sha256_hex
 from privacy.errors import (
@@ -147,9 +148,10 @@ class JobService:
         if self.draining.is_set():
             msg = "this gateway is stopping and takes no jobs: ask another, or later"
             raise UnavailableError(msg, code="draining")
-        job, is_new = await asyncio.to_thread(
-            self._accept, request, tenant, idempotency_key
-        )
+        with span("job.accept"):
+            job, is_new = await asyncio.to_thread(
+                self._accept, request, tenant, idempotency_key
+            )
         if not is_new:
             if job.status == "queued" and job.gateway == self.membership.id:
                 self.begin(job.id)  # the first request may have failed just here
@@ -216,16 +218,23 @@ class JobService:
         gateway stops, for its next life goes on with the rows that are there.
         """
         folder = self.folder / job_id
-        end = await _lasting(job_id, lambda: self._run(job_id, folder, by))
-        await _lasting(job_id, lambda: self._end(job_id, end, by=by))
+        with span("job", {"privacy.job.id": job_id}):
+            end = await _lasting(job_id, lambda: self._run(job_id, folder, by))
+            with span("job.receipt"):
+                await _lasting(job_id, lambda: self._end(job_id, end, by=by))
+            add_facts({"privacy.status": end.outcome.status, "privacy.node": end.node})
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _run(self, job_id: str, folder: Path, by: str) -> _Ended:
-        meter, watch = RunMeter(), self._watch(job_id, by)
+        meter, spans, watch = RunMeter(), JobSpans(), self._watch(job_id, by)
         try:
             with full_disk():
                 work = await asyncio.to_thread(self._work, job_id, folder)
-                done = await self.executor.run(work, meter.around(watch))
+                add_facts(
+                    {"privacy.mode": work.mode, "privacy.model": work.bundle.sha256}
+                )
+                watch = spans.around(meter.around(watch))
+                done = await self.executor.run(work, watch)
             self.measures.note(meter.measure(done, work))
             return await asyncio.to_thread(_succeeded, done)
         except StoreAwayError:
@@ -235,6 +244,8 @@ class JobService:
         except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
             problem = internal_problem(error_id_of(exc, job=job_id))
             return _Ended(Outcome("failed", problem))
+        finally:
+            spans.end()
 
     def _accept(
         self, request: JobRequest, tenant: str, idempotency_key: str | None
