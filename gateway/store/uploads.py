@@ -16,7 +16,7 @@ from gateway.store.blobs import Blobs
 from gateway.store.database import Database
 from gateway.store.jobs import OPEN
 from gateway.store.parts import Owner, Parts
-from gateway.store.tables import jobs, uploads
+from gateway.store.tables import jobs, pins, uploads
 from privacy.clock import later, now
 from privacy.errors import ConflictError, LimitError, NotFoundError
 
@@ -242,6 +242,7 @@ class Uploads:
             return 0
         named = [
             sa.select(uploads.c.sha256).where(uploads.c.sha256.in_(candidates)),
+            sa.select(pins.c.sha256).where(pins.c.sha256.in_(candidates)),
             *(
                 sa.select(column).where(column.in_(candidates))
                 for column in (jobs.c.output_sha256, jobs.c.evidence_sha256)
