@@ -20,15 +20,19 @@ from gateway.jobs.service import JobService
 from gateway.jobs.workflow import Workflows, start_workflow
 from gateway.lock import FolderLock
 from gateway.logs import error_id_of
+from gateway.quality.service import Quality, watch
 from gateway.registry import ModelRegistry
 from gateway.settings import Settings
 from gateway.signing import load_signing_key
 from gateway.store.api_keys import ApiKeys
 from gateway.store.blobs import Blobs
+from gateway.store.comparisons import Comparisons
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
+from gateway.store.disputes import Disputes
 from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
+from gateway.store.node_states import NodeStates
 from gateway.store.parts import Parts
 from gateway.store.results import Results
 from gateway.store.uploads import Allowance, Uploads
@@ -52,10 +56,14 @@ class Gateway:
     contract_inputs: ContractInputs
     jobs: Jobs
     measures: Measures
+    comparisons: Comparisons
+    disputes: Disputes
+    node_states: NodeStates
     results: Results
     registry: ModelRegistry
     signing_key: Ed25519PrivateKey
     scheduler: Scheduler
+    quality: Quality
     service: JobService
 
     def __init__(self, settings: Settings, engines: Engines) -> None:
@@ -93,6 +101,9 @@ class Gateway:
         )
         self.jobs = Jobs(self.database)
         self.measures = Measures(self.database)
+        self.comparisons = Comparisons(self.database)
+        self.disputes = Disputes(self.database)
+        self.node_states = NodeStates(self.database)
         self.results = Results(
             self.database, self.uploads, ttl_s=self.settings.results_ttl_s
         )
@@ -103,7 +114,20 @@ class Gateway:
         settings = self.settings
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
-        self.scheduler = Scheduler()
+        self.scheduler = Scheduler(quarantined=self.node_states.quarantined)
+        self.quality = Quality(
+            database=self.database,
+            comparisons=self.comparisons,
+            disputes=self.disputes,
+            states=self.node_states,
+            jobs=self.jobs,
+            blobs=self.blobs,
+            registry=self.registry,
+            scheduler=self.scheduler,
+            share=settings.verify_share,
+            accusers=settings.quarantine_accusers,
+            collateral=str(settings.home / "collateral"),
+        )
         if settings.local_modes:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
         self.service = JobService(
@@ -121,12 +145,14 @@ class Gateway:
             runs=Runs(start_workflow),
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
+            quality=self.quality,
         )
         self._workflows = Workflows(settings.data_dir, self.service)
         await self._workflows.recover()
         self._sweeping = asyncio.create_task(self._sweep())
         self._background = [
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+            asyncio.create_task(watch(self.quality, self.service.begin)),
         ]
         self.ready = True
         _log.info(

@@ -17,6 +17,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -30,8 +31,10 @@ from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
 from gateway.metrics import job_ended
 from gateway.problems import internal_problem, problem_of
+from gateway.quality.service import SECOND_RUN_OF, Quality, Wish
 from gateway.registry import ModelRegistry
 from gateway.store.blobs import Blobs
+from gateway.store.comparisons import plan
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from gateway.store.measures import Measures
 from gateway.store.parts import Owner
@@ -65,6 +68,7 @@ class JobRequest:
     model_sha256: str | None = None
     keys_sha256: str | None = None
     options: Json
+    verify: Wish = "sampled"
 
     @property
     def sha256(self) -> str:
@@ -106,6 +110,7 @@ class JobService:
     runs: Runs
     simulated_enclaves: bool
     measures: Measures
+    quality: Quality
 
     async def submit(
         self,
@@ -228,10 +233,12 @@ class JobService:
             keys_sha256=request.keys_sha256 or "",
             options=_marked(request.options, part),
         )
+        why = self.quality.draw(request.verify)
         return self.jobs.accept(
             new,
             max_queued=self.max_queued,
             max_queued_by_tenant=self.max_queued_by_tenant,
+            also=partial(plan, job=new, why=why) if why else None,
         )
 
     def _work(self, job_id: str, folder: Path) -> Work:
@@ -255,6 +262,7 @@ class JobService:
             folder=folder,
             input_sha256=job.input_sha256,
             keys_sha256=job.keys_sha256,
+            avoid=self.quality.avoid(job),
         )
 
     def _watch(self, job_id: str) -> Watch:
@@ -340,6 +348,9 @@ def _check(request: JobRequest, mode: Mode, bundle: Bundle, part: ModePart) -> N
     if request.keys_sha256 and mode is not Mode.FHE:
         msg = f"mode {mode} takes no evaluation keys: leave `keys` out"
         raise FormatError(msg, code="keys-not-wanted")
+    if SECOND_RUN_OF in request.options:
+        msg = f"the option {SECOND_RUN_OF} is the gateway's own: leave it out"
+        raise FormatError(msg, code="reserved-option")
     if len(canonical_json(request.options)) > _MAX_OPTIONS_BYTES:
         msg = f"options have more than {_MAX_OPTIONS_BYTES} bytes: leave some out"
         raise FormatError(msg, code="options-too-long")

@@ -33,6 +33,9 @@ def job_view(job: Job, progress: Json | None) -> Json:
         ).as_dict(),
         "links": {
             "self": here,
-            **{n: f"{here}/{n}" for n in ("events", "result", "evidence", "receipt")},
+            **{
+                n: f"{here}/{n}"
+                for n in ("events", "result", "evidence", "receipt", "comparison")
+            },
         },
     }

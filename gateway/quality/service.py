@@ -249,7 +249,10 @@ class Quality:
         if comparison.dispute_id:
             dispute = self.disputes.get(comparison.dispute_id, tenant=None)
             ended = replace(
-                dispute, state="decided", verdict="agreed", claims=[*dispute.claims, claim]
+                dispute,
+                state="decided",
+                verdict="agreed",
+                claims=[*dispute.claims, claim],
             )
             also = self._saving(ended)
         self.comparisons.step(comparison, "agreed", also=also)
@@ -263,9 +266,7 @@ class Quality:
     ) -> list[str]:
         job = self.jobs.find(comparison.job_id)
         dispute = self._dispute(job, comparison, claim, nodes)
-        if verdict.wants_third and (
-            begun := self._run_again(comparison, job, dispute)
-        ):
+        if verdict.wants_third and (begun := self._run_again(comparison, job, dispute)):
             return begun
         if verdict.at_fault:
             decided = replace(

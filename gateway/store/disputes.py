@@ -116,7 +116,9 @@ class Disputes:
             raise ConflictError(msg, code="resolved")
         nodes = {run["node"] for run in found.runs}
         if at_fault and at_fault not in nodes:
-            msg = f"node {at_fault[:63]} took no part: one of {', '.join(sorted(nodes))}"
+            msg = (
+                f"node {at_fault[:63]} took no part: one of {', '.join(sorted(nodes))}"
+            )
             raise NotFoundError(msg, code="unknown-node")
         closed = replace(
             found,

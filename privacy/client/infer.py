@@ -21,6 +21,7 @@ import numpy as np
 
 from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
+from privacy.client.commitment import ANSWER_FILE, commit
 from privacy.client.context import Context, Prepared, Session
 from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
@@ -126,6 +127,8 @@ def infer(
         raise VerificationError(msg, code="receipt-mismatch")
     meter.stage("verify")
     beside = {"output.bin": output, "evidence.json": evidence}
+    if mode is Mode.FHE:
+        beside[ANSWER_FILE] = commit(opened.raw).to_bytes()
     if keep_input:
         beside["input.bin"] = prepared.blob
     if opened.proofs:
@@ -254,10 +257,12 @@ def _run(
         "model_sha256": bundle.sha256,
         "mode": str(mode),
         "input": sha256_hex(prepared.blob),
-        "options": context.options,
+        "options": context.extras.options,
     }
     if prepared.keys_sha256:
         body["keys"] = prepared.keys_sha256
+    if context.extras.verify:
+        body["verify"] = context.extras.verify
     context.notify({"stage": "run", "mode": str(mode)})
     reply: Reply = yield post_json(
         "/v1/jobs",
@@ -328,7 +333,7 @@ def _receipt(
     }
     for name, expected in asked.items():
         _compare(name, getattr(receipt, name), expected)
-    for name, expected in context.options.items():
+    for name, expected in context.extras.options.items():
         _compare(f"option {name}", receipt.options.get(name), expected)
     return receipt, reply.body
 
