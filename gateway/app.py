@@ -9,18 +9,23 @@ from fastapi import FastAPI
 from gateway.api import (
     api_keys,
     attestations,
+    audit,
     blobs,
     contract_inputs,
     disputes,
     estimates,
     health,
     jobs,
+    log,
     metrics,
     models,
     nodes,
     problems,
+    tenants,
+    webhooks,
 )
 from gateway.api.limits import RateFields, RequestLimits
+from gateway.audit_trail import AuditTrail
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
 from gateway.node import Gateway, open_database
@@ -75,6 +80,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
     app.add_middleware(RequestLimits, body_timeout_s=settings.body_timeout_s)
     app.add_middleware(RateFields, rates=gateway.rates)
     app.add_middleware(problems.DefectsAsProblems)
+    app.add_middleware(AuditTrail)
     app.add_middleware(RequestLog)
     for module in (
         health,
@@ -88,6 +94,10 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         attestations,
         nodes,
         api_keys,
+        tenants,
+        webhooks,
+        log,
+        audit,
     ):
         app.include_router(module.router)
     return app

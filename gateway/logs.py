@@ -44,8 +44,6 @@ def configure_logs() -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    dbos = logging.getLogger("dbos")  # it adds a handler of its own if it has none
-    dbos.handlers, dbos.propagate = [handler], False
 
 
 def error_id_of(exc: BaseException, **context: str) -> str:

@@ -77,6 +77,12 @@ ERRORS = Counter(
 DATABASE_ERRORS = Counter(
     "privacy_database_errors", "Statements that failed.", registry=REGISTRY
 )
+WEBHOOK_ATTEMPTS = Counter(
+    "privacy_webhook_attempts",
+    "Attempts to deliver a message.",
+    ["result"],
+    registry=REGISTRY,
+)
 READY = Gauge("privacy_ready", "1 while jobs are taken.", registry=REGISTRY)
 OPEN_JOBS = Gauge(
     "privacy_jobs_open",

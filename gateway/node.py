@@ -7,41 +7,55 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.background import every
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
+from gateway.jobs.deletions import Deletions
 from gateway.jobs.hub import Hub
+from gateway.jobs.membership import Membership, gateway_id
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
-from gateway.jobs.workflow import Workflows, start_workflow
 from gateway.lock import FolderLock
+from gateway.log_keeper import LogKeeper, Refusals
 from gateway.logs import error_id_of
 from gateway.quality.service import Quality, watch
 from gateway.registry import ModelRegistry
 from gateway.settings import Settings
-from gateway.signing import load_signing_key
+from gateway.signing import KEY_FILE, ReceiptKeys
 from gateway.store.api_keys import ApiKeys
+from gateway.store.audit import Act, Audit, Who
+from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
 from gateway.store.comparisons import Comparisons
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
 from gateway.store.disputes import Disputes
+from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
 from gateway.store.node_states import NodeStates
 from gateway.store.parts import Parts
+from gateway.store.receipt_log import ReceiptLog
 from gateway.store.results import Results
+from gateway.store.tenants import Tenants
 from gateway.store.uploads import Allowance, Uploads
+from gateway.store.webhooks import Webhooks
+from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
+from gateway.webhooks.sender import Sender
+from privacy import __version__
+from privacy.encoding import Json
 from privacy.publisher import Trust, load_trust
 
 if TYPE_CHECKING:
     from gateway.identity.tokens import Tokens
 
 _log = structlog.get_logger()
+_REFUSALS_S = 10.0
+_ARCHIVE_S = 3600.0
+_ITSELF = Who(actor="gateway")
 _MEASURES_S = 5.0
 
 
@@ -50,21 +64,30 @@ class Gateway:
 
     database: Database
     api_keys: ApiKeys
+    tenants: Tenants
     tokens: "Tokens | None"
     blobs: Blobs
     uploads: Uploads
     contract_inputs: ContractInputs
     jobs: Jobs
+    gateways: Gateways
+    membership: Membership
     measures: Measures
     comparisons: Comparisons
     disputes: Disputes
     node_states: NodeStates
     results: Results
+    webhooks: Webhooks
+    webhook_secrets: WebhookSecrets
     registry: ModelRegistry
-    signing_key: Ed25519PrivateKey
+    receipt_keys: ReceiptKeys
+    receipt_log: ReceiptLog
+    audit: Audit
+    refusals: Refusals
     scheduler: Scheduler
     quality: Quality
     service: JobService
+    deletions: Deletions
 
     def __init__(self, settings: Settings, engines: Engines) -> None:
         """Describe a gateway; nothing is touched before `open`."""
@@ -73,6 +96,7 @@ class Gateway:
         self.ready = False
         self._engines = engines
         self._lock: FolderLock | None = None
+        self._trusted: Trust | None = None
 
     def open(self) -> None:
         """Take the data folder and load what lies in it; doing it again is harmless.
@@ -87,12 +111,21 @@ class Gateway:
         data_dir = self.settings.data_dir
         self._simulated_enclaves = self.settings.evidence_source.is_simulated()
         self._lock = FolderLock(data_dir)
-        self.signing_key = load_signing_key(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
+        self.audit = Audit(self.database, gateway=self.settings.node_name)
+        self.refusals = Refusals()
+        self.receipt_log = ReceiptLog(self.database)
+        key_file = self.settings.receipt_key or data_dir / KEY_FILE
+        self.receipt_keys = ReceiptKeys(key_file, self.database)
         self.api_keys = ApiKeys(self.database)
+        self.tenants = Tenants(self.database)
         self.tokens = _tokens(self.settings)
-        self.blobs = Blobs(data_dir / "blobs")
-        parts = Parts(data_dir / "blobs" / "uploads")
+        blobs_dir = self.settings.blobs_dir or data_dir / "blobs"
+        self.blobs = Blobs(blobs_dir)
+        # Beside the blobs, so that a whole one is renamed; a gateway's own, for it goes
+        # on with what an earlier life of its was receiving.
+        own = gateway_id(data_dir) if self.settings.blobs_dir else ""
+        parts = Parts(blobs_dir / "uploads" / own)
         self.uploads = Uploads(
             self.database, self.blobs, parts, _allowance(self.settings)
         )
@@ -104,9 +137,12 @@ class Gateway:
         self.comparisons = Comparisons(self.database)
         self.disputes = Disputes(self.database)
         self.node_states = NodeStates(self.database)
-        self.results = Results(
-            self.database, self.uploads, ttl_s=self.settings.results_ttl_s
+        self.gateways = Gateways(self.database)
+        self.results = Results(self.uploads, ttl_s=self.settings.results_ttl_s)
+        self.webhook_secrets = load_webhook_secrets(
+            self.settings.webhook_key_file or data_dir / "webhooks.key"
         )
+        self.webhooks = Webhooks(self.database, key_id=self.webhook_secrets.key_id)
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
 
     async def start(self) -> None:
@@ -115,6 +151,15 @@ class Gateway:
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
         self.scheduler = Scheduler(quarantined=self.node_states.quarantined)
+        if settings.local_modes:
+            self.scheduler.add(await asyncio.to_thread(self._local_node))
+        self.membership = Membership(
+            self.gateways,
+            self.jobs,
+            settings.data_dir,
+            name=settings.node_name,
+            lease_s=settings.lease_s,
+        )
         self.quality = Quality(
             database=self.database,
             comparisons=self.comparisons,
@@ -126,33 +171,50 @@ class Gateway:
             scheduler=self.scheduler,
             share=settings.verify_share,
             accusers=settings.quarantine_accusers,
+            gateway=self.membership.id,
             collateral=str(settings.home / "collateral"),
         )
-        if settings.local_modes:
-            self.scheduler.add(await asyncio.to_thread(self._local_node))
         self.service = JobService(
             jobs=self.jobs,
             blobs=self.blobs,
             uploads=self.uploads,
+            tenants=self.tenants,
             registry=self.registry,
             executor=self.scheduler,
             hub=Hub(),
-            signing_key=self.signing_key,
+            receipt_keys=self.receipt_keys,
             node_name=settings.node_name,
             max_queued=settings.max_queued_jobs,
             max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
-            runs=Runs(start_workflow),
+            runs=Runs(),
+            membership=self.membership,
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
             quality=self.quality,
         )
-        self._workflows = Workflows(settings.data_dir, self.service)
-        await self._workflows.recover()
+        for job_id in await asyncio.to_thread(self.membership.join):
+            self.service.begin(job_id)
+        rounds = self.membership.run(self.service, self.service.hub)
+        self.deletions = Deletions(
+            database=self.database,
+            tenants=self.tenants,
+            uploads=self.uploads,
+            contract_inputs=self.contract_inputs,
+            service=self.service,
+        )
         self._sweeping = asyncio.create_task(self._sweep())
+        await asyncio.to_thread(self.audit.record, _started(settings))
+        self._keeper = self._log_keeper()
         self._background = [
+            asyncio.create_task(rounds),
+            asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
             asyncio.create_task(watch(self.quality, self.service.begin)),
+            asyncio.create_task(self.deletions.run(settings.sweep_every_s)),
+            asyncio.create_task(every(settings.log_every_s, self._keeper.tick)),
+            asyncio.create_task(every(_REFUSALS_S, self._keeper.note_refusals)),
+            asyncio.create_task(every(_ARCHIVE_S, self._keeper.archive)),
         ]
         self.ready = True
         _log.info(
@@ -168,9 +230,13 @@ class Gateway:
         self.ready = False
         for task in (self._sweeping, *self._background):
             task.cancel()
-        self.service.runs.close()
         await self.scheduler.close()
-        self._workflows.close()
+        await self.service.runs.close()
+        try:
+            await asyncio.to_thread(self.membership.leave)
+        except StoreAwayError as exc:  # others find out by themselves
+            _log.warning("store-away", code=exc.code)
+        await asyncio.to_thread(self._keeper.close)
         _log.info("stopped", node=self.settings.node_name)
 
     def close(self) -> None:
@@ -186,13 +252,37 @@ class Gateway:
             await _remove(self.uploads.sweep)
             await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)
+            await _remove(self.gateways.sweep)
+            await _remove(self.webhooks.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
 
+    def _sender(self) -> Sender:
+        return Sender(
+            webhooks=self.webhooks,
+            secrets=self.webhook_secrets,
+            rules=self.settings.webhook_rules,
+        )
+
     def _trust(self) -> Trust:
-        return load_trust(
+        trust = load_trust(
             self.settings.home,
             self.settings.trusted_publishers,
             allow_unsigned=self.settings.allow_unsigned_bundles,
+        )
+        if self._trusted not in {None, trust}:
+            self.audit.record(_trust_changed(trust))
+        self._trusted = trust
+        return trust
+
+    def _log_keeper(self) -> LogKeeper:
+        return LogKeeper(
+            self.receipt_keys,
+            self.receipt_log,
+            self.audit,
+            self.refusals,
+            archive=self.settings.data_dir / "audit",
+            most_age_s=self.settings.tree_head_every_s,
+            keep_s=self.settings.audit_keep_s,
         )
 
     def _local_node(self) -> LocalNode:
@@ -211,6 +301,20 @@ async def _remove(sweep: Callable[[], int]) -> None:
             _log.info("swept", files=files)
     except Exception as exc:  # noqa: BLE001 - the next time may go better
         error_id_of(exc, task="sweep")
+
+
+def _started(settings: Settings) -> Act:
+    """Return the act of starting: which settings were made, not what they say."""
+    made = sorted(settings.model_fields_set)
+    relaxed = [n for n in made if n.startswith("allow") and getattr(settings, n)]
+    details: Json = {"version": __version__, "settings": made, "relaxed": relaxed}
+    return Act(action="gateway-started", who=_ITSELF, details=details)
+
+
+def _trust_changed(trust: Trust) -> Act:
+    publishers, unsigned = sorted(trust.key_ids), trust.allow_unsigned
+    details: Json = {"publishers": publishers, "allow_unsigned": unsigned}
+    return Act(action="trust-changed", who=_ITSELF, details=details)
 
 
 def _tokens(settings: Settings) -> "Tokens | None":

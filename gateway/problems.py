@@ -41,6 +41,8 @@ STATUS: dict[type[PrivacyError], int] = {
 
 STATUS_BY_CODE: dict[str, int] = {
     "missing-scope": 403,
+    "no-tenant": 403,
+    "tenant-suspended": 403,
     "method-not-allowed": 405,
     "upload-too-slow": 408,
     "request-too-slow": 408,

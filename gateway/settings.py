@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.identity.issuers import Issuer
 from gateway.identity.rates import RateLimits
+from gateway.webhooks.targets import Rules
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
@@ -34,6 +35,18 @@ class Settings(BaseSettings):
         repr=False,  # it may hold a password
         description="postgresql+psycopg://USER:PASSWORD@HOST/NAME, which several "
         "gateways may share; a SQLite file in data_dir if empty.",
+    )
+    blobs_dir: Path | None = Field(
+        default=None,
+        description="Uploads, outputs and evidence; DATA_DIR/blobs if empty. Gateways "
+        "that share a database need a folder that all of them see, or blobs_s3.",
+    )
+    lease_s: float = Field(
+        default=10.0,
+        ge=1,
+        le=60,
+        description="Other gateways on the same database take this one's jobs over if "
+        "it does not say for so long that it lives.",
     )
     models_dir: Path = Field(
         default=Path("var/gateway/models"),
@@ -138,6 +151,24 @@ class Settings(BaseSettings):
     contract_inputs_ttl_s: float = Field(
         default=30 * 86400.0, gt=0, description="Inputs handed over for contracts."
     )
+    receipt_key: Path | None = Field(
+        default=None,
+        description="File of the key that signs receipts; else DATA_DIR/receipt.key.",
+    )
+    log_every_s: float = Field(
+        default=0.5,
+        gt=0,
+        le=60,
+        description="How often receipts and acts enter their logs.",
+    )
+    tree_head_every_s: float = Field(
+        default=600.0, gt=0, description="Sign a tree head at least so often."
+    )
+    audit_keep_s: float = Field(
+        default=366 * 86400.0,
+        gt=0,
+        description="Audit entries in the database; older ones go to DATA_DIR/audit.",
+    )
     results_ttl_s: float = Field(
         default=7 * 86400.0, gt=0, description="Outputs and evidence of finished jobs."
     )
@@ -161,6 +192,18 @@ class Settings(BaseSettings):
     )
     max_queued_jobs_by_tenant: int = Field(
         default=128, ge=1, description="Of one mode and tenant."
+    )
+    allow_http_webhooks: bool = Field(
+        default=False, description="Webhooks may have http addresses."
+    )
+    allow_private_webhooks: bool = Field(
+        default=False,
+        description="Webhooks may have addresses of private networks and this machine.",
+    )
+    webhook_key_file: Path | None = Field(
+        default=None,
+        description="What webhooks' secrets are derived from, 32 bytes, the same for "
+        "all gateways of a database; webhooks.key in data_dir, made there, if not set.",
     )
     submits_per_minute: int = Field(
         default=12_000, ge=0, description="POST requests of one tenant; 0 for any."
@@ -215,6 +258,14 @@ class Settings(BaseSettings):
             kind=self.enclave_evidence,
             simulated_gpu=self.simulated_gpu,
             tsm_root=self.tsm_dir.absolute(),
+        )
+
+    @property
+    def webhook_rules(self) -> Rules:
+        """Which addresses webhooks may have."""
+        return Rules(
+            allow_http=self.allow_http_webhooks,
+            allow_private=self.allow_private_webhooks,
         )
 
     @property

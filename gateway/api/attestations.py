@@ -42,4 +42,5 @@ async def attest(
     bundle = await asyncio.to_thread(gateway.registry.get, model, version)
     bundle.manifest.mode(chosen)
     evidence = await gateway.scheduler.evidence(chosen, bundle, raw)
+    await asyncio.to_thread(gateway.membership.keep_enclave, evidence)
     return Response(evidence, media_type="application/json")

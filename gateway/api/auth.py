@@ -1,5 +1,6 @@
 """Who asks, and what they may: API keys or issuers' tokens, with scopes."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import Depends, Request, Security
@@ -10,10 +11,12 @@ from fastapi.security import (
 )
 
 from gateway.api.limits import address_of, check_rate
+from gateway.audit_trail import admit
 from gateway.identity.caller import Caller
 from gateway.node import Gateway
 from gateway.store.api_keys import PREFIX
-from privacy.errors import AuthError
+from gateway.store.tenants import Tenant
+from privacy.errors import AuthError, NotFoundError
 
 _bearer = HTTPBearer(
     scheme_name="api_key",
@@ -38,16 +41,17 @@ async def _authenticate(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
     """Return the caller if it has every scope the route asks for."""
-    caller = await _known(request, gateway, credentials)
+    caller, tenant = await _known(request, gateway, credentials)
     request.state.key_id = caller.id
     request.state.rate = await gateway.rates.of_tenant(
-        caller.tenant, request.method, {}
+        tenant.id, request.method, tenant.rates
     )
     check_rate(request.state.rate)
     for scope in scopes.scopes:
         if not caller.allows(scope):
             msg = f"this API key or token has no scope {scope}: ask for one that has it"
             raise AuthError(msg, code="missing-scope")
+    await admit(request, gateway, caller, scopes.scopes)
     return caller
 
 
@@ -55,10 +59,11 @@ async def _known(
     request: Request,
     gateway: Gateway,
     credentials: HTTPAuthorizationCredentials | None,
-) -> Caller:
-    """Return the caller; a wrong key counts against the address it comes from."""
+) -> tuple[Caller, Tenant]:
+    """Return caller and tenant; a wrong key counts against where it comes from."""
     try:
-        return await _caller(request, gateway, credentials)
+        caller = await _caller(request, gateway, credentials)
+        return caller, await _tenant(gateway, caller)
     except AuthError:
         if credentials is not None:  # else it was counted before
             address = address_of(request.scope)
@@ -80,8 +85,23 @@ async def _caller(
     text = credentials.credentials
     if gateway.tokens and not text.startswith(PREFIX):
         return await gateway.tokens.caller(text)
-    key = gateway.api_keys.authenticate(text)
+    key = gateway.api_keys.recent(text)
+    if key is None:
+        key = await asyncio.to_thread(gateway.api_keys.authenticate, text)
     return Caller(key.id, key.tenant, frozenset(key.scopes))
+
+
+async def _tenant(gateway: Gateway, caller: Caller) -> Tenant:
+    """Return the caller's tenant, which has to be active."""
+    found = gateway.tenants.recent(caller.tenant)
+    try:
+        if found is None:
+            found = await asyncio.to_thread(gateway.tenants.get, caller.tenant)
+    except NotFoundError:
+        msg = f"there is no tenant {caller.tenant} at this gateway: ask the operator"
+        raise AuthError(msg, code="no-tenant") from None
+    found.check()
+    return found
 
 
 ModelReader = Annotated[Caller, Security(_authenticate, scopes=["models:read"])]

@@ -120,7 +120,7 @@ def _add_routes(path: str, kind: str, what: str) -> None:
                 for u in uploads.of(key.tenant, kind)
             ],
             "used_bytes": uploads.used_bytes(key.tenant),
-            "quota_bytes": uploads.allowance.quota_bytes,
+            "quota_bytes": uploads.quota_bytes(key.tenant),
         }
 
 

@@ -8,7 +8,6 @@ from gateway.api.auth import GatewayDep
 from gateway.api.schemas import HealthOut, JwksOut
 from privacy.encoding import Json
 from privacy.errors import UnavailableError
-from privacy.jws import public_jwk
 from privacy.modes import modes_table
 
 router = APIRouter(tags=["open"])
@@ -37,5 +36,5 @@ async def modes() -> dict[str, dict[str, str]]:
 
 @router.get("/.well-known/jwks.json", response_model=JwksOut)
 async def receipt_keys(gateway: GatewayDep) -> Json:
-    """Return the key that signs receipts."""
-    return {"keys": [public_jwk(gateway.signing_key.public_key())]}
+    """Return the keys that sign receipts, the newest first, and their history."""
+    return await asyncio.to_thread(gateway.receipt_keys.served)

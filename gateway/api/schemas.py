@@ -10,6 +10,7 @@ from privacy.runs import MAX_ROWS
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex")]
 JobId = Annotated[str, Field(pattern="^job_[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
+Lifetime = Annotated[float, Field(gt=0, le=10 * 366 * 86400)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Time = Annotated[str, Field(description="RFC 3339, UTC, milliseconds")]
 
@@ -52,7 +53,14 @@ class ApiKeyIn(StrictRequest):
     tenant: Tenant | None = Field(None, description="The caller's own by default.")
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=7)]
     name: Annotated[str, Field(max_length=100, pattern=PRINTABLE)] = ""
-    expires_in_s: Annotated[float, Field(gt=0, le=10 * 366 * 86400)] | None = None
+    expires_in_s: Lifetime | None = None
+
+
+class RotationIn(StrictRequest):
+    """A new text for an API key."""
+
+    overlap_s: Annotated[float, Field(ge=0, le=90 * 86400)] = 0.0
+    expires_in_s: Lifetime | None = Field(None, description="As before by default.")
 
 
 class ApiKeyOut(BaseModel):
@@ -65,6 +73,10 @@ class ApiKeyOut(BaseModel):
     created_at: Time
     expires_at: Time | None
     revoked_at: Time | None
+    previous_until: Time | None = Field(
+        description="Until when the text before the last rotation works."
+    )
+    last_used_at: Time | None = Field(description="To the minute.")
 
 
 class NewApiKeyOut(ApiKeyOut):
@@ -77,6 +89,57 @@ class ApiKeysOut(BaseModel):
     """Every API key."""
 
     api_keys: list[ApiKeyOut]
+
+
+Limit = Annotated[int, Field(ge=0, le=1 << 53)]
+Count = Annotated[int, Field(ge=0, le=1 << 31 - 1)]
+
+
+class TenantLimits(StrictRequest):
+    """Limits of one tenant; null for the gateway's own."""
+
+    quota_bytes: Limit | None = Field(None, description="Of all its uploads.")
+    max_queued_jobs: Count | None = Field(None, description="Waiting jobs of a mode.")
+    submits_per_minute: Count | None = Field(
+        None, description="POST requests; 0 for any number, as for the others."
+    )
+    uploads_per_minute: Count | None = None
+    reads_per_minute: Count | None = None
+
+
+class TenantIn(TenantLimits):
+    """A new tenant."""
+
+    id: Tenant
+    name: Annotated[str, Field(max_length=100, pattern=PRINTABLE)] = ""
+
+
+class TenantChange(TenantLimits):
+    """What to change of a tenant; what is left out stays."""
+
+    name: Annotated[str, Field(max_length=100, pattern=PRINTABLE)] = ""
+    state: Literal["active", "suspended"] = "active"
+
+
+class TenantOut(BaseModel):
+    """A tenant; limits that are null are the gateway's own."""
+
+    id: str
+    name: str
+    state: Literal["active", "suspended", "deleting", "deleted"]
+    quota_bytes: int | None
+    max_queued_jobs: int | None
+    submits_per_minute: int | None
+    uploads_per_minute: int | None
+    reads_per_minute: int | None
+    created_at: Time
+    changed_at: Time
+
+
+class TenantsOut(BaseModel):
+    """Every tenant."""
+
+    tenants: list[TenantOut]
 
 
 class ModelOut(BaseModel):
@@ -349,6 +412,48 @@ class HealthOut(BaseModel):
 
 
 class JwksOut(BaseModel):
-    """The receipt keys as a JSON Web Key Set."""
+    """The receipt keys as a JSON Web Key Set, and what was said about them."""
 
     keys: list[dict[str, JsonValue]]
+    history: list[dict[str, JsonValue]] = Field(
+        description="Signed statements, each bound to the one before."
+    )
+
+
+class InclusionOut(BaseModel):
+    """Where a receipt is in the log; hashes are base64, as in tree heads."""
+
+    index: int
+    size: int
+    path: list[str] = Field(description="RFC 9162 inclusion proof, from the leaf up.")
+
+
+class ConsistencyOut(BaseModel):
+    """That a log begins with an earlier one."""
+
+    from_: int = Field(alias="from")
+    to: int
+    path: list[str] = Field(description="RFC 9162 consistency proof.")
+
+
+class LeavesOut(BaseModel):
+    """Leaf hashes of the log, in order."""
+
+    start: int
+    leaf_hashes: list[str]
+
+
+class AuditOut(BaseModel):
+    """Entries of the audit log, and where its chain ends."""
+
+    lines: list[str] = Field(description="One canonical JSON object each.")
+    size: int
+    sha256: str = Field(description="Of the last entry.")
+    archived_size: int = Field(description="Entries up to here are in archive files.")
+    archived_sha256: str
+
+
+class AuditHeadsOut(BaseModel):
+    """Signed tree heads."""
+
+    heads: list[str]

@@ -36,6 +36,19 @@ class Hub:
         """Take a job that changed or begins an attempt, from any thread."""
         self._loop.call_soon_threadsafe(self._changed, job)
 
+    def reports(self, job_ids: set[str]) -> dict[str, Json]:
+        """Return the latest progress reports of those of these jobs that gave one."""
+        return {i: self._progress[i] for i in job_ids if self._progress.get(i)}
+
+    def followed(self) -> set[str]:
+        """Return the jobs whose news somebody waits for."""
+        return set(self._inboxes)
+
+    def tell(self, job_id: str, word: News) -> None:
+        """Pass on a word about a job that runs elsewhere, on the event loop."""
+        for inbox in self._inboxes.get(job_id, ()):
+            inbox.put_nowait(word)
+
     @contextmanager
     def follow(self, job_id: str) -> Iterator[Inbox]:
         """Give an inbox for the news of a job."""

@@ -7,24 +7,26 @@ A job's life:
 3. The receipt is signed, the blobs that were made are kept, and the terminal state is
    written with them.
 
-A durable workflow of a job that lasts waits for its run. After a crash runs begin
-again: a run is a pure function of its inputs, and the terminal state is written once,
-by whoever comes first (a run or `cancel`).
+The row is all that is durable. After a crash runs begin again, here or at another
+gateway: a run is a pure function of its inputs, and the terminal state is written once,
+by whoever comes first (a run of the gateway that the row names, or `cancel`). A run
+that cannot write, since the database is away or the disk full, waits and tries again.
 """
 
 import asyncio
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.executors.base import Done, Executor, Watch, Work
 from gateway.jobs.hub import Hub, Inbox, news
+from gateway.jobs.membership import Membership
 from gateway.jobs.meter import RunMeter
 from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
@@ -33,11 +35,14 @@ from gateway.metrics import job_ended
 from gateway.problems import internal_problem, problem_of
 from gateway.quality.service import SECOND_RUN_OF, Quality, Wish
 from gateway.registry import ModelRegistry
+from gateway.signing import ReceiptKeys
+from gateway.store.away import StoreAwayError, full_disk
 from gateway.store.blobs import Blobs
 from gateway.store.comparisons import plan
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from gateway.store.measures import Measures
 from gateway.store.parts import Owner
+from gateway.store.tenants import Tenants
 from gateway.store.uploads import Uploads
 from privacy.bundle import Bundle, ModePart
 from privacy.encoding import Json, canonical_json, sha256_file, sha256_hex
@@ -50,10 +55,12 @@ from privacy.errors import (
 )
 from privacy.fhe.options import DEFAULT_P_ERROR
 from privacy.modes import Mode, parse_mode
-from privacy.receipt import Receipt, sign_receipt
+from privacy.receipt import Receipt
 
 _log = structlog.get_logger()
 _MAX_OPTIONS_BYTES = 4096
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
+_T = TypeVar("_T")
 _MAX_ATTEMPTS = 10  # over all lives of the gateway; a pool's own limits are tighter
 
 
@@ -92,6 +99,7 @@ class JobService:
     Attributes:
         node_name: In receipts of jobs that no node ended.
         runs: Those under way.
+        membership: Which gateway this is.
         folder: For files of runs under way.
         simulated_enclaves: What the node's enclaves show proves nothing.
     """
@@ -99,15 +107,17 @@ class JobService:
     jobs: Jobs
     blobs: Blobs
     uploads: Uploads
+    tenants: Tenants
     registry: ModelRegistry
     executor: Executor
     hub: Hub
-    signing_key: Ed25519PrivateKey
+    receipt_keys: ReceiptKeys
     node_name: str
     max_queued: int
     max_queued_by_tenant: int
     folder: Path
     runs: Runs
+    membership: Membership
     simulated_enclaves: bool
     measures: Measures
     quality: Quality
@@ -134,16 +144,18 @@ class JobService:
             self._accept, request, tenant, idempotency_key
         )
         if not is_new:
-            if job.status == "queued":  # the first request may have failed just here
-                self.begin(job.id)
+            if job.status == "queued" and job.gateway == self.membership.id:
+                self.begin(job.id)  # the first request may have failed just here
             return await self.get(job.id, tenant=tenant, wait_s=wait_s)
         with self.hub.follow(job.id) as inbox:
-            self.begin(job.id)
+            if job.gateway == self.membership.id:
+                self.begin(job.id)
             return await _latest(job, inbox, wait_s)
 
     def view(self, job: Job) -> Json:
         """Return a job as clients see it."""
-        return job_view(job, self.hub.progress(job.id))
+        elsewhere = None if job.finished else job.progress
+        return job_view(job, self.hub.progress(job.id) or elsewhere)
 
     async def get(self, job_id: str, *, tenant: str, wait_s: float = 0.0) -> Job:
         """Return a tenant's job, once it has finished or `wait_s` have passed.
@@ -161,7 +173,7 @@ class JobService:
         Raises:
             NotFoundError: The tenant has none of that id.
         """
-        await asyncio.to_thread(self.jobs.get, job_id, tenant=tenant)
+        await asyncio.to_thread(self.jobs.asked_to_cancel, job_id, tenant=tenant)
         self.executor.cancel(job_id)  # first: while we write, a worker may come free
         job = await self._end(job_id, _Ended(Outcome("cancelled")))
         self.executor.cancel(job_id)  # again: it may have reached the executor since
@@ -169,40 +181,42 @@ class JobService:
 
     def begin(self, job_id: str) -> None:
         """Begin the run of an accepted job, unless it is under way."""
-        self.runs.begin(job_id, self._complete)
+        self.runs.begin(job_id, partial(self._complete, by=self.membership.id))
 
-    async def join(self, job_id: str) -> None:
-        """Wait until a job has ended; see `Runs.join`."""
-        await self.runs.join(job_id, self._complete)
+    def under_way(self) -> set[str]:
+        """Return the jobs whose runs are under way."""
+        return self.runs.under_way()
 
-    async def _complete(self, job_id: str) -> None:
+    def abandon(self, job_id: str) -> None:
+        """End a run whose end does not count: the job has ended, or is another's."""
+        self.executor.cancel(job_id)
+
+    async def _complete(self, job_id: str, *, by: str) -> None:
         """Run a job, and write its terminal state unless it has one.
 
         What is left of the run goes last, for nobody waits for that; and not if the
         gateway stops, for its next life goes on with the rows that are there.
         """
         folder = self.folder / job_id
-        await self._end(job_id, await self._run(job_id, folder))
+        end = await _lasting(job_id, lambda: self._run(job_id, folder, by))
+        await _lasting(job_id, lambda: self._end(job_id, end, by=by))
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    async def _run(self, job_id: str, folder: Path) -> _Ended:
-        meter = RunMeter()
+    async def _run(self, job_id: str, folder: Path, by: str) -> _Ended:
+        meter, watch = RunMeter(), self._watch(job_id, by)
         try:
-            work = await asyncio.to_thread(self._work, job_id, folder)
-            done = await self.executor.run(work, meter.around(self._watch(job_id)))
+            with full_disk():
+                work = await asyncio.to_thread(self._work, job_id, folder)
+                done = await self.executor.run(work, meter.around(watch))
             self.measures.note(meter.measure(done, work))
             return await asyncio.to_thread(_succeeded, done)
+        except StoreAwayError:
+            raise
         except PrivacyError as exc:
             return _Ended(_failure(exc, job_id))
         except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
             problem = internal_problem(error_id_of(exc, job=job_id))
             return _Ended(Outcome("failed", problem))
-
-    async def abandon(self, job_id: str) -> None:
-        """Fail a job whose workflow ended without an outcome: a defect of ours."""
-        lost = RuntimeError("workflow ended without an outcome")
-        problem = internal_problem(error_id_of(lost, job=job_id))
-        await self._end(job_id, _Ended(Outcome("failed", problem)))
 
     def _accept(
         self, request: JobRequest, tenant: str, idempotency_key: str | None
@@ -232,14 +246,21 @@ class JobService:
             input_sha256=request.input_sha256,
             keys_sha256=request.keys_sha256 or "",
             options=_marked(request.options, part),
+            gateway=self.membership.gateway_for(
+                mode, self.blobs.path(request.input_sha256)
+            ),
         )
         why = self.quality.draw(request.verify)
         return self.jobs.accept(
             new,
             max_queued=self.max_queued,
-            max_queued_by_tenant=self.max_queued_by_tenant,
+            max_queued_by_tenant=self._most_queued(tenant),
             also=partial(plan, job=new, why=why) if why else None,
         )
+
+    def _most_queued(self, tenant: str) -> int:
+        own = self.tenants.own(tenant).max_queued_jobs
+        return self.max_queued_by_tenant if own is None else own
 
     def _work(self, job_id: str, folder: Path) -> Work:
         job = self.jobs.find(job_id)
@@ -265,25 +286,27 @@ class JobService:
             avoid=self.quality.avoid(job),
         )
 
-    def _watch(self, job_id: str) -> Watch:
+    def _watch(self, job_id: str, by: str) -> Watch:
         return Watch(
-            started=lambda: self.hub.changed(self.jobs.start(job_id)),
+            started=lambda: self.hub.changed(self.jobs.start(job_id, by=by)),
             progress=lambda progress: self.hub.report(job_id, progress),
         )
 
-    async def _end(self, job_id: str, end: _Ended) -> Job:
+    async def _end(self, job_id: str, end: _Ended, *, by: str | None = None) -> Job:
         def seal(job: Job, outcome: Outcome, finished_at: str) -> bytes:
             # Files come as the row that names them is written: whoever removes those
             # that no row names waits for that.
-            for sha256, file in end.files.items():
-                self.blobs.keep(file, sha256)
+            with full_disk():
+                for sha256, file in end.files.items():
+                    self.blobs.keep(file, sha256)
             return self._seal(job, outcome, finished_at, node=end.node)
 
         job, ended = await asyncio.to_thread(
-            self.jobs.finish, job_id, end.outcome, seal
+            self.jobs.finish, job_id, end.outcome, seal, by=by
         )
         if ended:
             job_ended(job)
+        if job.finished:
             self.hub.changed(job)
         return job
 
@@ -311,7 +334,19 @@ class JobService:
             started_at=job.started_at,
             finished_at=finished_at,
         )
-        return sign_receipt(receipt, self.signing_key)
+        return self.receipt_keys.sign(receipt)
+
+
+async def _lasting(job_id: str, act: Callable[[], Awaitable[_T]]) -> _T:
+    """Return what `act` gives, once what it needs is there."""
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            return await act()
+        except StoreAwayError as exc:
+            _log.warning("job-waits", job=job_id, code=exc.code)
+        await asyncio.sleep(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _marked(options: Json, part: ModePart) -> Json:

@@ -57,6 +57,7 @@ class Quality:
     Attributes:
         share: Of jobs that are looked at unless their request says otherwise, 0 to 1.
         accusers: How many tenants' disputes a node must have lost to be quarantined.
+        gateway: Who runs what is begun here.
         collateral: Folder of what evidence of hardware is verified with.
     """
 
@@ -70,6 +71,7 @@ class Quality:
     scheduler: Scheduler
     share: float
     accusers: int
+    gateway: str
     collateral: str
 
     def draw(self, wish: Wish) -> str:
@@ -188,6 +190,7 @@ class Quality:
             input_sha256=job.input_sha256,
             keys_sha256=job.keys_sha256,
             options={**job.options, SECOND_RUN_OF: comparison.job_id},
+            gateway=self.gateway,
         )
         more: dict[str, Any] = {}
         if dispute:

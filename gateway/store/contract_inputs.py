@@ -7,6 +7,7 @@ One file each, private to this user, by tenant, model and commitment:
 """
 
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,10 @@ class ContractInputs:
     def delete(self, tenant: str, name: Name) -> None:
         """Remove a tenant's input; removing it again changes nothing."""
         (self._folder / tenant / name.file).unlink(missing_ok=True)
+
+    def delete_all(self, tenant: str) -> None:
+        """Remove every input of a tenant."""
+        shutil.rmtree(self._folder / tenant, ignore_errors=True)
 
     def sweep(self) -> int:
         """Remove what has expired; return how many."""

@@ -4,14 +4,11 @@ A SQLite file belongs to one process, so there a write transaction is alone, and
 else needs a lock. PostgreSQL is shared by several gateways: writes cross each other,
 and whatever must not cross takes a lock by name (`Database.lock`) or locks its rows.
 
-A database that is away is one typed error (`database-unavailable`), and a full disk
-another (`storage-full`). Neither loses what was committed; both pass.
+A database that is away, or has no room, is a typed error; see `gateway.store.away`.
 """
 
 import hashlib
-import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -20,28 +17,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from gateway.store.away import passing_errors
 from gateway.store.migrate import migrate
-from privacy.errors import FormatError, UnavailableError
+from privacy.errors import FormatError
 
-AWAY = frozenset({"database-unavailable", "storage-full"})
-"""Codes of failures that pass: whoever can, tries again later."""
+BLOBS = "blobs"
+"""The lock between those that name blobs, who share it, and those that remove some."""
 
-_SUBSEC = (3, 42)
-"""DBOS asks for `unixepoch('subsec')` wherever Python is 3.12, but SQLite knows it from
-3.42 on, and the two come apart: Debian 12 has SQLite 3.40."""
 _POOL = {"pool_size": 20, "max_overflow": 20, "hide_parameters": True}
-_PASSING = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
-_FULL = ("database or disk is full", "No space left on device")
-_DEFECTS = ("no such ", "syntax error", "has no column")
 _POSTGRES_SESSION = {
     "lock_timeout": "10s",  # a gateway that was stopped must not stop the others:
     "idle_in_transaction_session_timeout": "30s",  # what it holds is given back
     "statement_timeout": "60s",
 }
-
-
-def _unixepoch(when: str) -> float | None:
-    return time.time() if when == "subsec" else None
 
 
 def sqlite_engine(path: Path) -> sa.Engine:
@@ -56,8 +44,6 @@ def sqlite_engine(path: Path) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:
         connection.isolation_level = "IMMEDIATE"
-        if sqlite3.sqlite_version_info < _SUBSEC:
-            connection.create_function("unixepoch", 1, _unixepoch)
         for pragma in (
             "journal_mode=WAL",
             "synchronous=NORMAL",
@@ -115,7 +101,8 @@ class Database:
         """Open a file, or the PostgreSQL at an address, and migrate its tables.
 
         Raises:
-            UnavailableError: It is not there, or newer than this program.
+            StoreAwayError: It is not there.
+            UnavailableError: It is newer than this program.
             FormatError: The address is none.
         """
         self.shared = isinstance(where, str)
@@ -134,7 +121,7 @@ class Database:
         """Give a connection for reading.
 
         Raises:
-            UnavailableError: The database is away ("database-unavailable").
+            StoreAwayError: The database is away ("database-unavailable").
         """
         with passing_errors(), self._engine.connect() as connection:
             yield connection
@@ -144,7 +131,7 @@ class Database:
         """Give a connection in a transaction; on SQLite no other one writes meanwhile.
 
         Raises:
-            UnavailableError: The database is away ("database-unavailable") or has no
+            StoreAwayError: The database is away ("database-unavailable") or has no
                 room ("storage-full"); nothing was written.
         """
         with passing_errors(), self._turn, self._engine.begin() as connection:
@@ -178,23 +165,3 @@ def lock_number(name: str) -> int:
     """Return the number by which PostgreSQL knows a lock of that name."""
     digest = hashlib.sha256(f"privacy-compute/{name}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
-
-
-@contextmanager
-def passing_errors() -> Iterator[None]:
-    """Turn what passes, an absent database or a full disk, into typed errors.
-
-    Raises:
-        UnavailableError: "database-unavailable" or "storage-full".
-    """
-    try:
-        yield
-    except _PASSING as exc:
-        text = str(getattr(exc, "orig", exc))
-        if any(word in text for word in _DEFECTS):
-            raise
-        if any(word in text for word in _FULL):
-            msg = "the disk of the database is full: the operator has to make room"
-            raise UnavailableError(msg, code="storage-full") from exc
-        msg = "the gateway's database is away: try again in a few seconds"
-        raise UnavailableError(msg, code="database-unavailable") from exc

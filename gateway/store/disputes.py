@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import sqlalchemy as sa
 
+from gateway.store.audit import Act
+from gateway.store.audit import note as note_act
 from gateway.store.database import Database
 from gateway.store.tables import disputes, pins
 from privacy.clock import now
@@ -64,7 +66,8 @@ class Disputes:
         c.execute(sa.insert(disputes).values(**asdict(dispute)))
         held = sa.select(pins.c.sha256).where(pins.c.dispute_id == dispute.id)
         for sha256 in pinned - set(c.execute(held).scalars()):
-            c.execute(sa.insert(pins).values(dispute_id=dispute.id, sha256=sha256))
+            values = {"dispute_id": dispute.id, "tenant": dispute.tenant}
+            c.execute(sa.insert(pins).values(**values, sha256=sha256))
 
     def get(self, dispute_id: str, *, tenant: str | None) -> Dispute:
         """Return a dispute.
@@ -131,5 +134,9 @@ class Disputes:
         )
         with self._database.write() as c:
             self.save(c, closed, set())
+            details = {"at_fault": at_fault}
+            note_act(
+                c, Act(action="dispute-resolved", target=dispute_id, details=details)
+            )
             c.execute(sa.delete(pins).where(pins.c.dispute_id == dispute_id))
         return closed

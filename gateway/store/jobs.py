@@ -1,12 +1,13 @@
 """Jobs as tenants see them. A terminal state is written exactly once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import sqlalchemy as sa
 
-from gateway.store.database import Database
+from gateway.store.audit import WHO, Act, note
+from gateway.store.database import BLOBS, Database
 from gateway.store.tables import jobs
 from privacy.clock import now
 from privacy.encoding import Json
@@ -18,7 +19,11 @@ OPEN = ("queued", "running")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """A job that was checked and may be accepted."""
+    """A job that was checked and may be accepted.
+
+    Attributes:
+        gateway: Who runs it.
+    """
 
     id: str
     tenant: str
@@ -32,12 +37,18 @@ class NewJob:
     input_sha256: str
     keys_sha256: str
     options: Json
+    gateway: str = ""
     submitted_at: str = field(default_factory=now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job(NewJob):
-    """A job as stored."""
+    """A job as stored.
+
+    Attributes:
+        progress: The latest report, a second old or so, if several gateways share the
+            database.
+    """
 
     status: str
     attempts: int
@@ -47,6 +58,7 @@ class Job(NewJob):
     output_sha256: str
     evidence_sha256: str
     evidence_kind: str
+    progress: Json | None = None
 
     @property
     def finished(self) -> bool:
@@ -83,12 +95,17 @@ _QUEUED = sa.select(
 _INSERT = sa.insert(jobs)
 _START = (
     sa.update(jobs)
-    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status.in_(OPEN))
+    .where(
+        jobs.c.id == sa.bindparam("job_id"),
+        jobs.c.gateway == sa.bindparam("by"),
+        jobs.c.status.in_(OPEN),
+    )
     .values(
         status="running",
         attempts=jobs.c.attempts + 1,
         started_at=sa.case(
-            (jobs.c.started_at == "", sa.bindparam("at")), else_=jobs.c.started_at
+            (jobs.c.started_at == "", sa.bindparam("at", type_=sa.String)),
+            else_=jobs.c.started_at,
         ),
     )
 )
@@ -101,6 +118,18 @@ _FINISH = (
             for name in (*(f.name for f in fields(Outcome)), "finished_at", "receipt")
         }
     )
+)
+_REPORT = (
+    sa.update(jobs)
+    .where(
+        jobs.c.id == sa.bindparam("job_id"),
+        jobs.c.gateway == sa.bindparam("by"),
+        jobs.c.status == "running",
+    )
+    .values(progress=sa.bindparam("report"))
+)
+_OPEN_OF = sa.select(jobs.c.id).where(
+    jobs.c.gateway == sa.bindparam("by"), jobs.c.status.in_(OPEN)
 )
 
 
@@ -180,6 +209,17 @@ class Jobs:
         with self._database.read() as connection:
             return _one(connection, _BY_ID_AND_TENANT, job_id=job_id, tenant=tenant)
 
+    def asked_to_cancel(self, job_id: str, *, tenant: str) -> None:
+        """Note that a tenant's job is to be cancelled, unless it has ended.
+
+        Raises:
+            NotFoundError: The tenant has none of that id.
+        """
+        if not self.get(job_id, tenant=tenant).finished:
+            who = replace(WHO.get(), tenant=tenant)
+            with self._database.write() as c:
+                note(c, Act(action="job-cancelled", target=job_id, who=who))
+
     def find(self, job_id: str) -> Job:
         """Return a job whoever owns it; for the gateway's own use."""
         with self._database.read() as connection:
@@ -215,14 +255,50 @@ class Jobs:
             receipt: bytes | None = connection.execute(query).scalar_one()
         return receipt
 
-    def start(self, job_id: str) -> Job:
-        """Count one attempt and return the job; a finished job stays as it is."""
+    def open_of(self, gateway: str) -> set[str]:
+        """Return the jobs that a gateway is to run and that have not finished."""
+        with self._database.read() as connection:
+            return set(connection.execute(_OPEN_OF, {"by": gateway}).scalars())
+
+    def of(self, job_ids: Collection[str]) -> list[Job]:
+        """Return those of these jobs that exist, whoever owns them."""
+        if not job_ids:
+            return []
+        query = sa.select(*_CHOSEN).where(jobs.c.id.in_(job_ids))
+        with self._database.read() as connection:
+            return [_job(row) for row in connection.execute(query)]
+
+    def report(self, gateway: str, progress: Mapping[str, Json]) -> None:
+        """Write down how far the jobs are that a gateway runs."""
+        rows = [
+            {"job_id": job_id, "by": gateway, "report": report}
+            for job_id, report in progress.items()
+        ]
+        if rows:
+            with self._database.write() as connection:
+                connection.execute(_REPORT, rows)
+
+    def start(self, job_id: str, *, by: str = "") -> Job:
+        """Count one attempt and return the job; a finished job stays as it is.
+
+        Raises:
+            ConflictError: Another gateway than `by` runs it ("job-elsewhere").
+        """
         with self._database.write() as connection:
-            connection.execute(_START, {"job_id": job_id, "at": now()})
-            return _one(connection, _BY_ID, job_id=job_id)
+            connection.execute(_START, {"job_id": job_id, "at": now(), "by": by})
+            job = _one(connection, _BY_ID, job_id=job_id)
+        if job.gateway != by and not job.finished:
+            msg = "another gateway runs this job by now"
+            raise ConflictError(msg, code="job-elsewhere")
+        return job
 
     def finish(
-        self, job_id: str, outcome: Outcome, seal: Callable[[Job, Outcome, str], bytes]
+        self,
+        job_id: str,
+        outcome: Outcome,
+        seal: Callable[[Job, Outcome, str], bytes],
+        *,
+        by: str | None = None,
     ) -> tuple[Job, bool]:
         """Write a job's terminal state with its receipt, once.
 
@@ -230,14 +306,17 @@ class Jobs:
             job_id: The job.
             outcome: How it ended; ignored if it has ended already.
             seal: Makes the receipt from the job, the outcome and the time.
+            by: Ignore it also if another gateway runs the job by now.
 
         Returns:
             The job as stored, and whether this call ended it.
         """
         finished_at = now()
         with self._database.write() as connection:
+            if outcome.output_sha256:
+                self._database.lock(connection, BLOBS, shared=True)
             job = _one(connection, _BY_ID.with_for_update(), job_id=job_id)
-            if job.finished:
+            if job.finished or by not in {None, job.gateway}:
                 return job, False
             ended = {
                 **{f.name: getattr(outcome, f.name) for f in fields(Outcome)},
@@ -253,6 +332,17 @@ def insert_job(c: sa.Connection, new: NewJob) -> None:
     """Write a job that waits, in a write transaction."""
     values = {f.name: getattr(new, f.name) for f in fields(NewJob)}
     c.execute(_INSERT, {**values, "status": "queued"})
+    note(c, _submitted(new))
+
+
+def _submitted(new: NewJob) -> Act:
+    names = ("mode", "model_sha256", "input_sha256", "keys_sha256")
+    return Act(
+        action="job-submitted",
+        target=new.id,
+        who=replace(WHO.get(), tenant=new.tenant),
+        details={name: getattr(new, name) for name in names},
+    )
 
 
 def _job(row: sa.Row[tuple[object, ...]]) -> Job:

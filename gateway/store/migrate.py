@@ -37,15 +37,15 @@ def migrate(engine: sa.Engine, *, to: str = "head") -> tuple[str, str]:
     config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
     known = [s.revision for s in ScriptDirectory.from_config(config).walk_revisions()]
     if to not in {"head", "base", *known}:
-        msg = f"there is no revision {to[:20]!r} of the tables: {_FIRST} to {known[0]}"
+        msg = f"there is no revision {to[:20]!r} of the tables: {', '.join(known)}"
         raise FormatError(msg, code="unknown-revision")
     with engine.connect() as connection:
         _lock(connection)
         before = MigrationContext.configure(connection).get_current_revision() or ""
         if before and before not in known:
             msg = (
-                f"the database has revision {before} of the tables, this program knows "
-                f"{_FIRST} to {known[0]}: run the version that wrote it, or a newer one"
+                f"the database has revision {before} of the tables, newer than this "
+                f"program's {known[0]}: run the version that wrote it, or a newer one"
             )
             raise UnavailableError(msg, code="database-newer")
         config.attributes["connection"] = connection

@@ -5,6 +5,7 @@ from typing import Literal
 
 import sqlalchemy as sa
 
+from gateway.store.audit import Act, note
 from gateway.store.database import Database
 from gateway.store.tables import node_states
 from privacy.clock import now
@@ -72,6 +73,7 @@ class NodeStates:
             c.execute(sa.insert(node_states).values(node=node, **values))
         elif not (found == "quarantined" and state == "suspect"):
             c.execute(sa.update(node_states).where(ours).values(**values))
+        note(c, Act(action=f"node-{state}", target=node, details={"why": why}))
 
     def quarantine(self, node: str, why: str) -> None:
         """Give a node no jobs, on every gateway."""
@@ -83,5 +85,6 @@ class NodeStates:
         """Trust a node again; tell whether there was a doubt."""
         with self._database.write() as c:
             gone = c.execute(sa.delete(node_states).where(node_states.c.node == node))
+            note(c, Act(action="node-released", target=node))
         self.refresh()
         return gone.rowcount > 0

@@ -115,6 +115,11 @@ class Parts:
         """Remove what a broken upload left."""
         self._shelved(owner).unlink(missing_ok=True)
 
+    def discard_all(self, tenant: str) -> None:
+        """Remove what broken uploads of a tenant left."""
+        for path in self._folder.glob(f"{tenant}+*.part"):
+            path.unlink(missing_ok=True)
+
     def sweep(self, *, older_than_s: float = PART_TTL_S) -> int:
         """Remove what nobody went on with for so long; return how many."""
         horizon, removed = time.time() - older_than_s, 0

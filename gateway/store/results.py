@@ -6,7 +6,7 @@ names none, and a file that no job and no upload names any more is removed.
 
 import sqlalchemy as sa
 
-from gateway.store.database import Database
+from gateway.store.audit import Act, note
 from gateway.store.jobs import TERMINAL
 from gateway.store.tables import jobs
 from gateway.store.uploads import Uploads
@@ -26,22 +26,22 @@ _OLD = (
 class Results:
     """The outputs and the evidence of this gateway's jobs."""
 
-    def __init__(self, database: Database, uploads: Uploads, *, ttl_s: float) -> None:
+    def __init__(self, uploads: Uploads, *, ttl_s: float) -> None:
         """Keep results for `ttl_s` after their job's end; `uploads` removes files."""
-        self._database = database
         self._uploads = uploads
         self._ttl_s = ttl_s
 
     def delete(self, job_id: str) -> None:
         """Forget what a finished job gave; doing it again changes nothing."""
-        with self._database.write() as c:
+        with self._uploads.removing() as c:
             self._forget(c, [job_id])
+            note(c, Act(action="result-deleted", target=job_id))
 
     def sweep(self) -> int:
         """Forget results that are too old; return how many files went."""
         horizon, removed = now(plus_s=-self._ttl_s), 0
         while True:
-            with self._database.write() as c:  # in parts: jobs are written meanwhile
+            with self._uploads.removing() as c:  # in parts: jobs are written meanwhile
                 old = list(c.execute(_OLD, {"horizon": horizon}).scalars())
                 removed += self._forget(c, old)
             if len(old) < _AT_ONCE:

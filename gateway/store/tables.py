@@ -15,6 +15,25 @@ api_keys = sa.Table(
     sa.Column("created_at", sa.String, nullable=False),
     sa.Column("expires_at", sa.String),
     sa.Column("revoked_at", sa.String),
+    sa.Column("previous_sha256", sa.String),
+    sa.Column("previous_until", sa.String),
+    sa.Column("last_used_at", sa.String),
+    sa.Index("api_keys_by_previous", "previous_sha256", unique=True),
+)
+
+tenants = sa.Table(
+    "tenants",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("quota_bytes", sa.BigInteger),
+    sa.Column("max_queued_jobs", sa.Integer),
+    sa.Column("submits_per_minute", sa.Integer),
+    sa.Column("uploads_per_minute", sa.Integer),
+    sa.Column("reads_per_minute", sa.Integer),
+    sa.Column("created_at", sa.String, nullable=False),
+    sa.Column("changed_at", sa.String, nullable=False),
 )
 
 uploads = sa.Table(
@@ -28,6 +47,33 @@ uploads = sa.Table(
     sa.Column("created_at", sa.String, nullable=False),
     sa.Column("used_at", sa.String, nullable=False),
     sa.Index("uploads_by_digest", "sha256"),
+)
+
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("tenant", sa.String, primary_key=True),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+)
+"""How many bytes of uploads each tenant keeps: the sums of `uploads`."""
+
+gateways = sa.Table(
+    "gateways",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("life", sa.String, nullable=False),
+    sa.Column("name", sa.String, nullable=False),
+    sa.Column("lease_s", sa.Double, nullable=False),
+    sa.Column("beat", sa.BigInteger, nullable=False),
+    sa.Column("joined_at", sa.String, nullable=False),
+)
+
+enclaves = sa.Table(
+    "enclaves",
+    metadata,
+    sa.Column("key_id", sa.String, primary_key=True),
+    sa.Column("gateway", sa.String, nullable=False),
+    sa.Column("seen_at", sa.String, nullable=False),
 )
 
 jobs = sa.Table(
@@ -56,11 +102,50 @@ jobs = sa.Table(
     sa.Column("evidence_sha256", sa.String, nullable=False, default=""),
     sa.Column("evidence_kind", sa.String, nullable=False, default=""),
     sa.Column("receipt", sa.LargeBinary),
+    sa.Column("gateway", sa.String, nullable=False, server_default=""),
+    sa.Column("progress", sa.JSON(none_as_null=True)),
+    sa.Column("log_index", sa.BigInteger),
     sa.UniqueConstraint("tenant", "idempotency_key"),
     sa.Index("jobs_by_tenant", "tenant", "seq"),
     sa.Index("jobs_by_status", "status"),
+    sa.Index("jobs_by_gateway", "gateway", "status"),
+    sa.Index("jobs_by_end", "tenant", "finished_at"),
     sa.Index("jobs_by_output", "output_sha256"),
     sa.Index("jobs_by_evidence", "evidence_sha256"),
+)
+
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("tenant", sa.String, nullable=False, index=True),
+    sa.Column("url", sa.String, nullable=False),
+    sa.Column("events", sa.JSON, nullable=False),
+    sa.Column("key_id", sa.String, nullable=False),
+    sa.Column("secret_number", sa.Integer, nullable=False),
+    sa.Column("old_secret_until", sa.String, nullable=False),
+    sa.Column("created_at", sa.String, nullable=False),
+    sa.Column("seen_until", sa.String, nullable=False),
+    sa.Column("failing_since", sa.String, nullable=False),
+    sa.Column("disabled_at", sa.String, nullable=False),
+)
+
+webhook_deliveries = sa.Table(
+    "webhook_deliveries",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("webhook_id", sa.String, nullable=False),
+    sa.Column("about", sa.String, nullable=False),
+    sa.Column("event", sa.String, nullable=False),
+    sa.Column("payload", sa.String, nullable=False),
+    sa.Column("status", sa.String, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.String, nullable=False),
+    sa.Column("next_at", sa.String, nullable=False),
+    sa.Column("ended_at", sa.String, nullable=False),
+    sa.Column("answer", sa.String, nullable=False),
+    sa.UniqueConstraint("webhook_id", "about"),
+    sa.Index("webhook_deliveries_due", "status", "next_at"),
 )
 
 run_measures = sa.Table(
@@ -79,6 +164,14 @@ run_measures = sa.Table(
     sa.Column("memory_bytes", sa.BigInteger, nullable=False),
     sa.Column("at", sa.String, nullable=False),
     sa.Index("run_measures_by_model", "model_sha256", "mode", "id"),
+)
+
+_NOT_LOGGED = sa.and_(jobs.c.log_index.is_(None), jobs.c.receipt.is_not(None))
+sa.Index(
+    "jobs_not_logged",
+    jobs.c.finished_at,
+    postgresql_where=_NOT_LOGGED,
+    sqlite_where=_NOT_LOGGED,
 )
 
 comparisons = sa.Table(
@@ -128,6 +221,7 @@ pins = sa.Table(
     metadata,
     sa.Column("dispute_id", sa.String, primary_key=True),
     sa.Column("sha256", sa.String, primary_key=True),
+    sa.Column("tenant", sa.String, nullable=False),
     sa.Index("pins_by_digest", "sha256"),
 )
 

@@ -2,10 +2,12 @@
 
 Two tenants that upload the same bytes share one file but never learn of each other. An
 upload expires some time after its last use. A file that no upload and no job names any
-more is removed; every such decision is taken inside a write transaction, so that it
-cannot cross one that needs the file.
+more is removed; every such decision is taken in a transaction of its own kind
+(`Uploads.removing`), so that it cannot cross one that needs the file.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,10 +15,11 @@ import sqlalchemy as sa
 
 from gateway.store.arrival import Room
 from gateway.store.blobs import Blobs
-from gateway.store.database import Database
+from gateway.store.database import BLOBS, Database
 from gateway.store.jobs import OPEN
 from gateway.store.parts import Owner, Parts
-from gateway.store.tables import jobs, pins, uploads
+from gateway.store.tables import jobs, pins, uploads, usage
+from gateway.store.tenants import Tenants
 from privacy.clock import later, now
 from privacy.errors import ConflictError, LimitError, NotFoundError
 
@@ -29,7 +32,7 @@ _ONE = sa.select(uploads).where(_THIS)
 _TOUCH = sa.update(uploads).where(_THIS).values(used_at=sa.bindparam("at"))
 _FORGET = sa.delete(uploads).where(_THIS)
 _OF_TENANT = uploads.c.tenant == sa.bindparam("this_tenant")
-_BYTES = sa.select(sa.func.coalesce(sa.func.sum(uploads.c.bytes), 0)).where(_OF_TENANT)
+_KEPT = sa.select(usage.c.bytes).where(usage.c.tenant == sa.bindparam("this_tenant"))
 _IS_OPEN = jobs.c.status.in_(OPEN)
 
 
@@ -77,11 +80,16 @@ class Uploads:
         self._blobs = blobs
         self.parts = parts
         self.allowance = allowance
-        self._kept: dict[str, int] = {}  # bytes by tenant, so as not to sum every time
+        self._tenants = Tenants(database)
         add = database.insert(uploads)
         self._own = add.on_conflict_do_update(
             index_elements=list(_KEY),
             set_={n: add.excluded[n] for n in ("used_at", "keyset_sha256")},
+        )
+        more = database.insert(usage)
+        self._count = more.on_conflict_do_update(
+            index_elements=["tenant"],
+            set_={"bytes": usage.c.bytes + more.excluded["bytes"]},
         )
 
     def room(self, owner: Owner) -> Room:
@@ -89,10 +97,15 @@ class Uploads:
         with self._database.read() as c:
             kept = self._kept_bytes(c, owner.tenant) - self._known_bytes(c, owner)
         arriving = self.parts.bytes_of(owner.tenant) - self.parts.offset(owner)
-        left = max(0, self.allowance.quota_bytes - kept - arriving)
+        left = max(0, self.quota_bytes(owner.tenant) - kept - arriving)
         most = self.allowance.max_bytes
         msg = f"the upload has more than {most} bytes, the most this gateway takes"
-        return Room(most, LimitError(msg, code="too-large"), left, self._over_quota())
+        return Room(
+            most,
+            LimitError(msg, code="too-large"),
+            left,
+            self._over_quota(owner.tenant),
+        )
 
     def own(self, part: Path, owner: Owner, *, keyset_sha256: str = "") -> bool:
         """Keep a received file for its owner; tell whether it is new to the tenant.
@@ -108,15 +121,19 @@ class Uploads:
             created_at=at,
             used_at=at,
         )
+        quota = self.quota_bytes(owner.tenant)
         with self._database.write() as c:
+            self._database.lock(c, BLOBS, shared=True)
+            self._database.lock(c, f"uploads of {owner.tenant}")
             known = self._known_bytes(c, owner)
             kept = self._kept_bytes(c, owner.tenant) - known + size
-            if kept > self.allowance.quota_bytes:
+            if kept > quota:
                 part.unlink()
-                raise self._over_quota()
+                raise self._over_quota(owner.tenant)
             self._blobs.keep(part, owner.sha256)
             c.execute(self._own, asdict(row))
-            self._kept[owner.tenant] = kept
+            if not known:
+                c.execute(self._count, {"tenant": owner.tenant, "bytes": size})
         self.parts.discard(owner)
         return not known
 
@@ -167,6 +184,11 @@ class Uploads:
         found = [Upload(**row._mapping) for row in rows]  # noqa: SLF001
         return [u for u in found if not self._expired(u)]
 
+    def quota_bytes(self, tenant: str) -> int:
+        """Return how much a tenant may keep here."""
+        own = self._tenants.own(tenant).quota_bytes
+        return self.allowance.quota_bytes if own is None else own
+
     def used_bytes(self, tenant: str) -> int:
         """Return how much of its quota a tenant has used."""
         with self._database.read() as c:
@@ -189,7 +211,7 @@ class Uploads:
             jobs.c.tenant == owner.tenant,
             sa.or_(*(column == owner.sha256 for column in mine)),
         )
-        with self._database.write() as c:
+        with self.removing() as c:
             if count := c.execute(needing).scalar_one():
                 msg = f"{count} unfinished jobs need this upload: cancel them or wait"
                 raise ConflictError(msg, code="upload-in-use")
@@ -204,7 +226,7 @@ class Uploads:
     def sweep(self) -> int:
         """Remove uploads that have expired; return how many files went."""
         self.parts.sweep()
-        with self._database.write() as c:
+        with self.removing() as c:
             needed = {
                 (tenant, sha256)
                 for column in (jobs.c.input_sha256, jobs.c.keys_sha256)
@@ -227,15 +249,22 @@ class Uploads:
         """
         found, removed = sorted(self._blobs.older_than(older_than_s)), 0
         for at in range(0, len(found), _AT_ONCE):
-            with self._database.write() as c:
+            with self.removing() as c:
                 removed += self.remove_unneeded(c, set(found[at : at + _AT_ONCE]))
         return removed
+
+    @contextmanager
+    def removing(self) -> Iterator[sa.Connection]:
+        """Give a write transaction in which nobody else names a file."""
+        with self._database.write() as c:
+            self._database.lock(c, BLOBS)
+            yield c
 
     def remove_unneeded(self, c: sa.Connection, candidates: set[str]) -> int:
         """Remove those of these files that nothing names; return how many.
 
         Args:
-            c: In a write transaction.
+            c: Of `removing`.
             candidates: Their digests.
         """
         if not candidates:
@@ -271,25 +300,24 @@ class Uploads:
 
     def _forget(self, c: sa.Connection, owner: Owner) -> bool:
         """Delete the row of an upload; tell whether there was one."""
-        size, kept = self._known_bytes(c, owner), self._kept_bytes(c, owner.tenant)
-        c.execute(_FORGET, _this(owner))
-        self._kept[owner.tenant] = kept - size
-        return bool(size)
+        size = self._known_bytes(c, owner)
+        if not size or not c.execute(_FORGET, _this(owner)).rowcount:
+            return False
+        c.execute(self._count, {"tenant": owner.tenant, "bytes": -size})
+        return True
 
     def _known_bytes(self, c: sa.Connection, owner: Owner) -> int:
         row = c.execute(_ONE, _this(owner)).one_or_none()
         return int(row.bytes) if row else 0
 
     def _kept_bytes(self, c: sa.Connection, tenant: str) -> int:
-        if tenant not in self._kept:
-            bytes_of = c.execute(_BYTES, {"this_tenant": tenant})
-            self._kept.setdefault(tenant, int(bytes_of.scalar_one()))
-        return self._kept[tenant]
+        kept = c.execute(_KEPT, {"this_tenant": tenant}).scalar_one_or_none()
+        return int(kept or 0)
 
-    def _over_quota(self) -> LimitError:
+    def _over_quota(self, tenant: str) -> LimitError:
         msg = (
             f"with this upload the tenant would keep more than its quota of "
-            f"{self.allowance.quota_bytes} bytes: delete uploads it no longer needs "
+            f"{self.quota_bytes(tenant)} bytes: delete uploads it no longer needs "
             "(`privacy keys uploads`), or ask the operator for more"
         )
         return LimitError(msg, code="quota-exceeded")

@@ -7,6 +7,7 @@ Exit codes: 0 ok, 2 usage, 3 authentication, 4 not found, 5 job failed,
 import sys
 
 from privacy.cli import (
+    access,
     attest,
     attest_results,
     broker,
@@ -19,15 +20,18 @@ from privacy.cli import (
     fhe,
     gateway,
     keys,
+    log,
     operator,
     publisher,
     tee,
+    webhooks,
     zk,
     zk_evm,
 )
 from privacy.cli.app import app, run
 
 __all__ = [
+    "access",
     "app",
     "attest",
     "attest_results",
@@ -41,10 +45,12 @@ __all__ = [
     "fhe",
     "gateway",
     "keys",
+    "log",
     "main",
     "operator",
     "publisher",
     "tee",
+    "webhooks",
     "zk",
     "zk_evm",
 ]

@@ -42,7 +42,7 @@ from privacy.client.rows import read_rows
 from privacy.encoding import Json, parse_object
 from privacy.errors import AuthError, FormatError
 from privacy.files import default_home
-from privacy.jws import keys_from_jwks
+from privacy.key_history import read_history
 from privacy.modes import modes_table
 from privacy.tee.sealed_model import sealing_of
 from privacy.tls import TlsFiles
@@ -435,6 +435,12 @@ def verify(
         typer.Option("--input", help="The raw rows, to check that proofs are on them."),
     ] = None,
     platform_policy: PlatformPolicy = None,
+    log: Annotated[
+        bool,
+        typer.Option(
+            "--log", help="Check its place in the gateway's log, too, as fetched."
+        ),
+    ] = False,
     allow_simulated: AllowSimulated = False,
     allow_insecure_srs: AllowInsecureSrs = False,
     home: HomeDir = None,
@@ -447,7 +453,7 @@ def verify(
     if keys is not None:
         if not keys.is_file():
             raise FormatError(f"there is no file {keys}", code="no-such-file")
-        trusted = keys_from_jwks(parse_object(keys.read_bytes(), what=str(keys)))
+        trusted = read_history(parse_object(keys.read_bytes(), what=str(keys)))
     if input_ is not None and not input_.is_file():
         raise FormatError(f"there is no file {input_}", code="no-such-file")
     with progress(quiet=as_json) as notify:
@@ -459,6 +465,7 @@ def verify(
             bundle=bundle,
             rows=input_,
             platform_policy=platform_policy,
+            log=log,
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
         )

@@ -29,7 +29,8 @@ def migrate(
     try:
         from gateway.lock import FolderLock
         from gateway.settings import Settings
-        from gateway.store.database import database_engine, passing_errors
+        from gateway.store.away import passing_errors
+        from gateway.store.database import database_engine
         from gateway.store.migrate import migrate as move
     except ImportError as exc:
         msg = "the gateway is not installed: pip install 'privacy-compute[gateway]'"

@@ -1,4 +1,4 @@
-"""Commands of publishers and operators: publish, serve, api-keys."""
+"""Commands of publishers and operators: publish, serve."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,8 @@ import typer
 from privacy.activations import ACTIVATIONS
 from privacy.cli.address import check_free
 from privacy.cli.app import (
-    ApiKey,
     AsJson,
     Commit,
-    Gateway,
     Hide,
     HomeDir,
     Salt,
@@ -22,8 +20,6 @@ from privacy.cli.app import (
 from privacy.cli.broker import BrokerPassphrase, deposits_in, seal_from
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.cli.tuning import show_tuning, with_tuning
-from privacy.client import Client
-from privacy.client.wire import Call, Flow, post_json
 from privacy.encoding import Json
 from privacy.errors import FormatError, UnavailableError
 from privacy.fhe.options import GOALS
@@ -285,67 +281,3 @@ def serve(
             )
 
     run(settings, announce=announce)
-
-
-@command("api-keys")
-def api_keys(
-    create: Annotated[str | None, typer.Option(help="Make a key of this name.")] = None,
-    revoke: Annotated[
-        str | None, typer.Option(help="Revoke the key of this id.")
-    ] = None,
-    scope: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="models:read, jobs:read, jobs:write, inputs:read, metrics:read or "
-            "admin; repeatable."
-        ),
-    ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Whose key it is.")] = None,
-    expires_in_s: Annotated[int | None, typer.Option(min=1)] = None,
-    gateway: Gateway = None,
-    api_key: ApiKey = None,
-    home: HomeDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """List, make or revoke API keys (needs the admin scope)."""
-    with Client(gateway, api_key=api_key, home=home) as client:
-        if create:
-            body = {
-                "name": create,
-                "scopes": scope or ["models:read", "jobs:read", "jobs:write"],
-                "tenant": tenant or "default",
-                "expires_in_s": expires_in_s,
-            }
-            made = client.run(_object(post_json("/v1/api-keys", body)))
-            if as_json:
-                print_json(made)
-            else:
-                out.print(
-                    f"key {safe(made['id'])}, shown once:\n"
-                    f"  [bold]{safe(made['key'])}[/]",
-                    soft_wrap=True,
-                )
-            return
-        if revoke:
-            client.run(_object(Call("DELETE", f"/v1/api-keys/{revoke}")))
-            if as_json:
-                print_json({"revoked": revoke})
-            else:
-                out.print(f"revoked {safe(revoke)}")
-            return
-        found = client.run(_object(Call("GET", "/v1/api-keys")))["api_keys"]
-    if as_json:
-        print_json({"api_keys": found})
-        return
-    columns = ["id", "name", "tenant", "scopes", "expires_at", "revoked_at"]
-    rows = [
-        [", ".join(v) if isinstance(v := k[c], list) else str(v or "") for c in columns]
-        for k in found
-    ]
-    table("", columns, rows)
-
-
-def _object(call: Call) -> Flow[Json]:
-    reply = yield call
-    value: Json = reply.object(call.path) if reply.body else {}
-    return value

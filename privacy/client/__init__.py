@@ -29,6 +29,7 @@ from privacy.client.wire import Flow
 from privacy.encoding import Json
 from privacy.modes import Mode
 from privacy.tls import NO_TLS, TlsFiles
+from privacy.transparency.tree_head import TreeHead
 
 __all__ = [
     "Answer",
@@ -243,6 +244,35 @@ class Client(Common):
         """Have the gateway delete what a finished job gave; its receipt stays."""
         self._driver.run(self._delete_result(job_id))
 
+    def log_head(self) -> TreeHead:
+        """Return the gateway's signed tree head, compared with those seen before.
+
+        Raises:
+            VerificationError: The gateway has changed or forked its log.
+        """
+        return self._driver.run(self._log_head())
+
+    def fetch_log_entry(self, receipt: Path, *, wait_s: float = 3.0) -> Path:
+        """Write a receipt's place in the gateway's log beside it, once checked.
+
+        Args:
+            receipt: The receipt file, such as an answer's.
+            wait_s: How long to wait until it is logged.
+
+        Raises:
+            NotFoundError: It is not in the log.
+            VerificationError: The proof does not hold, or the log forked.
+        """
+        return self._driver.run(self._fetch_log_entry(receipt, wait_s))
+
+    def audit_log(self) -> Json:
+        """Read all of the gateway's log; every receipt kept here must be in it.
+
+        Raises:
+            VerificationError: It does not make the signed root, or lacks a receipt.
+        """
+        return self._driver.run(self._audit_log())
+
     def rotate_keys(self, key_id: str) -> KeyInfo:
         """Return new FHE keys in place of these, which are retired but kept.
 
@@ -403,6 +433,18 @@ class AsyncClient(Common):
     async def delete_result(self, job_id: str) -> None:
         """Have the gateway delete a result; see `Client.delete_result`."""
         await self._driver.run(self._delete_result(job_id))
+
+    async def log_head(self) -> TreeHead:
+        """Return the gateway's signed tree head; see `Client.log_head`."""
+        return await self._driver.run(self._log_head())
+
+    async def fetch_log_entry(self, receipt: Path, *, wait_s: float = 3.0) -> Path:
+        """Write a receipt's log entry beside it; see `Client.fetch_log_entry`."""
+        return await self._driver.run(self._fetch_log_entry(receipt, wait_s))
+
+    async def audit_log(self) -> Json:
+        """Read all of the gateway's log; see `Client.audit_log`."""
+        return await self._driver.run(self._audit_log())
 
     async def rotate_keys(self, key_id: str) -> KeyInfo:
         """Return new FHE keys in place of these; see `Client.rotate_keys`."""

@@ -20,6 +20,7 @@ from privacy.client.fhe_keys import rotate
 from privacy.client.home import Home
 from privacy.client.infer import Meter, infer
 from privacy.client.keystore import KeyInfo, KeyStore
+from privacy.client.log import audit_log, fetch_entry, fetch_head
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.passphrase import Given, Unlock
 from privacy.client.second_run import SecondRuns, infer_compared
@@ -31,6 +32,7 @@ from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
 from privacy.runs import MAX_ROWS
 from privacy.tls import TlsFiles
+from privacy.transparency.tree_head import TreeHead
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8400"
 _PLAIN_HTTP = "PRIVACY_ALLOW_PLAIN_HTTP"
@@ -281,6 +283,16 @@ class Common:
             path = f"/v1/keys/{info.evaluation_sha256}"
             yield Call("DELETE", path, accept=(204, 404))
         self.keys.note(key_id, not_uploaded=self.gateway)
+
+    def _log_head(self) -> Flow[TreeHead]:
+        head, _ = yield from fetch_head(self.home, self.gateway)
+        return head
+
+    def _fetch_log_entry(self, receipt: Path, wait_s: float) -> Flow[Path]:
+        return (yield from fetch_entry(self.home, self.gateway, receipt, wait_s=wait_s))
+
+    def _audit_log(self) -> Flow[Json]:
+        return (yield from audit_log(self.home, self.gateway))
 
     @staticmethod
     def _delete_result(job_id: str) -> Flow[None]:

@@ -26,7 +26,7 @@ from privacy.client.context import Context
 from privacy.client.fhe_keys import FheKeys
 from privacy.client.fhe_session import FheSession
 from privacy.client.home import JOB_ID
-from privacy.client.infer import gateway_keys
+from privacy.client.infer import signed_receipt
 from privacy.client.wire import Call, Flow, Reply, Work, odd_answer, post_json
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import (
@@ -39,7 +39,7 @@ from privacy.fhe.agreement import Agreement, agreement_of
 from privacy.fhe.quantizers import raw_outputs
 from privacy.files import write_atomic
 from privacy.modes import Mode
-from privacy.receipt import Receipt, parse_receipt, verify_receipt
+from privacy.receipt import Receipt, parse_receipt
 
 _MAX_OUTPUT_BYTES = 1 << 29
 _POLL_S = 0.5
@@ -235,9 +235,8 @@ def _other_run(
     context: Context, job_id: str, first: Receipt
 ) -> Flow[tuple[str, bytes]]:
     """Return the node and the output of another run, whose receipt says so."""
-    trusted = yield from gateway_keys(context.home, context.gateway)
     reply: Reply = yield Call("GET", f"/v1/jobs/{job_id}/receipt")
-    receipt = verify_receipt(reply.body, trusted)
+    receipt = yield from signed_receipt(context, reply.body)
     odd = [n for n in _SAME if getattr(receipt, n) != getattr(first, n)]
     is_run = receipt.options.get("second_run_of") == first.job_id
     if odd or not is_run or receipt.job_id != job_id or receipt.status != "succeeded":

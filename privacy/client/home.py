@@ -2,6 +2,7 @@
 
     config.json        gateway address and API key, 0600
     gateways/ID.json   a gateway's receipt keys, models and publishers as first seen
+    gateways/ID.log/   heads of its log as seen: see `privacy.client.log_heads`
     publishers.json    publishers to trust, and publisher.key: see `privacy.publisher`
     keys/ID.sealed     FHE secret keys: see `privacy.client.keystore`
     models/SHA256/     a model's manifest and public files, by model digest
@@ -17,14 +18,13 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
 from privacy.bundle import check_name
 from privacy.client.keyring import get_secret, put_secret
+from privacy.clock import now
 from privacy.encoding import Json, check_sha256, parse_object, sha256_hex
 from privacy.errors import FormatError, VerificationError
 from privacy.files import locked, write_atomic
-from privacy.jws import keys_from_jwks
+from privacy.key_history import ReceiptKey, extend, read_history, stricter
 from privacy.publisher import TRUST_FILE, trusted_publishers
 from privacy.tls import NO_TLS, TlsFiles
 
@@ -113,14 +113,42 @@ class Home:
         return self._read(self.pins_path(gateway))
 
     def pin_keys(self, gateway: str, jwks: Json) -> None:
-        """Remember a gateway's receipt keys."""
-        keys_from_jwks(jwks)
+        """Remember a gateway's receipt keys, whatever was known before."""
+        read_history(jwks)
         with self.locked("gateways"):
-            pins = {"models": {}, **self.pins(gateway)}
-            self._write(
-                self.pins_path(gateway),
-                {**pins, "url": gateway, "keys": jwks["keys"]},
-            )
+            self._pin_keys(gateway, jwks)
+
+    def renew_keys(self, gateway: str, jwks: Json) -> None:
+        """Remember a gateway's receipt keys if they continue those known before.
+
+        Raises:
+            CannotVerifyError: The known ones do not vouch for them.
+            VerificationError: Their history is another one than before.
+        """
+        with self.locked("gateways"):
+            known = self.pins(gateway)
+            if known.get("keys"):
+                extend(_key_set(known), jwks)
+            else:
+                read_history(jwks)
+            self._pin_keys(gateway, jwks)
+
+    def _pin_keys(self, gateway: str, jwks: Json) -> None:
+        pins = {"models": {}, **self.pins(gateway), **_key_set(jwks)}
+        pins |= {"url": gateway, "keys_seen_at": now()}
+        self._write(self.pins_path(gateway), pins)
+
+    def receipt_keys(self, gateway: str) -> dict[str, ReceiptKey]:
+        """Return a gateway's receipt keys as pinned, by key id."""
+        return read_history(_key_set(self.pins(gateway)))
+
+    def log_folder(self, gateway: str) -> Path:
+        """Return the folder of what was seen of a gateway's log; may be missing."""
+        return self.pins_path(gateway).with_suffix(".log")
+
+    def log_folders(self) -> list[Path]:
+        """Return the folders of every log seen so far."""
+        return sorted((self.root / "gateways").glob("*.log"))
 
     def pin_model(self, gateway: str, model: str, sha256: str) -> None:
         """Remember a model's digest, or refuse one that differs from the remembered.
@@ -168,13 +196,17 @@ class Home:
             )
             raise VerificationError(msg, code="publisher-changed")
 
-    def all_trusted_keys(self) -> dict[str, Ed25519PublicKey]:
-        """Return every receipt key of every gateway met so far."""
-        keys: dict[str, Ed25519PublicKey] = {}
+    def all_trusted_keys(self) -> dict[str, ReceiptKey]:
+        """Return every receipt key of every gateway met so far.
+
+        Of a key that several gateways use, the strictest word counts.
+        """
+        keys: dict[str, ReceiptKey] = {}
         for path in sorted((self.root / "gateways").glob("*.json")):
             pins = self._read(path)
-            if pins.get("keys"):
-                keys |= keys_from_jwks(pins)
+            found = read_history(_key_set(pins)) if pins.get("keys") else {}
+            for kid, key in found.items():
+                keys[kid] = stricter(keys.get(kid, key), key)
         return keys
 
     def model(self, sha256: str) -> Path:
@@ -202,6 +234,11 @@ class Home:
 
     def _write(self, path: Path, value: Json) -> None:
         write_atomic(path, json.dumps(value, indent=1).encode(), private=True)
+
+
+def _key_set(found: Json) -> Json:
+    """Return the members that make a key set."""
+    return {name: found[name] for name in ("keys", "history") if name in found}
 
 
 def _keyring_name(gateway: str) -> str:

@@ -11,6 +11,7 @@
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from privacy.client.context import Context, Prepared, Session
 from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
 from privacy.client.offline import PROOF_FILE, check_sound
+from privacy.client.receipt_keys import gateway_keys
 from privacy.client.rows import range_caveats
 from privacy.client.sessions import session_for
 from privacy.client.upload import upload
@@ -48,9 +50,9 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.files import write_atomic
-from privacy.jws import keys_from_jwks
+from privacy.key_history import check_counts, public_keys
 from privacy.modes import Mode, who_sees_what
-from privacy.receipt import Receipt, verify_receipt
+from privacy.receipt import Receipt, parse_receipt, verify_receipt
 from privacy.runs import MAX_ROWS
 
 _POLL_S = 2
@@ -310,11 +312,12 @@ def _receipt(
     context: Context, bundle: Bundle, mode: Mode, job: Json, prepared: Prepared
 ) -> Flow[tuple[Receipt, bytes]]:
     """Fetch and verify the receipt, and compare it with what was asked."""
-    trusted = yield from gateway_keys(context.home, context.gateway)
     reply: Reply = yield Call("GET", f"/v1/jobs/{job['id']}/receipt")
     try:
-        receipt = check_sound(verify_receipt(reply.body, trusted))
+        receipt = yield from signed_receipt(context, reply.body)
     except CannotVerifyError as exc:
+        if exc.code != "unknown-receipt-key":
+            raise
         msg = (
             f"{context.gateway} signed with another receipt key than it named at first:"
             " ask its operator, and to trust the new key remove `keys` from "
@@ -338,14 +341,15 @@ def _receipt(
     return receipt, reply.body
 
 
-def gateway_keys(home: Home, gateway: str) -> Flow[dict[str, Any]]:
-    """Return a gateway's receipt keys: the pinned ones, or those it names at first."""
-    pinned = home.pins(gateway)
-    if not pinned.get("keys"):
-        reply: Reply = yield Call("GET", "/.well-known/jwks.json")
-        home.pin_keys(gateway, reply.object("key set"))
-        pinned = home.pins(gateway)
-    return keys_from_jwks(pinned)
+def signed_receipt(context: Context, raw: bytes) -> Flow[Receipt]:
+    """Return the receipt in a file that a key of the gateway's signed, and may."""
+    signer = ""
+    with suppress(FormatError):  # `verify_receipt` says what is wrong
+        _, signer = parse_receipt(raw)
+    keys = yield from gateway_keys(context.home, context.gateway, signer=signer)
+    receipt = verify_receipt(raw, public_keys(keys))
+    check_counts(keys[signer], finished_at=receipt.finished_at)
+    return check_sound(receipt)
 
 
 def _compare(name: str, found: object, expected: object) -> None:

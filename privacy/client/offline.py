@@ -17,6 +17,7 @@ import numpy as np
 from privacy.bundle import Bundle, open_bundle, standardise
 from privacy.client.context import load_platform_policy, param
 from privacy.client.home import Home
+from privacy.client.log_entry import LogEntry
 from privacy.client.rows import read_rows
 from privacy.client.tee_session import SIMULATED, SIMULATED_PROVEN, circuit_of
 from privacy.client.zkml_session import (
@@ -34,8 +35,9 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.fhe.caveats import p_error_caveats
+from privacy.key_history import ReceiptKey, check_counts, public_keys
 from privacy.modes import Mode, WhoSeesWhat, who_sees_what
-from privacy.receipt import Receipt, verify_receipt
+from privacy.receipt import Receipt, parse_receipt, verify_receipt
 from privacy.runs import MAX_ROWS
 
 if TYPE_CHECKING:
@@ -79,10 +81,11 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
     path: Path,
     *,
     home: Home,
-    trusted: dict[str, Any] | None = None,
+    trusted: dict[str, ReceiptKey] | None = None,
     bundle: Path | None = None,
     rows: Sequence[Sequence[float]] | Path | None = None,
     platform_policy: Path | None = None,
+    log: bool = False,
     allow_simulated: bool = False,
     allow_insecure_srs: bool = False,
 ) -> Verdict:
@@ -91,35 +94,20 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
     Args:
         path: The receipt file; its evidence and output lie beside it.
         home: Where pinned gateway keys and models are.
-        trusted: Receipt keys to trust instead of the pinned ones.
+        trusted: Receipt keys to trust instead of the pinned ones, by key id.
         bundle: The model's files instead of those in `home`.
         rows: The raw input, or a file of it as `read_rows` takes, to check that
             proofs are about it. Other modes cannot show it: that is exit code 7.
         platform_policy: What the machine below an enclave must show; see `Client`.
+        log: Check, too, that the receipt is in the gateway's log, by the log entry
+            beside it, and that the log agrees with what was seen of it.
         allow_simulated: Accept the evidence of a simulated enclave.
         allow_insecure_srs: Accept proofs that the maker of the SRS can forge.
     """
-    steps: list[Step] = []
-    receipt: Receipt | None = None
-
-    def take(name: str, check: Callable[[], str]) -> None:
-        try:
-            steps.append(Step(name, OK, check()))
-        except (CannotVerifyError, BackendError, UnavailableError) as exc:
-            steps.append(Step(name, MISSING, exc.message))
-        except PrivacyError as exc:
-            steps.append(Step(name, FAILED, exc.message))
-
-    def signature() -> str:
-        nonlocal receipt
-        keys = home.all_trusted_keys() if trusted is None else trusted
-        receipt = check_sound(verify_receipt(_read(path, MAX_RECEIPT_BYTES), keys))
-        return (
-            f"job {receipt.job_id}, {receipt.model}/{receipt.version}, {receipt.mode}"
-        )
-
-    take("signature", signature)
+    steps = _Steps()
     caveats: list[str] = []
+    keys = home.all_trusted_keys() if trusted is None else trusted
+    receipt = _authentic(path, home, keys, steps, caveats if log else None)
     if receipt is not None and receipt.status == "succeeded":
         job = _Saved(
             folder=path.parent,
@@ -134,8 +122,64 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
         )
         caveats.extend(job.weaknesses())
         for name, check in job.checks().items():
-            take(name, check)
-    return Verdict(_code(steps), tuple(steps), receipt, tuple(caveats), _seen(receipt))
+            steps.take(name, check)
+    return Verdict(
+        _code(steps.taken), tuple(steps.taken), receipt, tuple(caveats), _seen(receipt)
+    )
+
+
+class _Steps:
+    """Checks that were made, with what came of each."""
+
+    def __init__(self) -> None:
+        self.taken: list[Step] = []
+
+    def take(self, name: str, check: Callable[[], str]) -> None:
+        try:
+            self.taken.append(Step(name, OK, check()))
+        except (CannotVerifyError, BackendError, UnavailableError) as exc:
+            self.taken.append(Step(name, MISSING, exc.message))
+        except PrivacyError as exc:
+            self.taken.append(Step(name, FAILED, exc.message))
+
+
+def _authentic(
+    path: Path,
+    home: Home,
+    keys: dict[str, ReceiptKey],
+    steps: _Steps,
+    log_caveats: list[str] | None,
+) -> Receipt | None:
+    """Return the receipt if its signature holds and counts.
+
+    Args:
+        path: The receipt file.
+        home: Where heads of logs are kept.
+        keys: Receipt keys to trust, by key id.
+        steps: Told what was checked.
+        log_caveats: Told what weakens the check of the log entry; None to check none.
+    """
+    entry = LogEntry(path, home, keys)
+    found: Receipt | None = None
+
+    def signature() -> str:
+        nonlocal found
+        raw = _read(path, MAX_RECEIPT_BYTES)
+        receipt = verify_receipt(raw, public_keys(keys))
+        _, signer = parse_receipt(raw)
+        finished_at = receipt.finished_at
+        check_counts(keys[signer], finished_at=finished_at, log_index=entry.index)
+        found = check_sound(receipt)
+        return (
+            f"job {receipt.job_id}, {receipt.model}/{receipt.version}, {receipt.mode}"
+        )
+
+    if log_caveats is not None:
+        caveats = log_caveats
+        steps.take("log", lambda: entry.included(_read(path, MAX_RECEIPT_BYTES)))
+        steps.take("log-consistency", lambda: entry.consistent(caveats))
+    steps.take("signature", signature)
+    return found
 
 
 def _code(steps: Sequence[Step]) -> int:

@@ -98,6 +98,7 @@ class _Served:
     def new_key(self, *scopes: str, tenant: str = "default", **more: Any) -> str:
         body = {"tenant": tenant, "scopes": list(scopes), **more}
         with self.client() as admin:
+            admin.post("/v1/tenants", json={"id": tenant})  # 409 if it is there
             key: str = (
                 admin.post("/v1/api-keys", json=body).raise_for_status().json()["key"]
             )

@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 
 from benchmarks.postgres import Postgres, PostgresMissingError
+from gateway.store.database import Database
 
 _numbers = itertools.count()
 
@@ -26,3 +27,15 @@ def server() -> Postgres:
 def new_database() -> str:
     """Return the address of an empty database."""
     return server().database(f"test{next(_numbers)}")
+
+
+@cache
+def _template() -> str:
+    url = new_database()
+    Database(url).close()
+    return url.rpartition("/")[2]
+
+
+def migrated() -> str:
+    """Return the address of a database with our tables, which are empty."""
+    return server().database(f"test{next(_numbers)}", template=_template())

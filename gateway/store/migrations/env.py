@@ -5,6 +5,7 @@ That connection is in a transaction, which is committed there, whole or not at a
 
 from alembic import context
 
+from gateway.store import log_tables  # noqa: F401 - adds tables
 from gateway.store.tables import metadata
 
 context.configure(

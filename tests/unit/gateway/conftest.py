@@ -3,8 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from gateway.store.database import Database
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ThreadGateway
+from tests.support.postgres import migrated
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +33,12 @@ def stranger(gateway: ThreadGateway) -> Iterator[Api]:
     key = gateway.new_key("models:read", "jobs:read", "jobs:write", tenant="other")
     with gateway.client(key) as client:
         yield client
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
+    """Our empty tables, on each kind of database."""
+    is_file = request.param == "sqlite"
+    database = Database(tmp_path / "db.sqlite" if is_file else migrated())
+    yield database
+    database.close()

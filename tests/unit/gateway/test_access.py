@@ -9,7 +9,16 @@ from tests.support.live_gateway import Api, ThreadGateway
 
 DIGEST = "0" * 64
 SCOPES = {"models:read", "jobs:read", "jobs:write"}
-OPEN = {"/healthz", "/readyz", "/v1/modes", "/.well-known/jwks.json"}
+OPEN = {
+    "/healthz",
+    "/readyz",
+    "/v1/modes",
+    "/.well-known/jwks.json",
+    "/v1/log/head",
+    "/v1/log/proof",
+    "/v1/log/consistency",
+    "/v1/log/leaves",
+}
 NEEDED = {
     ("GET", "/v1/models"): "models:read",
     ("GET", "/v1/models/{name}"): "models:read",
@@ -41,6 +50,15 @@ NEEDED = {
     ("POST", "/v1/api-keys"): "tenant:admin",
     ("GET", "/v1/api-keys"): "tenant:admin",
     ("DELETE", "/v1/api-keys/{key_id}"): "tenant:admin",
+    ("POST", "/v1/api-keys/{key_id}/rotate"): "tenant:admin",
+    ("POST", "/v1/tenants"): "admin",
+    ("GET", "/v1/tenants"): "admin",
+    ("GET", "/v1/tenants/{tenant_id}"): "tenant:admin",
+    ("PATCH", "/v1/tenants/{tenant_id}"): "admin",
+    ("DELETE", "/v1/tenants/{tenant_id}"): "admin",
+    ("GET", "/v1/audit"): "admin",
+    ("GET", "/v1/audit/heads"): "admin",
+    ("GET", "/metrics"): "metrics:read",
 }
 PARTS = {
     "{name}": "demo",
@@ -49,6 +67,7 @@ PARTS = {
     "{sha256}": DIGEST,
     "{commitment}": f"{DIGEST}?model=demo",
     "{key_id}": "key_none",
+    "{tenant_id}": "none",
 }
 
 

@@ -20,7 +20,7 @@ def _shown(name: str, default: Any) -> str:
         return _number(default, in_bytes="_bytes" in name)
     if default is None:
         return "~/.privacy" if name == "home" else "none"
-    return str(default) or "empty"
+    return str(default) or '""'
 
 
 def _number(value: float, *, in_bytes: bool) -> str:

@@ -1,5 +1,4 @@
 import threading
-from pathlib import Path
 
 import pytest
 
@@ -9,10 +8,8 @@ from privacy.errors import ConflictError, LimitError, NotFoundError
 
 
 @pytest.fixture
-def jobs(tmp_path: Path):
-    database = Database(tmp_path / "db.sqlite")
-    yield Jobs(database)
-    database.close()
+def jobs(database: Database):
+    return Jobs(database)
 
 
 def _new(

@@ -66,7 +66,7 @@ def test_importing_the_application_imports_no_engine(tmp_path: Path):
         [sys.executable, "-c", code], capture_output=True, check=True
     )
     loaded = set(json.loads(answer.stdout))
-    assert {"fastapi", "dbos"} <= loaded
+    assert {"fastapi", "sqlalchemy"} <= loaded
     assert not loaded & set(ENGINES)
 
 
@@ -96,7 +96,7 @@ def test_making_the_application_touches_no_folder(tmp_path: Path):
 
 def test_secrets_on_disk_are_private_to_the_owner(process: ProcessGateway):
     data = process._data_dir
-    for name in ("receipt.key", "gateway.sqlite", "workflows.sqlite"):
+    for name in ("receipt.key", "gateway.sqlite", "gateway-id"):
         assert (data / name).stat().st_mode & 0o077 == 0, name
 
 

@@ -1,24 +1,21 @@
 """Rows that an earlier life of the gateway left behind, whatever state it died in."""
 
-import asyncio
-import sqlite3
+import errno
 import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from gateway.app import create_app
-from gateway.jobs.runs import LASTING_S, Complete, Runs
-from gateway.jobs.workflow import start_workflow
+from gateway.jobs.runs import Complete, Runs
 from gateway.node import _forget_finished, open_database
-from gateway.settings import Settings
+from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
+from gateway.store.database import Database
 from gateway.store.jobs import Jobs, NewJob
 from privacy.bundle import Bundle
 from privacy.encoding import sha256_hex
-from privacy.errors import UnavailableError
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import ThreadGateway, wait_until
 
@@ -55,7 +52,7 @@ def _leave(
     database.close()
 
 
-def test_rows_without_a_workflow_are_run_at_the_next_start(tmp_path: Path):
+def test_rows_that_have_not_ended_are_run_at_the_next_start(tmp_path: Path):
     bundle = write_bundle(tmp_path / "models")
     _leave(tmp_path, "queued", bundle)
     _leave(tmp_path, "running", bundle, starts=2)
@@ -82,78 +79,60 @@ def test_a_row_whose_run_never_began_is_run_when_it_is_asked_again(tmp_path: Pat
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         holder = gateway.app.state.gateway
         whole = holder.service
-        holder.service = replace(whole, runs=_Broken(start_workflow))
+        holder.service = replace(whole, runs=_Broken())
         assert api.order({"do": "echo"}, headers=headers).status_code == 500
         holder.service = whole
         job = api.order({"do": "echo"}, headers=headers, wait=20).json()
         assert (job["status"], job["attempts"]) == ("succeeded", 1)
 
 
-def test_a_job_whose_workflow_cannot_be_written_down_runs_all_the_same(tmp_path: Path):
-    write_bundle(tmp_path / "models")
-    tried = []
-
-    async def fail(job_id: str) -> None:
-        tried.append(job_id)
-        raise OSError(job_id)
-
-    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
-        holder = gateway.app.state.gateway
-        holder.service = replace(holder.service, runs=Runs(fail))
-        job = api.order({"do": "sleep", "seconds": 4 * LASTING_S}, wait=20).json()
-        assert (job["status"], tried) == ("succeeded", [job["id"]])
-
-
-def _workflows(folder: Path) -> list[str]:
-    with closing(sqlite3.connect(folder / "data" / "workflows.sqlite")) as connection:
-        rows = connection.execute("SELECT status FROM workflow_status")
-        return [status for (status,) in rows]
-
-
-def test_a_job_that_ends_at_once_needs_no_workflow(tmp_path: Path):
+def test_jobs_wait_for_a_database_that_is_away_and_end_once_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     write_bundle(tmp_path / "models")
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
-        api.order({"do": "echo"}, wait=20)  # starts the worker, which takes longer
-        wait_until(lambda: "PENDING" not in _workflows(tmp_path))
-        before = _workflows(tmp_path)
-        assert api.order({"do": "echo"}, wait=20).json()["status"] == "succeeded"
-        time.sleep(2 * LASTING_S)
-        assert _workflows(tmp_path) == before
+        api.order({"do": "echo"}, wait=20)  # starts the worker
+        log = tmp_path / "log"
+        order = {"do": "sleep", "seconds": 0.3, "log": str(log)}
+        job = api.order(order).json()
+        wait_until(log.exists)
+        with monkeypatch.context() as patch:
+            patch.setattr(Database, "write", _away)
+            patch.setattr(Database, "read", _away)
+            time.sleep(0.6)  # the run ends meanwhile
+            refused = api.get(job["links"]["self"])
+            assert (refused.status_code, refused.json()["code"]) == (
+                503,
+                "database-unavailable",
+            )
+            assert refused.headers["Retry-After"]
+        assert api.finished(job["id"])["status"] == "succeeded"
+        assert len(log.read_text().split()) == 1  # it was not computed again
 
 
-def test_a_job_whose_workflow_gave_up_is_failed_at_the_next_start(tmp_path: Path):
+def _away(_: Database) -> NoReturn:
+    raise StoreAwayError("away")
+
+
+def test_a_full_disk_delays_a_job_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     write_bundle(tmp_path / "models")
+    keep, tried = Blobs.keep, []
+
+    def fail_twice(self: Blobs, file: Path, sha256: str) -> None:
+        if "work" in file.parts:
+            tried.append(sha256)
+            if len(tried) <= 2:
+                raise OSError(errno.ENOSPC, "No space left on device")
+        keep(self, file, sha256)
+
+    monkeypatch.setattr(Blobs, "keep", fail_twice)
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
-        order = {"do": "sleep", "seconds": 4 * LASTING_S}
-        done = api.order(order, wait=20).json()["id"]
-        wait_until(lambda: _workflows(tmp_path) == ["SUCCESS"])
-    # Its workflow has ended, yet the row says it runs: as after a lost write.
-    database = open_database(tmp_path / "data")
-    with database.write() as connection:
-        connection.exec_driver_sql(
-            "UPDATE jobs SET status='running', finished_at='', receipt=NULL"
-        )
-    database.close()
-    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
-        key = gateway.app.state.gateway.api_keys.create(
-            tenant="default", scopes=["admin"]
-        )[1]
-        api.headers["Authorization"] = f"Bearer {key}"
-        assert api.finished(done)["problem"]["code"] == "internal"
-
-
-def test_one_process_runs_one_gateway(tmp_path: Path):
-    async def start_second() -> None:
-        app = create_app(Settings(data_dir=tmp_path / "second"))
-        async with app.router.lifespan_context(app):
-            pytest.fail("a second gateway started")
-
-    with ThreadGateway.fake(tmp_path):
-        with pytest.raises(UnavailableError) as refusal:
-            asyncio.run(start_second())
-        assert refusal.value.code == "already-running"
-    with ThreadGateway.fake(tmp_path / "third"):
-        pass
+        job = api.order({"do": "echo"}, wait=20).json()
+        assert job["status"] == "succeeded"
+        assert api.get(job["links"]["result"]).is_success
+    assert len(tried) >= 3
 
 
 def test_rows_of_an_unfinished_job_outlive_the_gateway_and_no_others_do(tmp_path: Path):

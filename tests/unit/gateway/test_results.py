@@ -63,10 +63,10 @@ def test_a_result_stays_that_another_jobs_deletion_meets_as_it_ends(
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         first = api.order(ECHO, wait=20).json()
 
-        def late(self: Jobs, *args: Any) -> tuple[Job, bool]:
+        def late(self: Jobs, *args: Any, **more: Any) -> tuple[Job, bool]:
             with gateway.client() as other:
                 other.delete(first["links"]["result"]).raise_for_status()
-            return finish(self, *args)
+            return finish(self, *args, **more)
 
         monkeypatch.setattr(Jobs, "finish", late)
         second = api.order(ECHO, wait=20).json()
@@ -112,7 +112,7 @@ def test_the_sweep_forgets_old_results_only(tmp_path: Path):
         with database.write() as c:
             long_ago = jobs.update().where(jobs.c.id == old["id"])
             c.execute(long_ago.values(finished_at=now(plus_s=-3600)))
-        results = Results(database, holder.uploads, ttl_s=1800)
+        results = Results(holder.uploads, ttl_s=1800)
         assert results.sweep() == 1  # the evidence is the same for both
         assert _files(gateway, old) == [False, True]
         assert _files(gateway, new) == [True, True]

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,6 @@ from privacy.errors import ConflictError, LimitError, NotFoundError
 CONTENT = b"ciphertext" * 1000
 DIGEST = sha256_hex(CONTENT)
 TTL = {"keys": 3600.0, "blob": 60.0}
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path / "db.sqlite")
-    yield database
-    database.close()
 
 
 @pytest.fixture

@@ -101,7 +101,7 @@ class Node:
             timeout_s=self.timeout_s,
             progress=self.progress.append,
         )
-        assert answer == {"evidence_kind": "proof"}
+        assert answer["evidence_kind"] == "proof"
         return Job(None, paths["output"].read_bytes(), paths["evidence"].read_bytes())
 
     def run(self, rows: Any, *, bundle: Bundle | None = None) -> Job:

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0010"
-down_revision = "0006"
+down_revision = "0002"
 
 
 def upgrade() -> None:
@@ -51,6 +51,7 @@ def upgrade() -> None:
         "pins",
         sa.Column("dispute_id", sa.String, primary_key=True),
         sa.Column("sha256", sa.String, primary_key=True),
+        sa.Column("tenant", sa.String, nullable=False),
         sa.Index("pins_by_digest", "sha256"),
     )
     op.create_table(

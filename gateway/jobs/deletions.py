@@ -1,0 +1,119 @@
+"""Deleting a tenant with all it has.
+
+1. The state becomes `deleting`: from then on (a second later at other gateways) nothing
+   is taken from the tenant, and its API keys are gone.
+2. Its open jobs are cancelled.
+3. In one transaction every row with its name goes, from every table, and every file
+   that nobody else's row names. The state becomes `deleted`.
+
+A request that was under way meanwhile may leave something: what deleted tenants have is
+removed again by `sweep`. The audit log, which only grows, keeps what it says of the
+tenant, and the receipt log keeps digests of its receipts.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from gateway.jobs.service import JobService
+from gateway.logs import error_id_of
+from gateway.store.contract_inputs import ContractInputs
+from gateway.store.database import Database
+from gateway.store.jobs import OPEN
+from gateway.store.tables import (
+    api_keys,
+    jobs,
+    metadata,
+    uploads,
+    webhook_deliveries,
+    webhooks,
+)
+from gateway.store.tenants import DELETED, DELETING, Tenant, Tenants
+from gateway.store.uploads import Uploads
+from privacy.errors import ConflictError
+
+_AT_ONCE = 500
+_FILES = (
+    uploads.c.sha256,
+    jobs.c.input_sha256,
+    jobs.c.keys_sha256,
+    jobs.c.output_sha256,
+    jobs.c.evidence_sha256,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deletions:
+    """Deletes tenants; any gateway goes on with what another began."""
+
+    database: Database
+    tenants: Tenants
+    uploads: Uploads
+    contract_inputs: ContractInputs
+    service: JobService
+
+    async def delete(self, tenant_id: str) -> Tenant:
+        """Return a tenant after deleting it, as far as that can be done now.
+
+        Raises:
+            NotFoundError: There is none of that id.
+        """
+        await asyncio.to_thread(self._begin, tenant_id)
+        for job_id in await asyncio.to_thread(self._open_jobs, tenant_id):
+            await self.service.cancel(job_id, tenant=tenant_id)
+        await asyncio.to_thread(self._remove, tenant_id)
+        return await asyncio.to_thread(self.tenants.get, tenant_id)
+
+    async def sweep(self) -> None:
+        """Go on with deletions that were broken off; remove what was left behind."""
+        gone = await asyncio.to_thread(self.tenants.in_state, DELETING, DELETED)
+        for tenant_id in gone:
+            await self.delete(tenant_id)
+
+    async def run(self, every_s: float) -> None:
+        """Sweep again and again, for ever."""
+        while True:
+            try:
+                await self.sweep()
+            except Exception as exc:  # noqa: BLE001 - the next time may go better
+                error_id_of(exc, task="deletions")
+            await asyncio.sleep(every_s)
+
+    def _begin(self, tenant_id: str) -> None:
+        self.tenants.get(tenant_id)
+        with suppress(ConflictError):  # it is on its way, or was deleted before
+            self.tenants.change(tenant_id, state=DELETING)
+        with self.database.write() as c:
+            c.execute(sa.delete(api_keys).where(api_keys.c.tenant == tenant_id))
+
+    def _open_jobs(self, tenant_id: str) -> list[str]:
+        query = sa.select(jobs.c.id).where(
+            jobs.c.tenant == tenant_id, jobs.c.status.in_(OPEN)
+        )
+        with self.database.read() as c:
+            return list(c.execute(query).scalars())
+
+    def _remove(self, tenant_id: str) -> None:
+        with self.uploads.removing() as c:
+            files: set[str] = set()
+            for column in _FILES:
+                of_tenant = column.table.c.tenant == tenant_id
+                files |= set(c.execute(sa.select(column).where(of_tenant)).scalars())
+            hooks = sa.select(webhooks.c.id).where(webhooks.c.tenant == tenant_id)
+            deliveries = sa.delete(webhook_deliveries)
+            c.execute(deliveries.where(webhook_deliveries.c.webhook_id.in_(hooks)))
+            for table in tables_of_tenants():
+                c.execute(sa.delete(table).where(table.c.tenant == tenant_id))
+            found = sorted(files - {""})
+            for at in range(0, len(found), _AT_ONCE):
+                self.uploads.remove_unneeded(c, set(found[at : at + _AT_ONCE]))
+            self.tenants.bury(c, tenant_id)
+        self.uploads.parts.discard_all(tenant_id)
+        self.contract_inputs.delete_all(tenant_id)
+
+
+def tables_of_tenants() -> list[sa.Table]:
+    """Return every table whose rows belong to tenants, children first."""
+    return [t for t in reversed(metadata.sorted_tables) if "tenant" in t.c]

@@ -1,0 +1,67 @@
+"""The log entry beside a receipt, checked offline."""
+
+from pathlib import Path
+
+from privacy.client.home import Home
+from privacy.client.log import verified_entry
+from privacy.client.log_heads import LogHeads, check_known
+from privacy.errors import CannotVerifyError
+from privacy.key_history import ReceiptKey, public_keys
+from privacy.transparency.inclusion import SUFFIX
+from privacy.transparency.tree_head import TreeHead
+
+_MAX_BYTES = 1 << 16
+_ALONE = (
+    "no head of this log was seen here before, so whether others are shown another log "
+    "was not checked"
+)
+
+
+class LogEntry:
+    """What lies beside a receipt as `receipt.tlog-proof`.
+
+    Attributes:
+        index: Of the receipt in the log, once `included` has shown it.
+    """
+
+    def __init__(self, receipt: Path, home: Home, keys: dict[str, ReceiptKey]) -> None:
+        """Describe the entry of a receipt; nothing is read yet."""
+        self._path, self._home, self._keys = receipt.with_suffix(SUFFIX), home, keys
+        self.index: int | None = None
+        self._head: TreeHead | None = None
+
+    def included(self, receipt: bytes) -> str:
+        """Check that the log has the receipt; say where.
+
+        Raises:
+            VerificationError: It does not.
+            CannotVerifyError: The entry is missing, or its signer is not known.
+        """
+        if not self._path.is_file():
+            msg = (
+                f"{self._path.name} does not lie beside the receipt: get it with "
+                "`privacy log fetch`"
+            )
+            raise CannotVerifyError(msg, code="missing-file")
+        with self._path.open("rb") as file:
+            raw = file.read(_MAX_BYTES)
+        self.index, head = verified_entry(receipt, raw, self._keys)
+        self._head = head
+        return f"entry {self.index} of {head.size} in {head.origin}, at {head.time}"
+
+    def consistent(self, caveats: list[str]) -> str:
+        """Check that the entry's tree head agrees with those seen of the log.
+
+        Raises:
+            VerificationError: Two heads contradict each other.
+            CannotVerifyError: There is no entry, or nothing ties its head to others.
+        """
+        if self._head is None:
+            raise CannotVerifyError("there is no log entry to compare with others")
+        head = self._head
+        for folder in self._home.log_folders():
+            links = LogHeads(folder).all()
+            if links and links[-1].head.origin == head.origin:
+                return check_known(head, links, public_keys(self._keys))
+        caveats.append(_ALONE)
+        return "no other head of this log is known here"

@@ -1,0 +1,169 @@
+"""Two gateways on one PostgreSQL and one folder of blobs; fake engines."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from gateway.jobs.membership import Membership
+from gateway.store.away import StoreAwayError
+from gateway.store.gateways import Gateways
+from tests.support.hand_made_bundle import write_bundle
+from tests.support.live_gateway import Api, ThreadGateway, wait_until
+from tests.support.postgres import migrated
+
+Start = Callable[[str], ThreadGateway]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Return a function that starts a gateway of that name."""
+    write_bundle(tmp_path / "models", needs_keys=False)
+    url, keys = migrated(), []
+    with ExitStack() as stack:
+
+        def start(name: str) -> ThreadGateway:
+            gateway = ThreadGateway.fake(
+                tmp_path,
+                data_dir=tmp_path / name,
+                blobs_dir=tmp_path / "blobs",
+                receipt_key=tmp_path / "receipt.key",
+                node_name=name,
+                database_url=url,
+                lease_s=1,
+            )
+            keys.append(gateway.admin_key or keys[0])
+            gateway.admin_key = keys[0]
+            return stack.enter_context(gateway)
+
+        yield start
+
+
+def _membership(gateway: ThreadGateway) -> Membership:
+    return gateway.app.state.gateway.membership
+
+
+def _freeze(gateway: ThreadGateway, patch: pytest.MonkeyPatch) -> None:
+    """Let a gateway write nothing of its own, as one that was stopped."""
+    frozen = threading.Event()
+
+    def wait(*_: object) -> NoReturn:
+        frozen.wait(0.5)
+        raise StoreAwayError("frozen")
+
+    patch.setattr(_membership(gateway), "_round", wait)
+
+
+def _logged(log: Path) -> int:
+    return len(log.read_text().split()) if log.exists() else 0
+
+
+def _events(api: Api, job: dict[str, Any]) -> list[str]:
+    with api.stream("GET", job["links"]["events"]) as stream:
+        return [line for line in stream.iter_lines() if line.startswith("event:")]
+
+
+def test_any_gateway_shows_streams_and_gives_what_another_runs(
+    start: Start, tmp_path: Path
+):
+    with start("one").client() as one, start("two").client() as two:
+        order = {"do": "progress", "total": 4, "seconds": 0.6}
+        job = one.order(order, headers={"Idempotency-Key": "k"}).json()
+        events = _events(two, job)
+        assert events[-1] == "event: status"
+        assert "event: progress" in events
+        done = two.get(job["links"]["self"]).json()
+        assert (done["status"], done["attempts"]) == ("succeeded", 1)
+        assert two.get(job["links"]["result"]).json()["echo"] == order
+        again = two.order(order, headers={"Idempotency-Key": "k"}).json()
+        assert again == done
+        assert two.get(job["links"]["receipt"]).is_success
+
+
+def test_a_job_is_cancelled_at_another_gateway_and_its_worker_ends(
+    start: Start, tmp_path: Path
+):
+    log = tmp_path / "log"
+    with start("one").client() as one, start("two").client() as two:
+        job = one.order({"do": "sleep", "seconds": 60, "log": str(log)}).json()
+        wait_until(lambda: _logged(log))
+        cancelled = two.delete(job["links"]["self"]).json()
+        assert cancelled["status"] == "cancelled"
+        pid = Path(f"/proc/{log.read_text().split()[0]}")
+        wait_until(lambda: not pid.exists(), seconds=10, what="the worker lives on")
+
+
+def test_jobs_of_a_gateway_that_beats_no_more_are_taken_over_once(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    slow, heir = start("slow"), start("heir")
+    log, second = tmp_path / "log", tmp_path / "second"
+    with slow.client() as one, heir.client() as two:
+        order = {"do": "sleep", "seconds": 2.5, "log": str(log)}
+        job = one.order(order).json()
+        queued = one.order({"do": "echo", "log": str(second)}).json()
+        wait_until(lambda: _logged(log))
+        with monkeypatch.context() as patch:
+            _freeze(slow, patch)
+            wait_until(lambda: _logged(log) == 2, seconds=30)
+            # The slow one ends its run meanwhile; its end is not taken.
+            taken = two.finished(job["id"])
+            assert (taken["status"], taken["attempts"]) == ("succeeded", 2)
+            assert two.finished(queued["id"])["status"] == "succeeded"
+        before = _membership(slow).id
+        wait_until(lambda: _membership(slow).id != before, what="it noticed nothing")
+        assert one.get(job["links"]["self"]).json() == taken
+        receipts = [api.get(job["links"]["receipt"]).content for api in (one, two)]
+        assert receipts[0] == receipts[1]
+        assert one.order({"do": "echo"}, wait=20).json()["status"] == "succeeded"
+
+
+def test_a_gateway_that_stops_leaves_its_jobs_to_others_at_once(
+    start: Start, tmp_path: Path
+):
+    log = tmp_path / "log"
+    with start("stays").client() as api:
+        leaving = start("leaves")
+        with leaving.client() as other:
+            job = other.order({"do": "sleep", "seconds": 1, "log": str(log)}).json()
+            wait_until(lambda: _logged(log))
+        leaving.__exit__()
+        assert api.finished(job["id"])["status"] == "succeeded"
+
+
+@pytest.mark.slow
+def test_nobody_is_taken_for_dead_because_the_database_was_away(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+):
+    gateways = [start("one"), start("two")]
+    ids = [_membership(gateway).id for gateway in gateways]
+    with monkeypatch.context() as patch:
+        for name in ("beat", "all"):
+            patch.setattr(Gateways, name, _away)
+        time.sleep(2.5)
+    time.sleep(1.5)
+    assert [_membership(gateway).id for gateway in gateways] == ids
+
+
+def _away(*_: object) -> NoReturn:
+    raise StoreAwayError("away")
+
+
+def test_a_key_revoked_at_one_gateway_is_refused_by_the_other_within_two_seconds(
+    start: Start,
+):
+    one, two = start("one"), start("two")
+    with one.client() as admin:
+        made = admin.post(
+            "/v1/api-keys", json={"tenant": "t", "scopes": ["jobs:read"]}
+        ).json()
+        with two.client(made["key"]) as tenant:
+            wait_until(lambda: tenant.get("/v1/jobs").is_success, seconds=5)
+            admin.delete(f"/v1/api-keys/{made['id']}").raise_for_status()
+            began = time.monotonic()
+            wait_until(lambda: tenant.get("/v1/jobs").status_code == 401)
+    assert time.monotonic() - began < 4  # two, on a machine that is not busy
