@@ -4,13 +4,20 @@ Proofs and attestations show by themselves what a node did, so nothing has to be
 again: a job whose evidence is false was answered falsely.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from privacy.bundle import Bundle, open_bundle
 from privacy.child import Handler, Progress
 from privacy.encoding import Json, sha256_hex
-from privacy.errors import CannotVerifyError, FormatError, VerificationError
+from privacy.errors import (
+    AppraisalError,
+    CannotVerifyError,
+    FormatError,
+    VerificationError,
+)
 from privacy.modes import Mode
 from privacy.publisher import signer_of
 
@@ -35,14 +42,22 @@ def _check(request: Json, progress: Progress) -> Json:
     ):
         raise CannotVerifyError("the bundle was replaced since", code="model-changed")
     blobs = {name: _blob(request, name) for name in ("input", "output", "evidence")}
-    try:
-        if mode is Mode.ZKML:
-            detail = _proofs(bundle, blobs)
-        else:
-            detail = _attestation(bundle, mode, request, blobs["evidence"])
-    except FormatError as exc:  # the node made these bytes
-        raise VerificationError(exc.message, code=exc.code) from exc
+    if mode is Mode.ZKML:
+        detail = _proofs(bundle, blobs)
+    else:
+        detail = _attestation(bundle, mode, request, blobs["evidence"])
     return {"detail": detail}
+
+
+@contextmanager
+def _made_by_the_node() -> Iterator[None]:
+    """Blame who made the bytes that are malformed; a policy's refusal blames nobody."""
+    try:
+        yield
+    except FormatError as exc:
+        raise VerificationError(exc.message, code=exc.code) from exc
+    except AppraisalError as exc:
+        raise CannotVerifyError(exc.message, code=exc.code) from exc
 
 
 def _blob(request: Json, name: str) -> bytes:
@@ -69,14 +84,16 @@ def _proofs(bundle: Bundle, blobs: dict[str, bytes]) -> str:
     columns = len(bundle.manifest.columns)
     rows, salt = parse_input(blobs["input"], columns=columns)
     hidden = "input-hidden" in weaknesses(bundle)
-    raw = verified_outputs(
-        bundle,
-        blobs["evidence"],
-        None if hidden else np.asarray(rows),
-        salt=salt if is_salted(bundle) else b"",
-        allow_insecure_srs=True,  # whom to trust with the SRS is the client's affair
-    )
-    compare_outputs(blobs["output"], raw)
+    used = salt if is_salted(bundle) else b""
+    with _made_by_the_node():
+        raw = verified_outputs(
+            bundle,
+            blobs["evidence"],
+            None if hidden else np.asarray(rows),
+            salt=used,
+            allow_insecure_srs=True,  # whom to trust with it is the client's affair
+        )
+        compare_outputs(blobs["output"], raw)
     return f"{len(raw)} proofs verify, of this input and this output"
 
 
@@ -87,17 +104,20 @@ def _attestation(bundle: Bundle, mode: Mode, request: Json, evidence: bytes) -> 
     from privacy.tee.client import verify_job_evidence
     from privacy.tee.collateral import kept_in
 
-    result = verify_job_evidence(
-        evidence,
-        reference=param(bundle, mode, "measurements", dict),
-        model_sha256=bundle.sha256,
-        input_sha256=request["input_sha256"],
-        output_sha256=request["output_sha256"],
-        collateral=kept_in(Path(request["collateral"])),
-        allow_simulated=bool(request["simulated"]),
-        now=datetime.fromisoformat(request["finished_at"]),
-        circuit_sha256=circuit_of(bundle, mode),
-    )
+    reference = param(bundle, mode, "measurements", dict)
+    circuit_sha256 = circuit_of(bundle, mode)
+    with _made_by_the_node():
+        result = verify_job_evidence(
+            evidence,
+            reference=reference,
+            model_sha256=bundle.sha256,
+            input_sha256=request["input_sha256"],
+            output_sha256=request["output_sha256"],
+            collateral=kept_in(Path(request["collateral"])),
+            allow_simulated=bool(request["simulated"]),
+            now=datetime.fromisoformat(request["finished_at"]),
+            circuit_sha256=circuit_sha256,
+        )
     if result.simulated != request["simulated"]:
         msg = "job and evidence disagree on whether the enclave is simulated"
         raise VerificationError(msg, code="receipt-mismatch")

@@ -42,6 +42,15 @@ NEEDED = {
     ("DELETE", "/v1/jobs/{job_id}/result"): "jobs:write",
     ("GET", "/v1/jobs/{job_id}/evidence"): "jobs:read",
     ("GET", "/v1/jobs/{job_id}/receipt"): "jobs:read",
+    ("GET", "/v1/jobs/{job_id}/comparison"): "jobs:read",
+    ("POST", "/v1/jobs/{job_id}/comparison"): "jobs:write",
+    ("GET", "/v1/comparisons"): "jobs:read",
+    ("GET", "/v1/disputes"): "jobs:read",
+    ("GET", "/v1/disputes/{dispute_id}"): "jobs:read",
+    ("POST", "/v1/disputes/{dispute_id}/resolution"): "admin",
+    ("PUT", "/v1/nodes/{node}/quarantine"): "admin",
+    ("DELETE", "/v1/nodes/{node}/quarantine"): "admin",
+    ("POST", "/v1/estimates"): "models:read",
     ("PUT", "/v1/contract-inputs/{commitment}"): "jobs:write",
     ("GET", "/v1/contract-inputs/{commitment}"): "jobs:read",
     ("DELETE", "/v1/contract-inputs/{commitment}"): "jobs:write",
@@ -68,6 +77,8 @@ PARTS = {
     "{commitment}": f"{DIGEST}?model=demo",
     "{key_id}": "key_none",
     "{tenant_id}": "none",
+    "{dispute_id}": "dis_none",
+    "{node}": "nowhere",
 }
 
 
