@@ -24,6 +24,7 @@ from benchmarks import (
     fhe_trees,
     gateway_cost,
     model_families,
+    ray,
     tee,
     tee_zkml,
     zkml,
@@ -190,6 +191,7 @@ BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     "attestation": (lambda quick: attestation.measure(quick=quick), attestation.show),
     "tee": (lambda quick: tee.measure(quick=quick), tee.show),
     "tee-zkml": (lambda quick: tee_zkml.measure(quick=quick), tee_zkml.show),
+    "ray": (lambda quick: ray.measure(OUT, quick=quick), ray.show),
     "model-families": (lambda _: model_families.measure(), lambda _: None),
     "chain": (
         lambda quick: chain_campaign.measure(quick=quick),
@@ -223,7 +225,7 @@ PROOFS: dict[str, Any] = {
     "zkml-search": zkml_search,
 }
 DATA_SETS: dict[str, Any] = {"fhe-trees": fhe_trees, "fhe-networks": fhe_networks}
-SLOW = {*PROOFS, "chain", "contracts-gas", "tee-zkml"}
+SLOW = {*PROOFS, "chain", "contracts-gas", "ray", "tee-zkml"}
 """Minutes each; run by name. Those of contracts need `make contracts-tools`."""
 
 

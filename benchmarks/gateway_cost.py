@@ -41,11 +41,11 @@ def measure(folder: Path, *, quick: bool) -> Json:
         time.sleep(2)  # at rest: started, nothing done yet
         rest = rss_bytes(live.pid)
         modes = {
-            str(mode): _mode(live, bundle, rows, mode, 5 if quick else TIMES[mode])
+            str(mode): of_mode(live, bundle, rows, mode, 5 if quick else TIMES[mode])
             for mode in TIMES
             if bundle.manifest.modes[mode].available
         }
-        modes["fhe, a tree"] = _mode(live, tree, rows, Mode.FHE, 5 if quick else 30)
+        modes["fhe, a tree"] = of_mode(live, tree, rows, Mode.FHE, 5 if quick else 30)
         after = rss_bytes(live.pid)
     return {
         "model": bundle.manifest.name,
@@ -55,7 +55,8 @@ def measure(folder: Path, *, quick: bool) -> Json:
     }
 
 
-def _mode(live: Live, bundle: Bundle, rows: Any, mode: Mode, times: int) -> Json:
+def of_mode(live: Live, bundle: Bundle, rows: Any, mode: Mode, times: int) -> Json:
+    """Return the figures of one mode at a gateway that runs."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         client = stack.enter_context(

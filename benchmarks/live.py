@@ -47,8 +47,11 @@ def published(folder: Path) -> tuple[Bundle, list[list[float]]]:
 class Live:
     """A gateway process on loopback."""
 
-    def __init__(self, folder: Path, models: Path, **settings: str) -> None:
+    def __init__(
+        self, folder: Path, models: Path, *, module: str = "gateway", **settings: str
+    ) -> None:
         """Choose a port, an empty data folder and other settings by name."""
+        self._module = module
         self.data = folder / "gateway"
         shutil.rmtree(self.data, ignore_errors=True)
         self.data.mkdir(parents=True)
@@ -73,8 +76,8 @@ class Live:
         env = {f"PRIVACY_GATEWAY_{k}": str(v) for k, v in chosen.items()}
         out, log = (self.data / "out").open("ab"), (self.data / "log").open("ab")
         with out, log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "gateway"],
+            self._process = subprocess.Popen(  # noqa: S603 - our own
+                [sys.executable, "-m", self._module],
                 env={**os.environ, **env},
                 stdout=out,
                 stderr=log,

@@ -20,6 +20,7 @@ from gateway.api import (
     metrics,
     models,
     nodes,
+    oip,
     problems,
     tenants,
     webhooks,
@@ -29,9 +30,10 @@ from gateway.audit_trail import AuditTrail
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
 from gateway.node import Gateway, open_database
-from gateway.server import server_options
+from gateway.server import DrainingServer, server_options
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys
+from privacy.errors import UnavailableError
 from privacy.tls import server_context
 
 _DESCRIPTION = """
@@ -96,6 +98,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         api_keys,
         tenants,
         webhooks,
+        oip,
         log,
         audit,
     ):
@@ -127,13 +130,18 @@ def run(
     gateway: Gateway = app.state.gateway
     gateway.open()  # here, so that a taken folder is a typed error
     announce(gateway.api_keys.bootstrap())
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         **server_options(settings),
         ssl_context_factory=(lambda _config, _default: context) if context else None,
     )
+    server = DrainingServer(config, gateway.drain)
+    server.run()
+    if not server.started:
+        msg = "the gateway could not start: its log says why"
+        raise UnavailableError(msg, code="not-started")
 
 
 def bootstrap_admin_key(settings: Settings) -> str | None:

@@ -50,6 +50,7 @@ from privacy.encoding import Json
 from privacy.publisher import Trust, load_trust
 
 if TYPE_CHECKING:
+    from gateway.executors.ray.cluster import RayCluster
     from gateway.identity.tokens import Tokens
 
 _log = structlog.get_logger()
@@ -93,7 +94,7 @@ class Gateway:
         """Describe a gateway; nothing is touched before `open`."""
         self.settings = settings
         self.rates = Rates(settings.rate_limits)
-        self.ready = False
+        self.ready = self.draining = False
         self._engines = engines
         self._lock: FolderLock | None = None
         self._trusted: Trust | None = None
@@ -109,6 +110,7 @@ class Gateway:
         if self._lock:
             return
         data_dir = self.settings.data_dir
+        self._cluster = self._ray_cluster()
         self._simulated_enclaves = self.settings.evidence_source.is_simulated()
         self._lock = FolderLock(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
@@ -150,9 +152,14 @@ class Gateway:
         settings = self.settings
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
-        self.scheduler = Scheduler(quarantined=self.node_states.quarantined)
+        self.scheduler = Scheduler(
+            node_wait_s=settings.node_wait_s if settings.ray_address else 0.0,
+            quarantined=self.node_states.quarantined,
+        )
         if settings.local_modes:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
+        if self._cluster:
+            self._cluster.start(self.scheduler)
         self.membership = Membership(
             self.gateways,
             self.jobs,
@@ -225,12 +232,24 @@ class Gateway:
             simulated_enclaves=self._simulated_enclaves,
         )
 
+    async def drain(self) -> None:
+        """Take no new jobs, and wait for those that run, for `drain_s` at most.
+
+        Jobs that have not begun stay as they are: for another gateway, or the next
+        start.
+        """
+        self.ready, self.draining = False, True
+        left = await self.service.drain(self.settings.drain_s)
+        _log.info("drained", node=self.settings.node_name, still_running=left)
+
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
         for task in (self._sweeping, *self._background):
             task.cancel()
         await self.scheduler.close()
+        if self._cluster:
+            await self._cluster.close()
         await self.service.runs.close()
         try:
             await asyncio.to_thread(self.membership.leave)
@@ -284,6 +303,18 @@ class Gateway:
             most_age_s=self.settings.tree_head_every_s,
             keep_s=self.settings.audit_keep_s,
         )
+
+    def _ray_cluster(self) -> "RayCluster | None":
+        """Return the cluster whose nodes join those of the scheduler, if there is one.
+
+        Raises:
+            NotFoundError: What lets this machine into it is missing.
+        """
+        if not self.settings.ray_address:
+            return None
+        from gateway.executors.ray.cluster import RayCluster
+
+        return RayCluster(self.settings, worker_target=self._engines.worker_target)
 
     def _local_node(self) -> LocalNode:
         """Return this machine as a node, with the enclaves that outlived the last."""

@@ -80,6 +80,37 @@ class Settings(BaseSettings):
         default=tuple(Mode),
         description="Which modes this machine runs itself; [] for none.",
     )
+    cpus: int = Field(
+        default=0,
+        ge=0,
+        description="How many cores jobs may use here; 0 for all.",
+    )
+    node_wait_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="How long a job waits for a node of the cluster that could run it "
+        "to join, or to come back.",
+    )
+    node_idle_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="A cluster node's workers end after so long without a job.",
+    )
+    node_cache_bytes: int = Field(
+        default=8 << 30,
+        ge=1 << 20,
+        description="Keys, inputs and models that a cluster node keeps.",
+    )
+    ray_address: str = Field(
+        default="",
+        description="The Ray cluster whose nodes run jobs, HOST:PORT of its head; "
+        "empty for none. This machine must be a node of it.",
+    )
+    ray_credentials: Path | None = Field(
+        default=None,
+        description="Folder with the cluster's token and this machine's certificate; "
+        "else HOME/cluster.",
+    )
     fhe_execution: Literal["latency", "throughput"] = Field(
         default="latency",
         description="latency: one worker on all cores, the soonest answer to one job; "
@@ -193,6 +224,10 @@ class Settings(BaseSettings):
     max_queued_jobs_by_tenant: int = Field(
         default=128, ge=1, description="Of one mode and tenant."
     )
+    oip: bool = Field(
+        default=False,
+        description="Serve the Open Inference Protocol at /v2, for mode zkml.",
+    )
     allow_http_webhooks: bool = Field(
         default=False, description="Webhooks may have http addresses."
     )
@@ -235,6 +270,16 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         default=1000, ge=1, description="Open at once, waiting requests and all."
     )
+    min_free_bytes: int = Field(
+        default=256 << 20,
+        ge=0,
+        description="Room on its disks below which a gateway is not ready.",
+    )
+    drain_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="How long jobs that run may take to end after SIGTERM.",
+    )
     stop_grace_s: int = Field(
         default=5, ge=0, description="How long open requests may take at shutdown."
     )
@@ -246,6 +291,11 @@ class Settings(BaseSettings):
             msg = "two entries have the same issuer: keep one"
             raise ValueError(msg)
         return issuers
+
+    @property
+    def cluster_credentials(self) -> Path:
+        """The folder of what Ray needs; see `gateway.executors.ray.credentials`."""
+        return self.ray_credentials or self.home / "cluster"
 
     @property
     def evidence_source(self) -> EvidenceSource:
@@ -299,7 +349,7 @@ class Settings(BaseSettings):
 
     def workers(self, mode: Mode) -> int:
         """Return how many jobs of a mode run at once."""
-        in_turn = 1 if self.fhe_execution == "latency" else _cores()
+        in_turn = 1 if self.fhe_execution == "latency" else self.cores()
         return {
             Mode.FHE: self.fhe_workers or in_turn,
             Mode.ZKML: self.zkml_workers,
@@ -311,8 +361,12 @@ class Settings(BaseSettings):
         """Return the environment variables of a mode's worker processes."""
         env = {BUDGET: str(self.worker_warm_bytes)}
         if mode in _THREADS:
-            env[_THREADS[mode]] = str(max(1, _cores() // self.workers(mode)))
+            env[_THREADS[mode]] = str(max(1, self.cores() // self.workers(mode)))
         return env
+
+    def cores(self) -> int:
+        """Return how many cores jobs may use."""
+        return self.cpus or _cores()
 
     def memory_of_jobs(self, mode: Mode) -> int:
         """Return what jobs of a mode may take together, by what models state."""

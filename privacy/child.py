@@ -34,6 +34,7 @@ _OURS = {
     "PRIVACY_WARM_BYTES",
 }
 """Of our own settings, those that children read."""
+_NOT_THEIRS = ("PRIVACY_", "RAY_")
 _SECRET = ("KEY", "KEYS", "PASSPHRASE", "PASSWORD", "SECRET", "TOKEN", "CREDENTIALS")
 
 
@@ -63,7 +64,7 @@ def child_environment() -> dict[str, str]:
         name: value
         for name, value in os.environ.items()
         if name in _OURS
-        or not (name.startswith("PRIVACY_") or name.upper().endswith(_SECRET))
+        or not (name.startswith(_NOT_THEIRS) or name.upper().endswith(_SECRET))
     }
 
 

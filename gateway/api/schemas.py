@@ -383,7 +383,7 @@ class NodeModeOut(BaseModel):
 
     workers: int
     busy: int
-    time_limit_s: float
+    time_limit_s: float | None = Field(description="null until it has run a job")
 
 
 class NodeOut(BaseModel):
@@ -409,6 +409,12 @@ class HealthOut(BaseModel):
     """Whether the gateway is alive or ready."""
 
     status: str
+
+
+class ReadyOut(HealthOut):
+    """That the gateway takes jobs, and what was looked at."""
+
+    checks: dict[str, str]
 
 
 class JwksOut(BaseModel):

@@ -52,6 +52,7 @@ from privacy.errors import (
     FormatError,
     JobFailedError,
     PrivacyError,
+    UnavailableError,
 )
 from privacy.fhe.options import DEFAULT_P_ERROR
 from privacy.modes import Mode, parse_mode
@@ -102,6 +103,7 @@ class JobService:
         membership: Which gateway this is.
         folder: For files of runs under way.
         simulated_enclaves: What the node's enclaves show proves nothing.
+        draining: Set once no new jobs are taken.
     """
 
     jobs: Jobs
@@ -121,6 +123,7 @@ class JobService:
     simulated_enclaves: bool
     measures: Measures
     quality: Quality
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def submit(
         self,
@@ -139,7 +142,11 @@ class JobService:
             ConflictError: The model changed, or the idempotency key was used.
             FormatError: Keys are missing or not wanted, or options are too long.
             LimitError: The queue is full.
+            UnavailableError: The gateway is stopping.
         """
+        if self.draining.is_set():
+            msg = "this gateway is stopping and takes no jobs: ask another, or later"
+            raise UnavailableError(msg, code="draining")
         job, is_new = await asyncio.to_thread(
             self._accept, request, tenant, idempotency_key
         )
@@ -179,8 +186,19 @@ class JobService:
         self.executor.cancel(job_id)  # again: it may have reached the executor since
         return job
 
+    async def drain(self, for_s: float) -> int:
+        """Begin no more jobs; return how many still run after `for_s` at most."""
+        self.draining.set()
+        for job_id in self.runs.under_way():
+            job = await asyncio.to_thread(self.jobs.find, job_id)
+            if job.status == "queued":
+                self.runs.abandon(job_id)
+        return await self.runs.wait(for_s)
+
     def begin(self, job_id: str) -> None:
         """Begin the run of an accepted job, unless it is under way."""
+        if self.draining.is_set():
+            return
         self.runs.begin(job_id, partial(self._complete, by=self.membership.id))
 
     def under_way(self) -> set[str]:

@@ -56,8 +56,8 @@ def compare(
         print_json({"compared": [one.as_dict() for one in found]})
     elif not as_json:
         _print_compared(found)
-        for exc in refused[1:]:
-            err.print(f"[bold red]error[/] ({exc.code}): {safe(exc.message)}")
+        for other in refused[1:]:
+            err.print(f"[bold red]error[/] ({other.code}): {safe(other.message)}")
     if refused:
         raise refused[0]
 

@@ -46,7 +46,7 @@ def fetch_head(home: Home, gateway: str) -> Flow[tuple[TreeHead, bytes]]:
     """
     keys = yield from renewed_keys(home, gateway)
     reply: Reply = yield Call("GET", "/v1/log/head", limit=1 << 16)
-    head = _verified(reply.body, keys)
+    head = _verified_head(reply.body, keys)
     with home.locked("log"):
         heads = LogHeads(home.log_folder(gateway))
         last = [link.head for link in heads.all()][-1:]
@@ -150,7 +150,13 @@ def own_receipts(home: Home, gateway: str) -> list[tuple[Path, bytes, str]]:
     return found
 
 
-def _verified(note: bytes, keys: dict[str, ReceiptKey]) -> TreeHead:
+def _verified_head(note: bytes, keys: dict[str, ReceiptKey]) -> TreeHead:
+    """Return a tree head that a key signed which might.
+
+    Raises:
+        VerificationError: It was changed, or its signer had ended or was revoked.
+        CannotVerifyError: None of these keys signed it.
+    """
     head, kid = verify_head(note, public_keys(keys))
     try:
         check_counts(keys[kid], finished_at=head.time)

@@ -76,7 +76,7 @@ def diagnosis(published):
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory, models_dir, diagnosis):
     """A gateway process with every real engine, shared by the tests."""
-    with ProcessGateway(tmp_path_factory.mktemp("gw"), models_dir) as running:
+    with ProcessGateway(tmp_path_factory.mktemp("gw"), models_dir, oip=True) as running:
         yield running
 
 

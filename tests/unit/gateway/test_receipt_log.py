@@ -12,11 +12,13 @@ from gateway.store.database import Database
 from gateway.store.jobs import Jobs, NewJob, Outcome
 from gateway.store.log_tables import log_heads, log_leaves, log_nodes
 from gateway.store.receipt_log import ReceiptLog
+from privacy.cli.app import run
 from privacy.client import Client, verify_saved
 from privacy.client.home import Home
 from privacy.errors import FormatError, NotFoundError, VerificationError
 from privacy.jws import key_id
 from privacy.key_history import public_keys, read_history
+from privacy.receipt import parse_receipt
 from privacy.transparency.inclusion import hashes_from
 from privacy.transparency.merkle import (
     append,
@@ -26,7 +28,7 @@ from privacy.transparency.merkle import (
     range_hash,
 )
 from privacy.transparency.tree_head import sign_head, verify_head
-from tests.support.live_gateway import wait_until
+from tests.support.live_gateway import printed_json, wait_until
 
 KEY = Ed25519PrivateKey.generate()
 TRUSTED = {key_id(KEY.public_key()): KEY.public_key()}
@@ -276,3 +278,23 @@ def test_a_client_fetches_a_log_entry_and_verifies_it_offline(gateway, api, tmp_
         ("signature", "ok"),
         ("output", "ok"),
     ]
+
+
+def test_a_key_rotated_while_the_gateway_runs_signs_what_comes_next(
+    gateway, api, tmp_path, capsys
+):
+    def signer():
+        job = api.order({"do": "echo"}, wait=30).json()
+        return parse_receipt(api.get(f"/v1/jobs/{job['id']}/receipt").content)[1]
+
+    before = signer()
+    home = Home(tmp_path / "home")
+    with Client(gateway.base_url, home=home.root) as client:
+        client.log_head()
+        data = str(gateway.settings.data_dir)
+        assert run(["gateway", "rotate-key", "--data", data, "--json"]) == 0
+        told = printed_json(capsys.readouterr().out)
+        assert told["previous"] == before
+        wait_until(lambda: signer() == told["kid"], seconds=10)
+        wait_until(lambda: client.log_head().size and True)
+    assert list(home.receipt_keys(gateway.base_url)) == [before, told["kid"]]

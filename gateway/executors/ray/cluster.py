@@ -1,0 +1,242 @@
+"""The nodes of a Ray cluster, as nodes of a scheduler: they come and go."""
+
+import asyncio
+import base64
+from collections.abc import Collection
+
+import structlog
+
+from gateway.executors.base import Done, Watch, Work
+from gateway.executors.memory import gpus_needed, needed
+from gateway.executors.ray.credentials import Credentials
+from gateway.executors.ray.link import Link
+from gateway.executors.scheduler import Scheduler
+from gateway.settings import Settings
+from privacy import __version__
+from privacy.bundle import MANIFEST, SIGNATURE, Bundle
+from privacy.encoding import Json
+from privacy.errors import LimitError, PrivacyError, UnavailableError
+from privacy.modes import Mode
+
+_log = structlog.get_logger()
+_PROVING = {Mode.ZKML, Mode.TEE_ZKML}
+
+
+class RayNode:
+    """One node of the cluster."""
+
+    def __init__(self, name: str, view: Json, link: Link, *, evidence: str) -> None:
+        """Describe the node as the driver views it; see `labels.node_view`.
+
+        Args:
+            name: As receipts give it.
+            view: The node, with its `status`.
+            link: Leads there.
+            evidence: What this gateway says that vouches for enclaves.
+        """
+        self._evidence = evidence
+        self.name = name
+        self.view = view
+        self._link = link
+
+    @property
+    def gpus(self) -> int:
+        """How many GPUs it has."""
+        return int(self.view["gpus"])
+
+    def refusal(self, mode: Mode, bundle: Bundle) -> PrivacyError | None:
+        """Return why it can never run jobs of a model; see `Node`."""
+        if not self.places(mode):
+            msg = f"node {self.name} does not serve mode {mode}"
+            return UnavailableError(msg, code="no-node")
+        if self.view["version"] != __version__:
+            msg = (
+                f"node {self.name} runs version {self.view['version'] or 'unknown'}, "
+                f"this gateway {__version__}: install the same on both"
+            )
+            return UnavailableError(msg, code="no-node")
+        vouches = self.view["enclave_evidence"]
+        if Mode.TEE in mode.parts and vouches != self._evidence:
+            msg = (
+                f"{vouches} vouches for enclaves of node {self.name}, this gateway's "
+                f"enclave_evidence is {self._evidence}: set both alike"
+            )
+            return UnavailableError(msg, code="no-node")
+        if gpus_needed(mode, bundle) > self.gpus:
+            msg = f"node {self.name} has {self.gpus} GPUs: use a node with more"
+            return LimitError(msg, code="gpu-needed")
+        takes, has = needed(mode, bundle), self.view["memory_of_jobs"]
+        if mode in _PROVING and takes > has:
+            msg = (
+                f"this job takes about {takes >> 20} MiB, node {self.name} has "
+                f"{has >> 20} MiB for such jobs: use a node with more memory"
+            )
+            return LimitError(msg, code="circuit-too-large")
+        return None
+
+    def places(self, mode: Mode) -> int:
+        """Return how many jobs of a mode run at once."""
+        return int(self.view["modes"].get(mode, 0))
+
+    def warmth(self, mode: Mode, model_sha256: str, keys_sha256: str = "") -> int:
+        """Return 2 if the keys are loaded, 1 if the model is, else 0; see `Node`."""
+        status = self.view["status"] or {}
+        warm = status.get("warm", {}).get(mode, [])
+        return 2 if keys_sha256 in warm else int(model_sha256 in warm)
+
+    async def run(self, work: Work, watch: Watch) -> Done:
+        """Return the files of one job; see `Executor`."""
+        starts = []
+
+        def event(word: Json) -> None:
+            if "progress" in word:
+                watch.progress(word["progress"])
+            else:
+                starts.append(asyncio.ensure_future(asyncio.to_thread(watch.started)))
+
+        files = await asyncio.to_thread(_files, work.mode, work.bundle)
+        files[work.input_sha256] = str(work.input)
+        if work.keys:
+            files[work.keys_sha256] = str(work.keys)
+        request = {
+            **await asyncio.to_thread(_model, work.mode, work.bundle),
+            "job_id": work.job_id,
+            "input_sha256": work.input_sha256,
+            "keys_sha256": work.keys_sha256,
+        }
+        try:
+            answer = await self._link.call(
+                "run",
+                event=event,
+                node=self.view["id"],
+                name=self.name,
+                request=request,
+                files=files,
+                folder=str(work.folder.absolute()),
+            )
+        finally:  # the row says when it began before it says how it ended
+            await asyncio.gather(*starts)
+        kind = answer["kind"]
+        evidence = work.folder / "evidence" if kind else None
+        return Done(work.folder / "output", evidence, kind, self.name)
+
+    async def evidence(self, mode: Mode, bundle: Bundle, nonce: bytes) -> bytes:
+        """Return fresh evidence of a model's enclave, started if need be."""
+        request = await asyncio.to_thread(_model, mode, bundle)
+        answer = await self._link.call(
+            "evidence",
+            node=self.view["id"],
+            name=self.name,
+            request={**request, "nonce": nonce.hex()},
+            files=await asyncio.to_thread(_files, mode, bundle),
+        )
+        return base64.b64decode(answer["evidence"])
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job if it waits or runs there."""
+        self._link.tell("cancel", node=self.view["id"], name=self.name, job_id=job_id)
+
+    def busy(self) -> dict[Mode, int]:
+        """Return how many jobs of each mode ran there a moment ago, of all gateways."""
+        status = self.view["status"] or {}
+        modes = status.get("node", {}).get("modes", {})
+        return {Mode(mode): said["busy"] for mode, said in modes.items()}
+
+    async def close(self) -> None:
+        """Do nothing: jobs there go on, and are found again by the next gateway."""
+
+    def describe(self) -> Json:
+        """Return the node as `/v1/nodes` shows it; see `Node`."""
+        view, status = self.view, self.view["status"] or {}
+        modes = status.get("node", {}).get("modes") or {
+            mode: {"workers": n, "busy": 0, "time_limit_s": None}
+            for mode, n in view["modes"].items()
+        }
+        shown = ("cpus", "gpus", "memory_bytes", "enclave_evidence")
+        return {
+            "name": self.name,
+            "kind": "ray",
+            **{name: view[name] for name in shown},
+            "modes": modes,
+        }
+
+
+class RayCluster:
+    """Keeps a scheduler's nodes those of a cluster."""
+
+    def __init__(self, settings: Settings, *, worker_target: str) -> None:
+        """Describe it; `start` connects.
+
+        Raises:
+            NotFoundError: A file of the credentials is missing.
+        """
+        host = settings.ray_address.rpartition(":")[0]
+        self._evidence = settings.enclave_evidence
+        self._scheduler: Scheduler | None = None
+        self._nodes: dict[str, RayNode] = {}
+        self._link = Link(
+            address=settings.ray_address,
+            node_ip=host if host.startswith("127.") else "",
+            worker_target=worker_target,
+            env=Credentials(settings.cluster_credentials).environment(),
+            nodes=self._take,
+        )
+
+    def start(self, scheduler: Scheduler) -> None:
+        """Connect, and keep a scheduler's nodes those of the cluster."""
+        self._scheduler = scheduler
+        self._link.start()
+
+    async def close(self) -> None:
+        """Let go of the cluster; its jobs go on."""
+        await self._link.close()
+
+    def _take(self, views: list[Json]) -> None:
+        """Bring the scheduler's nodes up to date."""
+        scheduler = self._scheduler
+        if scheduler is None:
+            return
+        found = {view["id"]: view for view in views}
+        for node_id in self._nodes.keys() - found:
+            gone = self._nodes.pop(node_id)
+            _log.warning("node-left", node=gone.name)
+            scheduler.remove(gone.name)
+        for node_id, view in found.items():
+            if node := self._nodes.get(node_id):
+                node.view = view
+                continue
+            name = _free_name(view, scheduler.nodes())
+            node = RayNode(name, view, self._link, evidence=self._evidence)
+            self._nodes[node_id] = node
+            _log.info("node-joined", node=name, modes=list(view["modes"]))
+            scheduler.add(node)
+        scheduler.changed()
+
+
+def _free_name(view: Json, taken: Collection[str]) -> str:
+    """Return a node's name, made longer if another one has it."""
+    name = str(view["name"])
+    return f"{name}-{view['id'][:8]}" if name in taken else name
+
+
+def _model(mode: Mode, bundle: Bundle) -> Json:
+    """Return what a node needs to know of a model."""
+    signature = bundle.root / SIGNATURE
+    return {
+        "mode": mode,
+        "model_sha256": bundle.sha256,
+        "publisher": bundle.publisher,
+        "signature": signature.read_text() if signature.exists() else "",
+    }
+
+
+def _files(mode: Mode, bundle: Bundle) -> dict[str, str]:
+    """Return where the files of a model lie that a mode needs, by digest."""
+    wanted = tuple(f"{part}/" for part in mode.parts)
+    root = bundle.root.absolute()
+    found = {
+        entry.sha256: str(root / name)
+        for name, entry in bundle.manifest.files.items()
+        if name.startswith(wanted)
+    }
+    return {**found, bundle.sha256: str(root / MANIFEST)}
