@@ -70,17 +70,17 @@ def test_a_liar_is_outvoted_quarantined_and_its_receipts_are_kept(
     gateway, owner, diagnosis
 ):
     rows = diagnosis.rows[:4].tolist()
-    found = None
+    found, refused = None, []
     for _ in range(12):  # the scheduler may give neither run to the liar
         answer = owner.infer(diagnosis.name, rows, mode="fhe", verify="always")
         try:
             found = owner.compare(answer.job_id)
-        except VerificationError as exc:
-            assert exc.code == "second-run-differs"
-            assert answer.node == "liar"
+        except VerificationError:
+            refused.append(answer.node)
         if states(gateway).get("liar"):
             break
     assert states(gateway) == {"liar": "quarantined"}
+    assert set(refused) <= {"liar"}
     with gateway.client() as api:
         (dispute,) = api.get("/v1/disputes").json()["disputes"]
     assert (dispute["verdict"], dispute["at_fault"]) == ("majority", "liar")

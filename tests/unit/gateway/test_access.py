@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from gateway.identity.caller import SCOPES, allows
-from gateway.store.contract_inputs import Name
 from gateway.store.comparisons import plan
+from gateway.store.contract_inputs import Name
 from tests.support.live_gateway import Api, ThreadGateway
 
 DIGEST = "0" * 64
