@@ -21,6 +21,7 @@ from gateway.jobs.service import JobService
 from gateway.lock import FolderLock
 from gateway.log_keeper import LogKeeper, Refusals
 from gateway.logs import error_id_of
+from gateway.peers.peers import Peers
 from gateway.quality.service import Quality, watch
 from gateway.registry import ModelRegistry
 from gateway.settings import Settings
@@ -38,6 +39,7 @@ from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
 from gateway.store.node_states import NodeStates
 from gateway.store.parts import Parts
+from gateway.store.peers import PeerStore
 from gateway.store.receipt_log import ReceiptLog
 from gateway.store.results import Results
 from gateway.store.tenants import Tenants
@@ -77,6 +79,7 @@ class Gateway:
     comparisons: Comparisons
     disputes: Disputes
     node_states: NodeStates
+    peers: Peers
     results: Results
     webhooks: Webhooks
     webhook_secrets: WebhookSecrets
@@ -146,6 +149,12 @@ class Gateway:
         )
         self.webhooks = Webhooks(self.database, key_id=self.webhook_secrets.key_id)
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
+        self.peers = Peers(
+            self.settings,
+            PeerStore(self.database),
+            key_ids=self.receipt_keys.key_ids,
+            simulated=self._simulated_enclaves,
+        )
 
     async def start(self) -> None:
         """Start running jobs, those of an earlier life first."""
@@ -181,6 +190,7 @@ class Gateway:
             gateway=self.membership.id,
             collateral=str(settings.home / "collateral"),
         )
+        await self.peers.start(self.scheduler)
         self.service = JobService(
             jobs=self.jobs,
             blobs=self.blobs,
@@ -199,25 +209,28 @@ class Gateway:
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
             quality=self.quality,
+            peers=self.peers,
         )
         for job_id in await asyncio.to_thread(self.membership.join):
             self.service.begin(job_id)
         rounds = self.membership.run(self.service, self.service.hub)
+        self._keeper = self._log_keeper()
         self.deletions = Deletions(
             database=self.database,
             tenants=self.tenants,
             uploads=self.uploads,
             contract_inputs=self.contract_inputs,
             service=self.service,
+            log_receipts=self._keeper.tick,
         )
         self._sweeping = asyncio.create_task(self._sweep())
         await asyncio.to_thread(self.audit.record, _started(settings))
-        self._keeper = self._log_keeper()
         self._background = [
             asyncio.create_task(rounds),
             asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
             asyncio.create_task(watch(self.quality, self.service.begin)),
+            asyncio.create_task(self.peers.watch(self.scheduler)),
             asyncio.create_task(self.deletions.run(settings.sweep_every_s)),
             asyncio.create_task(every(settings.log_every_s, self._keeper.tick)),
             asyncio.create_task(every(_REFUSALS_S, self._keeper.note_refusals)),

@@ -177,6 +177,20 @@ async def receipt(gateway: GatewayDep, job: FinishedJob) -> Response:
     return Response(raw, media_type="application/json")
 
 
+@router.get(
+    "/{job_id}/peer-receipt",
+    responses={200: {"content": {"application/json": {}}, "description": "Receipt"}},
+    response_class=Response,
+)
+async def peer_receipt(gateway: GatewayDep, job: FinishedJob) -> Response:
+    """Return the receipt of the other operator's gateway that ran the job."""
+    raw = await asyncio.to_thread(gateway.peers.receipt, job.id) if job.peer else None
+    if raw is None:
+        msg = "no other operator's gateway ran this job"
+        raise NotFoundError(msg, code="no-peer-receipt")
+    return Response(raw, media_type="application/json")
+
+
 async def _blob(gateway: Gateway, job: Job, sha256: str) -> Response:
     if job.problem:
         return problem_response(job.problem)
