@@ -29,7 +29,7 @@ from gateway.signing import KEY_FILE, ReceiptKeys
 from gateway.store.api_keys import ApiKeys
 from gateway.store.audit import Act, Audit, Who
 from gateway.store.away import StoreAwayError
-from gateway.store.blobs import Blobs
+from gateway.store.blobs import Blobs, BlobStore
 from gateway.store.comparisons import Comparisons
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
@@ -49,6 +49,7 @@ from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
 from gateway.webhooks.sender import Sender
 from privacy import __version__
 from privacy.encoding import Json
+from privacy.errors import FormatError
 from privacy.publisher import Trust, load_trust
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Gateway:
     api_keys: ApiKeys
     tenants: Tenants
     tokens: "Tokens | None"
-    blobs: Blobs
+    blobs: BlobStore
     uploads: Uploads
     contract_inputs: ContractInputs
     jobs: Jobs
@@ -125,12 +126,8 @@ class Gateway:
         self.api_keys = ApiKeys(self.database)
         self.tenants = Tenants(self.database)
         self.tokens = _tokens(self.settings)
-        blobs_dir = self.settings.blobs_dir or data_dir / "blobs"
-        self.blobs = Blobs(blobs_dir)
-        # Beside the blobs, so that a whole one is renamed; a gateway's own, for it goes
-        # on with what an earlier life of its was receiving.
-        own = gateway_id(data_dir) if self.settings.blobs_dir else ""
-        parts = Parts(blobs_dir / "uploads" / own)
+        self.blobs = open_blobs(self.settings)
+        parts = Parts(_uploads_dir(self.settings))
         self.uploads = Uploads(
             self.database, self.blobs, parts, _allowance(self.settings)
         )
@@ -285,6 +282,7 @@ class Gateway:
             await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)
             await _remove(self.gateways.sweep)
+            await _remove(self.uploads.trim_copies)
             await _remove(self.webhooks.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
 
@@ -381,6 +379,35 @@ def open_database(data_dir: Path, url: str = "") -> Database:
     """Return the database at an address, or that of a data folder, made if absent."""
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Database(url or data_dir / "gateway.sqlite")
+
+
+def open_blobs(settings: Settings) -> BlobStore:
+    """Return where blobs are.
+
+    Raises:
+        FormatError: A folder and a bucket, or the bucket's address is none.
+    """
+    if not settings.blobs_s3:
+        return Blobs(settings.blobs_dir or settings.data_dir / "blobs")
+    if settings.blobs_dir:
+        msg = (
+            "both blobs_dir and blobs_s3 are set: blobs are in one place, leave one out"
+        )
+        raise FormatError(msg, code="blobs-twice")
+    from gateway.store.s3 import S3Blobs
+
+    cache = settings.data_dir / "blobs" / "copies"
+    return S3Blobs(settings.blobs_s3, cache, cache_bytes=settings.blobs_cache_bytes)
+
+
+def _uploads_dir(settings: Settings) -> Path:
+    """Return where uploads arrive: on the disk of the blobs, to be renamed once whole.
+
+    It is a gateway's own, for it goes on with what an earlier life of its received.
+    """
+    if settings.blobs_dir:
+        return settings.blobs_dir / "uploads" / gateway_id(settings.data_dir)
+    return settings.data_dir / "blobs" / "uploads"
 
 
 def _forget_finished(work: Path, unfinished: list[str]) -> None:

@@ -41,6 +41,16 @@ class Settings(BaseSettings):
         description="Uploads, outputs and evidence; DATA_DIR/blobs if empty. Gateways "
         "that share a database need a folder that all of them see, or blobs_s3.",
     )
+    blobs_s3: str = Field(
+        default="",
+        description="s3://BUCKET/PREFIX instead of a folder; credentials and address "
+        "are boto3's usual ones.",
+    )
+    blobs_cache_bytes: int = Field(
+        default=20 << 30,
+        ge=0,
+        description="With blobs_s3: what copies on this machine may take.",
+    )
     lease_s: float = Field(
         default=10.0,
         ge=1,

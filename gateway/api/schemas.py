@@ -394,7 +394,10 @@ class NodeOut(BaseModel):
 
     name: str
     kind: str = Field(description='"local", "ray" or "peer"')
-    state: str = Field(description='"ready", "lost" or "quarantined"')
+    state: str = Field(
+        description='"ready", "lost", "quarantined"; a peer\'s also "unreachable", '
+        '"distrusted"'
+    )
     cpus: int
     gpus: int
     memory_bytes: int

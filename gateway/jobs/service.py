@@ -39,7 +39,7 @@ from gateway.quality.service import SECOND_RUN_OF, Quality, Wish
 from gateway.registry import ModelRegistry
 from gateway.signing import ReceiptKeys
 from gateway.store.away import StoreAwayError, full_disk
-from gateway.store.blobs import Blobs
+from gateway.store.blobs import BlobStore
 from gateway.store.comparisons import plan
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from gateway.store.measures import Measures
@@ -111,7 +111,7 @@ class JobService:
     """
 
     jobs: Jobs
-    blobs: Blobs
+    blobs: BlobStore
     uploads: Uploads
     tenants: Tenants
     registry: ModelRegistry
@@ -280,7 +280,7 @@ class JobService:
             keys_sha256=request.keys_sha256 or "",
             options=_marked(request.options, part),
             gateway=self.membership.gateway_for(
-                mode, self.blobs.path(request.input_sha256)
+                mode, partial(self.blobs.fetch, request.input_sha256)
             ),
         )
         why = self.quality.draw(request.verify)
@@ -311,8 +311,8 @@ class JobService:
             job_id=job.id,
             mode=Mode(job.mode),
             bundle=bundle,
-            input=self.blobs.path(job.input_sha256),
-            keys=self.blobs.path(job.keys_sha256) if job.keys_sha256 else None,
+            input=self.blobs.fetch(job.input_sha256),
+            keys=self.blobs.fetch(job.keys_sha256) if job.keys_sha256 else None,
             folder=folder,
             input_sha256=job.input_sha256,
             keys_sha256=job.keys_sha256,
@@ -335,6 +335,8 @@ class JobService:
                     self.blobs.keep(file, sha256)
             return self._seal(job, outcome, finished_at, end)
 
+        for sha256, file in end.files.items():
+            await asyncio.to_thread(self.blobs.bring, file, sha256)
         if end.peer_receipt:
             await asyncio.to_thread(self.peers.keep, job_id, end.peer_receipt)
         job, ended = await asyncio.to_thread(

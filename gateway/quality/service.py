@@ -25,7 +25,7 @@ from gateway.logs import error_id_of
 from gateway.quality.evidence import TARGET
 from gateway.quality.verdicts import Report, Verdict, judge
 from gateway.registry import ModelRegistry
-from gateway.store.blobs import Blobs
+from gateway.store.blobs import BlobStore
 from gateway.store.comparisons import Comparison, Comparisons
 from gateway.store.database import Database
 from gateway.store.disputes import Dispute, Disputes
@@ -66,7 +66,7 @@ class Quality:
     disputes: Disputes
     states: NodeStates
     jobs: Jobs
-    blobs: Blobs
+    blobs: BlobStore
     registry: ModelRegistry
     scheduler: Scheduler
     share: float
@@ -242,7 +242,7 @@ class Quality:
             "simulated": job.simulated,
             "finished_at": job.finished_at,
             "collateral": self.collateral,
-            **{n: str(self.blobs.path(d)) if d else "" for n, d in digests.items()},
+            **{n: str(self.blobs.fetch(d)) if d else "" for n, d in digests.items()},
             **{f"{n}_sha256": d for n, d in digests.items()},
         }
 

@@ -6,7 +6,7 @@ All gateways of a database distrust a peer together, once one of them met a lie.
 import sqlalchemy as sa
 
 from gateway.store.database import Database
-from gateway.store.tables import peer_lies, peer_receipts
+from gateway.store.tables import jobs, peer_lies, peer_receipts
 from privacy.clock import now
 from privacy.encoding import Json
 from privacy.errors import NotFoundError
@@ -27,13 +27,15 @@ class PeerStore:
     def keep(self, job_id: str, receipt: bytes) -> None:
         """Keep the receipt of the peer that ran a job, before the job ends here."""
         insert = self._database.insert(peer_receipts)
+        of_job = sa.select(jobs.c.tenant).where(jobs.c.id == job_id)
         with self._database.write() as c:
+            tenant = c.execute(of_job).scalar_one()
             c.execute(
                 insert.on_conflict_do_update(
                     index_elements=["job_id"],
                     set_={"receipt": insert.excluded.receipt},
                 ),
-                {"job_id": job_id, "receipt": receipt},
+                {"job_id": job_id, "tenant": tenant, "receipt": receipt},
             )
 
     def receipt(self, job_id: str) -> bytes | None:

@@ -239,6 +239,7 @@ peer_receipts = sa.Table(
     "peer_receipts",
     metadata,
     sa.Column("job_id", sa.String, primary_key=True),
+    sa.Column("tenant", sa.String, nullable=False),
     sa.Column("receipt", sa.LargeBinary, nullable=False),
 )
 

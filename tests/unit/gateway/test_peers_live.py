@@ -1,4 +1,4 @@
-"""Two gateways: one in this process, and as its peer one in a process of its own."""
+"""Two gateways, each with all that it has, of which one is the other's peer."""
 
 import json
 from dataclasses import asdict
@@ -12,9 +12,7 @@ from privacy.key_history import public_keys, read_history
 from privacy.modes import Mode, who_sees_what
 from privacy.receipt import verify_receipt
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.live_gateway import ProcessGateway, ThreadGateway, wait_until
-
-FAKES = "tests.support.gateway_with_fakes"
+from tests.support.live_gateway import ThreadGateway, wait_until
 
 
 def _peers_file(folder, far, name="acme", **more):
@@ -46,9 +44,8 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def far(models, tmp_path_factory):
-    with ProcessGateway(
-        tmp_path_factory.mktemp("far"), models, module=FAKES, node_name="theirs"
-    ) as gateway:
+    folder = tmp_path_factory.mktemp("far")
+    with ThreadGateway.fake(folder, models_dir=models, node_name="theirs") as gateway:
         yield gateway
 
 
