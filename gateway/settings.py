@@ -41,6 +41,16 @@ class Settings(BaseSettings):
         description="Uploads, outputs and evidence; DATA_DIR/blobs if empty. Gateways "
         "that share a database need a folder that all of them see, or blobs_s3.",
     )
+    blobs_s3: str = Field(
+        default="",
+        description="s3://BUCKET/PREFIX instead of a folder; credentials and address "
+        "are boto3's usual ones.",
+    )
+    blobs_cache_bytes: int = Field(
+        default=20 << 30,
+        ge=0,
+        description="With blobs_s3: what copies on this machine may take.",
+    )
     lease_s: float = Field(
         default=10.0,
         ge=1,
@@ -217,6 +227,18 @@ class Settings(BaseSettings):
     )
     sweep_every_s: float = Field(
         default=600.0, gt=0, description="How often what has expired is removed."
+    )
+    verify_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Of jobs that are looked at twice: fhe on another node, others by "
+        "their evidence. Requests may say `always` or `never`.",
+    )
+    quarantine_accusers: int = Field(
+        default=1,
+        ge=1,
+        description="Tenants whose disputes a node must have lost to get no more jobs.",
     )
     max_queued_jobs: int = Field(
         default=256, ge=1, description="Waiting jobs of one mode."

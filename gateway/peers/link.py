@@ -16,6 +16,7 @@ import httpx
 
 from gateway.executors.base import NodeLostError
 from gateway.peers.config import Peer
+from gateway.store.away import full_disk
 from privacy.client.wire import Reply, problem_exception
 from privacy.encoding import Json, parse_object
 from privacy.errors import FormatError, PrivacyError, VerificationError
@@ -136,7 +137,8 @@ class Link:
                     if size > limit:
                         raise self._too_long(path)
                     digest.update(part)
-                    await asyncio.to_thread(file.write, part)
+                    with full_disk():
+                        await asyncio.to_thread(file.write, part)
         if digest.hexdigest() != sha256:
             msg = f"{path} is {digest.hexdigest()[:12]}…, not what its receipt names"
             raise self.lied(msg, "output")

@@ -1,10 +1,11 @@
-"""Two gateways: one in this process, and as its peer one in a process of its own."""
+"""Two gateways, each with all that it has, of which one is the other's peer."""
 
 import json
 from dataclasses import asdict
 
 import pytest
 
+from privacy.cli.app import run
 from privacy.client.home import Home
 from privacy.client.offline import verify_saved
 from privacy.encoding import sha256_hex
@@ -12,9 +13,7 @@ from privacy.key_history import public_keys, read_history
 from privacy.modes import Mode, who_sees_what
 from privacy.receipt import verify_receipt
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.live_gateway import ProcessGateway, ThreadGateway, wait_until
-
-FAKES = "tests.support.gateway_with_fakes"
+from tests.support.live_gateway import ThreadGateway, wait_until
 
 
 def _peers_file(folder, far, name="acme", **more):
@@ -46,9 +45,8 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def far(models, tmp_path_factory):
-    with ProcessGateway(
-        tmp_path_factory.mktemp("far"), models, module=FAKES, node_name="theirs"
-    ) as gateway:
+    folder = tmp_path_factory.mktemp("far")
+    with ThreadGateway.fake(folder, models_dir=models, node_name="theirs") as gateway:
         yield gateway
 
 
@@ -181,6 +179,17 @@ def test_only_an_admin_reads_lies_and_forgives_them(near, api):
     assert api.order({"do": "echo"}, wait=20).json()["status"] == "succeeded"
     assert api.post("/v1/peers/acme/trust").status_code == 404
     assert api.get("/v1/peers/nobody/lies").status_code == 404
+
+
+def test_the_commands_show_the_key_and_forgive(near, far, tmp_path, capsys):
+    home = ["--home", str(tmp_path), "--json"]
+    assert run(["peers", "key", far.base_url, *home]) == 0
+    assert list(_keys(far))[-1] in capsys.readouterr().out
+    here = ["--gateway", near.base_url, "--api-key", near.admin_key, *home]
+    assert run(["peers", "lies", "acme", *here]) == 0
+    assert run(["peers", "trust", "acme", *here]) == 4
+    assert run(["nodes", *here]) == 0
+    assert '"acme"' in capsys.readouterr().out
 
 
 def test_a_job_that_no_peer_ran_has_no_peer_receipt(far):

@@ -12,6 +12,7 @@ def upgrade() -> None:
     op.create_table(
         "peer_receipts",
         sa.Column("job_id", sa.String, primary_key=True),
+        sa.Column("tenant", sa.String, nullable=False),
         sa.Column("receipt", sa.LargeBinary, nullable=False),
     )
     op.create_table(
