@@ -12,6 +12,7 @@ from gateway.api import (
     audit,
     blobs,
     contract_inputs,
+    disputes,
     estimates,
     health,
     jobs,
@@ -20,6 +21,7 @@ from gateway.api import (
     models,
     nodes,
     oip,
+    peers,
     problems,
     tenants,
     webhooks,
@@ -29,9 +31,11 @@ from gateway.audit_trail import AuditTrail
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
 from gateway.node import Gateway, open_database
-from gateway.server import server_options
+from gateway.server import DrainingServer, server_options
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys
+from gateway.traces import start_traces, stop_traces
+from privacy.errors import UnavailableError
 from privacy.tls import server_context
 
 _DESCRIPTION = """
@@ -89,9 +93,11 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         blobs,
         jobs,
         contract_inputs,
+        disputes,
         estimates,
         attestations,
         nodes,
+        peers,
         api_keys,
         tenants,
         webhooks,
@@ -122,18 +128,27 @@ def run(
         FormatError: The files for TLS are not usable.
     """
     configure_logs()
+    start_traces()
     context = server_context(settings.tls) if settings.tls else None
     app = create_app(settings, engines=engines)
     gateway: Gateway = app.state.gateway
     gateway.open()  # here, so that a taken folder is a typed error
     announce(gateway.api_keys.bootstrap())
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         **server_options(settings),
         ssl_context_factory=(lambda _config, _default: context) if context else None,
     )
+    server = DrainingServer(config, gateway.drain)
+    try:
+        server.run()
+    finally:
+        stop_traces()
+    if not server.started:
+        msg = "the gateway could not start: its log says why"
+        raise UnavailableError(msg, code="not-started")
 
 
 def bootstrap_admin_key(settings: Settings) -> str | None:

@@ -51,6 +51,10 @@ class ReceiptKeys:
         """Of the key that is at hand."""
         return key_id(self._private.public_key())
 
+    def key_ids(self) -> tuple[str, ...]:
+        """Return the ids of the key at hand and of those before it."""
+        return (self.key_id, *read_history({"history": self._history}))
+
     @property
     def is_current(self) -> bool:
         """Whether the key at hand is the one that is to sign now."""
@@ -167,7 +171,7 @@ class ReceiptKeys:
             return history
         history = begin(self._private, at=now())
         try:
-            self._store(history)
+            self._store(history, actor="gateway")
         except sa.exc.IntegrityError:  # another gateway was quicker
             return self._stored()
         return history
@@ -178,7 +182,9 @@ class ReceiptKeys:
             rows = c.execute(query.order_by(receipt_key_history.c.position))
             return list(rows.scalars())
 
-    def _store(self, history: list[Json], *, revoked: bool = False) -> None:
+    def _store(
+        self, history: list[Json], *, revoked: bool = False, actor: str = "operator"
+    ) -> None:
         """Add what is new; two rotations at once are a conflict of positions."""
         known = len(self._stored())
         fresh = list(enumerate(history))[known:]
@@ -188,7 +194,7 @@ class ReceiptKeys:
             action="receipt-key-revoked" if revoked else "receipt-key-made",
             target=kids[0],
             details={"statements": kids},
-            who=Who(actor="operator"),
+            who=Who(actor=actor),
         )
         with self._database.write() as c:
             c.execute(sa.insert(receipt_key_history), rows)

@@ -52,6 +52,12 @@ def wait_until(
     raise TimeoutError(what or "it never became true")
 
 
+def printed_json(text: str) -> Any:
+    """Return what a command printed with `--json` among a gateway thread's logs."""
+    value, _ = json.JSONDecoder().raw_decode(text[text.index("{\n") :])
+    return value
+
+
 class Api(httpx.Client):
     """A client of the gateway with the few calls that most tests make."""
 
