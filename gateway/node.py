@@ -124,7 +124,8 @@ class Gateway:
             self.database, self.blobs, parts, _allowance(self.settings)
         )
         self.contract_inputs = ContractInputs(
-            data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
+            (self.settings.blobs_dir or data_dir) / "contract-inputs",
+            ttl_s=self.settings.contract_inputs_ttl_s,
         )
         self.jobs = Jobs(self.database)
         self.measures = Measures(self.database)
