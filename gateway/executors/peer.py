@@ -33,6 +33,7 @@ from privacy.encoding import Json, b64url
 from privacy.errors import (
     FormatError,
     JobFailedError,
+    LimitError,
     NotFoundError,
     PrivacyError,
     UnavailableError,
@@ -46,6 +47,8 @@ _log = structlog.get_logger()
 _WAIT_S = 2
 _SOON_S = 0.2
 _PAUSE_S = 0.5
+_RESTART_S = 15.0
+"""How long a peer may be away in the middle of a job."""
 _REFUSED_S = 60.0
 """How long a peer that refused a model or our key is not asked for it again."""
 _LIST_BYTES = 1 << 20
@@ -257,6 +260,10 @@ class PeerNode:
         except PeerRefusedError as exc:
             self._note_refusal(exc, work)
             raise
+        except NodeLostError as exc:
+            if exc.code == "peer-unreachable":
+                self._told = _Told(exc.message)  # until it is asked again
+            raise
 
     async def _exchange(
         self, work: Work, watch: Watch, remote: _Remote, asked: Json
@@ -304,15 +311,26 @@ class PeerNode:
         while job["status"] in _OPEN:
             watch.progress({"stage": f"run at peer {self.name}", **job["progress"]})
             began = time.monotonic()
-            wait = {"Prefer": f"wait={_WAIT_S}"}
-            job = self._job(
-                await self._link.ask("GET", f"/v1/jobs/{first}", headers=wait)
-            )
+            job = await self._state(first)
             if job["id"] != first:
                 raise self._link.lied("it answers with another job", "answer")
             if time.monotonic() - began < _SOON_S:
                 await asyncio.sleep(_PAUSE_S)
         return job
+
+    async def _state(self, job_id: str) -> Json:
+        """Return a job there; a peer that restarts or holds us back has some time."""
+        until = time.monotonic() + _RESTART_S
+        while True:
+            try:
+                wait = {"Prefer": f"wait={_WAIT_S}"}
+                reply = await self._link.ask("GET", f"/v1/jobs/{job_id}", headers=wait)
+                return self._job(reply)
+            except NodeLostError as exc:
+                passes = exc.code == "peer-unreachable" or _is_held_back(exc)
+                if not passes or time.monotonic() > until:
+                    raise
+            await asyncio.sleep(_PAUSE_S)
 
     def _job(self, reply: Reply) -> Json:
         """Return the members of a job that are used here, of the right types."""
@@ -448,7 +466,7 @@ class PeerNode:
 
     def _note_refusal(self, exc: PeerRefusedError, work: Work) -> None:
         """Ask no more for a while for what a peer does not have or allow."""
-        if exc.problem.code == "queue-full":
+        if _is_held_back(exc):
             return  # another job may well be taken
         self._refused[work.bundle.sha256] = time.monotonic() + _REFUSED_S
         _log.warning("peer-refused", peer=self.name, why=exc.message[:_MAX_TEXT])
@@ -497,6 +515,11 @@ def _vouched_for(
         for kid, key in list(shown.items())[begin:]
         if key.revoked_log_size is None
     }
+
+
+def _is_held_back(exc: NodeLostError) -> bool:
+    """Whether a peer has too much to do, or we ask too often."""
+    return isinstance(exc, PeerRefusedError) and isinstance(exc.problem, LimitError)
 
 
 def _signer(receipt: bytes) -> str:

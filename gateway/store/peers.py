@@ -5,6 +5,7 @@ All gateways of a database distrust a peer together, once one of them met a lie.
 
 import sqlalchemy as sa
 
+from gateway.store.audit import Act, Who, note
 from gateway.store.database import Database
 from gateway.store.tables import jobs, peer_lies, peer_receipts
 from privacy.clock import now
@@ -14,6 +15,7 @@ from privacy.errors import NotFoundError
 KEPT = 100
 """Lies that are kept of a peer."""
 
+_US = Who(actor="gateway")  # not whoever submitted the job
 _OF_PEER = peer_lies.c.peer == sa.bindparam("this_peer")
 
 
@@ -64,6 +66,8 @@ class PeerStore:
                     "distrusted_until": now(plus_s=distrust_s),
                 },
             )
+            why = {"code": code, "job": str(said.get("job", ""))}
+            note(c, Act(action="peer-distrusted", target=peer, details=why, who=_US))
             newest = sa.select(peer_lies.c.id).where(_OF_PEER)
             first_gone = newest.order_by(peer_lies.c.id.desc()).offset(KEPT).limit(1)
             if gone := c.execute(first_gone, {"this_peer": peer}).scalar():
@@ -103,6 +107,8 @@ class PeerStore:
                 sa.update(peer_lies).where(*doubted).values(distrusted_until=at),
                 {"this_peer": peer},
             )
+            if done.rowcount:
+                note(c, Act(action="peer-trusted", target=peer))
         if not done.rowcount:
             msg = f"peer {peer[:63]!r} is not distrusted: see `privacy nodes`"
             raise NotFoundError(msg, code="unknown-peer")

@@ -182,7 +182,7 @@ def test_a_peer_in_trouble_loses_the_job_but_not_our_trust(
             assert not node.distrusted
             assert not node.lies
             refused = node.refusal(Mode.FHE, bundle)
-            assert bool(refused) == (trouble == "unknown-model")
+            assert bool(refused) == (trouble in {"unknown-model", "proxy-error"})
 
     asyncio.run(go())
 
@@ -284,6 +284,24 @@ def test_a_peer_that_is_down_gets_no_job_until_it_is_back(bundle, work, watch):
                 await node.run(work(), watch)
 
     asyncio.run(go())
+
+
+def test_a_peer_may_restart_in_the_middle_of_a_job(bundle, work, watch):
+    peer, away = LyingPeer(bundle), [httpx.ConnectError("refused")] * 2
+    peer.hold = 2
+
+    class Restarting(httpx.ASGITransport):
+        async def handle_async_request(self, request):
+            if request.method == "GET" and "/jobs/job_0" in request.url.path and away:
+                raise away.pop()
+            return await super().handle_async_request(request)
+
+    async def go():
+        async with node_of(peer, transport=Restarting(peer)) as node:
+            return await node.run(work(), watch)
+
+    assert asyncio.run(go()).output.read_bytes() == OUTPUT
+    assert not away
 
 
 def test_a_broken_upload_goes_on_where_it_stopped(bundle, work, watch):

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
+from privacy.cli.app import run
 from privacy.client.home import Home
 from privacy.client.offline import verify_saved
 from privacy.encoding import sha256_hex
@@ -178,6 +179,17 @@ def test_only_an_admin_reads_lies_and_forgives_them(near, api):
     assert api.order({"do": "echo"}, wait=20).json()["status"] == "succeeded"
     assert api.post("/v1/peers/acme/trust").status_code == 404
     assert api.get("/v1/peers/nobody/lies").status_code == 404
+
+
+def test_the_commands_show_the_key_and_forgive(near, far, tmp_path, capsys):
+    home = ["--home", str(tmp_path), "--json"]
+    assert run(["peers", "key", far.base_url, *home]) == 0
+    assert list(_keys(far))[-1] in capsys.readouterr().out
+    here = ["--gateway", near.base_url, "--api-key", near.admin_key, *home]
+    assert run(["peers", "lies", "acme", *here]) == 0
+    assert run(["peers", "trust", "acme", *here]) == 4
+    assert run(["nodes", *here]) == 0
+    assert '"acme"' in capsys.readouterr().out
 
 
 def test_a_job_that_no_peer_ran_has_no_peer_receipt(far):
