@@ -27,7 +27,7 @@ from gateway.registry import ModelRegistry
 from gateway.settings import Settings
 from gateway.signing import KEY_FILE, ReceiptKeys
 from gateway.store.api_keys import ApiKeys
-from gateway.store.audit import Act, Audit, Who
+from gateway.store.audit import WHO, Act, Audit, Who
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs, BlobStore
 from gateway.store.comparisons import Comparisons
@@ -157,6 +157,8 @@ class Gateway:
     async def start(self) -> None:
         """Start running jobs, those of an earlier life first."""
         settings = self.settings
+        # Tasks begun here act on this gateway's behalf; requests say on whose they do.
+        WHO.set(Who(actor="gateway", gateway=settings.node_name))
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
         self.scheduler = Scheduler(
