@@ -27,7 +27,7 @@ from gateway.registry import ModelRegistry
 from gateway.settings import Settings
 from gateway.signing import KEY_FILE, ReceiptKeys
 from gateway.store.api_keys import ApiKeys
-from gateway.store.audit import Act, Audit, Who
+from gateway.store.audit import WHO, Act, Audit, Who
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs, BlobStore
 from gateway.store.comparisons import Comparisons
@@ -132,7 +132,8 @@ class Gateway:
             self.database, self.blobs, parts, _allowance(self.settings)
         )
         self.contract_inputs = ContractInputs(
-            data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
+            (self.settings.blobs_dir or data_dir) / "contract-inputs",
+            ttl_s=self.settings.contract_inputs_ttl_s,
         )
         self.jobs = Jobs(self.database)
         self.measures = Measures(self.database)
@@ -156,6 +157,8 @@ class Gateway:
     async def start(self) -> None:
         """Start running jobs, those of an earlier life first."""
         settings = self.settings
+        # Tasks begun here act on this gateway's behalf; requests say on whose they do.
+        WHO.set(Who(actor="gateway", gateway=settings.node_name))
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
         self.scheduler = Scheduler(
@@ -341,6 +344,8 @@ async def _remove(sweep: Callable[[], int]) -> None:
     try:
         if files := await asyncio.to_thread(sweep):
             _log.info("swept", files=files)
+    except StoreAwayError as exc:
+        _log.warning("store-away", task="sweep", code=exc.code)
     except Exception as exc:  # noqa: BLE001 - the next time may go better
         error_id_of(exc, task="sweep")
 
