@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(or $(PRIVACY_VENV),.venv)/bin
 SETUP := @$(PYTHON) scripts/setup.py
 
-.PHONY: help demo test test-slow schemathesis check bench serve demo-chain slither contracts contracts-tools coverage lock clean
+.PHONY: help demo test test-slow schemathesis check bench faults serve demo-chain slither contracts contracts-tools coverage lock clean
 VERIFIER_TESTS := appraise cbor chain collateral composite der device_collateral ear event_log fetch gpu parse policy reference_values tcb vectors vendors verify xmldsig
 
 help: ## say what there is
@@ -44,6 +44,10 @@ check: ## format, lint, types, direction of imports
 bench: ## measure, and write benchmarks/out/
 	$(SETUP) dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+faults: ## kill gateways and nodes under load; ARGS are those of benchmarks/faults.py
+	$(SETUP) all
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 serve: ## a gateway on this machine; ARGS are those of `privacy serve`
 	$(SETUP) demo

@@ -20,6 +20,7 @@ from gateway.api import (
     models,
     nodes,
     oip,
+    peers,
     problems,
     tenants,
     webhooks,
@@ -32,6 +33,7 @@ from gateway.node import Gateway, open_database
 from gateway.server import DrainingServer, server_options
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys
+from gateway.traces import start_traces, stop_traces
 from privacy.errors import UnavailableError
 from privacy.tls import server_context
 
@@ -93,6 +95,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         estimates,
         attestations,
         nodes,
+        peers,
         api_keys,
         tenants,
         webhooks,
@@ -125,6 +128,7 @@ def run(
         FormatError: The files for TLS are not usable.
     """
     configure_logs()
+    start_traces()
     context = server_context(settings.tls) if settings.tls else None
     app = create_app(settings, engines=engines)
     gateway: Gateway = app.state.gateway
@@ -138,7 +142,10 @@ def run(
         ssl_context_factory=(lambda _config, _default: context) if context else None,
     )
     server = DrainingServer(config, gateway.drain)
-    server.run()
+    try:
+        server.run()
+    finally:
+        stop_traces()
     if not server.started:
         msg = "the gateway could not start: its log says why"
         raise UnavailableError(msg, code="not-started")

@@ -51,6 +51,10 @@ class ReceiptKeys:
         """Of the key that is at hand."""
         return key_id(self._private.public_key())
 
+    def key_ids(self) -> tuple[str, ...]:
+        """Return the ids of the key at hand and of those before it."""
+        return (self.key_id, *read_history({"history": self._history}))
+
     @property
     def is_current(self) -> bool:
         """Whether the key at hand is the one that is to sign now."""

@@ -35,7 +35,16 @@ _OURS = {
 }
 """Of our own settings, those that children read."""
 _NOT_THEIRS = ("PRIVACY_", "RAY_")
-_SECRET = ("KEY", "KEYS", "PASSPHRASE", "PASSWORD", "SECRET", "TOKEN", "CREDENTIALS")
+_SECRET = (
+    "KEY",
+    "KEYS",
+    "PASSPHRASE",
+    "PASSWORD",
+    "SECRET",
+    "TOKEN",
+    "CREDENTIALS",
+    "HEADERS",
+)
 
 
 class ChildDied(BackendError):  # noqa: N818 - it says what happened

@@ -16,7 +16,7 @@ from privacy.modes import Mode
 
 router = APIRouter(tags=["operation"])
 
-_STATES = ("ready", "lost", "quarantined")
+_STATES = ("ready", "lost", "quarantined", "unreachable", "distrusted")
 
 
 @router.get(

@@ -313,7 +313,7 @@ def _outputs(gateway: Gateway, bundle: Bundle, job: Job) -> list[Output]:
     """Return the tensors of a finished job."""
     from privacy.client.answer import answer_rows  # brings NumPy
 
-    raw = gateway.blobs.path(job.output_sha256).read_bytes()
+    raw = gateway.blobs.fetch(job.output_sha256).read_bytes()
     rows = parse_canonical(raw, what="output")["outputs"]
     flat = [value for row in rows for value in row]
     found = [Output("output", "FP64", (len(rows), bundle.manifest.outputs), flat)]

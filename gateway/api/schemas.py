@@ -207,6 +207,9 @@ class JobOut(BaseModel):
     evidence_sha256: str | None
     evidence_kind: str = Field(description='"proof", "attestation" or empty')
     simulated: bool
+    peer: str | None = Field(
+        None, description="The other operator's gateway that ran it."
+    )
     who_sees_what: dict[str, str]
     links: dict[str, str]
 
@@ -286,12 +289,36 @@ class NodeOut(BaseModel):
 
     name: str
     kind: str = Field(description='"local", "ray" or "peer"')
-    state: str = Field(description='"ready", "lost" or "quarantined"')
+    state: str = Field(
+        description='"ready", "lost", "quarantined"; a peer\'s also "unreachable", '
+        '"distrusted"'
+    )
     cpus: int
     gpus: int
     memory_bytes: int
     enclave_evidence: str
+    url: str = Field("", description="Of a peer.")
+    detail: str = Field("", description="Why a peer gets no jobs now.")
     modes: dict[str, NodeModeOut]
+
+
+class PeerLieOut(BaseModel):
+    """Why a peer was distrusted."""
+
+    id: int
+    peer: str
+    job_id: str = Field(description="Ours, that it was asked to run; or empty.")
+    code: str
+    message: str
+    said: dict[str, JsonValue] = Field(description="What was asked and answered.")
+    at: Time
+    distrusted_until: Time
+
+
+class PeerLiesOut(BaseModel):
+    """Why a peer was distrusted, the newest first."""
+
+    lies: list[PeerLieOut]
 
 
 class NodesOut(BaseModel):

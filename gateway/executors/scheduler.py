@@ -149,14 +149,15 @@ class Scheduler:
         quarantined = self._quarantined()
         return [
             {
-                **node.describe(),
+                **described,
                 "state": "quarantined"
                 if node.name in quarantined
                 else "lost"
                 if self._is_lost(node.name)
-                else "ready",
+                else str(described.get("state", "ready")),
             }
             for node in self._nodes.values()
+            for described in (node.describe(),)
         ]
 
     def changed(self) -> None:

@@ -58,6 +58,7 @@ class Job(NewJob):
     output_sha256: str
     evidence_sha256: str
     evidence_kind: str
+    peer: str
     progress: Json | None = None
 
     @property
@@ -68,13 +69,14 @@ class Job(NewJob):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended."""
+    """How a job ended; `peer` is the other operator's gateway that ran it."""
 
     status: str
     problem: Json | None = None
     output_sha256: str = ""
     evidence_sha256: str = ""
     evidence_kind: str = ""
+    peer: str = ""
 
 
 _CHOSEN = [jobs.c[f.name] for f in fields(Job)]

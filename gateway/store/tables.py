@@ -102,6 +102,7 @@ jobs = sa.Table(
     sa.Column("evidence_sha256", sa.String, nullable=False, default=""),
     sa.Column("evidence_kind", sa.String, nullable=False, default=""),
     sa.Column("receipt", sa.LargeBinary),
+    sa.Column("peer", sa.String, nullable=False, server_default=""),
     sa.Column("gateway", sa.String, nullable=False, server_default=""),
     sa.Column("progress", sa.JSON(none_as_null=True)),
     sa.Column("log_index", sa.BigInteger),
@@ -172,4 +173,26 @@ sa.Index(
     jobs.c.finished_at,
     postgresql_where=_NOT_LOGGED,
     sqlite_where=_NOT_LOGGED,
+)
+
+peer_receipts = sa.Table(
+    "peer_receipts",
+    metadata,
+    sa.Column("job_id", sa.String, primary_key=True),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Column("receipt", sa.LargeBinary, nullable=False),
+)
+
+peer_lies = sa.Table(
+    "peer_lies",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("peer", sa.String, nullable=False),
+    sa.Column("job_id", sa.String, nullable=False),
+    sa.Column("code", sa.String, nullable=False),
+    sa.Column("message", sa.String, nullable=False),
+    sa.Column("said", sa.JSON, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("distrusted_until", sa.String, nullable=False),
+    sa.Index("peer_lies_by_peer", "peer", "id"),
 )

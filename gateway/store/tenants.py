@@ -14,6 +14,7 @@ from gateway.store.audit import Act, note
 from gateway.store.database import Database
 from gateway.store.tables import tenants
 from privacy.clock import now
+from privacy.encoding import Json
 from privacy.errors import AuthError, ConflictError, NotFoundError
 
 ACTIVE, SUSPENDED, DELETING, DELETED = "active", "suspended", "deleting", "deleted"
@@ -102,6 +103,7 @@ class Tenants:
             if not c.execute(add, asdict(tenant)).rowcount:
                 msg = f"there is, or was, a tenant {tenant_id}: take another name"
                 raise ConflictError(msg, code="tenant-exists")
+            note(c, Act(action="tenant-made", target=tenant_id))
         return tenant
 
     def get(self, tenant_id: str) -> Tenant:
@@ -162,6 +164,8 @@ class Tenants:
             if not c.execute(query.values(**changes)).rowcount:
                 msg = f"tenant {tenant_id} is deleted: nothing of it can be changed"
                 raise ConflictError(msg, code="tenant-deleted")
+            details: Json = {"changed": sorted(values)}
+            note(c, Act(action="tenant-changed", target=tenant_id, details=details))
         self._remembered.pop(tenant_id, None)
         return replace(tenant, **changes)
 

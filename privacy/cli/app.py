@@ -49,6 +49,7 @@ _GROUPS = {
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
     "node": "This machine as a node of a Ray cluster.",
+    "peers": "Other operators' gateways that run jobs.",
     "webhooks": "Who is told when a job ends.",
     "gateway": "A gateway's own data.",
     "api-keys": "Keys that callers of a gateway send.",

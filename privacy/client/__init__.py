@@ -231,18 +231,20 @@ class Client(Common):
         """
         return self._driver.run(self._log_head())
 
-    def fetch_log_entry(self, receipt: Path, *, wait_s: float = 3.0) -> Path:
-        """Write a receipt's place in the gateway's log beside it, once checked.
+    def fetch_log_entries(
+        self, receipts: Sequence[Path], *, wait_s: float = 3.0
+    ) -> list[Path]:
+        """Write receipts' places in the gateway's log beside them, once checked.
 
         Args:
-            receipt: The receipt file, such as an answer's.
-            wait_s: How long to wait until it is logged.
+            receipts: Receipt files, such as an answer's.
+            wait_s: How long to wait until they are logged.
 
         Raises:
-            NotFoundError: It is not in the log.
-            VerificationError: The proof does not hold, or the log forked.
+            NotFoundError: One is not in the log.
+            VerificationError: A proof does not hold, or the log forked.
         """
-        return self._driver.run(self._fetch_log_entry(receipt, wait_s))
+        return self._driver.run(self._fetch_log_entries(receipts, wait_s))
 
     def audit_log(self) -> Json:
         """Read all of the gateway's log; every receipt kept here must be in it.
@@ -408,9 +410,11 @@ class AsyncClient(Common):
         """Return the gateway's signed tree head; see `Client.log_head`."""
         return await self._driver.run(self._log_head())
 
-    async def fetch_log_entry(self, receipt: Path, *, wait_s: float = 3.0) -> Path:
-        """Write a receipt's log entry beside it; see `Client.fetch_log_entry`."""
-        return await self._driver.run(self._fetch_log_entry(receipt, wait_s))
+    async def fetch_log_entries(
+        self, receipts: Sequence[Path], *, wait_s: float = 3.0
+    ) -> list[Path]:
+        """Write receipts' log entries beside them; see `Client.fetch_log_entries`."""
+        return await self._driver.run(self._fetch_log_entries(receipts, wait_s))
 
     async def audit_log(self) -> Json:
         """Read all of the gateway's log; see `Client.audit_log`."""

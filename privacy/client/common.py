@@ -19,7 +19,7 @@ from privacy.client.fhe_keys import rotate
 from privacy.client.home import Home
 from privacy.client.infer import Meter, infer
 from privacy.client.keystore import KeyInfo, KeyStore
-from privacy.client.log import audit_log, fetch_entry, fetch_head
+from privacy.client.log import audit_log, fetch_entries, fetch_head
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.passphrase import Given, Unlock
 from privacy.client.second_run import SecondRuns, infer_compared
@@ -274,8 +274,11 @@ class Common:
         head, _ = yield from fetch_head(self.home, self.gateway)
         return head
 
-    def _fetch_log_entry(self, receipt: Path, wait_s: float) -> Flow[Path]:
-        return (yield from fetch_entry(self.home, self.gateway, receipt, wait_s=wait_s))
+    def _fetch_log_entries(
+        self, receipts: Sequence[Path], wait_s: float
+    ) -> Flow[list[Path]]:
+        flow = fetch_entries(self.home, self.gateway, receipts, wait_s=wait_s)
+        return (yield from flow)
 
     def _audit_log(self) -> Flow[Json]:
         return (yield from audit_log(self.home, self.gateway))

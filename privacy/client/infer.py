@@ -26,6 +26,12 @@ from privacy.client.context import Context, Prepared, Session
 from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
 from privacy.client.offline import PROOF_FILE, check_sound
+from privacy.client.peer_receipt import (
+    PEER_FILE,
+    check_peer_receipt,
+    peer_caveats,
+    peer_of,
+)
 from privacy.client.receipt_keys import gateway_keys
 from privacy.client.rows import range_caveats
 from privacy.client.sessions import session_for
@@ -115,6 +121,7 @@ def infer(
     meter.stage("job")
     receipt, raw_receipt = yield from _receipt(context, bundle, mode, job, prepared)
     output, evidence = yield from _download(receipt)
+    peer_receipt = yield from _peer_receipt(receipt)
     meter.stage("download")
     try:
         opened = yield from session.finish(prepared, output, evidence)
@@ -127,7 +134,11 @@ def infer(
         )
         raise VerificationError(msg, code="receipt-mismatch")
     meter.stage("verify")
-    beside = {"output.bin": output, "evidence.json": evidence}
+    beside = {
+        "output.bin": output,
+        "evidence.json": evidence,
+        PEER_FILE: peer_receipt,
+    }
     if keep_input:
         beside["input.bin"] = prepared.blob
     if opened.proofs:
@@ -147,8 +158,11 @@ def infer(
             *caveats,
             *(() if bundle.publisher else (_UNSIGNED,)),
             *opened.caveats,
+            *peer_caveats(receipt),
         ),
-        who_sees_what=who_sees_what(mode, simulated=opened.simulated),
+        who_sees_what=who_sees_what(
+            mode, simulated=opened.simulated, peer=peer_of(receipt)
+        ),
         simulated=opened.simulated,
         seconds={k: round(v, 6) for k, v in meter.seconds.items()},
         bytes_up=meter.bytes_up,
@@ -240,6 +254,19 @@ def _download(receipt: Receipt) -> Flow[tuple[bytes, bytes]]:
     evidence: Reply = yield Call("GET", f"{path}/evidence", limit=_MAX_OUTPUT_BYTES)
     _compare("evidence", sha256_hex(evidence.body), receipt.evidence_sha256)
     return output.body, evidence.body
+
+
+def _peer_receipt(receipt: Receipt) -> Flow[bytes]:
+    """Fetch the receipt of the other operator's gateway that ran the job, if one did.
+
+    Raises:
+        VerificationError: It is not of this job.
+    """
+    if not receipt.peer_receipt_sha256:
+        return b""
+    reply: Reply = yield Call("GET", f"/v1/jobs/{receipt.job_id}/peer-receipt")
+    check_peer_receipt(reply.body, receipt)
+    return reply.body
 
 
 def _run(

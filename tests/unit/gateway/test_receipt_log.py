@@ -1,6 +1,7 @@
 """The log of receipts: in the database, and over HTTP."""
 
 import base64
+import threading
 import time
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.store import receipt_log
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs, NewJob, Outcome
 from gateway.store.log_tables import log_heads, log_leaves, log_nodes
@@ -29,6 +31,7 @@ from privacy.transparency.merkle import (
 )
 from privacy.transparency.tree_head import sign_head, verify_head
 from tests.support.live_gateway import printed_json, wait_until
+from tests.support.postgres import new_database
 
 KEY = Ed25519PrivateKey.generate()
 TRUSTED = {key_id(KEY.public_key()): KEY.public_key()}
@@ -112,13 +115,29 @@ def test_every_proof_from_the_database_verifies(database):
 
 
 def test_more_receipts_than_fit_one_transaction_are_all_logged(database, monkeypatch):
-    from gateway.store import receipt_log
-
     monkeypatch.setattr(receipt_log, "_NEXT", receipt_log._NEXT.limit(4))
     end_jobs(database, 10)
     log = ReceiptLog(database)
     assert integrate(log) == 10
     assert verify_head(log.head(), TRUSTED)[0].size == 10
+
+
+def test_several_gateways_log_every_receipt_once(monkeypatch):
+    monkeypatch.setattr(receipt_log, "_NEXT", receipt_log._NEXT.limit(2))
+    shared = Database(new_database())
+    end_jobs(shared, 12)
+    logs = [ReceiptLog(shared) for _ in range(3)]
+    threads = [threading.Thread(target=integrate, args=(log,)) for log in logs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    head = verify_head(logs[0].head(), TRUSTED)[0]
+    leaves = logs[0].leaves(0, 100)
+    shared.close()
+    assert sorted(leaves) == sorted(leaf_hash(f"job_{i}".encode()) for i in range(12))
+    nodes = append(0, {}.__getitem__, leaves)
+    assert (head.size, head.root) == (12, range_hash(nodes.__getitem__, 0, 12))
 
 
 def test_nothing_is_lost_or_doubled_if_signing_fails_midway(database):
@@ -269,7 +288,7 @@ def test_a_client_fetches_a_log_entry_and_verifies_it_offline(gateway, api, tmp_
     output = api.get(f"/v1/jobs/{job['id']}/result").content
     path.with_name("output.bin").write_bytes(output)
     with Client(gateway.base_url, home=home.root) as client:
-        client.fetch_log_entry(path, wait_s=10)
+        client.fetch_log_entries([path], wait_s=10)
         assert client.audit_log()["own_receipts"] == 1
     verdict = verify_saved(path, home=home, log=True)
     assert [(s.name, s.verdict) for s in verdict.steps] == [
@@ -298,3 +317,13 @@ def test_a_key_rotated_while_the_gateway_runs_signs_what_comes_next(
         wait_until(lambda: signer() == told["kid"], seconds=10)
         wait_until(lambda: client.log_head().size and True)
     assert list(home.receipt_keys(gateway.base_url)) == [before, told["kid"]]
+
+
+def test_a_key_that_is_not_looked_at_does_not_lift_the_rate(gateway, monkeypatch):
+    limits = gateway.app.state.gateway.rates._defaults
+    monkeypatch.setattr(
+        gateway.app.state.gateway.rates, "_defaults", replace(limits, unauthenticated=1)
+    )
+    with gateway.client("pk_made_up") as anyone:
+        answers = [anyone.get("/v1/log/head").status_code for _ in range(4)]
+    assert 429 in answers

@@ -159,7 +159,7 @@ def test_a_key_revoked_at_one_gateway_is_refused_by_the_other_within_two_seconds
     one, two = start("one"), start("two")
     with one.client() as admin:
         made = admin.post(
-            "/v1/api-keys", json={"tenant": "t", "scopes": ["jobs:read"]}
+            "/v1/api-keys", json={"tenant": "default", "scopes": ["jobs:read"]}
         ).json()
         with two.client(made["key"]) as tenant:
             wait_until(lambda: tenant.get("/v1/jobs").is_success, seconds=5)

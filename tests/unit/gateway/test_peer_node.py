@@ -1,0 +1,391 @@
+import asyncio
+import json
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from gateway.executors.base import Done, NodeLostError, Watch, Work
+from gateway.executors.peer import PeerNode
+from gateway.executors.scheduler import Scheduler
+from gateway.peers.link import Link
+from privacy.encoding import sha256_hex
+from privacy.errors import FormatError, JobFailedError, UnavailableError
+from privacy.jws import key_id
+from privacy.modes import Mode
+from tests.support.fake_node import FakeNode
+from tests.support.hand_made_bundle import write_bundle
+from tests.support.lying_peer import EVIDENCE, LIES, OUTPUT, TROUBLES, LyingPeer
+
+INPUT, KEYS = b"a ciphertext", b"evaluation keys"
+
+
+def _response(status, **more):
+    return httpx.Response(status, stream=httpx.ByteStream(b""), **more)
+
+
+class Spare(FakeNode):
+    """A node of our own that runs at once what it gets."""
+
+    async def run(self, work, watch):
+        self.ran.append(work.job_id)
+        return Done(work.input, None, "")
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_bundle(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def work(bundle, tmp_path):
+    def make(mode=Mode.FHE, job_id="job_ours", **more):
+        folder = tmp_path / job_id
+        folder.mkdir()
+        for name, content in (("input", INPUT), ("keys", KEYS)):
+            (folder / name).write_bytes(content)
+        has_keys = mode is Mode.FHE
+        return Work(
+            job_id=job_id,
+            mode=mode,
+            bundle=bundle,
+            input=folder / "input",
+            keys=folder / "keys" if has_keys else None,
+            folder=folder,
+            input_sha256=sha256_hex(INPUT),
+            keys_sha256=sha256_hex(KEYS) if has_keys else "",
+            **more,
+        )
+
+    return make
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def watch(told):
+    return Watch(started=lambda: told.append("started"), progress=told.append)
+
+
+@asynccontextmanager
+async def node_of(peer, *, transport=None, limit_s=20.0, **more):
+    known = peer.known(**more)
+    lies = []
+    node = PeerNode(
+        known,
+        Link(known, transport=transport or httpx.ASGITransport(peer)),
+        gateway="our-key-id",
+        time_limit_s=lambda _: limit_s,
+        max_answer_bytes=1 << 16,
+        simulated=False,
+        lied=lambda exc, said: lies.append((exc.code, said)),
+    )
+    node.lies = lies
+    await node.refresh()
+    try:
+        yield node
+    finally:
+        await node.close()
+
+
+def test_a_job_goes_to_a_peer_and_its_checked_answer_comes_back(
+    bundle, work, watch, told
+):
+    peer = LyingPeer(bundle)
+    peer.hold = 1
+
+    async def go():
+        async with node_of(peer) as node:
+            return await node.run(work(Mode.ZKML), watch)
+
+    done = asyncio.run(go())
+    assert done.output.read_bytes() == OUTPUT
+    assert done.evidence.read_bytes() == EVIDENCE
+    assert (done.evidence_kind, done.node) == ("proof", "acme")
+    assert json.loads(done.peer_receipt)["receipt"]["node"] == "theirs"
+    assert told[0] == "started"
+    assert {"stage": "run at peer acme", "done": 1, "total": 2} in told
+
+
+def test_the_peer_learns_the_way_the_job_came_and_no_more_of_us(bundle, work, watch):
+    peer = LyingPeer(bundle)
+
+    async def go():
+        async with node_of(peer) as node:
+            await node.run(work(options={"note": 1}), watch)
+
+    asyncio.run(go())
+    order = peer.jobs["job_0"]["order"]
+    way = [{"gateway": "our-key-id", "job": "job_ours"}]
+    assert order["options"] == {"note": 1, "via": way}
+    assert peer.blobs == {sha256_hex(INPUT): INPUT, sha256_hex(KEYS): KEYS}
+
+
+def test_keys_are_sent_once_and_a_repeated_job_runs_once(bundle, work, watch):
+    peer = LyingPeer(bundle)
+
+    async def go():
+        async with node_of(peer) as node:
+            assert node.warmth(Mode.FHE, bundle.sha256, sha256_hex(KEYS)) == 0
+            first = work()
+            await node.run(first, watch)
+            await node.run(first, watch)  # as after our own crash
+            assert node.warmth(Mode.FHE, bundle.sha256, sha256_hex(KEYS)) == 1
+
+    asyncio.run(go())
+    assert len(peer.jobs) == 1
+    assert sum(call.startswith("PUT") for call in peer.asked) == 2
+
+
+@pytest.mark.parametrize(("lie", "code"), LIES.items())
+def test_a_lie_is_found_kept_and_the_job_goes_on_elsewhere(
+    bundle, work, watch, lie, code
+):
+    peer, spare = LyingPeer(bundle, lie=lie), Spare("own")
+
+    async def go():
+        limit_s = 0.3 if code == "peer-too-slow" else 20
+        async with node_of(peer, limit_s=limit_s) as node:
+            scheduler = Scheduler()
+            scheduler.add(node)
+            scheduler.add(spare)
+            asked = work(Mode.FHE if lie == "other-keys" else Mode.ZKML)
+            done = await scheduler.run(asked, watch)
+            assert done.node == "own"
+            assert not done.peer_receipt
+            assert [c for c, _ in node.lies] == [code]
+            assert code in node.distrusted
+            assert node.describe()["state"] == "distrusted"
+            why = node.refusal(Mode.ZKML, bundle)
+            assert "distrusted" in why.message
+            return node.lies[0][1]
+
+    said = asyncio.run(go())
+    assert spare.ran == ["job_ours"]
+    assert said["job"] == "job_ours"
+    if code in {"peer-receipt", "peer-output"}:  # what a dispute needs
+        assert said["receipt"]
+
+
+@pytest.mark.parametrize(("trouble", "code"), TROUBLES.items())
+def test_a_peer_in_trouble_loses_the_job_but_not_our_trust(
+    bundle, work, watch, trouble, code
+):
+    async def go():
+        async with node_of(LyingPeer(bundle, lie=trouble)) as node:
+            with pytest.raises(NodeLostError) as caught:
+                await node.run(work(), watch)
+            assert caught.value.code == code
+            assert not node.distrusted
+            assert not node.lies
+            refused = node.refusal(Mode.FHE, bundle)
+            assert bool(refused) == (trouble in {"unknown-model", "proxy-error"})
+
+    asyncio.run(go())
+
+
+def test_a_failed_job_is_tried_anew_when_the_peer_gets_it_again(bundle, work, watch):
+    peer = LyingPeer(bundle, lie="job-fails")
+
+    async def go():
+        async with node_of(peer) as node:
+            order = work()
+            with pytest.raises(NodeLostError):
+                await node.run(order, watch)
+            peer.lie = ""
+            return await node.run(order, watch)
+
+    assert asyncio.run(go()).output.read_bytes() == OUTPUT
+    assert [j["again"] for j in peer.jobs.values()] == ["job_ours", "job_ours.1"]
+
+
+def test_an_input_that_a_peer_refuses_is_refused_for_good(bundle, work, watch):
+    peer = LyingPeer(bundle, lie="job-fails")
+    peer.problem = ("FormatError", "fhe-keys-mismatch")
+
+    async def go():
+        async with node_of(peer) as node:
+            with pytest.raises(FormatError, match="peer acme: it failed") as caught:
+                await node.run(work(), watch)
+            assert caught.value.code == "fhe-keys-mismatch"
+
+    asyncio.run(go())
+
+
+def test_cancelling_ends_the_job_there_too(bundle, work, watch):
+    peer = LyingPeer(bundle)
+    peer.hold = 1000
+
+    async def go():
+        async with node_of(peer) as node:
+            run = asyncio.create_task(node.run(work(), watch))
+            await peer.started.wait()
+            await asyncio.sleep(0.05)  # until we know its name there
+            assert node.busy()[Mode.FHE] == 1
+            node.cancel("job_ours")
+            with pytest.raises(JobFailedError) as caught:
+                await run
+            assert caught.value.code == "cancelled"
+            assert node.busy()[Mode.FHE] == 0
+
+    asyncio.run(go())
+    assert peer.jobs["job_0"]["status"] == "cancelled"
+
+
+def test_closing_leaves_the_job_there_for_the_next_life(bundle, work, watch):
+    peer = LyingPeer(bundle)
+    peer.hold = 1000
+    order = work()
+
+    async def die():
+        async with node_of(peer) as node:
+            run = asyncio.create_task(node.run(order, watch))
+            await peer.started.wait()
+            await asyncio.sleep(0.05)  # until we know its name there
+            await node.close()
+            with pytest.raises(asyncio.CancelledError):
+                await run
+
+    async def live_again():
+        async with node_of(peer) as node:
+            return await node.run(order, watch)
+
+    asyncio.run(die())
+    assert peer.jobs["job_0"]["status"] == "succeeded"
+    peer.hold = 0
+    assert asyncio.run(live_again()).output.read_bytes() == OUTPUT
+    assert len(peer.jobs) == 1
+
+
+def test_a_peer_that_is_down_gets_no_job_until_it_is_back(bundle, work, watch):
+    peer = LyingPeer(bundle)
+    is_down = True
+
+    class Flaky(httpx.ASGITransport):
+        async def handle_async_request(self, request):
+            if is_down:
+                raise httpx.ConnectError("refused")
+            return await super().handle_async_request(request)
+
+    async def go():
+        nonlocal is_down
+        async with node_of(peer, transport=Flaky(peer)) as node:
+            refused = node.refusal(Mode.FHE, bundle)
+            assert "cannot be reached" in refused.message
+            assert node.describe()["state"] == "unreachable"
+            is_down = False
+            await node.refresh()
+            assert node.refusal(Mode.FHE, bundle) is None
+            is_down = True
+            with pytest.raises(NodeLostError, match="cannot be reached"):
+                await node.run(work(), watch)
+
+    asyncio.run(go())
+
+
+def test_a_peer_may_restart_in_the_middle_of_a_job(bundle, work, watch):
+    peer, away = LyingPeer(bundle), [httpx.ConnectError("refused")] * 2
+    peer.hold = 2
+
+    class Restarting(httpx.ASGITransport):
+        async def handle_async_request(self, request):
+            if request.method == "GET" and "/jobs/job_0" in request.url.path and away:
+                raise away.pop()
+            return await super().handle_async_request(request)
+
+    async def go():
+        async with node_of(peer, transport=Restarting(peer)) as node:
+            return await node.run(work(), watch)
+
+    assert asyncio.run(go()).output.read_bytes() == OUTPUT
+    assert not away
+
+
+def test_a_broken_upload_goes_on_where_it_stopped(bundle, work, watch):
+    peer, sent = LyingPeer(bundle), []
+
+    class Breaking(httpx.ASGITransport):
+        async def handle_async_request(self, request):
+            if request.method == "PUT" and "/blobs/" in request.url.path:
+                raise httpx.WriteError("broken")
+            if request.method == "HEAD" and "/blobs/" in request.url.path and not sent:
+                return _response(204, headers={"Upload-Offset": "4"})
+            if request.method == "PATCH":
+                sent.append(b"".join([part async for part in request.stream]))
+                peer.blobs[sha256_hex(INPUT)] = INPUT
+                assert request.headers["upload-offset"] == "4"
+                return _response(201)
+            return await super().handle_async_request(request)
+
+    async def go():
+        async with node_of(peer, transport=Breaking(peer)) as node:
+            await node.run(work(), watch)
+
+    asyncio.run(go())
+    assert sent == [INPUT[4:]]
+
+
+def test_an_upload_that_always_breaks_off_ends(bundle, work, watch):
+    class Broken(httpx.ASGITransport):
+        async def handle_async_request(self, request):
+            if request.method == "PUT":
+                raise httpx.WriteError("broken")
+            return await super().handle_async_request(request)
+
+    async def go():
+        peer = LyingPeer(bundle)
+        async with node_of(peer, transport=Broken(peer)) as node:
+            with pytest.raises(NodeLostError, match="again and again"):
+                await node.run(work(), watch)
+
+    asyncio.run(go())
+
+
+def test_a_peer_that_may_pass_jobs_on_is_believed_that_it_did(bundle, work, watch):
+    async def go():
+        peer = LyingPeer(bundle, lie="passed-on")
+        async with node_of(peer, allow_forwarding=True) as node:
+            return await node.run(work(), watch)
+
+    assert asyncio.run(go()).peer_receipt
+
+
+def test_only_named_modes_and_models_go_to_a_peer(bundle):
+    async def refusals(**more):
+        async with node_of(LyingPeer(bundle), **more) as node:
+            modes = (Mode.FHE, Mode.ZKML, Mode.TEE)
+            return [node.refusal(mode, bundle) is None for mode in modes]
+
+    assert asyncio.run(refusals()) == [True, True, False]
+    assert asyncio.run(refusals(modes=(Mode.FHE,))) == [True, False, False]
+    assert asyncio.run(refusals(models=("other",))) == [False, False, False]
+    assert asyncio.run(refusals(models=("demo",))) == [True, True, False]
+
+
+def test_another_model_of_the_same_name_gets_no_job(bundle, tmp_path):
+    other = write_bundle(tmp_path, published_at="2026-02-01T00:00:00.000Z")
+
+    async def go():
+        async with node_of(LyingPeer(other)) as node:
+            refused = node.refusal(Mode.FHE, bundle)
+            assert isinstance(refused, UnavailableError)
+            assert "does not offer this demo" in refused.message
+
+    asyncio.run(go())
+
+
+def test_evidence_of_a_peers_enclave_is_passed_through(bundle):
+    async def go():
+        async with node_of(LyingPeer(bundle), modes=(Mode.TEE,)) as node:
+            return await node.evidence(Mode.TEE, bundle, bytes(32))
+
+    assert asyncio.run(go()) == b"evidence of the peer"
+
+
+def test_the_api_key_is_in_no_description(bundle):
+    peer = LyingPeer(bundle).known()
+    assert "pk_peer" not in repr(peer)
+    assert key_id(LyingPeer(bundle).key.public_key()) not in peer.receipt_keys
