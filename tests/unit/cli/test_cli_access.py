@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from privacy.cli import run
 from tests.support.hand_made_bundle import write_bundle
@@ -16,8 +17,8 @@ from tests.support.live_gateway import ThreadGateway
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreadGateway]:
     folder: Path = tmp_path_factory.mktemp("access")
     write_bundle(folder / "models")
-    with ThreadGateway.fake(folder) as gateway:
-        yield gateway
+    with capture_logs(), ThreadGateway.fake(folder) as gateway:
+        yield gateway  # its log lines would stand between what commands print
 
 
 @pytest.fixture
