@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from gateway.api import (
     api_keys,
@@ -12,6 +13,7 @@ from gateway.api import (
     audit,
     blobs,
     contract_inputs,
+    disputes,
     estimates,
     health,
     jobs,
@@ -46,6 +48,14 @@ Every error is an RFC 9457 problem whose `code` is stable. Send an API key as
 not exist for it.
 """
 
+# FastAPI's own would export messages of errors, which may quote an input.
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
+
 
 def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI:
     """Return the application; its lifespan opens the data folder and runs jobs.
@@ -74,6 +84,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         version="1",
         description=_DESCRIPTION,
         lifespan=lifespan,
+        telemetry=_NO_TELEMETRY,
         docs_url=None,  # the pages would load scripts from elsewhere
         redoc_url=None,
         responses=problems.RESPONSES,
@@ -92,6 +103,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         blobs,
         jobs,
         contract_inputs,
+        disputes,
         estimates,
         attestations,
         nodes,

@@ -22,18 +22,22 @@ from gateway.lock import FolderLock
 from gateway.log_keeper import LogKeeper, Refusals
 from gateway.logs import error_id_of
 from gateway.peers.peers import Peers
+from gateway.quality.service import Quality, watch
 from gateway.registry import ModelRegistry
 from gateway.settings import Settings
 from gateway.signing import KEY_FILE, ReceiptKeys
 from gateway.store.api_keys import ApiKeys
-from gateway.store.audit import Act, Audit, Who
+from gateway.store.audit import WHO, Act, Audit, Who
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs, BlobStore
+from gateway.store.comparisons import Comparisons
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
+from gateway.store.disputes import Disputes
 from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
+from gateway.store.node_states import NodeStates
 from gateway.store.parts import Parts
 from gateway.store.peers import PeerStore
 from gateway.store.receipt_log import ReceiptLog
@@ -73,6 +77,9 @@ class Gateway:
     gateways: Gateways
     membership: Membership
     measures: Measures
+    comparisons: Comparisons
+    disputes: Disputes
+    node_states: NodeStates
     peers: Peers
     results: Results
     webhooks: Webhooks
@@ -83,6 +90,7 @@ class Gateway:
     audit: Audit
     refusals: Refusals
     scheduler: Scheduler
+    quality: Quality
     service: JobService
     deletions: Deletions
 
@@ -124,10 +132,14 @@ class Gateway:
             self.database, self.blobs, parts, _allowance(self.settings)
         )
         self.contract_inputs = ContractInputs(
-            data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
+            (self.settings.blobs_dir or data_dir) / "contract-inputs",
+            ttl_s=self.settings.contract_inputs_ttl_s,
         )
         self.jobs = Jobs(self.database)
         self.measures = Measures(self.database)
+        self.comparisons = Comparisons(self.database)
+        self.disputes = Disputes(self.database)
+        self.node_states = NodeStates(self.database)
         self.gateways = Gateways(self.database)
         self.results = Results(self.uploads, ttl_s=self.settings.results_ttl_s)
         self.webhook_secrets = load_webhook_secrets(
@@ -145,10 +157,13 @@ class Gateway:
     async def start(self) -> None:
         """Start running jobs, those of an earlier life first."""
         settings = self.settings
+        # Tasks begun here act on this gateway's behalf; requests say on whose they do.
+        WHO.set(Who(actor="gateway", gateway=settings.node_name))
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
         self.scheduler = Scheduler(
-            node_wait_s=settings.node_wait_s if settings.ray_address else 0.0
+            node_wait_s=settings.node_wait_s if settings.ray_address else 0.0,
+            quarantined=self.node_states.quarantined,
         )
         if settings.local_modes:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
@@ -160,6 +175,20 @@ class Gateway:
             settings.data_dir,
             name=settings.node_name,
             lease_s=settings.lease_s,
+        )
+        self.quality = Quality(
+            database=self.database,
+            comparisons=self.comparisons,
+            disputes=self.disputes,
+            states=self.node_states,
+            jobs=self.jobs,
+            blobs=self.blobs,
+            registry=self.registry,
+            scheduler=self.scheduler,
+            share=settings.verify_share,
+            accusers=settings.quarantine_accusers,
+            gateway=self.membership.id,
+            collateral=str(settings.home / "collateral"),
         )
         await self.peers.start(self.scheduler)
         self.service = JobService(
@@ -179,6 +208,7 @@ class Gateway:
             membership=self.membership,
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
+            quality=self.quality,
             peers=self.peers,
         )
         for job_id in await asyncio.to_thread(self.membership.join):
@@ -199,6 +229,7 @@ class Gateway:
             asyncio.create_task(rounds),
             asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+            asyncio.create_task(watch(self.quality, self.service.begin)),
             asyncio.create_task(self.peers.watch(self.scheduler)),
             asyncio.create_task(self.deletions.run(settings.sweep_every_s)),
             asyncio.create_task(every(settings.log_every_s, self._keeper.tick)),
@@ -313,6 +344,8 @@ async def _remove(sweep: Callable[[], int]) -> None:
     try:
         if files := await asyncio.to_thread(sweep):
             _log.info("swept", files=files)
+    except StoreAwayError as exc:
+        _log.warning("store-away", task="sweep", code=exc.code)
     except Exception as exc:  # noqa: BLE001 - the next time may go better
         error_id_of(exc, task="sweep")
 

@@ -25,13 +25,16 @@ async def check_ready(gateway: Gateway) -> Json:
     if not any(node["state"] == "ready" for node in gateway.scheduler.describe()):
         msg = "no node is ready to run jobs: see /v1/nodes"
         raise UnavailableError(msg, code="no-node")
+    if not gateway.receipt_keys.is_current:
+        msg = "the receipt key was rotated elsewhere: the operator has to copy it here"
+        raise UnavailableError(msg, code="receipt-key-mismatch")
     try:
         async with asyncio.timeout(_PATIENCE_S):
             await asyncio.to_thread(_check_stores, gateway)
     except TimeoutError:
         msg = f"the stores did not answer within {_PATIENCE_S:g} s"
         raise UnavailableError(msg, code="stores-slow") from None
-    checked = ("nodes", "database", "models", "blobs", "disk")
+    checked = ("nodes", "receipt key", "database", "models", "blobs", "disk")
     return {"status": "ready", "checks": dict.fromkeys(checked, "ok")}
 
 

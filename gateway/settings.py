@@ -228,6 +228,18 @@ class Settings(BaseSettings):
     sweep_every_s: float = Field(
         default=600.0, gt=0, description="How often what has expired is removed."
     )
+    verify_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Of jobs that are looked at twice: fhe on another node, others by "
+        "their evidence. Requests may say `always` or `never`.",
+    )
+    quarantine_accusers: int = Field(
+        default=1,
+        ge=1,
+        description="Tenants whose disputes a node must have lost to get no more jobs.",
+    )
     max_queued_jobs: int = Field(
         default=256, ge=1, description="Waiting jobs of one mode."
     )

@@ -68,6 +68,7 @@ async def submit(
             input_sha256=body.input,
             keys_sha256=body.keys,
             options=body.options,
+            verify=body.verify,
         ),
         tenant=key.tenant,
         idempotency_key=idempotency_key,

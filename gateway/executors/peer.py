@@ -13,6 +13,7 @@ job for a while, what it said is kept, and the job goes on elsewhere.
 """
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
@@ -55,6 +56,7 @@ _LIST_BYTES = 1 << 20
 _EVIDENCE_BYTES = 1 << 22
 _CANCEL_S = 5.0
 _MAX_TEXT = 200
+_CODE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _OPEN, _ENDED = {"queued", "running"}, {"succeeded", "failed", "cancelled"}
 
 
@@ -435,15 +437,15 @@ class PeerNode:
     def _failure(self, work: Work, job: Json, receipt: Receipt) -> PrivacyError:
         """Return the error for a job that failed there, as its receipt confirms."""
         error = problem_exception(job["problem"])
-        if error.code != receipt.problem:
+        if not _CODE.fullmatch(error.code) or error.code != receipt.problem:
             return self._link.lied("job and receipt name different problems", "receipt")
         # What is wrong with the input is wrong everywhere; a sealed one opens nowhere
         # else.
         if isinstance(error, FormatError) or Mode.TEE in work.mode.parts:
             said = f"peer {self.name}: {error.message[:_MAX_TEXT]}"
-            return error_from(type(error).__name__, error.code[:80], said)
+            return error_from(type(error).__name__, error.code, said)
         self._tries[work.job_id] += 1
-        msg = f"the job failed at peer {self.name} ({error.code[:80]})"
+        msg = f"the job failed at peer {self.name} ({error.code})"
         return NodeLostError(msg, code="peer-job-failed")
 
     async def _pinned_keys(self, *, signer: str = "") -> dict[str, ReceiptKey]:

@@ -35,6 +35,7 @@ from gateway.metrics import job_ended
 from gateway.peers.hops import check_options
 from gateway.peers.peers import Peers
 from gateway.problems import internal_problem, problem_of
+from gateway.quality.service import SECOND_RUN_OF, Quality, Wish
 from gateway.registry import ModelRegistry
 from gateway.signing import ReceiptKeys
 from gateway.store.away import StoreAwayError, full_disk
@@ -77,6 +78,7 @@ class JobRequest:
     model_sha256: str | None = None
     keys_sha256: str | None = None
     options: Json
+    verify: Wish = "sampled"
 
     @property
     def sha256(self) -> str:
@@ -123,6 +125,7 @@ class JobService:
     membership: Membership
     simulated_enclaves: bool
     measures: Measures
+    quality: Quality
     peers: Peers
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -283,6 +286,7 @@ class JobService:
             new,
             max_queued=self.max_queued,
             max_queued_by_tenant=self._most_queued(tenant),
+            also=self.quality.plan(new, request.verify),
         )
 
     def _most_queued(self, tenant: str) -> int:
@@ -310,8 +314,8 @@ class JobService:
             folder=folder,
             input_sha256=job.input_sha256,
             keys_sha256=job.keys_sha256,
-            options=job.options,
-            avoid=self.peers.avoided(job.options),
+            options={k: v for k, v in job.options.items() if k != SECOND_RUN_OF},
+            avoid=self.peers.avoided(job.options) | self.quality.avoid(job),
         )
 
     def _watch(self, job_id: str, by: str) -> Watch:
@@ -338,6 +342,7 @@ class JobService:
         )
         if ended:
             job_ended(job)
+            self.quality.ended(job_id)
         if job.finished:
             self.hub.changed(job)
         return job
@@ -416,6 +421,9 @@ def _check(request: JobRequest, mode: Mode, bundle: Bundle, part: ModePart) -> N
     if request.keys_sha256 and mode is not Mode.FHE:
         msg = f"mode {mode} takes no evaluation keys: leave `keys` out"
         raise FormatError(msg, code="keys-not-wanted")
+    if SECOND_RUN_OF in request.options:
+        msg = f"the option {SECOND_RUN_OF} is the gateway's own: leave it out"
+        raise FormatError(msg, code="reserved-option")
     if len(canonical_json(request.options)) > _MAX_OPTIONS_BYTES:
         msg = f"options have more than {_MAX_OPTIONS_BYTES} bytes: leave some out"
         raise FormatError(msg, code="options-too-long")

@@ -8,7 +8,7 @@ from privacy.modes import Mode, who_sees_what
 def job_view(job: Job, progress: Json | None) -> Json:
     """Return a job as JSON; `progress` is the latest report while it runs."""
     here = f"/v1/jobs/{job.id}"
-    parts = ["events", "result", "evidence", "receipt"]
+    parts = ["events", "result", "evidence", "receipt", "comparison"]
     if job.peer:
         parts.append("peer-receipt")
     return {

@@ -18,7 +18,7 @@ from gateway.store.blobs import BlobStore
 from gateway.store.database import BLOBS, Database
 from gateway.store.jobs import OPEN
 from gateway.store.parts import Owner, Parts
-from gateway.store.tables import jobs, uploads, usage
+from gateway.store.tables import jobs, pins, uploads, usage
 from gateway.store.tenants import Tenants
 from privacy.clock import later, now
 from privacy.errors import ConflictError, LimitError, NotFoundError
@@ -279,6 +279,7 @@ class Uploads:
             return 0
         named = [
             sa.select(uploads.c.sha256).where(uploads.c.sha256.in_(candidates)),
+            sa.select(pins.c.sha256).where(pins.c.sha256.in_(candidates)),
             *(
                 sa.select(column).where(column.in_(candidates))
                 for column in (jobs.c.output_sha256, jobs.c.evidence_sha256)

@@ -55,6 +55,7 @@ _GROUPS = {
     "api-keys": "Keys that callers of a gateway send.",
     "tenants": "Whose jobs a gateway runs, and how many.",
     "log": "A gateway's log of receipts.",
+    "disputes": "Jobs whose runs do not agree.",
     "audit": "A gateway's audit log.",
 }
 _groups: dict[str, typer.Typer] = {}

@@ -270,6 +270,10 @@ def infer(
             "repeated. Else this one's own nodes."
         ),
     ] = None,
+    verify: Annotated[
+        str,
+        typer.Option(help="Look at the job twice: always, never or sampled (default)."),
+    ] = "",
     hide_input: HideInput = "",
     hide_output: HideOutput = "",
     hide_model: HideModel = "",
@@ -322,6 +326,7 @@ def infer(
             verify_tolerance=verify_tolerance,
             verify_with=others,
             policy=policy,
+            verify=verify,
         )
     if as_json:
         print_json(answer.as_dict())

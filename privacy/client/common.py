@@ -14,7 +14,8 @@ from privacy.choose import AUTO, Choice, Policy
 from privacy.client.answer import Answer
 from privacy.client.auto import choose_mode, estimates
 from privacy.client.bearer import TOKEN_FILE
-from privacy.client.context import Context, load_platform_policy
+from privacy.client.compare import Compared, compare, waiting_jobs
+from privacy.client.context import Context, Extras, load_platform_policy
 from privacy.client.fhe_keys import rotate
 from privacy.client.home import Home
 from privacy.client.infer import Meter, infer
@@ -41,6 +42,7 @@ _TLS = {
     "key": "PRIVACY_TLS_KEY",
 }
 _UPLOADS = {"/v1/keys": "evaluation keys", "/v1/blobs": "input"}
+_VERIFY = frozenset({"", "always", "never", "sampled"})
 _DELETED = 204
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 Rows = Sequence[Sequence[float]]
@@ -130,7 +132,7 @@ class Common:
         meter: Meter,
         *,
         keep_input: bool,
-        options: Json | None = None,
+        extras: Extras | None = None,
     ) -> Flow[Answer]:
         """Return a flow that asks once; see `Client.infer`."""
         if not self._has_key:
@@ -142,7 +144,7 @@ class Common:
         chosen = parse_mode(mode)
         bundle = yield from self._model(model)
         plain = [[_plain(x) for x in row] for row in rows]
-        context = replace(self._context, options=options or {})
+        context = replace(self._context, extras=extras or Extras())
         return (
             yield from infer(
                 context, bundle, chosen, plain, meter, keep_input=keep_input
@@ -157,16 +159,22 @@ class Common:
         meter: Meter,
         again: tuple[int, float, float, Sequence["Common"]],
         policy: Policy | None,
+        verify: str,
     ) -> Flow[Answer]:
+        if verify not in _VERIFY:
+            msg = f"verify is {verify[:40]!r}: expected always, never or sampled"
+            raise FormatError(msg, code="usage")
         if (mode == AUTO) != (policy is not None):
             msg = "a policy chooses the mode if that is auto: give both or neither"
             raise FormatError(msg, code="usage")
+        extras = Extras(verify=verify)
         if policy is None:
-            return (yield from self._infer_in(model, rows, mode, meter, again))
+            return (yield from self._infer_in(model, rows, mode, meter, again, extras))
         choice = yield from self._choose(model, len(rows), policy)
         options = {"mode": AUTO, "policy": policy.as_dict()}
+        extras = replace(extras, options=options)
         answer = yield from self._infer_in(
-            model, rows, choice.mode, meter, again, options
+            model, rows, choice.mode, meter, again, extras
         )
         return replace(answer, chosen=choice.why)
 
@@ -174,6 +182,12 @@ class Common:
         bundle = yield from self._model(model)
         check_row_count(rows)
         return (yield from choose_mode(self._context, bundle, rows, policy))
+
+    def _compare(self, job_id: str, wait_s: float) -> Flow[Compared]:
+        return (yield from compare(self._context, job_id, wait_s=wait_s))
+
+    def _waiting_jobs(self) -> Flow[list[str]]:
+        return (yield from waiting_jobs(self._context))
 
     def _estimate(self, model: str, rows: int, mode: str | None) -> Flow[Json]:
         bundle = yield from self._model(model)
@@ -188,14 +202,14 @@ class Common:
         mode: str,
         meter: Meter,
         again: tuple[int, float, float, Sequence["Common"]],
-        options: Json | None = None,
+        extras: Extras | None = None,
     ) -> Flow[Answer]:
         runs, share, tolerance, others = again
         runs = runs or len(others)
         if not runs:
             return (
                 yield from self.asked(
-                    model, rows, mode, meter, keep_input=False, options=options
+                    model, rows, mode, meter, keep_input=False, extras=extras
                 )
             )
         wanted = SecondRuns(
@@ -203,7 +217,7 @@ class Common:
         )
         wanted.check(parse_mode(mode))
         return (
-            yield from infer_compared(self, model, rows, mode, meter, wanted, options)
+            yield from infer_compared(self, model, rows, mode, meter, wanted, extras)
         )
 
     def _connect(

@@ -22,6 +22,7 @@ import numpy as np
 
 from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
+from privacy.client.commitment import ANSWER_FILE, commit
 from privacy.client.context import Context, Prepared, Session
 from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
@@ -139,6 +140,8 @@ def infer(
         "evidence.json": evidence,
         PEER_FILE: peer_receipt,
     }
+    if mode is Mode.FHE:
+        beside[ANSWER_FILE] = commit(opened.raw).to_bytes()
     if keep_input:
         beside["input.bin"] = prepared.blob
     if opened.proofs:
@@ -283,10 +286,12 @@ def _run(
         "model_sha256": bundle.sha256,
         "mode": str(mode),
         "input": sha256_hex(prepared.blob),
-        "options": context.options,
+        "options": context.extras.options,
     }
     if prepared.keys_sha256:
         body["keys"] = prepared.keys_sha256
+    if context.extras.verify:
+        body["verify"] = context.extras.verify
     context.notify({"stage": "run", "mode": str(mode)})
     reply: Reply = yield post_json(
         "/v1/jobs",
@@ -336,7 +341,7 @@ def _receipt(
     """Fetch and verify the receipt, and compare it with what was asked."""
     reply: Reply = yield Call("GET", f"/v1/jobs/{job['id']}/receipt")
     try:
-        receipt = yield from _signed(context, reply.body)
+        receipt = yield from signed_receipt(context, reply.body)
     except CannotVerifyError as exc:
         if exc.code != "unknown-receipt-key":
             raise
@@ -358,12 +363,12 @@ def _receipt(
     }
     for name, expected in asked.items():
         _compare(name, getattr(receipt, name), expected)
-    for name, expected in context.options.items():
+    for name, expected in context.extras.options.items():
         _compare(f"option {name}", receipt.options.get(name), expected)
     return receipt, reply.body
 
 
-def _signed(context: Context, raw: bytes) -> Flow[Receipt]:
+def signed_receipt(context: Context, raw: bytes) -> Flow[Receipt]:
     """Return the receipt in a file that a key of the gateway's signed, and may."""
     signer = ""
     with suppress(FormatError):  # `verify_receipt` says what is wrong

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.identity.caller import SCOPES, allows
+from gateway.store.comparisons import plan
 from gateway.store.contract_inputs import Name
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ThreadGateway
@@ -69,6 +70,14 @@ NEEDED = {
     ("DELETE", "/v1/jobs/{job_id}/result"): "jobs:write",
     ("GET", "/v1/jobs/{job_id}/evidence"): "jobs:read",
     ("GET", "/v1/jobs/{job_id}/receipt"): "jobs:read",
+    ("GET", "/v1/jobs/{job_id}/comparison"): "jobs:read",
+    ("POST", "/v1/jobs/{job_id}/comparison"): "jobs:write",
+    ("GET", "/v1/comparisons"): "jobs:read",
+    ("GET", "/v1/disputes"): "jobs:read",
+    ("GET", "/v1/disputes/{dispute_id}"): "jobs:read",
+    ("POST", "/v1/disputes/{dispute_id}/resolution"): "admin",
+    ("PUT", "/v1/nodes/{node}/quarantine"): "admin",
+    ("DELETE", "/v1/nodes/{node}/quarantine"): "admin",
     ("GET", "/v1/jobs/{job_id}/peer-receipt"): "jobs:read",
     ("GET", "/v1/peers/{name}/lies"): "admin",
     ("POST", "/v1/peers/{name}/trust"): "admin",
@@ -100,10 +109,20 @@ UNKNOWN = {
     "key_id": "key_none",
     "tenant_id": "none",
     "webhook_id": "wh_none",
+    "dispute_id": "dis_none",
+    "node": "nowhere",
 }
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/api-keys/{key_id}/rotate"): {"overlap_s": 0},
     ("PATCH", "/v1/webhooks/{webhook_id}"): {"enabled": True},
+    ("POST", "/v1/jobs/{job_id}/comparison"): {
+        "groups": [[f"job_{DIGEST[:32]}"]],
+        "digests": {},
+        "rows": 1,
+        "differing_rows": 0,
+    },
+    ("POST", "/v1/disputes/{dispute_id}/resolution"): {},
+    ("PUT", "/v1/nodes/{node}/quarantine"): {},
 }
 MAKES_OWN = {"PUT", "PATCH"}
 """An upload to a digest is the caller's own, whoever else has it."""
@@ -194,7 +213,22 @@ def resources(gateway: ThreadGateway, job: dict[str, Any]) -> dict[str, str]:
         "key_id": key.id,
         "tenant_id": "default",
         "webhook_id": hook.id,
+        "dispute_id": _disputed(store, job["id"]),
+        "node": "nowhere-else",
     }
+
+
+def _disputed(store: Any, job_id: str) -> str:
+    """Return the id of a dispute about a tenant's job."""
+    quality = store.quality
+    job = store.jobs.find(job_id)
+    with store.database.write() as c:
+        plan(c, job, "always")
+    found = store.comparisons.find(job_id)
+    dispute = quality._dispute(job, found, {}, quality.nodes_of([job_id]))
+    with store.database.write() as c:
+        store.disputes.save(c, dispute, set())
+    return dispute.id
 
 
 def _url(path: str, values: dict[str, str]) -> str:
@@ -294,7 +328,7 @@ def test_after_all_that_the_tenant_still_has_everything(
 def test_lists_hold_nothing_of_another_tenant(
     stranger: Api, resources: dict[str, str], job: dict[str, Any]
 ):
-    for path in ("jobs", "blobs", "keys", "webhooks"):
+    for path in ("jobs", "blobs", "keys", "webhooks", "disputes", "comparisons"):
         answer = stranger.get(f"/v1/{path}").raise_for_status()
         assert not any(value in answer.text for value in resources.values()), path
 

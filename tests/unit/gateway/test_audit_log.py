@@ -13,14 +13,14 @@ from gateway.store.audit import Act, Audit, Who, note
 from gateway.store.database import Database
 from gateway.store.log_tables import audit_entries, audit_state
 from gateway.store.receipt_log import ReceiptLog
-from privacy.cli.app import run
 from privacy.client.home import Home
 from privacy.client.log_heads import LogHeads
 from privacy.encoding import sha256_hex
 from privacy.errors import VerificationError
+from privacy.key_history import public_keys, read_history
 from privacy.transparency.audit_chain import ChainEnd, follow, parse_entry
-from privacy.transparency.tree_head import parse_head, sign_head
-from tests.support.live_gateway import printed_json, wait_until
+from privacy.transparency.tree_head import parse_head, sign_head, verify_head
+from tests.support.live_gateway import wait_until
 from tests.support.postgres import new_database
 
 KEY = Ed25519PrivateKey.generate()
@@ -171,6 +171,24 @@ def test_an_archive_is_not_made_of_a_broken_chain(database, tmp_path):
     assert len(lines_of(audit)) == len(audit.entries(0, 100)) > 0
 
 
+def test_a_key_rotated_elsewhere_stalls_the_logs_until_it_is_here(database, tmp_path):
+    keeping, _ = keeper(database, tmp_path)
+    log, key_file = ReceiptLog(database), tmp_path / "receipt.key"
+    old = key_file.read_bytes()
+    keeping.tick()
+    before = log.head()
+    elsewhere = ReceiptKeys(key_file, database)
+    elsewhere.rotate(overlap_s=60, log_size=None, since="")
+    new = key_file.read_bytes()
+    key_file.write_bytes(old)  # as on another machine, which has not got the new file
+    keeping.tick()
+    assert log.head() == before
+    key_file.write_bytes(new)
+    keeping.tick()
+    assert log.head() != before
+    verify_head(log.head(), public_keys(read_history(elsewhere.served())))
+
+
 def test_refusals_are_one_entry_with_counts(database, tmp_path):
     keeping, audit = keeper(database, tmp_path)
     keeping.tick()
@@ -290,20 +308,6 @@ def test_served_entries_and_heads_fit_together(api):
 
     lines = wait_until(fitting)
     assert sha256_hex(lines[0]) == parse_entry(lines[1]).previous_sha256
-
-
-@pytest.fixture
-def privacy(gateway, tmp_path, monkeypatch, capsys):
-    """Run a command against the gateway; return its exit code and JSON."""
-    monkeypatch.setenv("PRIVACY_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PRIVACY_GATEWAY", gateway.base_url)
-    monkeypatch.setenv("PRIVACY_API_KEY", gateway.admin_key)
-
-    def call(*words):
-        code = run([*map(str, words), "--json"])
-        return code, printed_json(capsys.readouterr().out)
-
-    return call
 
 
 def test_an_operator_exports_and_verifies_the_audit_log(privacy, tmp_path):

@@ -1,14 +1,18 @@
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from gateway.executors.base import Done, NodeLostError, Watch, Work
-from gateway.executors.peer import PeerNode
+from gateway.executors.peer import PeerNode, _models
 from gateway.executors.scheduler import Scheduler
-from gateway.peers.link import Link
+from gateway.peers.check import Asked, check_receipt
+from gateway.peers.link import Link, PeerLiedError
+from privacy.client.wire import Reply
 from privacy.encoding import sha256_hex
 from privacy.errors import FormatError, JobFailedError, UnavailableError
 from privacy.jws import key_id
@@ -383,6 +387,55 @@ def test_evidence_of_a_peers_enclave_is_passed_through(bundle):
             return await node.evidence(Mode.TEE, bundle, bytes(32))
 
     assert asyncio.run(go()) == b"evidence of the peer"
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=20),
+    lambda below: (
+        st.lists(below, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "status", "progress", "problem", "models", "modes"]),
+            below,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@hypothesis.given(value=_JSON)
+@hypothesis.settings(max_examples=30)
+def test_whatever_a_peer_answers_is_a_job_or_a_lie(bundle, value):
+    known = LyingPeer(bundle).known()
+    node = PeerNode(
+        known,
+        Link(known, transport=httpx.MockTransport(lambda _: httpx.Response(200))),
+        gateway="us",
+        time_limit_s=lambda _: 1.0,
+        max_answer_bytes=1,
+        simulated=False,
+        lied=lambda *_: None,
+    )
+    reply = Reply(200, {}, json.dumps(value).encode())
+    for read in (node._job, lambda reply: _models(node._link, reply)):
+        with suppress(PeerLiedError):  # and nothing else
+            read(reply)
+
+
+@hypothesis.given(raw=st.binary(max_size=200))
+@hypothesis.settings(max_examples=60)
+def test_whatever_a_peer_calls_a_receipt_is_one_or_a_lie(raw):
+    asked = Asked(
+        job_id="j",
+        model="m",
+        version="1",
+        model_sha256="",
+        mode="fhe",
+        input_sha256="",
+        keys_sha256="",
+        options={},
+    )
+    with pytest.raises(PeerLiedError):
+        check_receipt(raw, asked, status="succeeded", keys={}, allow_forwarding=False)
 
 
 def test_the_api_key_is_in_no_description(bundle):

@@ -27,7 +27,14 @@ def _refused(api: Api, code: str) -> None:
 
 def test_readiness_says_what_was_looked_at(api: Api):
     checks = api.get("/readyz").raise_for_status().json()["checks"]
-    assert set(checks) == {"nodes", "database", "models", "blobs", "disk"}
+    assert set(checks) == {
+        "nodes",
+        "receipt key",
+        "database",
+        "models",
+        "blobs",
+        "disk",
+    }
 
 
 def test_no_room_means_not_ready(api: Api, monkeypatch):
