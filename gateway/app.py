@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from gateway.api import (
     api_keys,
@@ -47,6 +48,14 @@ Every error is an RFC 9457 problem whose `code` is stable. Send an API key as
 not exist for it.
 """
 
+# FastAPI's own would export messages of errors, which may quote an input.
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
+
 
 def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI:
     """Return the application; its lifespan opens the data folder and runs jobs.
@@ -75,6 +84,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         version="1",
         description=_DESCRIPTION,
         lifespan=lifespan,
+        telemetry=_NO_TELEMETRY,
         docs_url=None,  # the pages would load scripts from elsewhere
         redoc_url=None,
         responses=problems.RESPONSES,
@@ -86,7 +96,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
     app.add_middleware(problems.DefectsAsProblems)
     app.add_middleware(AuditTrail)
     app.add_middleware(RequestLog)
-    for module in (
+    modules = (
         health,
         metrics,
         models,
@@ -104,8 +114,10 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         oip,
         log,
         audit,
-    ):
+    )
+    for module in modules:
         app.include_router(module.router)
+    app.state.routes = [route for module in modules for route in module.router.routes]
     return app
 
 

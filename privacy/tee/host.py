@@ -333,6 +333,7 @@ def _environment(program: Program = TEE) -> dict[str, str]:
         **kept,
         "PYTHONPATH": os.pathsep.join(folders),
         "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start before the sandbox
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # weights in pages of 2 MiB
     }
 
 
