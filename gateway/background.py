@@ -3,7 +3,12 @@
 import asyncio
 from collections.abc import Callable
 
+import structlog
+
 from gateway.logs import error_id_of
+from gateway.store.away import StoreAwayError
+
+_log = structlog.get_logger()
 
 
 async def every(seconds: float, do: Callable[[], object]) -> None:
@@ -14,6 +19,12 @@ async def every(seconds: float, do: Callable[[], object]) -> None:
     while True:
         try:
             await asyncio.to_thread(do)
+        except StoreAwayError as exc:
+            _log.warning("store-away", code=exc.code, task=_name(do))
         except Exception as exc:  # noqa: BLE001
-            error_id_of(exc, task=getattr(do, "__qualname__", "background"))
+            error_id_of(exc, task=_name(do))
         await asyncio.sleep(seconds)
+
+
+def _name(do: Callable[[], object]) -> str:
+    return str(getattr(do, "__qualname__", "background"))
