@@ -132,7 +132,8 @@ class Gateway:
             self.database, self.blobs, parts, _allowance(self.settings)
         )
         self.contract_inputs = ContractInputs(
-            data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
+            (self.settings.blobs_dir or data_dir) / "contract-inputs",
+            ttl_s=self.settings.contract_inputs_ttl_s,
         )
         self.jobs = Jobs(self.database)
         self.measures = Measures(self.database)
@@ -343,6 +344,8 @@ async def _remove(sweep: Callable[[], int]) -> None:
     try:
         if files := await asyncio.to_thread(sweep):
             _log.info("swept", files=files)
+    except StoreAwayError as exc:
+        _log.warning("store-away", task="sweep", code=exc.code)
     except Exception as exc:  # noqa: BLE001 - the next time may go better
         error_id_of(exc, task="sweep")
 
