@@ -56,11 +56,10 @@ LIES = {
     "swapped-job": "peer-answer",
     "redirect": "peer-redirect",
     "packed": "peer-answer",
-    "never-ends": "peer-too-slow",
-    "never-answers": "peer-too-slow",
 }
+SLOW = ("never-ends", "never-answers")
 TROUBLES = {
-    "queue-full": "peer-refused",
+    "queue-full": "peer-busy",
     "unknown-model": "peer-refused",
     "job-fails": "peer-job-failed",
     "job-is-cancelled": "peer-job-failed",
