@@ -28,7 +28,7 @@ from gateway.executors.base import Done, NodeDeclinedError, NodeLostError, Watch
 from gateway.peers.check import Asked, check_receipt
 from gateway.peers.config import Peer
 from gateway.peers.hops import passed_on
-from gateway.peers.link import Link, PeerLiedError, PeerRefusedError
+from gateway.peers.link import Link, PeerLiedError, PeerRefusedError, plain
 from privacy.bundle import Bundle
 from privacy.client.wire import Reply, problem_exception
 from privacy.encoding import Json, b64url
@@ -55,7 +55,7 @@ _RESTART_S = 15.0
 """How long a peer may be away in the middle of a job."""
 _REFUSED_S = 60.0
 """How long a peer that refused a model or our key is not asked for it again."""
-_LIST_BYTES = 1 << 20
+_LIST_BYTES = 1 << 23
 _EVIDENCE_BYTES = 1 << 22
 _CANCEL_S = 5.0
 _UPLOADS = 3
@@ -191,7 +191,7 @@ class PeerNode:
         """Ask which models it offers, and so whether it is there."""
         try:
             reply = await self._link.ask("GET", "/v1/models", limit=_LIST_BYTES)
-            self._told = _Told("", _models(self._link, reply))
+            self._told = _Told("", await asyncio.to_thread(_models, self._link, reply))
         except PeerLiedError as exc:
             await self._distrust(exc, {"asked": "/v1/models"})
         except PrivacyError as exc:
@@ -467,7 +467,7 @@ class PeerNode:
         # What is wrong with the input is wrong everywhere; a sealed one opens nowhere
         # else.
         if isinstance(error, FormatError) or Mode.TEE in work.mode.parts:
-            said = f"peer {self.name}: {error.message[:_MAX_TEXT]}"
+            said = plain(f"peer {self.name}: {error.message}")
             return error_from(type(error).__name__, error.code, said)
         self._tries[work.job_id] += 1
         msg = f"the job failed at peer {self.name} ({error.code})"

@@ -40,6 +40,10 @@ class PeerLiedError(VerificationError):
 
     default_code = "peer-lied"
 
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        """Keep a message that may quote it."""
+        super().__init__(plain(message), code=code)
+
 
 class PeerBusyError(NodeLostError):
     """A peer has too much to do, or is asked too often."""
@@ -282,7 +286,7 @@ class Link:
             if status >= _SERVER_ERRORS or not body:  # a proxy, or HEAD
                 raise NodeLostError(msg, code="peer-unreachable") from exc
             raise self.lied(f"{msg} with a body that is no problem", "answer") from exc
-        text = f"{msg}: {problem.message[:_MAX_TEXT]} ({problem.code[:80]})"
+        text = plain(f"{msg}: {problem.message} ({problem.code[:80]})")
         if status == _TOO_MANY:
             raise PeerBusyError(text)
         raise PeerRefusedError(text, problem)
@@ -297,6 +301,11 @@ class Link:
     def lied(self, why: str, code: str) -> PeerLiedError:
         """Return the error for what this peer did."""
         return PeerLiedError(f"peer {self._name}: {why}", code=f"peer-{code}")
+
+
+def plain(text: str) -> str:
+    """Return text from a peer, cut, and without what databases or JSON cannot hold."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_TEXT])
 
 
 def _may_go_on(exc: NodeLostError) -> bool:

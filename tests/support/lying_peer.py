@@ -85,6 +85,7 @@ class LyingPeer:
         self.started = asyncio.Event()
         self.hold = 0
         """How many times a job is still running when asked for."""
+        self.detail = "it failed"
         self.forgets = 0
         """How many times its uploads have expired when a job needs them."""
         self.problem = ("BackendError", "worker-died")
@@ -221,7 +222,7 @@ class LyingPeer:
             view |= {"status": "running", "progress": {"done": 1, "total": 2, "x": "y"}}
         elif job["status"] == "failed":
             family, code = self.problem
-            view["problem"] = {"family": family, "code": code, "detail": "it failed"}
+            view["problem"] = {"family": family, "code": code, "detail": self.detail}
             if self.lie == "other-problem":
                 view["problem"] |= {"family": "FormatError", "code": "bad-input"}
         match self.lie:

@@ -279,6 +279,22 @@ def test_an_input_that_a_peer_refuses_is_refused_for_good(bundle, work, watch):
     asyncio.run(go())
 
 
+def test_text_of_a_peer_is_cut_and_cannot_break_what_keeps_it(bundle, work, watch):
+    peer = LyingPeer(bundle, lie="job-fails")
+    peer.problem, peer.detail = ("FormatError", "odd"), "\ud800\x00\x1b[31m" * 1000
+
+    async def go():
+        async with node_of(peer) as node:
+            with pytest.raises(FormatError) as caught:
+                await node.run(work(), watch)
+            return caught.value.message
+
+    message = asyncio.run(go())
+    assert message.isprintable()
+    assert len(message) <= 300
+    assert PeerLiedError("\x00\ud800").message == "??"
+
+
 def test_cancelling_ends_the_job_there_too(bundle, work, watch):
     peer = LyingPeer(bundle)
     peer.hold = 1000
