@@ -16,7 +16,7 @@ from gateway.store.receipt_log import ReceiptLog
 from privacy.client.home import Home
 from privacy.client.log_heads import LogHeads
 from privacy.encoding import sha256_hex
-from privacy.errors import VerificationError
+from privacy.errors import FormatError, VerificationError
 from privacy.key_history import public_keys, read_history
 from privacy.transparency.audit_chain import ChainEnd, follow, parse_entry
 from privacy.transparency.tree_head import parse_head, sign_head, verify_head
@@ -68,6 +68,15 @@ def test_an_act_that_is_rolled_back_is_not_noted(database):
     with pytest.raises(RuntimeError):
         fail()
     assert audit.chain() == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), "x" * 70000, object()])
+def test_what_can_be_no_entry_is_refused_before_it_stands_in_the_way(database, value):
+    audit = Audit(database, gateway="one")
+    with pytest.raises(FormatError):
+        audit.record(Act(action="odd", details={"value": value}))
+    audit.record(Act(action="sound"))
+    assert audit.chain() == 1
 
 
 def test_several_gateways_make_one_chain(database, monkeypatch):
