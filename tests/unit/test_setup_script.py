@@ -183,7 +183,7 @@ def test_an_unknown_set_is_a_usage_error():
         [sys.executable, str(SCRIPT), "everything"], capture_output=True, check=False
     )
     assert done.returncode == 2
-    assert b"usage: python3 scripts/setup.py client|demo|dev|all" in done.stderr
+    assert b"usage: python3 scripts/setup.py client|demo|dev" in done.stderr
 
 
 def _locked(name):
