@@ -33,10 +33,16 @@ from gateway.store.database import Database
 from gateway.store.disputes import Dispute, Disputes
 from gateway.store.jobs import Also, Job, Jobs, NewJob
 from gateway.store.node_states import NodeStates
+from gateway.store.tenants import Tenants
 from privacy.child import run_in_child
 from privacy.clock import now
 from privacy.encoding import Json
-from privacy.errors import ConflictError, PrivacyError, VerificationError
+from privacy.errors import (
+    ConflictError,
+    NotFoundError,
+    PrivacyError,
+    VerificationError,
+)
 from privacy.modes import Mode
 from privacy.receipt import parse_receipt
 
@@ -58,7 +64,7 @@ class Quality:
     """The second looks of one gateway.
 
     Attributes:
-        share: Of jobs that are looked at unless their request says otherwise, 0 to 1.
+        share: Of jobs that are looked at, 0 to 1; a tenant may have its own.
         accusers: How many tenants' disputes a node must have lost to be quarantined.
         gateway: Who runs what is begun here.
         collateral: Folder of what evidence of hardware is verified with.
@@ -70,6 +76,7 @@ class Quality:
     comparisons: Comparisons
     disputes: Disputes
     states: NodeStates
+    tenants: Tenants
     jobs: Jobs
     blobs: BlobStore
     registry: ModelRegistry
@@ -89,18 +96,13 @@ class Quality:
 
     def plan(self, job: NewJob, wish: Wish) -> Also | None:
         """Return what writes with a new job that it will be looked at, if it will."""
-        why = self.draw(wish)
+        own = self.tenants.own(job.tenant).verify_share
+        why = draw(wish, share=self.share if own is None else own)
         if not why:
             return None
         if len(self.awaited) < _MOST_AWAITED:  # a hint: steps are found without it
             self.awaited.add(job.id)
         return partial(plan, job=job, why=why)
-
-    def draw(self, wish: Wish) -> str:
-        """Return why a new job will be looked at, or "": nobody can foretell it."""
-        if wish == "sampled":
-            return "sampled" if _random.random() < self.share else ""
-        return "always" if wish == "always" else ""
 
     def avoid(self, job: Job) -> frozenset[str]:
         """Return the nodes that must not run a job: those of its other runs."""
@@ -122,6 +124,8 @@ class Quality:
         for comparison in self.comparisons.due():
             try:
                 begun += self._step(comparison)
+            except NotFoundError as exc:  # the model or a job is gone: it stays so
+                self.comparisons.step(comparison, "impossible", detail=exc.message)
             except Exception as exc:  # noqa: BLE001 - the others must go on
                 error_id_of(exc, task="second run", job=comparison.job_id)
         return begun
@@ -377,6 +381,13 @@ class Quality:
                 self.states.mark(c, name, "suspect", f"dispute {dispute.id}: open")
 
         return also
+
+
+def draw(wish: Wish, *, share: float) -> str:
+    """Return why a new job will be looked at, or "": nobody can foretell it."""
+    if wish == "sampled":
+        return "sampled" if _random.random() < share else ""
+    return "always" if wish == "always" else ""
 
 
 async def watch(

@@ -1,11 +1,10 @@
 """What follows from a data owner's report."""
 
 import random
-from types import SimpleNamespace
 
 import pytest
 
-from gateway.quality.service import Quality
+from gateway.quality.service import draw
 from gateway.quality.verdicts import Report, judge
 from privacy.errors import FormatError
 
@@ -69,10 +68,10 @@ def test_a_report_that_is_not_about_these_runs_is_refused(wrong):
 def test_a_node_that_lies_now_and_then_is_found_as_often_as_is_said():
     """The share and the draw are the gateway's own; the lies are a coin's."""
     share, lies, jobs, trials = 0.3, 0.2, 20, 600
-    gateway, coin = SimpleNamespace(share=share), random.Random(5)
+    coin = random.Random(5)
     found = 0
     for _ in range(trials):
-        looks = [Quality.draw(gateway, "sampled") for _ in range(jobs)]
+        looks = [draw("sampled", share=share) for _ in range(jobs)]
         reports = [
             report("a", "b") if coin.random() < lies else report("ab", differing=0)
             for look in looks
