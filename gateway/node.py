@@ -132,7 +132,8 @@ class Gateway:
             self.database, self.blobs, parts, _allowance(self.settings)
         )
         self.contract_inputs = ContractInputs(
-            data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
+            (self.settings.blobs_dir or data_dir) / "contract-inputs",
+            ttl_s=self.settings.contract_inputs_ttl_s,
         )
         self.jobs = Jobs(self.database)
         self.measures = Measures(self.database)
@@ -180,6 +181,7 @@ class Gateway:
             comparisons=self.comparisons,
             disputes=self.disputes,
             states=self.node_states,
+            tenants=self.tenants,
             jobs=self.jobs,
             blobs=self.blobs,
             registry=self.registry,
@@ -286,6 +288,7 @@ class Gateway:
             await _remove(self.gateways.sweep)
             await _remove(self.uploads.trim_copies)
             await _remove(self.webhooks.sweep)
+            await _remove(self.comparisons.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
 
     def _sender(self) -> Sender:
@@ -343,6 +346,8 @@ async def _remove(sweep: Callable[[], int]) -> None:
     try:
         if files := await asyncio.to_thread(sweep):
             _log.info("swept", files=files)
+    except StoreAwayError as exc:
+        _log.warning("store-away", task="sweep", code=exc.code)
     except Exception as exc:  # noqa: BLE001 - the next time may go better
         error_id_of(exc, task="sweep")
 

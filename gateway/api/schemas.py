@@ -105,6 +105,9 @@ class TenantLimits(StrictRequest):
     )
     uploads_per_minute: Count | None = None
     reads_per_minute: Count | None = None
+    verify_share: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Of jobs that are looked at twice."
+    )
 
 
 class TenantIn(TenantLimits):
@@ -132,6 +135,7 @@ class TenantOut(BaseModel):
     submits_per_minute: int | None
     uploads_per_minute: int | None
     reads_per_minute: int | None
+    verify_share: float | None
     created_at: Time
     changed_at: Time
 
@@ -360,16 +364,18 @@ class DisputesOut(BaseModel):
 class ResolutionIn(StrictRequest):
     """An operator's decision on a dispute."""
 
-    at_fault: Annotated[str, Field(max_length=63)] = Field(
+    at_fault: Annotated[str, Field(max_length=63, pattern=PRINTABLE)] = Field(
         "", description="The node, which is quarantined; empty if none is."
     )
-    note: Annotated[str, Field(max_length=500)] = ""
+    note: Annotated[str, Field(max_length=500, pattern=PRINTABLE)] = ""
 
 
 class QuarantineIn(StrictRequest):
     """Why a node gets no more jobs."""
 
-    why: Annotated[str, Field(min_length=1, max_length=200)] = "by an operator"
+    why: Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)] = (
+        "by an operator"
+    )
 
 
 class NodeStateOut(BaseModel):
@@ -404,6 +410,7 @@ class NodeOut(BaseModel):
     enclave_evidence: str
     url: str = Field("", description="Of a peer.")
     detail: str = Field("", description="Why a peer gets no jobs now.")
+    doubt: str = Field("", description="Why it is a suspect or in quarantine.")
     modes: dict[str, NodeModeOut]
 
 

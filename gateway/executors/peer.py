@@ -7,27 +7,28 @@
 4. It is followed to its end. A cancelled one is cancelled there, too.
 5. The receipt is verified and compared with what was asked; then output and evidence
    are fetched and compared with the receipt. Only then is the answer taken.
+6. Output and input are deleted there.
 
-A peer that cannot be reached or is busy is a node that was lost. One that lies gets no
-job for a while, what it said is kept, and the job goes on elsewhere.
+A peer that cannot be reached or is busy is a node that was lost; one at which a job
+fails loses that job. One that lies gets no job for a while, and what it said is kept.
 """
 
 import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
-from gateway.executors.base import Done, NodeLostError, Watch, Work
+from gateway.executors.base import Done, NodeDeclinedError, NodeLostError, Watch, Work
 from gateway.peers.check import Asked, check_receipt
 from gateway.peers.config import Peer
 from gateway.peers.hops import passed_on
-from gateway.peers.link import Link, PeerLiedError, PeerRefusedError
+from gateway.peers.link import Link, PeerLiedError, PeerRefusedError, plain
 from privacy.bundle import Bundle
 from privacy.client.wire import Reply, problem_exception
 from privacy.encoding import Json, b64url
@@ -48,13 +49,17 @@ _log = structlog.get_logger()
 _WAIT_S = 2
 _SOON_S = 0.2
 _PAUSE_S = 0.5
+_SLOW_S = 600.0
+"""How long a peer gets no job of a model that it did not end in time."""
 _RESTART_S = 15.0
 """How long a peer may be away in the middle of a job."""
 _REFUSED_S = 60.0
 """How long a peer that refused a model or our key is not asked for it again."""
-_LIST_BYTES = 1 << 20
+_LIST_BYTES = 1 << 23
 _EVIDENCE_BYTES = 1 << 22
 _CANCEL_S = 5.0
+_UPLOADS = 3
+_EXPIRED = {"unknown-blob", "unknown-keys"}
 _MAX_TEXT = 200
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _OPEN, _ENDED = {"queued", "running"}, {"succeeded", "failed", "cancelled"}
@@ -186,7 +191,7 @@ class PeerNode:
         """Ask which models it offers, and so whether it is there."""
         try:
             reply = await self._link.ask("GET", "/v1/models", limit=_LIST_BYTES)
-            self._told = _Told("", _models(self._link, reply))
+            self._told = _Told("", await asyncio.to_thread(_models, self._link, reply))
         except PeerLiedError as exc:
             await self._distrust(exc, {"asked": "/v1/models"})
         except PrivacyError as exc:
@@ -254,8 +259,10 @@ class PeerNode:
             self._cancel_there(remote)
             msg = f"peer {self.name} did not end the job within {limit_s:g} s"
             slow = PeerLiedError(msg, code="peer-too-slow")
-            await self._distrust(slow, asked)
-            raise NodeLostError(msg, code=slow.code) from None
+            await asyncio.to_thread(self._lied, slow, asked)
+            # Whoever sends a job that takes long must not cost the peer our trust.
+            self._refused[work.bundle.sha256] = time.monotonic() + _SLOW_S
+            raise NodeDeclinedError(msg, code=slow.code) from None
         except PeerLiedError as exc:
             await self._distrust(exc, asked)
             raise NodeLostError(exc.message, code=exc.code) from exc
@@ -272,6 +279,28 @@ class PeerNode:
     ) -> Done:
         await self._pinned_keys()  # before anything is sent to whoever is there
         watch.progress({"stage": f"send to peer {self.name}"})
+        options = passed_on(work.options, gateway=self._gateway, job_id=work.job_id)
+        job = await self._begun(work, options)
+        remote.id = str(job["id"])
+        job = await self._follow(job, watch)
+        asked |= {"there": job}
+        done = await self._taken(work, job, options, asked)
+        self._later(self._tidy(work, remote.id))
+        return done
+
+    async def _begun(self, work: Work, options: Json) -> Json:
+        """Return the job there, once all that it needs is there."""
+        left = _UPLOADS
+        while True:
+            await self._upload(work)
+            try:
+                return await self._submit(work, options)
+            except PeerRefusedError as exc:
+                left -= 1
+                if not left or exc.problem.code not in _EXPIRED:
+                    raise
+
+    async def _upload(self, work: Work) -> None:
         await self._link.upload(f"/v1/blobs/{work.input_sha256}", work.input)
         if work.keys:
             params = work.bundle.manifest.mode(work.mode).params
@@ -279,12 +308,6 @@ class PeerNode:
             path = f"/v1/keys/{work.keys_sha256}"
             await self._link.upload(path, work.keys, params={"keyset": keyset})
             self._loaded.add(work.keys_sha256)
-        options = passed_on(work.options, gateway=self._gateway, job_id=work.job_id)
-        job = await self._submit(work, options)
-        remote.id = str(job["id"])
-        job = await self._follow(job, watch)
-        asked |= {"there": job}
-        return await self._taken(work, job, options, asked)
 
     async def _submit(self, work: Work, options: Json) -> Json:
         manifest = work.bundle.manifest
@@ -329,7 +352,7 @@ class PeerNode:
                 reply = await self._link.ask("GET", f"/v1/jobs/{job_id}", headers=wait)
                 return self._job(reply)
             except NodeLostError as exc:
-                passes = exc.code == "peer-unreachable" or _is_held_back(exc)
+                passes = exc.code in {"peer-unreachable", "peer-busy"}
                 if not passes or time.monotonic() > until:
                     raise
             await asyncio.sleep(_PAUSE_S)
@@ -371,8 +394,8 @@ class PeerNode:
         if job["status"] == "cancelled":
             self._tries[work.job_id] += 1
             msg = f"peer {self.name} cancelled the job"
-            raise NodeLostError(msg, code="peer-job-failed")
-        async with self._must_have("receipt"):
+            raise NodeDeclinedError(msg, code="peer-job-failed")
+        async with self._must_have("receipt", work):
             reply = await self._link.ask("GET", f"{path}/receipt")
         asked |= {"receipt": reply.body.decode(errors="replace")}
         receipt = check_receipt(
@@ -393,7 +416,7 @@ class PeerNode:
         ):
             if not sha256:
                 continue
-            async with self._must_have(name):
+            async with self._must_have(name, work):
                 await self._link.fetch(
                     f"{path}/{name}",
                     file,
@@ -411,12 +434,14 @@ class PeerNode:
         )
 
     @asynccontextmanager
-    async def _must_have(self, what: str) -> AsyncIterator[None]:
-        """Call it a lie if a finished job has no such thing."""
+    async def _must_have(self, what: str, work: Work) -> AsyncIterator[None]:
+        """Call it a lie if a finished job has no such thing, and never had."""
         try:
             yield
         except PeerRefusedError as exc:
-            if isinstance(exc.problem, NotFoundError):
+            if exc.problem.code == "result-gone":  # fetched in an earlier life of ours
+                self._tries[work.job_id] += 1
+            elif isinstance(exc.problem, NotFoundError):
                 msg = f"a job that has ended has no {what}"
                 raise self._link.lied(msg, "answer") from exc
             raise
@@ -442,11 +467,11 @@ class PeerNode:
         # What is wrong with the input is wrong everywhere; a sealed one opens nowhere
         # else.
         if isinstance(error, FormatError) or Mode.TEE in work.mode.parts:
-            said = f"peer {self.name}: {error.message[:_MAX_TEXT]}"
+            said = plain(f"peer {self.name}: {error.message}")
             return error_from(type(error).__name__, error.code, said)
         self._tries[work.job_id] += 1
         msg = f"the job failed at peer {self.name} ({error.code})"
-        return NodeLostError(msg, code="peer-job-failed")
+        return NodeDeclinedError(msg, code="peer-job-failed")
 
     async def _pinned_keys(self, *, signer: str = "") -> dict[str, ReceiptKey]:
         """Return the pinned receipt keys, and those that they vouch for.
@@ -468,7 +493,7 @@ class PeerNode:
 
     def _note_refusal(self, exc: PeerRefusedError, work: Work) -> None:
         """Ask no more for a while for what a peer does not have or allow."""
-        if _is_held_back(exc):
+        if isinstance(exc.problem, FormatError | LimitError):
             return  # another job may well be taken
         self._refused[work.bundle.sha256] = time.monotonic() + _REFUSED_S
         _log.warning("peer-refused", peer=self.name, why=exc.message[:_MAX_TEXT])
@@ -480,13 +505,21 @@ class PeerNode:
 
     def _cancel_there(self, remote: _Remote) -> None:
         if remote.id:
-            task = asyncio.create_task(self._delete(remote.id))
-            self._parting.add(task)
-            task.add_done_callback(self._parting.discard)
+            self._later(self._delete(f"/v1/jobs/{remote.id}"))
 
-    async def _delete(self, remote_id: str) -> None:
+    async def _tidy(self, work: Work, remote_id: str) -> None:
+        """Leave nothing there but keys, which the next job needs."""
+        await self._delete(f"/v1/jobs/{remote_id}/result")
+        await self._delete(f"/v1/blobs/{work.input_sha256}")
+
+    async def _delete(self, path: str) -> None:
         with suppress(PrivacyError):
-            await self._link.ask("DELETE", f"/v1/jobs/{remote_id}", timeout_s=_CANCEL_S)
+            await self._link.ask("DELETE", path, accept=(200, 204), timeout_s=_CANCEL_S)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._parting.add(task)
+        task.add_done_callback(self._parting.discard)
 
     def _limit_s(self, mode: Mode) -> float:
         return self.peer.time_limit_s or self._time_limit_s(mode)
@@ -517,11 +550,6 @@ def _vouched_for(
         for kid, key in list(shown.items())[begin:]
         if key.revoked_log_size is None
     }
-
-
-def _is_held_back(exc: NodeLostError) -> bool:
-    """Whether a peer has too much to do, or we ask too often."""
-    return isinstance(exc, PeerRefusedError) and isinstance(exc.problem, LimitError)
 
 
 def _signer(receipt: bytes) -> str:

@@ -118,7 +118,10 @@ class Membership:
         """Remember that the enclave which gave this evidence is here."""
         if not self._gateways.shared:
             return
-        keys = parse_evidence(evidence).hpke_public_keys
+        try:
+            keys = parse_evidence(evidence).hpke_public_keys
+        except FormatError:  # of a node with another version: any gateway may try
+            return
         for key_id in {key.id.hex() for key in keys} - self._enclaves:
             self._gateways.keep_enclave(key_id, self.id)
             self._enclaves.add(key_id)

@@ -13,24 +13,26 @@ from gateway.store.audit import Act, Audit, Who, note
 from gateway.store.database import Database
 from gateway.store.log_tables import audit_entries, audit_state
 from gateway.store.receipt_log import ReceiptLog
-from privacy.cli.app import run
 from privacy.client.home import Home
 from privacy.client.log_heads import LogHeads
 from privacy.encoding import sha256_hex
-from privacy.errors import VerificationError
+from privacy.errors import FormatError, VerificationError
 from privacy.key_history import public_keys, read_history
 from privacy.transparency.audit_chain import ChainEnd, follow, parse_entry
 from privacy.transparency.tree_head import parse_head, sign_head, verify_head
-from tests.support.live_gateway import printed_json, wait_until
+from tests.support.live_gateway import wait_until
 from tests.support.postgres import new_database
 
 KEY = Ed25519PrivateKey.generate()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
 def database(request, tmp_path):
-    is_sqlite = request.param == "sqlite"
-    database = Database(tmp_path / "gateway.sqlite" if is_sqlite else new_database())
+    is_shared = getattr(request, "param", "sqlite") == "postgresql"
+    database = Database(new_database() if is_shared else tmp_path / "gateway.sqlite")
     yield database
     database.close()
 
@@ -39,6 +41,7 @@ def lines_of(audit, after=0):
     return [line.encode() for line in audit.entries(after, 1000)]
 
 
+@BOTH
 def test_noted_acts_become_a_chain_that_verifies(database):
     audit = Audit(database, gateway="one")
     audit.record(Act(action="first", details={"n": 1}))
@@ -71,6 +74,16 @@ def test_an_act_that_is_rolled_back_is_not_noted(database):
     assert audit.chain() == 0
 
 
+@pytest.mark.parametrize("value", [float("nan"), "x" * 70000, object()])
+def test_what_can_be_no_entry_is_refused_before_it_stands_in_the_way(database, value):
+    audit = Audit(database, gateway="one")
+    with pytest.raises(FormatError):
+        audit.record(Act(action="odd", details={"value": value}))
+    audit.record(Act(action="sound"))
+    assert audit.chain() == 1
+
+
+@BOTH
 def test_several_gateways_make_one_chain(database, monkeypatch):
     monkeypatch.setattr(audit_store, "_NOTES", audit_store._NOTES.limit(3))
     audits = [Audit(database, gateway=name) for name in ("one", "two", "three")]
@@ -88,6 +101,7 @@ def test_several_gateways_make_one_chain(database, monkeypatch):
     assert actions == {f"act {i}" for i in range(12)}
 
 
+@BOTH
 @pytest.mark.parametrize(
     "change",
     [
@@ -133,6 +147,7 @@ def keeper(database, tmp_path, **options):
     ), audit
 
 
+@BOTH
 def test_old_entries_go_to_files_that_the_chain_goes_on_from(
     database, tmp_path, monkeypatch
 ):
@@ -221,7 +236,7 @@ def entry_with(api, **members):
                 return entry
         return None
 
-    return wait_until(find, seconds=10, what=f"no audit entry {members}")
+    return wait_until(find, seconds=10, every_s=0.15, what=f"no audit entry {members}")
 
 
 def test_jobs_are_in_the_audit_log_by_digest(api):
@@ -307,22 +322,8 @@ def test_served_entries_and_heads_fit_together(api):
         known = {s: h for s, h in named.items() if s <= len(lines)}
         return known and follow(lines, heads=known) and lines
 
-    lines = wait_until(fitting)
+    lines = wait_until(fitting, every_s=0.15)
     assert sha256_hex(lines[0]) == parse_entry(lines[1]).previous_sha256
-
-
-@pytest.fixture
-def privacy(gateway, tmp_path, monkeypatch, capsys):
-    """Run a command against the gateway; return its exit code and JSON."""
-    monkeypatch.setenv("PRIVACY_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PRIVACY_GATEWAY", gateway.base_url)
-    monkeypatch.setenv("PRIVACY_API_KEY", gateway.admin_key)
-
-    def call(*words):
-        code = run([*map(str, words), "--json"])
-        return code, printed_json(capsys.readouterr().out)
-
-    return call
 
 
 def test_an_operator_exports_and_verifies_the_audit_log(privacy, tmp_path):

@@ -19,7 +19,7 @@ from privacy.jws import key_id
 from privacy.modes import Mode
 from tests.support.fake_node import FakeNode
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.lying_peer import EVIDENCE, LIES, OUTPUT, TROUBLES, LyingPeer
+from tests.support.lying_peer import EVIDENCE, LIES, OUTPUT, SLOW, TROUBLES, LyingPeer
 
 INPUT, KEYS = b"a ciphertext", b"evaluation keys"
 
@@ -125,23 +125,48 @@ def test_the_peer_learns_the_way_the_job_came_and_no_more_of_us(bundle, work, wa
     order = peer.jobs["job_0"]["order"]
     way = [{"gateway": "our-key-id", "job": "job_ours"}]
     assert order["options"] == {"note": 1, "via": way}
-    assert peer.blobs == {sha256_hex(INPUT): INPUT, sha256_hex(KEYS): KEYS}
+    assert peer.blobs == {sha256_hex(KEYS): KEYS}  # the input was deleted again
+    assert peer.jobs["job_0"]["gone"]
 
 
-def test_keys_are_sent_once_and_a_repeated_job_runs_once(bundle, work, watch):
+def test_what_expired_there_meanwhile_is_uploaded_again(bundle, work, watch):
+    peer = LyingPeer(bundle)
+    peer.forgets = 2
+
+    async def go():
+        async with node_of(peer) as node:
+            return await node.run(work(), watch)
+
+    assert asyncio.run(go()).output.read_bytes() == OUTPUT
+
+
+def test_keys_are_sent_once(bundle, work, watch):
     peer = LyingPeer(bundle)
 
     async def go():
         async with node_of(peer) as node:
             assert node.warmth(Mode.FHE, bundle.sha256, sha256_hex(KEYS)) == 0
-            first = work()
-            await node.run(first, watch)
-            await node.run(first, watch)  # as after our own crash
+            await node.run(work(job_id="job_1"), watch)
+            await node.run(work(job_id="job_2"), watch)
             assert node.warmth(Mode.FHE, bundle.sha256, sha256_hex(KEYS)) == 1
 
     asyncio.run(go())
-    assert len(peer.jobs) == 1
-    assert sum(call.startswith("PUT") for call in peer.asked) == 2
+    assert sum(call.startswith("PUT /v1/keys") for call in peer.asked) == 1
+
+
+def test_an_answer_that_an_earlier_life_fetched_is_computed_anew(bundle, work, watch):
+    peer, order = LyingPeer(bundle), work()
+
+    async def live():
+        async with node_of(peer) as node:
+            with suppress(NodeLostError):
+                return await node.run(order, watch)
+            assert not node.distrusted
+            return await node.run(order, watch)
+
+    for _ in range(2):
+        assert asyncio.run(live()).output.read_bytes() == OUTPUT
+    assert [j["again"] for j in peer.jobs.values()] == ["job_ours", "job_ours.1"]
 
 
 @pytest.mark.parametrize(("lie", "code"), LIES.items())
@@ -151,8 +176,7 @@ def test_a_lie_is_found_kept_and_the_job_goes_on_elsewhere(
     peer, spare = LyingPeer(bundle, lie=lie), Spare("own")
 
     async def go():
-        limit_s = 0.3 if code == "peer-too-slow" else 20
-        async with node_of(peer, limit_s=limit_s) as node:
+        async with node_of(peer) as node:
             scheduler = Scheduler()
             scheduler.add(node)
             scheduler.add(spare)
@@ -172,6 +196,42 @@ def test_a_lie_is_found_kept_and_the_job_goes_on_elsewhere(
     assert said["job"] == "job_ours"
     if code in {"peer-receipt", "peer-output"}:  # what a dispute needs
         assert said["receipt"]
+
+
+@pytest.mark.parametrize("how", SLOW)
+def test_a_job_that_takes_too_long_goes_on_elsewhere(bundle, work, watch, how):
+    peer, spare = LyingPeer(bundle, lie=how), Spare("own")
+
+    async def go():
+        async with node_of(peer, limit_s=0.3) as node:
+            scheduler = Scheduler()
+            scheduler.add(node)
+            scheduler.add(spare)
+            assert (await scheduler.run(work(), watch)).node == "own"
+            assert [code for code, _ in node.lies] == ["peer-too-slow"]
+            assert not node.distrusted  # any user can send such a job
+            refused = node.refusal(Mode.FHE, bundle)
+            assert "refused a job of demo a moment ago" in refused.message
+
+    asyncio.run(go())
+    assert spare.ran == ["job_ours"]
+
+
+def test_a_job_that_fails_there_costs_the_peer_no_other_job(bundle, work, watch):
+    peer = LyingPeer(bundle, lie="job-fails")
+
+    async def go():
+        async with node_of(peer) as node:
+            scheduler = Scheduler(node_wait_s=60)
+            scheduler.add(node)
+            with pytest.raises(UnavailableError, match="failed at peer acme") as caught:
+                await scheduler.run(work(job_id="job_bad"), watch)
+            assert caught.value.code == "peer-job-failed"
+            peer.lie = ""
+            assert scheduler.describe()[0]["state"] == "ready"
+            assert (await scheduler.run(work(), watch)).node == "acme"
+
+    asyncio.run(go())
 
 
 @pytest.mark.parametrize(("trouble", "code"), TROUBLES.items())
@@ -217,6 +277,22 @@ def test_an_input_that_a_peer_refuses_is_refused_for_good(bundle, work, watch):
             assert caught.value.code == "fhe-keys-mismatch"
 
     asyncio.run(go())
+
+
+def test_text_of_a_peer_is_cut_and_cannot_break_what_keeps_it(bundle, work, watch):
+    peer = LyingPeer(bundle, lie="job-fails")
+    peer.problem, peer.detail = ("FormatError", "odd"), "\ud800\x00\x1b[31m" * 1000
+
+    async def go():
+        async with node_of(peer) as node:
+            with pytest.raises(FormatError) as caught:
+                await node.run(work(), watch)
+            return caught.value.message
+
+    message = asyncio.run(go())
+    assert message.isprintable()
+    assert len(message) <= 300
+    assert PeerLiedError("\x00\ud800").message == "??"
 
 
 def test_cancelling_ends_the_job_there_too(bundle, work, watch):
