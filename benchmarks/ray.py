@@ -35,7 +35,7 @@ def measure(folder: Path, *, quick: bool) -> Json:
     bundle, rows = published(folder)
     models = bundle.root.parents[1]
     with tempfile.TemporaryDirectory() as scratch:
-        with _live(Path(scratch) / "1", models, 1) as (live, _):
+        with _live(Path(scratch) / "1", models, 1, places=1) as (live, _):
             modes = {
                 str(mode): of_mode(live, bundle, rows, mode, 5 if quick else 50)
                 for mode in (Mode.FHE, Mode.ZKML)
@@ -75,20 +75,25 @@ def show(found: Json) -> None:
 
 @contextmanager
 def _live(
-    folder: Path, models: Path, nodes: int, *, module: str = "gateway"
+    folder: Path,
+    models: Path,
+    nodes: int,
+    *,
+    places: int = PLACES,
+    module: str = "gateway",
 ) -> Iterator[tuple[Live, RayCluster]]:
     """Give a gateway that has a cluster of so many nodes and runs no job itself."""
     folder.mkdir()
     with RayCluster(folder) as cluster:
         for number in range(nodes):
-            _add(cluster, number)
+            _add(cluster, number, places)
         settings = {name: str(value) for name, value in cluster.settings.items()}
         with Live(folder, models, module=module, **settings) as live:
             yield live, cluster
 
 
-def _add(cluster: RayCluster, number: int) -> None:
-    cluster.add(f"node-{number}", "fhe,zkml", tee_workers=1, zkml_workers=PLACES)
+def _add(cluster: RayCluster, number: int, places: int = PLACES) -> None:
+    cluster.add(f"node-{number}", "fhe,zkml", zkml_workers=places)
 
 
 def _grow(live: Live, cluster: RayCluster, count: int) -> None:

@@ -94,12 +94,12 @@ class RayNode:
             else:
                 starts.append(asyncio.ensure_future(asyncio.to_thread(watch.started)))
 
-        files = await asyncio.to_thread(_files, work.mode, work.bundle)
+        model, files = await asyncio.to_thread(_model, work.mode, work.bundle)
         files[work.input_sha256] = str(work.input)
         if work.keys:
             files[work.keys_sha256] = str(work.keys)
         request = {
-            **await asyncio.to_thread(_model, work.mode, work.bundle),
+            **model,
             "job_id": work.job_id,
             "input_sha256": work.input_sha256,
             "keys_sha256": work.keys_sha256,
@@ -122,13 +122,13 @@ class RayNode:
 
     async def evidence(self, mode: Mode, bundle: Bundle, nonce: bytes) -> bytes:
         """Return fresh evidence of a model's enclave, started if need be."""
-        request = await asyncio.to_thread(_model, mode, bundle)
+        model, files = await asyncio.to_thread(_model, mode, bundle)
         answer = await self._link.call(
             "evidence",
             node=self.view["id"],
             name=self.name,
-            request={**request, "nonce": nonce.hex()},
-            files=await asyncio.to_thread(_files, mode, bundle),
+            request={**model, "nonce": nonce.hex()},
+            files=files,
         )
         return base64.b64decode(answer["evidence"])
 
@@ -219,24 +219,19 @@ def _free_name(view: Json, taken: Collection[str]) -> str:
     return f"{name}-{view['id'][:8]}" if name in taken else name
 
 
-def _model(mode: Mode, bundle: Bundle) -> Json:
-    """Return what a node needs to know of a model."""
-    signature = bundle.root / SIGNATURE
-    return {
+def _model(mode: Mode, bundle: Bundle) -> tuple[Json, dict[str, str]]:
+    """Return what a node is told of a model, and where the files lie, by digest."""
+    signature, root = bundle.root / SIGNATURE, bundle.root.absolute()
+    wanted = tuple(f"{part}/" for part in mode.parts)
+    files = {
+        entry.sha256: str(root / name)
+        for name, entry in bundle.manifest.files.items()
+        if name.startswith(wanted)
+    }
+    told = {
         "mode": mode,
         "model_sha256": bundle.sha256,
         "publisher": bundle.publisher,
         "signature": signature.read_text() if signature.exists() else "",
     }
-
-
-def _files(mode: Mode, bundle: Bundle) -> dict[str, str]:
-    """Return where the files of a model lie that a mode needs, by digest."""
-    wanted = tuple(f"{part}/" for part in mode.parts)
-    root = bundle.root.absolute()
-    found = {
-        entry.sha256: str(root / name)
-        for name, entry in bundle.manifest.files.items()
-        if name.startswith(wanted)
-    }
-    return {**found, bundle.sha256: str(root / MANIFEST)}
+    return told, {**files, bundle.sha256: str(root / MANIFEST)}

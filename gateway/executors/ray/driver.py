@@ -13,14 +13,14 @@ import resource
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gateway.executors.ray.actor import CHUNK_BYTES, NodeActor
@@ -34,6 +34,11 @@ _STATUS_WAIT_S = 5.0
 _MAX_SENDS = 4
 _SMALL_BYTES = 1 << 18
 _MAX_LINE = 1 << 26
+_REACH_S = 60.0
+_UNREACHED = (
+    f"no answer within {_REACH_S:g} s: does this machine run a node of the cluster, "
+    "and are token and certificate the cluster's?"
+)
 _LEFT = "it has left the cluster"
 
 
@@ -137,24 +142,13 @@ class Driver:
         try:
             result = await self._result(node, call)
             self.send(id=call["id"], result=result)
-        except (_LostError, RayError) as exc:
-            if node:
-                node.forget_actor()
-            name = call["name"]
-            msg = f"node {name} does not answer ({str(exc).splitlines()[0][:200]})"
-            self.send(
-                id=call["id"], error=_described("NodeLostError", "node-lost", msg)
-            )
-        except PrivacyError as exc:
-            family = type(exc).__name__
-            self.send(id=call["id"], error=_described(family, exc.code, exc.message))
         except Exception as exc:  # noqa: BLE001 - the caller must not wait for ever
-            msg = f"the Ray driver failed ({type(exc).__name__})"
+            lost = isinstance(exc, _LostError | RayError)
+            if node and lost and not isinstance(exc, RayTaskError):
+                node.forget_actor()
             if os.environ.get("PRIVACY_CHILD_STDERR"):
                 sys.excepthook(type(exc), exc, exc.__traceback__)
-            self.send(
-                id=call["id"], error=_described("BackendError", "node-failed", msg)
-            )
+            self.send(id=call["id"], error=_described(exc, call["name"]))
 
     async def _result(self, node: _Node | None, call: Json) -> Json:
         """Return what a call gives, unless the node dies first: Ray is slow to say."""
@@ -181,27 +175,31 @@ class Driver:
 
     async def _run_there(self, node: _Node, call: Json) -> Json:
         request, files = call["request"], call["files"]
-        small = await asyncio.to_thread(_small, Path(files[request["input_sha256"]]))
-        request |= {"input": small}
+        request |= {"input": _small(Path(files[request["input_sha256"]]))}
         for _ in range(_MAX_SENDS):
             if self._runs[request["job_id"]]:
                 raise JobFailedError("the job was cancelled", code="cancelled")
             actor = await node.actor(self._worker_target)
-            missing: list[str] = []
-            async for word in _words(actor, request):
-                if "missing" in word:
-                    missing = word["missing"]
-                elif "done" in word:
-                    await _fetch(actor, request["job_id"], word["done"], call["folder"])
-                    actor.forget.remote(request["job_id"])
-                    return {"kind": word["done"]["kind"]}
-                elif "error" in word:
-                    actor.forget.remote(request["job_id"])
-                    raise error_from(**word["error"])
-                else:
-                    self.send(id=call["id"], event=word)
-            await self._send_all(node, actor, missing, files)
+            said: Json = await actor.run.remote(request)
+            if "missing" not in said:
+                return await self._followed(actor, call, said)
+            await self._send_all(node, actor, said["missing"], files)
         raise _never_enough()
+
+    async def _followed(self, actor: Any, call: Json, said: Json) -> Json:
+        """Pass on what a node says about a job until it has ended."""
+        job_id = call["request"]["job_id"]
+        while True:
+            for word in said["words"]:
+                if "done" in word:
+                    await _fetch(actor, job_id, word["done"], call["folder"])
+                    actor.forget.remote(job_id)
+                    return {"kind": word["done"]["kind"]}
+                if "error" in word:
+                    actor.forget.remote(job_id)
+                    raise error_from(**word["error"])
+                self.send(id=call["id"], event=word)
+            said = await actor.follow.remote(job_id, said["seen"])
 
     async def _evidence(self, node: _Node, call: Json) -> Json:
         for _ in range(_MAX_SENDS):
@@ -274,12 +272,6 @@ async def _result(ref: Any) -> Any:
     return await ref
 
 
-async def _words(actor: Any, request: Json) -> AsyncIterator[Json]:
-    stream = actor.run.options(num_returns="streaming").remote(request)
-    async for ref in stream:
-        yield await ref
-
-
 async def _send(actor: Any, sha256: str, path: Path) -> None:
     """Send a file to a node in pieces, so that no more than one is in memory."""
     size = (await asyncio.to_thread(path.stat)).st_size
@@ -331,7 +323,18 @@ def _never_enough() -> BackendError:
     return BackendError(msg, code="node-cache-full")
 
 
-def _described(family: str, code: str, message: str) -> Json:
+def _described(exc: Exception, name: str) -> Json:
+    """Return what a gateway is told of an error at a node of some name."""
+    cause = exc.cause if isinstance(exc, RayTaskError) else exc
+    if isinstance(cause, PrivacyError):
+        family, code, message = type(cause).__name__, cause.code, cause.message
+    elif isinstance(exc, RayTaskError) or not isinstance(exc, _LostError | RayError):
+        family, code = "BackendError", "node-failed"
+        message = f"node {name} failed at this job ({type(cause).__name__})"
+    else:
+        family, code = "NodeLostError", "node-lost"
+        why = (str(exc).splitlines() or [""])[0][:200]
+        message = f"node {name} does not answer ({why})"
     return {"family": family, "code": code, "message": message}
 
 
@@ -341,7 +344,7 @@ async def _main(fd: int, address: str, node_ip: str, worker_target: str) -> None
     )
     driver = Driver(worker_target, writer)
     try:
-        await asyncio.to_thread(
+        reaching = asyncio.to_thread(
             ray.init,
             address=address,
             _node_ip_address=node_ip or None,
@@ -349,7 +352,11 @@ async def _main(fd: int, address: str, node_ip: str, worker_target: str) -> None
             log_to_driver=False,
             configure_logging=False,
         )
+        await asyncio.wait_for(asyncio.shield(reaching), _REACH_S)
         await driver.serve(reader)
+    except TimeoutError:
+        driver.send(failed=_UNREACHED)
+        await writer.drain()
     except Exception as exc:  # noqa: BLE001 - whatever it is, the gateway tries again
         driver.send(failed=f"{type(exc).__name__}: {str(exc).splitlines()[0][:300]}")
         await writer.drain()
