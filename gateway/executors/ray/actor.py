@@ -33,6 +33,8 @@ INLINE_BYTES = 1 << 20
 """Results up to this size come with the word that the job is done."""
 KEEP_S = 600.0
 """How long the result of a job is kept that nobody fetches."""
+LINGER_S = 30.0
+"""How long the result of a job is kept that somebody fetched."""
 GATHER_S = 0.1
 """How long words about a job are gathered before they are sent; its end is not."""
 _LOOK_EVERY_S = 5.0
@@ -45,14 +47,14 @@ class _Job:
 
     folder: Path
     words: list[Json] = field(default_factory=list)
-    ended_at: float = 0.0
+    kept_until: float = 0.0
     over: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def tell(self, word: Json, *, last: bool = False) -> None:
         self.words.append(word)
         if last:
-            self.ended_at = time.monotonic()
+            self.kept_until = time.monotonic() + KEEP_S
             self.over.set()
         told, self.changed = self.changed, asyncio.Event()
         told.set()
@@ -126,8 +128,12 @@ class NodeActor:
         return await job.news(starts[-1] if starts else 0)
 
     async def follow(self, job_id: str, seen: int) -> Json:
-        """Return more words about a job: `started`, `progress`, `done` or `error`."""
-        return await self._jobs[job_id].news(seen)
+        """Return more words about a job: `started`, `progress`, `done` or `error`.
+
+        And no `words` if the job is not known any more.
+        """
+        job = self._jobs.get(job_id)
+        return await job.news(seen) if job else {}
 
     async def read(self, job_id: str, name: str, offset: int) -> Any:
         """Return a piece of a job's `output` or `evidence`, as bytes in an array."""
@@ -138,11 +144,12 @@ class NodeActor:
         return await asyncio.to_thread(_piece, path, offset)
 
     async def forget(self, job_id: str) -> None:
-        """Remove what is left of a job that has ended."""
-        job = self._jobs.get(job_id)
-        if job and job.over.is_set():
-            del self._jobs[job_id]
-            await asyncio.to_thread(_remove, job.folder)
+        """Remove soon what is left of a job that has ended: it was fetched.
+
+        Not at once, for a gateway that has taken the job over may ask for it, too.
+        """
+        if (job := self._jobs.get(job_id)) and job.over.is_set():
+            job.kept_until = time.monotonic() + LINGER_S
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job if it waits or runs here."""
@@ -235,13 +242,17 @@ class NodeActor:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             now = time.monotonic()
-            for job_id, job in list(self._jobs.items()):
-                if job.over.is_set() and now - job.ended_at > KEEP_S:
-                    await self.forget(job_id)
+            await self._remove_old(now)
             idle = not self._tasks and now - self._used_at > self._settings.node_idle_s
             if idle:
                 await self._node.close()
                 os._exit(0)
+
+    async def _remove_old(self, now: float) -> None:
+        for job_id, job in list(self._jobs.items()):
+            if job.over.is_set() and now > job.kept_until:
+                del self._jobs[job_id]
+                await asyncio.to_thread(_remove, job.folder)
 
 
 def _check_job_id(job_id: str) -> str:

@@ -86,14 +86,6 @@ class RayNode:
 
     async def run(self, work: Work, watch: Watch) -> Done:
         """Return the files of one job; see `Executor`."""
-        starts = []
-
-        def event(word: Json) -> None:
-            if "progress" in word:
-                watch.progress(word["progress"])
-            else:
-                starts.append(asyncio.ensure_future(asyncio.to_thread(watch.started)))
-
         model, files = await asyncio.to_thread(_model, work.mode, work.bundle)
         files[work.input_sha256] = str(work.input)
         if work.keys:
@@ -104,10 +96,12 @@ class RayNode:
             "input_sha256": work.input_sha256,
             "keys_sha256": work.keys_sha256,
         }
+        words: asyncio.Queue[Json | None] = asyncio.Queue()
+        telling = asyncio.create_task(_tell(watch, words))
         try:
             answer = await self._link.call(
                 "run",
-                event=event,
+                event=words.put_nowait,
                 node=self.view["id"],
                 name=self.name,
                 request=request,
@@ -115,7 +109,8 @@ class RayNode:
                 folder=str(work.folder.absolute()),
             )
         finally:  # the row says when it began before it says how it ended
-            await asyncio.gather(*starts)
+            words.put_nowait(None)
+            await telling
         kind = answer["kind"]
         evidence = work.folder / "evidence" if kind else None
         return Done(work.folder / "output", evidence, kind, self.name)
@@ -211,6 +206,15 @@ class RayCluster:
             _log.info("node-joined", node=name, modes=list(view["modes"]))
             scheduler.add(node)
         scheduler.changed()
+
+
+async def _tell(watch: Watch, words: "asyncio.Queue[Json | None]") -> None:
+    """Pass on words about a job in their order, until None; to start may block."""
+    while word := await words.get():
+        if "progress" in word:
+            watch.progress(word["progress"])
+        else:
+            await asyncio.to_thread(watch.started)
 
 
 def _free_name(view: Json, taken: Collection[str]) -> str:

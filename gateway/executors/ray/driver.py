@@ -34,11 +34,6 @@ _STATUS_WAIT_S = 5.0
 _MAX_SENDS = 4
 _SMALL_BYTES = 1 << 18
 _MAX_LINE = 1 << 26
-_REACH_S = 60.0
-_UNREACHED = (
-    f"no answer within {_REACH_S:g} s: does this machine run a node of the cluster, "
-    "and are token and certificate the cluster's?"
-)
 _LEFT = "it has left the cluster"
 
 
@@ -181,15 +176,19 @@ class Driver:
                 raise JobFailedError("the job was cancelled", code="cancelled")
             actor = await node.actor(self._worker_target)
             said: Json = await actor.run.remote(request)
-            if "missing" not in said:
-                return await self._followed(actor, call, said)
-            await self._send_all(node, actor, said["missing"], files)
+            if "missing" in said:
+                await self._send_all(node, actor, said["missing"], files)
+            elif end := await self._followed(actor, call, said):
+                return end
         raise _never_enough()
 
-    async def _followed(self, actor: Any, call: Json, said: Json) -> Json:
-        """Pass on what a node says about a job until it has ended."""
+    async def _followed(self, actor: Any, call: Json, said: Json) -> Json | None:
+        """Pass on what a node says about a job until it has ended.
+
+        None if the node knows it no more: another gateway had it, and forgot it.
+        """
         job_id = call["request"]["job_id"]
-        while True:
+        while "words" in said:
             for word in said["words"]:
                 if "done" in word:
                     await _fetch(actor, job_id, word["done"], call["folder"])
@@ -200,6 +199,7 @@ class Driver:
                     raise error_from(**word["error"])
                 self.send(id=call["id"], event=word)
             said = await actor.follow.remote(job_id, said["seen"])
+        return None
 
     async def _evidence(self, node: _Node, call: Json) -> Json:
         for _ in range(_MAX_SENDS):
@@ -344,7 +344,7 @@ async def _main(fd: int, address: str, node_ip: str, worker_target: str) -> None
     )
     driver = Driver(worker_target, writer)
     try:
-        reaching = asyncio.to_thread(
+        await asyncio.to_thread(
             ray.init,
             address=address,
             _node_ip_address=node_ip or None,
@@ -352,11 +352,7 @@ async def _main(fd: int, address: str, node_ip: str, worker_target: str) -> None
             log_to_driver=False,
             configure_logging=False,
         )
-        await asyncio.wait_for(asyncio.shield(reaching), _REACH_S)
         await driver.serve(reader)
-    except TimeoutError:
-        driver.send(failed=_UNREACHED)
-        await writer.drain()
     except Exception as exc:  # noqa: BLE001 - whatever it is, the gateway tries again
         driver.send(failed=f"{type(exc).__name__}: {str(exc).splitlines()[0][:300]}")
         await writer.drain()

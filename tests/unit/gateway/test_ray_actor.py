@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gateway.executors.ray.actor import NodeActor
+from gateway.executors.ray.actor import LINGER_S, NodeActor
 from privacy.bundle import MANIFEST
 from privacy.encoding import sha256_hex
 from privacy.errors import NotFoundError
@@ -97,6 +97,10 @@ def test_a_job_runs_once_its_files_are_here_and_is_told_to_all_who_ask(
         piece = await lab.actor.read("job_1", "output", 5)
         assert bytes(piece) == bytes(done["inline"]["output"])[5:]
         await lab.actor.forget("job_1")
+        await lab.actor._remove_old(time.monotonic() + LINGER_S - 1)
+        assert (await lab.run(lab.request(order)))[-1]["done"] is done  # not yet
+        await lab.actor._remove_old(time.monotonic() + LINGER_S + 1)
+        assert await lab.actor.follow("job_1", 0) == {}
         with pytest.raises(NotFoundError):
             await lab.actor.read("job_1", "output", 0)
 
