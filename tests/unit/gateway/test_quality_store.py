@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from gateway.store.comparisons import Comparisons, plan
 from gateway.store.database import Database
 from gateway.store.disputes import Dispute, Disputes
 from gateway.store.jobs import Jobs, NewJob, Outcome
 from gateway.store.node_states import NodeStates
+from gateway.store.tables import comparisons
+from privacy.clock import now
 from privacy.errors import ConflictError, NotFoundError
 
 
@@ -146,3 +149,29 @@ def test_every_gateway_sees_a_quarantine_and_its_end(database):
     assert not other.release("x")
     assert mine.refresh()
     assert mine.quarantined() == set()
+
+
+def test_what_ended_long_ago_is_forgotten_and_an_owner_may_be_late(database):
+    table, found = comparisons, Comparisons(database)
+    for job_id, state, at in (
+        ("1", "agreed", "2020"),
+        ("2", "compare", "2020"),
+        ("3", "compare", now()),
+        ("4", "disputed", "2020"),
+    ):
+        accept(database, new(job_id))
+        with database.write() as c:
+            ours = sa.update(table).where(table.c.job_id == job_id)
+            c.execute(ours.values(state=state, changed_at=at))
+    found.sweep()
+    assert found.find("1") is None
+    states = {i: found.get(i, tenant="a").state for i in "234"}
+    assert states == {"2": "impossible", "3": "compare", "4": "disputed"}
+
+
+def test_ids_that_no_database_takes_are_unknown(database):
+    with pytest.raises(NotFoundError):
+        Disputes(database).get("dis\0", tenant=None)
+    with pytest.raises(NotFoundError):
+        Comparisons(database).get("job\0", tenant="a")
+    assert not NodeStates(database).release("x\0")
