@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(or $(PRIVACY_VENV),.venv)/bin
 SETUP := @$(PYTHON) scripts/setup.py
 
-.PHONY: help demo test test-slow check bench serve demo-chain slither contracts contracts-tools coverage lock clean
+.PHONY: help demo test test-slow schemathesis check bench faults serve demo-chain slither contracts contracts-tools coverage lock clean
 VERIFIER_TESTS := appraise cbor chain collateral composite der device_collateral ear event_log fetch gpu parse policy reference_values tcb vectors vendors verify xmldsig
 
 help: ## say what there is
@@ -27,6 +27,10 @@ test-slow: ## the slow tests
 	@$(BIN)/python scripts/contracts_tools.py
 	$(BIN)/pytest -m slow $(ARGS)
 
+schemathesis: ## ten thousand generated requests, judged by the OpenAPI document
+	$(SETUP) dev
+	$(BIN)/pytest -m slow tests/conformance/test_openapi.py $(ARGS)
+
 coverage: ## every branch of what parses, verifies and appraises evidence
 	$(SETUP) dev
 	$(BIN)/coverage run -m pytest -q -m "not slow" tests/conformance tests/unit/cli/test_cli_attest.py \
@@ -40,6 +44,10 @@ check: ## format, lint, types, direction of imports
 bench: ## measure, and write benchmarks/out/
 	$(SETUP) dev
 	$(BIN)/python -m benchmarks $(ARGS)
+
+faults: ## kill gateways and nodes under load; ARGS are those of benchmarks/faults.py
+	$(SETUP) all
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 serve: ## a gateway on this machine; ARGS are those of `privacy serve`
 	$(SETUP) demo

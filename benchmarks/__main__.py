@@ -23,6 +23,7 @@ from benchmarks import (
     fhe_networks,
     fhe_trees,
     gateway_cost,
+    gateway_jobs,
     model_families,
     ray,
     tee,
@@ -171,6 +172,10 @@ def _show_malformed(found: Json) -> None:
 
 BENCHMARKS: dict[str, tuple[Measure, Callable[[Json], None]]] = {
     "gateway-cost": (lambda quick: gateway_cost.measure(OUT, quick=quick), _show),
+    "gateway-jobs": (
+        lambda quick: gateway_jobs.measure(quick=quick),
+        gateway_jobs.show,
+    ),
     "fhe-trees": (lambda quick: fhe_trees.measure(quick=quick), _show_trees),
     "fhe-networks": (
         lambda quick: fhe_networks.measure(quick=quick),

@@ -50,7 +50,14 @@ class Live:
     def __init__(
         self, folder: Path, models: Path, *, module: str = "gateway", **settings: str
     ) -> None:
-        """Choose a port, an empty data folder and other settings by name."""
+        """Choose a port, an empty data folder and other settings by name.
+
+        Args:
+            folder: For the data folder.
+            models: Published models.
+            module: Serves the gateway; another one has other engines.
+            settings: See `gateway.settings`.
+        """
         self._module = module
         self.data = folder / "gateway"
         shutil.rmtree(self.data, ignore_errors=True)

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 
 from gateway.api import (
     api_keys,
@@ -12,6 +13,7 @@ from gateway.api import (
     audit,
     blobs,
     contract_inputs,
+    disputes,
     estimates,
     health,
     jobs,
@@ -20,6 +22,7 @@ from gateway.api import (
     models,
     nodes,
     oip,
+    peers,
     problems,
     tenants,
     webhooks,
@@ -29,9 +32,11 @@ from gateway.audit_trail import AuditTrail
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
 from gateway.node import Gateway, open_database
-from gateway.server import server_options
+from gateway.server import DrainingServer, server_options
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys
+from gateway.traces import start_traces, stop_traces
+from privacy.errors import UnavailableError
 from privacy.tls import server_context
 
 _DESCRIPTION = """
@@ -42,6 +47,14 @@ Every error is an RFC 9457 problem whose `code` is stable. Send an API key as
 `admin`, which implies the others. What a key's tenant did not upload or submit does
 not exist for it.
 """
+
+# FastAPI's own would export messages of errors, which may quote an input.
+_NO_TELEMETRY: TelemetryConfig = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "auto_configure": False,
+}
 
 
 def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI:
@@ -71,6 +84,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         version="1",
         description=_DESCRIPTION,
         lifespan=lifespan,
+        telemetry=_NO_TELEMETRY,
         docs_url=None,  # the pages would load scripts from elsewhere
         redoc_url=None,
         responses=problems.RESPONSES,
@@ -82,24 +96,28 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
     app.add_middleware(problems.DefectsAsProblems)
     app.add_middleware(AuditTrail)
     app.add_middleware(RequestLog)
-    for module in (
+    modules = (
         health,
         metrics,
         models,
         blobs,
         jobs,
         contract_inputs,
+        disputes,
         estimates,
         attestations,
         nodes,
+        peers,
         api_keys,
         tenants,
         webhooks,
         oip,
         log,
         audit,
-    ):
+    )
+    for module in modules:
         app.include_router(module.router)
+    app.state.routes = [route for module in modules for route in module.router.routes]
     return app
 
 
@@ -122,18 +140,27 @@ def run(
         FormatError: The files for TLS are not usable.
     """
     configure_logs()
+    start_traces()
     context = server_context(settings.tls) if settings.tls else None
     app = create_app(settings, engines=engines)
     gateway: Gateway = app.state.gateway
     gateway.open()  # here, so that a taken folder is a typed error
     announce(gateway.api_keys.bootstrap())
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
         **server_options(settings),
         ssl_context_factory=(lambda _config, _default: context) if context else None,
     )
+    server = DrainingServer(config, gateway.drain)
+    try:
+        server.run()
+    finally:
+        stop_traces()
+    if not server.started:
+        msg = "the gateway could not start: its log says why"
+        raise UnavailableError(msg, code="not-started")
 
 
 def bootstrap_admin_key(settings: Settings) -> str | None:

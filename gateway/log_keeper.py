@@ -78,17 +78,25 @@ class LogKeeper:
         self._refusals, self._archive = refusals, archive
         self._most_age_s, self._keep_s = most_age_s, keep_s
         self._turn = Lock()
-        self._closed = False
+        self._closed = self._stalled = False
 
     def tick(self) -> None:
         """Bring both logs up to date, and sign if anything changed.
 
-        Raises:
-            UnavailableError: The key at hand is not the one that is to sign.
+        What stands in the way (a database that is away, a receipt key that was rotated
+        elsewhere) is logged once, and tried again at the next tick.
         """
         with self._turn:
-            if not self._closed:
+            if self._closed:
+                return
+            try:
                 self._tick()
+            except UnavailableError as exc:
+                if not self._stalled:
+                    _log.error("logs-stalled", code=exc.code, why=exc.message)
+                self._stalled = True
+            else:
+                self._stalled = False
 
     def close(self) -> None:
         """Do it all once more, and then nothing any more."""

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.metrics import ERRORS, request_answered
-from gateway.trace_context import trace_id_of
+from gateway.traces import request_span, trace_id_of
 
 _log = structlog.get_logger()
 _QUIET = ("/healthz", "/readyz", "/metrics")
@@ -94,11 +94,17 @@ class RequestLog:
             known["trace_id"] = trace_id
         exchange = _Exchange(receive, send, request_id)
         scope.setdefault("state", {})["request_id"] = request_id
-        with structlog.contextvars.bound_contextvars(**known):
+        with (
+            structlog.contextvars.bound_contextvars(**known),
+            request_span(scope["method"], headers.get("traceparent", "")) as made,
+        ):
             try:
                 await self._app(scope, exchange.receive, exchange.send)
             finally:
                 exchange.note(scope)
+                if made:
+                    made.update_name(f"{scope['method']} {route_of(scope)}")
+                    made.set_attributes(exchange.facts(scope))
 
 
 class _Exchange:
@@ -125,10 +131,18 @@ class _Exchange:
         self._sent += len(message.get("body", b""))
         await self._send(message)
 
+    def facts(self, scope: Scope) -> dict[str, str | int]:
+        return {
+            "http.request.method": scope["method"],
+            "http.route": route_of(scope),
+            "http.response.status_code": self._status,
+            "privacy.request_id": self._request_id,
+        }
+
     def note(self, scope: Scope) -> None:
         """Log and count the request; what nobody serves may be a secret in a path."""
         seconds = time.perf_counter() - self._began
-        route = getattr(scope.get("route"), "path", "")
+        route = route_of(scope)
         request_answered(
             scope["method"],
             route or "none",
@@ -146,3 +160,8 @@ class _Exchange:
                 ms=round(seconds * 1000, 2),
                 key_id=scope["state"].get("key_id"),
             )
+
+
+def route_of(scope: Scope) -> str:
+    """Return the template of the route that served a request, "" if none did."""
+    return str(getattr(scope.get("route"), "path", ""))

@@ -7,6 +7,7 @@ for whom.
 """
 
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,7 +17,8 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from gateway.store.jobs import Job
+if TYPE_CHECKING:  # what the store counts here must not need the store
+    from gateway.store.jobs import Job
 
 REGISTRY = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
@@ -75,7 +77,9 @@ ERRORS = Counter(
     registry=REGISTRY,
 )
 DATABASE_ERRORS = Counter(
-    "privacy_database_errors", "Statements that failed.", registry=REGISTRY
+    "privacy_database_errors",
+    "Statements that failed for a database that is away or full.",
+    registry=REGISTRY,
 )
 WEBHOOK_ATTEMPTS = Counter(
     "privacy_webhook_attempts",
@@ -106,6 +110,11 @@ NODES = Gauge("privacy_nodes", "Nodes by state.", ["state"], registry=REGISTRY)
 ENCLAVES = Gauge(
     "privacy_enclaves", "Enclaves of this machine that are alive.", registry=REGISTRY
 )
+RECEIPTS_UNLOGGED = Gauge(
+    "privacy_receipts_unlogged",
+    "Receipts that are not in the receipt log yet, in the whole database.",
+    registry=REGISTRY,
+)
 DISK_FREE = Gauge(
     "privacy_disk_free_bytes", "Room below the data folder.", registry=REGISTRY
 )
@@ -122,7 +131,7 @@ def request_answered(
     SENT.labels(route).inc(sent)
 
 
-def job_ended(job: Job) -> None:
+def job_ended(job: "Job") -> None:
     """Count a job that has just reached its terminal state."""
     JOBS.labels(job.mode, _bounded(job.model), job.status).inc()
     if not job.started_at:

@@ -21,19 +21,25 @@ from gateway.jobs.service import JobService
 from gateway.lock import FolderLock
 from gateway.log_keeper import LogKeeper, Refusals
 from gateway.logs import error_id_of
+from gateway.peers.peers import Peers
+from gateway.quality.service import Quality, watch
 from gateway.registry import ModelRegistry
 from gateway.settings import Settings
 from gateway.signing import KEY_FILE, ReceiptKeys
 from gateway.store.api_keys import ApiKeys
-from gateway.store.audit import Act, Audit, Who
+from gateway.store.audit import WHO, Act, Audit, Who
 from gateway.store.away import StoreAwayError
-from gateway.store.blobs import Blobs
+from gateway.store.blobs import Blobs, BlobStore
+from gateway.store.comparisons import Comparisons
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
+from gateway.store.disputes import Disputes
 from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
+from gateway.store.node_states import NodeStates
 from gateway.store.parts import Parts
+from gateway.store.peers import PeerStore
 from gateway.store.receipt_log import ReceiptLog
 from gateway.store.results import Results
 from gateway.store.tenants import Tenants
@@ -43,6 +49,7 @@ from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
 from gateway.webhooks.sender import Sender
 from privacy import __version__
 from privacy.encoding import Json
+from privacy.errors import FormatError
 from privacy.publisher import Trust, load_trust
 
 if TYPE_CHECKING:
@@ -63,13 +70,17 @@ class Gateway:
     api_keys: ApiKeys
     tenants: Tenants
     tokens: "Tokens | None"
-    blobs: Blobs
+    blobs: BlobStore
     uploads: Uploads
     contract_inputs: ContractInputs
     jobs: Jobs
     gateways: Gateways
     membership: Membership
     measures: Measures
+    comparisons: Comparisons
+    disputes: Disputes
+    node_states: NodeStates
+    peers: Peers
     results: Results
     webhooks: Webhooks
     webhook_secrets: WebhookSecrets
@@ -79,6 +90,7 @@ class Gateway:
     audit: Audit
     refusals: Refusals
     scheduler: Scheduler
+    quality: Quality
     service: JobService
     deletions: Deletions
 
@@ -86,7 +98,7 @@ class Gateway:
         """Describe a gateway; nothing is touched before `open`."""
         self.settings = settings
         self.rates = Rates(settings.rate_limits)
-        self.ready = False
+        self.ready = self.draining = False
         self._engines = engines
         self._lock: FolderLock | None = None
         self._trusted: Trust | None = None
@@ -114,20 +126,20 @@ class Gateway:
         self.api_keys = ApiKeys(self.database)
         self.tenants = Tenants(self.database)
         self.tokens = _tokens(self.settings)
-        blobs_dir = self.settings.blobs_dir or data_dir / "blobs"
-        self.blobs = Blobs(blobs_dir)
-        # Beside the blobs, so that a whole one is renamed; a gateway's own, for it goes
-        # on with what an earlier life of its was receiving.
-        own = gateway_id(data_dir) if self.settings.blobs_dir else ""
-        parts = Parts(blobs_dir / "uploads" / own)
+        self.blobs = open_blobs(self.settings)
+        parts = Parts(_uploads_dir(self.settings))
         self.uploads = Uploads(
             self.database, self.blobs, parts, _allowance(self.settings)
         )
         self.contract_inputs = ContractInputs(
-            data_dir / "contract-inputs", ttl_s=self.settings.contract_inputs_ttl_s
+            (self.settings.blobs_dir or data_dir) / "contract-inputs",
+            ttl_s=self.settings.contract_inputs_ttl_s,
         )
         self.jobs = Jobs(self.database)
         self.measures = Measures(self.database)
+        self.comparisons = Comparisons(self.database)
+        self.disputes = Disputes(self.database)
+        self.node_states = NodeStates(self.database)
         self.gateways = Gateways(self.database)
         self.results = Results(self.uploads, ttl_s=self.settings.results_ttl_s)
         self.webhook_secrets = load_webhook_secrets(
@@ -135,14 +147,23 @@ class Gateway:
         )
         self.webhooks = Webhooks(self.database, key_id=self.webhook_secrets.key_id)
         self.registry = ModelRegistry(self.settings.models_dir, self._trust)
+        self.peers = Peers(
+            self.settings,
+            PeerStore(self.database),
+            key_ids=self.receipt_keys.key_ids,
+            simulated=self._simulated_enclaves,
+        )
 
     async def start(self) -> None:
         """Start running jobs, those of an earlier life first."""
         settings = self.settings
+        # Tasks begun here act on this gateway's behalf; requests say on whose they do.
+        WHO.set(Who(actor="gateway", gateway=settings.node_name))
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
         self.scheduler = Scheduler(
-            node_wait_s=settings.node_wait_s if settings.ray_address else 0.0
+            node_wait_s=settings.node_wait_s if settings.ray_address else 0.0,
+            quarantined=self.node_states.quarantined,
         )
         if settings.local_modes:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
@@ -155,6 +176,22 @@ class Gateway:
             name=settings.node_name,
             lease_s=settings.lease_s,
         )
+        self.quality = Quality(
+            database=self.database,
+            comparisons=self.comparisons,
+            disputes=self.disputes,
+            states=self.node_states,
+            tenants=self.tenants,
+            jobs=self.jobs,
+            blobs=self.blobs,
+            registry=self.registry,
+            scheduler=self.scheduler,
+            share=settings.verify_share,
+            accusers=settings.quarantine_accusers,
+            gateway=self.membership.id,
+            collateral=str(settings.home / "collateral"),
+        )
+        await self.peers.start(self.scheduler)
         self.service = JobService(
             jobs=self.jobs,
             blobs=self.blobs,
@@ -172,24 +209,29 @@ class Gateway:
             membership=self.membership,
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
+            quality=self.quality,
+            peers=self.peers,
         )
         for job_id in await asyncio.to_thread(self.membership.join):
             self.service.begin(job_id)
         rounds = self.membership.run(self.service, self.service.hub)
+        self._keeper = self._log_keeper()
         self.deletions = Deletions(
             database=self.database,
             tenants=self.tenants,
             uploads=self.uploads,
             contract_inputs=self.contract_inputs,
             service=self.service,
+            log_receipts=self._keeper.tick,
         )
         self._sweeping = asyncio.create_task(self._sweep())
         await asyncio.to_thread(self.audit.record, _started(settings))
-        self._keeper = self._log_keeper()
         self._background = [
             asyncio.create_task(rounds),
             asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
+            asyncio.create_task(watch(self.quality, self.service.begin)),
+            asyncio.create_task(self.peers.watch(self.scheduler)),
             asyncio.create_task(self.deletions.run(settings.sweep_every_s)),
             asyncio.create_task(every(settings.log_every_s, self._keeper.tick)),
             asyncio.create_task(every(_REFUSALS_S, self._keeper.note_refusals)),
@@ -203,6 +245,16 @@ class Gateway:
             enclave_evidence=settings.enclave_evidence,
             simulated_enclaves=self._simulated_enclaves,
         )
+
+    async def drain(self) -> None:
+        """Take no new jobs, and wait for those that run, for `drain_s` at most.
+
+        Jobs that have not begun stay as they are: for another gateway, or the next
+        start.
+        """
+        self.ready, self.draining = False, True
+        left = await self.service.drain(self.settings.drain_s)
+        _log.info("drained", node=self.settings.node_name, still_running=left)
 
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
@@ -234,7 +286,9 @@ class Gateway:
             await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)
             await _remove(self.gateways.sweep)
+            await _remove(self.uploads.trim_copies)
             await _remove(self.webhooks.sweep)
+            await _remove(self.comparisons.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
 
     def _sender(self) -> Sender:
@@ -292,6 +346,8 @@ async def _remove(sweep: Callable[[], int]) -> None:
     try:
         if files := await asyncio.to_thread(sweep):
             _log.info("swept", files=files)
+    except StoreAwayError as exc:
+        _log.warning("store-away", task="sweep", code=exc.code)
     except Exception as exc:  # noqa: BLE001 - the next time may go better
         error_id_of(exc, task="sweep")
 
@@ -330,6 +386,35 @@ def open_database(data_dir: Path, url: str = "") -> Database:
     """Return the database at an address, or that of a data folder, made if absent."""
     data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     return Database(url or data_dir / "gateway.sqlite")
+
+
+def open_blobs(settings: Settings) -> BlobStore:
+    """Return where blobs are.
+
+    Raises:
+        FormatError: A folder and a bucket, or the bucket's address is none.
+    """
+    if not settings.blobs_s3:
+        return Blobs(settings.blobs_dir or settings.data_dir / "blobs")
+    if settings.blobs_dir:
+        msg = (
+            "both blobs_dir and blobs_s3 are set: blobs are in one place, leave one out"
+        )
+        raise FormatError(msg, code="blobs-twice")
+    from gateway.store.s3 import S3Blobs
+
+    cache = settings.data_dir / "blobs" / "copies"
+    return S3Blobs(settings.blobs_s3, cache, cache_bytes=settings.blobs_cache_bytes)
+
+
+def _uploads_dir(settings: Settings) -> Path:
+    """Return where uploads arrive: on the disk of the blobs, to be renamed once whole.
+
+    It is a gateway's own, for it goes on with what an earlier life of its received.
+    """
+    if settings.blobs_dir:
+        return settings.blobs_dir / "uploads" / gateway_id(settings.data_dir)
+    return settings.data_dir / "blobs" / "uploads"
 
 
 def _forget_finished(work: Path, unfinished: list[str]) -> None:

@@ -5,13 +5,19 @@ address may have, nor how long an answer may wait for somebody who does not read
 """
 
 import asyncio
+import signal
+import socket
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from ipaddress import ip_address, ip_network
+from types import FrameType
 from typing import Any, ClassVar
 
+import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from gateway.api.limits import MAX_HEADER_BYTES
+from gateway.logs import error_id_of
 from gateway.settings import Settings
 
 _UNREAD_S = 60.0
@@ -96,6 +102,45 @@ class BoundedProtocol(H11Protocol):
         if self._unread_timer:
             self._unread_timer.cancel()
             self._unread_timer = None
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that on SIGTERM serves on until jobs have ended, and stops then.
+
+    A second SIGTERM, or SIGINT, stops it at once.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, drain: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Serve as `config` says; `drain` returns when it is time to stop."""
+        super().__init__(config)
+        self._drain = drain
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Take a signal."""
+        if sig == signal.SIGTERM and self.started and not self._draining:
+            assert self._loop
+            self._loop.call_soon_threadsafe(self._begin)
+        else:
+            super().handle_exit(sig, frame)
+
+    def _begin(self) -> None:
+        self._draining = self._draining or asyncio.create_task(self._stop())
+
+    async def _stop(self) -> None:
+        try:
+            await self._drain()
+        except Exception as exc:  # noqa: BLE001 - whatever it is, we stop
+            error_id_of(exc, task="drain")
+        super().handle_exit(signal.SIGTERM, None)
 
 
 def bounded_protocol(

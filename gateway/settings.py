@@ -41,6 +41,16 @@ class Settings(BaseSettings):
         description="Uploads, outputs and evidence; DATA_DIR/blobs if empty. Gateways "
         "that share a database need a folder that all of them see, or blobs_s3.",
     )
+    blobs_s3: str = Field(
+        default="",
+        description="s3://BUCKET/PREFIX instead of a folder; credentials and address "
+        "are boto3's usual ones.",
+    )
+    blobs_cache_bytes: int = Field(
+        default=20 << 30,
+        ge=0,
+        description="With blobs_s3: what copies on this machine may take.",
+    )
     lease_s: float = Field(
         default=10.0,
         ge=1,
@@ -167,6 +177,18 @@ class Settings(BaseSettings):
         description="Memory that a worker's keys and engines may keep between jobs.",
     )
     fhe_time_limit_s: float = Field(default=900.0, gt=0)
+    peers_file: Path | None = Field(
+        default=None, description="Other operators' gateways that get jobs, TOML."
+    )
+    peer_max_hops: int = Field(
+        default=1,
+        ge=0,
+        le=8,
+        description="How many gateways may pass a job on; 1: none from a peer.",
+    )
+    peer_distrust_s: float = Field(
+        default=3600.0, gt=0, description="How long a peer that lied gets no job."
+    )
     zkml_time_limit_s: float = Field(default=3600.0, gt=0)
     tee_time_limit_s: float = Field(default=60.0, gt=0)
     max_upload_bytes: int = Field(default=2 << 30, ge=1)
@@ -205,6 +227,18 @@ class Settings(BaseSettings):
     )
     sweep_every_s: float = Field(
         default=600.0, gt=0, description="How often what has expired is removed."
+    )
+    verify_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Of jobs that are looked at twice: fhe on another node, others by "
+        "their evidence. Requests may say `always` or `never`.",
+    )
+    quarantine_accusers: int = Field(
+        default=1,
+        ge=1,
+        description="Tenants whose disputes a node must have lost to get no more jobs.",
     )
     max_queued_jobs: int = Field(
         default=256, ge=1, description="Waiting jobs of one mode."
@@ -257,6 +291,16 @@ class Settings(BaseSettings):
     )
     max_connections: int = Field(
         default=1000, ge=1, description="Open at once, waiting requests and all."
+    )
+    min_free_bytes: int = Field(
+        default=256 << 20,
+        ge=0,
+        description="Room on its disks below which a gateway is not ready.",
+    )
+    drain_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="How long jobs that run may take to end after SIGTERM.",
     )
     stop_grace_s: int = Field(
         default=5, ge=0, description="How long open requests may take at shutdown."

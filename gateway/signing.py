@@ -51,6 +51,10 @@ class ReceiptKeys:
         """Of the key that is at hand."""
         return key_id(self._private.public_key())
 
+    def key_ids(self) -> tuple[str, ...]:
+        """Return the ids of the key at hand and of those before it."""
+        return (self.key_id, *read_history({"history": self._history}))
+
     @property
     def is_current(self) -> bool:
         """Whether the key at hand is the one that is to sign now."""
@@ -92,7 +96,7 @@ class ReceiptKeys:
             old, new = self._private, Ed25519PrivateKey.generate()
             history = succeed(
                 self._history,
-                new.public_key(),
+                new,
                 old,
                 at=now(),
                 until=since or now(plus_s=overlap_s),
@@ -151,15 +155,20 @@ class ReceiptKeys:
     def _adopt(self) -> None:
         """Use the key of the day if a rotation, or its operator, has put it here."""
         newest = self._newest()
-        with locked(self._path.with_name(f".{self._path.name}.lock")):
-            if self._next.exists():
-                fresh = load_private_key(self._next)
-                if key_id(fresh.public_key()) == newest:
-                    self._next.replace(self._path)
-                elif newest == self.key_id:
-                    self._next.unlink()  # of a rotation that was broken off
+        if self._next.exists():  # else the folder may well be read-only
+            with locked(self._path.with_name(f".{self._path.name}.lock")):
+                self._finish_rotation(newest)
         if newest != self.key_id:
             self._private = load_private_key(self._path)
+
+    def _finish_rotation(self, newest: str) -> None:
+        if not self._next.exists():  # another process was here first
+            return
+        fresh = load_private_key(self._next)
+        if key_id(fresh.public_key()) == newest:
+            self._next.replace(self._path)
+        elif newest == self.key_id:
+            self._next.unlink()  # of a rotation that was broken off
 
     def _begun(self) -> list[Json]:
         """Return the history, which begins with the key at hand if there is none."""
@@ -167,7 +176,7 @@ class ReceiptKeys:
             return history
         history = begin(self._private, at=now())
         try:
-            self._store(history)
+            self._store(history, actor="gateway")
         except sa.exc.IntegrityError:  # another gateway was quicker
             return self._stored()
         return history
@@ -178,7 +187,9 @@ class ReceiptKeys:
             rows = c.execute(query.order_by(receipt_key_history.c.position))
             return list(rows.scalars())
 
-    def _store(self, history: list[Json], *, revoked: bool = False) -> None:
+    def _store(
+        self, history: list[Json], *, revoked: bool = False, actor: str = "operator"
+    ) -> None:
         """Add what is new; two rotations at once are a conflict of positions."""
         known = len(self._stored())
         fresh = list(enumerate(history))[known:]
@@ -188,7 +199,7 @@ class ReceiptKeys:
             action="receipt-key-revoked" if revoked else "receipt-key-made",
             target=kids[0],
             details={"statements": kids},
-            who=Who(actor="operator"),
+            who=Who(actor=actor),
         )
         with self._database.write() as c:
             c.execute(sa.insert(receipt_key_history), rows)

@@ -189,9 +189,22 @@ def parse_mode(text: str) -> Mode:
         raise NotFoundError(msg, code="unknown-mode") from None
 
 
-def who_sees_what(mode: Mode, *, simulated: bool = False) -> WhoSeesWhat:
-    """Return the contract of a mode; `simulated` says the enclave is not hardware."""
-    return _TABLE[_row(mode, simulated=simulated)]
+def who_sees_what(
+    mode: Mode, *, simulated: bool = False, peer: str = ""
+) -> WhoSeesWhat:
+    """Return the contract of one job.
+
+    Args:
+        mode: Its mode.
+        simulated: The enclave is not hardware.
+        peer: The other operator's gateway that ran it; "" if none did.
+    """
+    row = _TABLE[_row(mode, simulated=simulated)]
+    if not peer:
+        return row
+    clear = ": the input in the clear, too" if mode is Mode.ZKML else ""
+    seen = f"{peer}, another operator's gateway, what operator and gateway see{clear}"
+    return replace(row, others_see=f"{seen}; else {row.others_see}")
 
 
 def exposure(mode: Mode, *, simulated: bool = False, sealed: bool = False) -> Exposure:

@@ -3,6 +3,9 @@
 A receipt file is canonical JSON (RFC 8785) with two members: `receipt`, readable, and
 `jws`, a detached EdDSA signature (RFC 7515 appendix F, Ed25519) over the canonical
 encoding of `receipt`. Changing any byte of the file breaks it.
+
+There are two formats. The second has members that the first lacks, and is written where
+one of them says something: so receipts of the first stay what they were, byte by byte.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -17,6 +20,9 @@ from privacy.errors import CannotVerifyError, FormatError, VerificationError
 from privacy.jws import key_id, matches, signed_bytes, split_detached
 
 FORMAT = "privacy-compute/receipt/1"
+FORMAT_2 = "privacy-compute/receipt/2"
+_NEW = ("peer_receipt_sha256",)
+"""Members of the second format; empty in the first."""
 _MAX_BYTES = 1 << 16
 
 
@@ -36,6 +42,8 @@ class Receipt:
         simulated: The enclave was simulated: its evidence proves nothing.
         options: What was relaxed or chosen for this job.
         submitted_at: RFC 3339, UTC, as are `started_at` and `finished_at`.
+        peer_receipt_sha256: The receipt of the other operator's gateway that ran the
+            job (a peer); empty if none did.
     """
 
     job_id: str
@@ -56,12 +64,15 @@ class Receipt:
     submitted_at: str
     started_at: str
     finished_at: str
+    peer_receipt_sha256: str = ""
 
 
 def sign_receipt(receipt: Receipt, signing_key: Ed25519PrivateKey) -> bytes:
     """Return the receipt file."""
-    header = _header(key_id(signing_key.public_key()))
     body = asdict(receipt)
+    if not any(body[name] for name in _NEW):
+        body = {name: value for name, value in body.items() if name not in _NEW}
+    header = _header(key_id(signing_key.public_key()), body)
     signature = signing_key.sign(signed_bytes(header, canonical_json(body)))
     return canonical_json({"jws": f"{header}..{b64url(signature)}", "receipt": body})
 
@@ -97,7 +108,7 @@ def verify_receipt(raw: bytes, trusted: dict[str, Ed25519PublicKey]) -> Receipt:
             f"the receipt was changed: {exc}", code="receipt-changed"
         ) from exc
     kid = str(header.get("kid"))
-    if b64url(canonical_json(header)) != _header(kid):
+    if b64url(canonical_json(header)) != _header(kid, body):
         msg = "the receipt's signature header is not one this project writes"
         raise VerificationError(msg, code="receipt-changed")
     public_key = trusted.get(kid)
@@ -116,12 +127,13 @@ def verify_receipt(raw: bytes, trusted: dict[str, Ed25519PublicKey]) -> Receipt:
     return receipt
 
 
-def _header(kid: str) -> str:
-    return b64url(canonical_json({"alg": "EdDSA", "kid": kid, "typ": FORMAT}))
+def _header(kid: str, body: Json) -> str:
+    kind = FORMAT_2 if any(name in body for name in _NEW) else FORMAT
+    return b64url(canonical_json({"alg": "EdDSA", "kid": kid, "typ": kind}))
 
 
 def _matches(public_key: Ed25519PublicKey, body: Json, signature: bytes) -> bool:
-    header = _header(key_id(public_key))
+    header = _header(key_id(public_key), body)
     return matches(public_key, signature, signed_bytes(header, canonical_json(body)))
 
 
@@ -136,6 +148,8 @@ def _split(raw: bytes) -> tuple[Json, Json, bytes]:
 
 def _receipt(body: Json) -> Receipt:
     names = {f.name for f in fields(Receipt)}
+    if not any(body.get(name) for name in _NEW):
+        names -= set(_NEW)
     if set(body) != names:
         odd = sorted(set(body) ^ names)
         raise FormatError(f"the receipt lacks or adds members: {', '.join(odd)[:200]}")

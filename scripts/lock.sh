@@ -32,6 +32,13 @@ trap 'rm -f "$needed"' EXIT
   --python-version 3.11.1 --no-annotate --no-header --quiet --output-file "$needed"
 echo concrete-python >> "$needed"
 compile client-fhe "$needed" --no-deps --constraint requirements/all.txt --no-annotate
+# What a container runs: no publishing, so neither torch nor Concrete-ML.
+"$uv" pip compile pyproject.toml requirements/build.in --extra gateway --extra zkml \
+  --extra tee --extra chain --extra ray --extra s3 --constraint requirements/all.txt \
+  --universal --python-version 3.11.1 --no-annotate --no-header --quiet \
+  --output-file "$needed"
+printf '%s\n' concrete-python 'setuptools<81' >> "$needed"
+compile server "$needed" --no-deps --constraint requirements/all.txt --no-annotate
 narrow demo "${engines[@]}"
 narrow dev "${engines[@]}" --extra chain --extra ray --extra s3 --group dev
 compile uv requirements/uv.in --no-annotate

@@ -5,9 +5,9 @@ import asyncio
 from fastapi import APIRouter
 
 from gateway.api.auth import GatewayDep
-from gateway.api.schemas import HealthOut, JwksOut
+from gateway.api.schemas import HealthOut, JwksOut, ReadyOut
+from gateway.readiness import check_ready
 from privacy.encoding import Json
-from privacy.errors import UnavailableError
 from privacy.modes import modes_table
 
 router = APIRouter(tags=["open"])
@@ -19,13 +19,10 @@ async def health() -> Json:
     return {"status": "ok"}
 
 
-@router.get("/readyz", response_model=HealthOut)
+@router.get("/readyz", response_model=ReadyOut)
 async def ready(gateway: GatewayDep) -> Json:
-    """Say whether jobs are taken."""
-    if not gateway.ready:
-        raise UnavailableError("the gateway is starting or stopping: try again soon")
-    await asyncio.to_thread(gateway.registry.all)  # refused if nobody can be trusted
-    return {"status": "ready"}
+    """Say whether jobs are taken, and what was looked at."""
+    return await check_ready(gateway)
 
 
 @router.get("/v1/modes")

@@ -68,6 +68,7 @@ async def submit(
             input_sha256=body.input,
             keys_sha256=body.keys,
             options=body.options,
+            verify=body.verify,
         ),
         tenant=key.tenant,
         idempotency_key=idempotency_key,
@@ -176,6 +177,20 @@ async def receipt(gateway: GatewayDep, job: FinishedJob) -> Response:
     return Response(raw, media_type="application/json")
 
 
+@router.get(
+    "/{job_id}/peer-receipt",
+    responses={200: {"content": {"application/json": {}}, "description": "Receipt"}},
+    response_class=Response,
+)
+async def peer_receipt(gateway: GatewayDep, job: FinishedJob) -> Response:
+    """Return the receipt of the other operator's gateway that ran the job."""
+    raw = await asyncio.to_thread(gateway.peers.receipt, job.id) if job.peer else None
+    if raw is None:
+        msg = "no other operator's gateway ran this job"
+        raise NotFoundError(msg, code="no-peer-receipt")
+    return Response(raw, media_type="application/json")
+
+
 async def _blob(gateway: Gateway, job: Job, sha256: str) -> Response:
     if job.problem:
         return problem_response(job.problem)
@@ -187,11 +202,12 @@ async def _blob(gateway: Gateway, job: Job, sha256: str) -> Response:
     kind = "application/octet-stream"
     try:
         small = await asyncio.to_thread(gateway.blobs.small, sha256)
-    except FileNotFoundError:  # deleted just now
+        if small is not None:
+            return Response(small, media_type=kind, headers=headers)
+        path = await asyncio.to_thread(gateway.blobs.fetch, sha256)
+    except NotFoundError:  # deleted just now
         raise _gone() from None
-    if small is not None:
-        return Response(small, media_type=kind, headers=headers)
-    return FileResponse(gateway.blobs.path(sha256), media_type=kind, headers=headers)
+    return FileResponse(path, media_type=kind, headers=headers)
 
 
 def _gone() -> NotFoundError:

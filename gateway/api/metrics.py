@@ -16,7 +16,7 @@ from privacy.modes import Mode
 
 router = APIRouter(tags=["operation"])
 
-_STATES = ("ready", "lost", "quarantined")
+_STATES = ("ready", "lost", "quarantined", "unreachable", "distrusted")
 
 
 @router.get(
@@ -49,6 +49,7 @@ def _look_at_nodes(gateway: Gateway) -> None:
 
 def _look_at_store(gateway: Gateway) -> None:
     metrics.DISK_FREE.set(shutil.disk_usage(gateway.settings.data_dir).free)
+    metrics.RECEIPTS_UNLOGGED.set(gateway.receipt_log.behind())
     open_jobs = gateway.jobs.count_open()
     for mode in Mode:
         for status in OPEN:

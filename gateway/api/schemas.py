@@ -8,6 +8,7 @@ from gateway.identity.caller import Scope, Tenant
 from privacy.runs import MAX_ROWS
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex")]
+JobId = Annotated[str, Field(pattern="^job_[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
 Lifetime = Annotated[float, Field(gt=0, le=10 * 366 * 86400)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -40,6 +41,9 @@ class JobIn(StrictRequest):
     )
     options: dict[str, JsonValue] = Field(
         default_factory=dict, description="Echoed in the receipt; at most 4 kB."
+    )
+    verify: Literal["always", "never", "sampled"] = Field(
+        "sampled", description="Look at it twice, after the first answer."
     )
 
 
@@ -101,6 +105,9 @@ class TenantLimits(StrictRequest):
     )
     uploads_per_minute: Count | None = None
     reads_per_minute: Count | None = None
+    verify_share: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Of jobs that are looked at twice."
+    )
 
 
 class TenantIn(TenantLimits):
@@ -128,6 +135,7 @@ class TenantOut(BaseModel):
     submits_per_minute: int | None
     uploads_per_minute: int | None
     reads_per_minute: int | None
+    verify_share: float | None
     created_at: Time
     changed_at: Time
 
@@ -207,6 +215,9 @@ class JobOut(BaseModel):
     evidence_sha256: str | None
     evidence_kind: str = Field(description='"proof", "attestation" or empty')
     simulated: bool
+    peer: str | None = Field(
+        None, description="The other operator's gateway that ran it."
+    )
     who_sees_what: dict[str, str]
     links: dict[str, str]
 
@@ -273,6 +284,109 @@ class EstimatesOut(BaseModel):
     modes: list[ModeEstimateOut]
 
 
+class RunOut(BaseModel):
+    """One run of a job that is compared."""
+
+    job_id: str
+    node: str = Field(description="Empty while it has not finished.")
+
+
+class ComparisonOut(BaseModel):
+    """What became of looking at a job twice."""
+
+    job_id: str
+    mode: str
+    why: str = Field(description='"always" or "sampled"')
+    state: str = Field(
+        description="planned, running, compare (waits for the data owner's report), "
+        "agreed, checked, disputed or impossible"
+    )
+    detail: str
+    runs: list[RunOut]
+    dispute_id: str | None
+    created_at: Time
+    changed_at: Time
+
+
+class ComparisonsOut(BaseModel):
+    """A tenant's comparisons, the newest first."""
+
+    comparisons: list[ComparisonOut]
+
+
+class ReportIn(StrictRequest):
+    """What a data owner found on decrypting the runs of a job."""
+
+    groups: Annotated[
+        list[Annotated[list[JobId], Field(min_length=1, max_length=3)]],
+        Field(min_length=1, max_length=3, description="Runs that agree, together."),
+    ]
+    digests: dict[str, Sha256] = Field(
+        description="Of each run's answer, salted: the owner can open them later."
+    )
+    rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
+    differing_rows: Annotated[int, Field(ge=0, le=MAX_ROWS)]
+
+
+class DisputedRunOut(RunOut):
+    """One run of a disputed job."""
+
+    receipt: str = Field(description="The receipt file, as signed.")
+
+
+class DisputeOut(BaseModel):
+    """Runs of one job that do not agree."""
+
+    id: str
+    job_id: str
+    tenant: str
+    model: str
+    version: str
+    model_sha256: str
+    mode: str
+    state: str = Field(description="open, decided or resolved")
+    verdict: str = Field(description="evidence, majority, agreed, operator or empty")
+    at_fault: str = Field(description="The node, or empty.")
+    runs: list[DisputedRunOut]
+    claims: list[dict[str, JsonValue]] = Field(description="What was reported.")
+    note: str
+    opened_at: Time
+    resolved_at: Time | None
+    resolved_by: str
+
+
+class DisputesOut(BaseModel):
+    """Disputes, the newest first."""
+
+    disputes: list[DisputeOut]
+
+
+class ResolutionIn(StrictRequest):
+    """An operator's decision on a dispute."""
+
+    at_fault: Annotated[str, Field(max_length=63, pattern=PRINTABLE)] = Field(
+        "", description="The node, which is quarantined; empty if none is."
+    )
+    note: Annotated[str, Field(max_length=500, pattern=PRINTABLE)] = ""
+
+
+class QuarantineIn(StrictRequest):
+    """Why a node gets no more jobs."""
+
+    why: Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)] = (
+        "by an operator"
+    )
+
+
+class NodeStateOut(BaseModel):
+    """A node that is not as it should be."""
+
+    node: str
+    state: str = Field(description="suspect or quarantined")
+    why: str
+    at: Time
+
+
 class NodeModeOut(BaseModel):
     """What a node offers of one mode."""
 
@@ -286,12 +400,37 @@ class NodeOut(BaseModel):
 
     name: str
     kind: str = Field(description='"local", "ray" or "peer"')
-    state: str = Field(description='"ready", "lost" or "quarantined"')
+    state: str = Field(
+        description='"ready", "lost", "quarantined"; a peer\'s also "unreachable", '
+        '"distrusted"'
+    )
     cpus: int
     gpus: int
     memory_bytes: int
     enclave_evidence: str
+    url: str = Field("", description="Of a peer.")
+    detail: str = Field("", description="Why a peer gets no jobs now.")
+    doubt: str = Field("", description="Why it is a suspect or in quarantine.")
     modes: dict[str, NodeModeOut]
+
+
+class PeerLieOut(BaseModel):
+    """Why a peer was distrusted."""
+
+    id: int
+    peer: str
+    job_id: str = Field(description="Ours, that it was asked to run; or empty.")
+    code: str
+    message: str
+    said: dict[str, JsonValue] = Field(description="What was asked and answered.")
+    at: Time
+    distrusted_until: Time
+
+
+class PeerLiesOut(BaseModel):
+    """Why a peer was distrusted, the newest first."""
+
+    lies: list[PeerLieOut]
 
 
 class NodesOut(BaseModel):
@@ -304,6 +443,12 @@ class HealthOut(BaseModel):
     """Whether the gateway is alive or ready."""
 
     status: str
+
+
+class ReadyOut(HealthOut):
+    """That the gateway takes jobs, and what was looked at."""
+
+    checks: dict[str, str]
 
 
 class JwksOut(BaseModel):

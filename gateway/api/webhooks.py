@@ -5,10 +5,11 @@ import json
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
+from fastapi import Path as InPath
 from pydantic import BaseModel, Field, JsonValue
 
 from gateway.api.auth import GatewayDep, JobReader, JobWriter
-from gateway.api.schemas import StrictRequest, Time
+from gateway.api.schemas import PRINTABLE, StrictRequest, Time
 from gateway.store.webhooks import Delivery, Webhook
 from gateway.webhooks.targets import MAX_URL, check_url
 from privacy.clock import now
@@ -22,6 +23,9 @@ _BOTH_SECRETS_S = 86400.0
 Event = Literal["job.succeeded", "job.failed", "job.cancelled"]
 Url = Annotated[str, Field(min_length=1, max_length=MAX_URL)]
 Events = Annotated[list[Event], Field(min_length=1, max_length=3)]
+
+
+Id = Annotated[str, InPath(max_length=64, pattern=PRINTABLE)]
 
 
 class WebhookIn(StrictRequest):
@@ -88,11 +92,11 @@ class DeliveriesOut(BaseModel):
     deliveries: list[DeliveryOut]
 
 
-def _of_reader(gateway: GatewayDep, key: JobReader, webhook_id: str) -> Webhook:
+def _of_reader(gateway: GatewayDep, key: JobReader, webhook_id: Id) -> Webhook:
     return gateway.webhooks.get(webhook_id, tenant=key.tenant)
 
 
-def _of_writer(gateway: GatewayDep, key: JobWriter, webhook_id: str) -> Webhook:
+def _of_writer(gateway: GatewayDep, key: JobWriter, webhook_id: Id) -> Webhook:
     return gateway.webhooks.get(webhook_id, tenant=key.tenant)
 
 

@@ -1,7 +1,7 @@
 """What the gateway asks of whatever runs its jobs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -25,6 +25,7 @@ class Work:
         folder: For the files the run writes; exists, and keeps the rows that earlier
             attempts have done.
         keys: The evaluation keys, None if the mode or the model needs none.
+        options: The job's, for a node that submits it elsewhere.
         avoid: Names of nodes that must not run it, such as who gave the first answer.
     """
 
@@ -37,6 +38,7 @@ class Work:
     input_sha256: str = ""
     keys_sha256: str = ""
     avoid: frozenset[str] = frozenset()
+    options: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Done:
     Attributes:
         node: Who computed; the scheduler fills it in.
         memory_bytes: The most its process has taken; 0 if unknown.
+        peer_receipt: The signed record of the peer that ran it; empty if none did.
     """
 
     output: Path
@@ -53,12 +56,19 @@ class Done:
     evidence_kind: str
     node: str = ""
     memory_bytes: int = 0
+    peer_receipt: bytes = b""
 
 
 class NodeLostError(UnavailableError):
     """The node died or cannot be reached: another one may run the job."""
 
     default_code = "node-lost"
+
+
+class NodeDeclinedError(NodeLostError):
+    """The node does not run this job, but may well run others."""
+
+    default_code = "node-declined"
 
 
 @dataclass(frozen=True, slots=True)

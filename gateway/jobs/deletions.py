@@ -2,7 +2,7 @@
 
 1. The state becomes `deleting`: from then on (a second later at other gateways) nothing
    is taken from the tenant, and its API keys are gone.
-2. Its open jobs are cancelled.
+2. Its open jobs are cancelled; receipts of all its jobs enter the receipt log.
 3. In one transaction every row with its name goes, from every table, and every file
    that nobody else's row names. The state becomes `deleted`.
 
@@ -12,6 +12,7 @@ tenant, and the receipt log keeps digests of its receipts.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -46,13 +47,18 @@ _FILES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deletions:
-    """Deletes tenants; any gateway goes on with what another began."""
+    """Deletes tenants; any gateway goes on with what another began.
+
+    Attributes:
+        log_receipts: Puts the receipts of ended jobs into the receipt log.
+    """
 
     database: Database
     tenants: Tenants
     uploads: Uploads
     contract_inputs: ContractInputs
     service: JobService
+    log_receipts: Callable[[], object]
 
     async def delete(self, tenant_id: str) -> Tenant:
         """Return a tenant after deleting it, as far as that can be done now.
@@ -63,6 +69,7 @@ class Deletions:
         await asyncio.to_thread(self._begin, tenant_id)
         for job_id in await asyncio.to_thread(self._open_jobs, tenant_id):
             await self.service.cancel(job_id, tenant=tenant_id)
+        await asyncio.to_thread(self.log_receipts)
         await asyncio.to_thread(self._remove, tenant_id)
         return await asyncio.to_thread(self.tenants.get, tenant_id)
 

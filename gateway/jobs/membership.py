@@ -101,7 +101,7 @@ class Membership:
         """Who runs a job that is taken now."""
         return self._member.id
 
-    def gateway_for(self, mode: Mode, sealed: Path) -> str:
+    def gateway_for(self, mode: Mode, sealed: Callable[[], Path]) -> str:
         """Return who is to run a job: who has the enclave that its input is sealed to.
 
         If that gateway is gone, or the input is not sealed, it is this one.
@@ -109,7 +109,7 @@ class Membership:
         if not self._gateways.shared or Mode.TEE not in mode.parts:
             return self.id
         try:
-            key_id = parse_sealed(sealed.read_bytes()).key_id.hex()
+            key_id = parse_sealed(sealed().read_bytes()).key_id.hex()
         except FormatError:
             return self.id  # the run will say what is wrong with it
         return self._gateways.enclave_at(key_id) or self.id
@@ -118,7 +118,10 @@ class Membership:
         """Remember that the enclave which gave this evidence is here."""
         if not self._gateways.shared:
             return
-        keys = parse_evidence(evidence).hpke_public_keys
+        try:
+            keys = parse_evidence(evidence).hpke_public_keys
+        except FormatError:  # of a node with another version: any gateway may try
+            return
         for key_id in {key.id.hex() for key in keys} - self._enclaves:
             self._gateways.keep_enclave(key_id, self.id)
             self._enclaves.add(key_id)

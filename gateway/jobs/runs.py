@@ -36,6 +36,12 @@ class Runs:
         """Return the jobs whose runs are under way."""
         return set(self._runs)
 
+    async def wait(self, for_s: float) -> int:
+        """Return how many runs are under way, at the latest after `for_s`."""
+        if self._runs:
+            await asyncio.wait(list(self._runs.values()), timeout=for_s)
+        return len(self._runs)
+
     def abandon(self, job_id: str) -> None:
         """End a run without an outcome: the job is no longer ours to run."""
         if run := self._runs.get(job_id):

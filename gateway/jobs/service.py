@@ -32,16 +32,20 @@ from gateway.jobs.runs import Runs
 from gateway.jobs.view import job_view
 from gateway.logs import error_id_of
 from gateway.metrics import job_ended
+from gateway.peers.hops import check_options
+from gateway.peers.peers import Peers
 from gateway.problems import internal_problem, problem_of
+from gateway.quality.service import SECOND_RUN_OF, Quality, Wish
 from gateway.registry import ModelRegistry
 from gateway.signing import ReceiptKeys
 from gateway.store.away import StoreAwayError, full_disk
-from gateway.store.blobs import Blobs
+from gateway.store.blobs import BlobStore
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from gateway.store.measures import Measures
 from gateway.store.parts import Owner
 from gateway.store.tenants import Tenants
 from gateway.store.uploads import Uploads
+from gateway.traces import JobSpans, add_facts, span
 from privacy.bundle import Bundle, ModePart
 from privacy.encoding import Json, canonical_json, sha256_file, sha256_hex
 from privacy.errors import (
@@ -50,6 +54,7 @@ from privacy.errors import (
     FormatError,
     JobFailedError,
     PrivacyError,
+    UnavailableError,
 )
 from privacy.fhe.options import DEFAULT_P_ERROR
 from privacy.modes import Mode, parse_mode
@@ -73,6 +78,7 @@ class JobRequest:
     model_sha256: str | None = None
     keys_sha256: str | None = None
     options: Json
+    verify: Wish = "sampled"
 
     @property
     def sha256(self) -> str:
@@ -87,6 +93,7 @@ class _Ended:
     outcome: Outcome
     files: Mapping[str, Path] = field(default_factory=dict)
     node: str = ""
+    peer_receipt: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +106,11 @@ class JobService:
         membership: Which gateway this is.
         folder: For files of runs under way.
         simulated_enclaves: What the node's enclaves show proves nothing.
+        draining: Set once no new jobs are taken.
     """
 
     jobs: Jobs
-    blobs: Blobs
+    blobs: BlobStore
     uploads: Uploads
     tenants: Tenants
     registry: ModelRegistry
@@ -117,6 +125,9 @@ class JobService:
     membership: Membership
     simulated_enclaves: bool
     measures: Measures
+    quality: Quality
+    peers: Peers
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def submit(
         self,
@@ -135,10 +146,15 @@ class JobService:
             ConflictError: The model changed, or the idempotency key was used.
             FormatError: Keys are missing or not wanted, or options are too long.
             LimitError: The queue is full.
+            UnavailableError: The gateway is stopping.
         """
-        job, is_new = await asyncio.to_thread(
-            self._accept, request, tenant, idempotency_key
-        )
+        if self.draining.is_set():
+            msg = "this gateway is stopping and takes no jobs: ask another, or later"
+            raise UnavailableError(msg, code="draining")
+        with span("job.accept"):
+            job, is_new = await asyncio.to_thread(
+                self._accept, request, tenant, idempotency_key
+            )
         if not is_new:
             if job.status == "queued" and job.gateway == self.membership.id:
                 self.begin(job.id)  # the first request may have failed just here
@@ -175,8 +191,19 @@ class JobService:
         self.executor.cancel(job_id)  # again: it may have reached the executor since
         return job
 
+    async def drain(self, for_s: float) -> int:
+        """Begin no more jobs; return how many still run after `for_s` at most."""
+        self.draining.set()
+        for job_id in self.runs.under_way():
+            job = await asyncio.to_thread(self.jobs.find, job_id)
+            if job.status == "queued":
+                self.runs.abandon(job_id)
+        return await self.runs.wait(for_s)
+
     def begin(self, job_id: str) -> None:
         """Begin the run of an accepted job, unless it is under way."""
+        if self.draining.is_set():
+            return
         self.runs.begin(job_id, partial(self._complete, by=self.membership.id))
 
     def under_way(self) -> set[str]:
@@ -194,16 +221,23 @@ class JobService:
         gateway stops, for its next life goes on with the rows that are there.
         """
         folder = self.folder / job_id
-        end = await _lasting(job_id, lambda: self._run(job_id, folder, by))
-        await _lasting(job_id, lambda: self._end(job_id, end, by=by))
+        with span("job", {"privacy.job.id": job_id}):
+            end = await _lasting(job_id, lambda: self._run(job_id, folder, by))
+            with span("job.receipt"):
+                await _lasting(job_id, lambda: self._end(job_id, end, by=by))
+            add_facts({"privacy.status": end.outcome.status, "privacy.node": end.node})
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     async def _run(self, job_id: str, folder: Path, by: str) -> _Ended:
-        meter, watch = RunMeter(), self._watch(job_id, by)
+        meter, spans, watch = RunMeter(), JobSpans(), self._watch(job_id, by)
         try:
             with full_disk():
                 work = await asyncio.to_thread(self._work, job_id, folder)
-                done = await self.executor.run(work, meter.around(watch))
+                add_facts(
+                    {"privacy.mode": work.mode, "privacy.model": work.bundle.sha256}
+                )
+                watch = spans.around(meter.around(watch))
+                done = await self.executor.run(work, watch)
             self.measures.note(meter.measure(done, work))
             return await asyncio.to_thread(_succeeded, done)
         except StoreAwayError:
@@ -213,6 +247,8 @@ class JobService:
         except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
             problem = internal_problem(error_id_of(exc, job=job_id))
             return _Ended(Outcome("failed", problem))
+        finally:
+            spans.end()
 
     def _accept(
         self, request: JobRequest, tenant: str, idempotency_key: str | None
@@ -243,13 +279,14 @@ class JobService:
             keys_sha256=request.keys_sha256 or "",
             options=_marked(request.options, part),
             gateway=self.membership.gateway_for(
-                mode, self.blobs.path(request.input_sha256)
+                mode, partial(self.blobs.fetch, request.input_sha256)
             ),
         )
         return self.jobs.accept(
             new,
             max_queued=self.max_queued,
             max_queued_by_tenant=self._most_queued(tenant),
+            also=self.quality.plan(new, request.verify),
         )
 
     def _most_queued(self, tenant: str) -> int:
@@ -272,11 +309,13 @@ class JobService:
             job_id=job.id,
             mode=Mode(job.mode),
             bundle=bundle,
-            input=self.blobs.path(job.input_sha256),
-            keys=self.blobs.path(job.keys_sha256) if job.keys_sha256 else None,
+            input=self.blobs.fetch(job.input_sha256),
+            keys=self.blobs.fetch(job.keys_sha256) if job.keys_sha256 else None,
             folder=folder,
             input_sha256=job.input_sha256,
             keys_sha256=job.keys_sha256,
+            options={k: v for k, v in job.options.items() if k != SECOND_RUN_OF},
+            avoid=self.peers.avoided(job.options) | self.quality.avoid(job),
         )
 
     def _watch(self, job_id: str, by: str) -> Watch:
@@ -292,20 +331,23 @@ class JobService:
             with full_disk():
                 for sha256, file in end.files.items():
                     self.blobs.keep(file, sha256)
-            return self._seal(job, outcome, finished_at, node=end.node)
+            return self._seal(job, outcome, finished_at, end)
 
+        for sha256, file in end.files.items():
+            await asyncio.to_thread(self.blobs.bring, file, sha256)
+        if end.peer_receipt:
+            await asyncio.to_thread(self.peers.keep, job_id, end.peer_receipt)
         job, ended = await asyncio.to_thread(
             self.jobs.finish, job_id, end.outcome, seal, by=by
         )
         if ended:
             job_ended(job)
+            self.quality.ended(job_id)
         if job.finished:
             self.hub.changed(job)
         return job
 
-    def _seal(
-        self, job: Job, outcome: Outcome, finished_at: str, *, node: str
-    ) -> bytes:
+    def _seal(self, job: Job, outcome: Outcome, finished_at: str, end: _Ended) -> bytes:
         """Return the receipt file of a job that ends now."""
         receipt = Receipt(
             job_id=job.id,
@@ -320,12 +362,15 @@ class JobService:
             output_sha256=outcome.output_sha256,
             evidence_kind=outcome.evidence_kind,
             evidence_sha256=outcome.evidence_sha256,
-            node=node or self.node_name,
+            node=end.node or self.node_name,
             simulated=job.simulated,
             options=job.options,
             submitted_at=job.submitted_at,
             started_at=job.started_at,
             finished_at=finished_at,
+            peer_receipt_sha256=sha256_hex(end.peer_receipt)
+            if end.peer_receipt
+            else "",
         )
         return self.receipt_keys.sign(receipt)
 
@@ -376,9 +421,13 @@ def _check(request: JobRequest, mode: Mode, bundle: Bundle, part: ModePart) -> N
     if request.keys_sha256 and mode is not Mode.FHE:
         msg = f"mode {mode} takes no evaluation keys: leave `keys` out"
         raise FormatError(msg, code="keys-not-wanted")
+    if SECOND_RUN_OF in request.options:
+        msg = f"the option {SECOND_RUN_OF} is the gateway's own: leave it out"
+        raise FormatError(msg, code="reserved-option")
     if len(canonical_json(request.options)) > _MAX_OPTIONS_BYTES:
         msg = f"options have more than {_MAX_OPTIONS_BYTES} bytes: leave some out"
         raise FormatError(msg, code="options-too-long")
+    check_options(request.options)
 
 
 def _check_keyset(found: str, part: ModePart) -> None:
@@ -404,8 +453,9 @@ def _succeeded(done: Done) -> _Ended:
         output_sha256=output_sha256,
         evidence_sha256=evidence_sha256,
         evidence_kind=done.evidence_kind,
+        peer=done.node if done.peer_receipt else "",
     )
-    return _Ended(outcome, files, done.node)
+    return _Ended(outcome, files, done.node, done.peer_receipt)
 
 
 def _failure(exc: PrivacyError, job_id: str) -> Outcome:

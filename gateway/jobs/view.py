@@ -8,6 +8,9 @@ from privacy.modes import Mode, who_sees_what
 def job_view(job: Job, progress: Json | None) -> Json:
     """Return a job as JSON; `progress` is the latest report while it runs."""
     here = f"/v1/jobs/{job.id}"
+    parts = ["events", "result", "evidence", "receipt", "comparison"]
+    if job.peer:
+        parts.append("peer-receipt")
     return {
         "id": job.id,
         "status": job.status,
@@ -28,11 +31,12 @@ def job_view(job: Job, progress: Json | None) -> Json:
         "evidence_sha256": job.evidence_sha256 or None,
         "evidence_kind": job.evidence_kind,
         "simulated": job.simulated,
+        "peer": job.peer or None,
         "who_sees_what": who_sees_what(
-            Mode(job.mode), simulated=job.simulated
+            Mode(job.mode), simulated=job.simulated, peer=job.peer
         ).as_dict(),
         "links": {
             "self": here,
-            **{n: f"{here}/{n}" for n in ("events", "result", "evidence", "receipt")},
+            **{part: f"{here}/{part}" for part in parts},
         },
     }

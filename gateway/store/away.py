@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
+from gateway.metrics import DATABASE_ERRORS
 from privacy.errors import UnavailableError
 
 _PASSING = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
@@ -52,6 +53,7 @@ def passing_errors() -> Iterator[None]:
     try:
         yield
     except _PASSING as exc:
+        DATABASE_ERRORS.inc()
         text = str(getattr(exc, "orig", exc))
         if any(word in text for word in _DEFECTS):
             raise

@@ -106,7 +106,9 @@ class Database:
             FormatError: The address is none.
         """
         self.shared = isinstance(where, str)
-        self._engine = database_engine(where)
+        self._engine = self._reader = database_engine(where)
+        if self.shared:  # a statement alone needs no BEGIN and ROLLBACK around it
+            self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         # Cheaper than SQLite's busy loop; PostgreSQL has its own locks.
         self._turn = nullcontext() if self.shared else threading.Lock()
         try:
@@ -123,7 +125,7 @@ class Database:
         Raises:
             StoreAwayError: The database is away ("database-unavailable").
         """
-        with passing_errors(), self._engine.connect() as connection:
+        with passing_errors(), self._reader.connect() as connection:
             yield connection
 
     @contextmanager

@@ -58,6 +58,7 @@ class Job(NewJob):
     output_sha256: str
     evidence_sha256: str
     evidence_kind: str
+    peer: str
     progress: Json | None = None
 
     @property
@@ -68,14 +69,18 @@ class Job(NewJob):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a job ended."""
+    """How a job ended; `peer` is the other operator's gateway that ran it."""
 
     status: str
     problem: Json | None = None
     output_sha256: str = ""
     evidence_sha256: str = ""
     evidence_kind: str = ""
+    peer: str = ""
 
+
+Also = Callable[[sa.Connection], None]
+"""Writes more in a transaction."""
 
 _CHOSEN = [jobs.c[f.name] for f in fields(Job)]
 # Written once: putting a statement together takes longer than SQLite takes to run it.
@@ -147,7 +152,12 @@ class Jobs:
             return _repeated(connection, tenant, key, request_sha256)
 
     def accept(
-        self, new: NewJob, *, max_queued: int, max_queued_by_tenant: int
+        self,
+        new: NewJob,
+        *,
+        max_queued: int,
+        max_queued_by_tenant: int,
+        also: Also | None = None,
     ) -> tuple[Job, bool]:
         """Return the stored job and whether it is new (or an earlier identical one).
 
@@ -155,6 +165,7 @@ class Jobs:
             new: The job.
             max_queued: Of the job's mode, so that no mode shuts out another.
             max_queued_by_tenant: Of the job's mode and tenant.
+            also: What to write with a new job, in its transaction.
 
         Raises:
             ConflictError: The idempotency key was used for another request.
@@ -162,7 +173,7 @@ class Jobs:
         """
         key = new.idempotency_key
         try:
-            return self._accept(new, max_queued, max_queued_by_tenant)
+            return self._accept(new, max_queued, max_queued_by_tenant, also)
         except sa.exc.IntegrityError:  # another gateway took the same request just now
             earlier = key and self.repeated(new.tenant, key, new.request_sha256)
             if not earlier:
@@ -170,9 +181,12 @@ class Jobs:
             return earlier, False
 
     def _accept(
-        self, new: NewJob, max_queued: int, max_queued_by_tenant: int
+        self,
+        new: NewJob,
+        max_queued: int,
+        max_queued_by_tenant: int,
+        also: Also | None,
     ) -> tuple[Job, bool]:
-        values = {f.name: getattr(new, f.name) for f in fields(NewJob)}
         key = new.idempotency_key
         with self._database.write() as c:
             earlier = key and _repeated(c, new.tenant, key, new.request_sha256)
@@ -183,8 +197,9 @@ class Jobs:
             if everyones >= max_queued or own >= max_queued_by_tenant:
                 msg = f"many jobs of mode {new.mode} are waiting already: try later"
                 raise LimitError(msg, code="queue-full")
-            c.execute(_INSERT, {**values, "status": "queued"})
-            note(c, _submitted(new))
+            insert_job(c, new)
+            if also:
+                also(c)
             return _one(c, _BY_ID, job_id=new.id), True
 
     def get(self, job_id: str, *, tenant: str) -> Job:
@@ -313,6 +328,13 @@ class Jobs:
             values = {**ended, "receipt": receipt, "job_id": job_id}
             connection.execute(_FINISH, values)
             return replace(job, **ended), True
+
+
+def insert_job(c: sa.Connection, new: NewJob) -> None:
+    """Write a job that waits, in a write transaction."""
+    values = {f.name: getattr(new, f.name) for f in fields(NewJob)}
+    c.execute(_INSERT, {**values, "status": "queued"})
+    note(c, _submitted(new))
 
 
 def _submitted(new: NewJob) -> Act:

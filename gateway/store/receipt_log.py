@@ -39,6 +39,7 @@ _AT_ONCE = 500
 _HOUR = len("2026-11-21T15")
 _UNLOGGED = sa.and_(jobs.c.log_index.is_(None), jobs.c.receipt.is_not(None))
 _WAITING = sa.select(jobs.c.id).where(_UNLOGGED).limit(1)
+_MANY = 10_000
 _NEXT = (
     sa.select(jobs.c.id, jobs.c.receipt)
     .where(_UNLOGGED)
@@ -98,6 +99,14 @@ class ReceiptLog:
             c.execute(sa.delete(log_heads).where(log_heads.c.id == before.id))
         values = {"size": size, "audit_size": audit.size, "signed_at": head.time}
         c.execute(sa.insert(log_heads).values(**values, note=sign(head)))
+
+    def behind(self) -> int:
+        """Return how many receipts are not in the log yet, 10,000 at most."""
+        few = sa.select(jobs.c.id).where(_UNLOGGED).limit(_MANY).subquery()
+        query = sa.select(sa.func.count()).select_from(few)
+        with self._database.read() as c:
+            count: int = c.execute(query).scalar_one()
+        return count
 
     def head(self) -> bytes:
         """Return the newest tree head, signed.

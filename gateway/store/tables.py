@@ -32,6 +32,7 @@ tenants = sa.Table(
     sa.Column("submits_per_minute", sa.Integer),
     sa.Column("uploads_per_minute", sa.Integer),
     sa.Column("reads_per_minute", sa.Integer),
+    sa.Column("verify_share", sa.Float),
     sa.Column("created_at", sa.String, nullable=False),
     sa.Column("changed_at", sa.String, nullable=False),
 )
@@ -102,6 +103,7 @@ jobs = sa.Table(
     sa.Column("evidence_sha256", sa.String, nullable=False, default=""),
     sa.Column("evidence_kind", sa.String, nullable=False, default=""),
     sa.Column("receipt", sa.LargeBinary),
+    sa.Column("peer", sa.String, nullable=False, server_default=""),
     sa.Column("gateway", sa.String, nullable=False, server_default=""),
     sa.Column("progress", sa.JSON(none_as_null=True)),
     sa.Column("log_index", sa.BigInteger),
@@ -172,4 +174,86 @@ sa.Index(
     jobs.c.finished_at,
     postgresql_where=_NOT_LOGGED,
     sqlite_where=_NOT_LOGGED,
+)
+
+comparisons = sa.Table(
+    "comparisons",
+    metadata,
+    sa.Column("job_id", sa.String, primary_key=True),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Column("mode", sa.String, nullable=False),
+    sa.Column("why", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("detail", sa.String, nullable=False, default=""),
+    sa.Column("second_job_id", sa.String, nullable=False, default=""),
+    sa.Column("third_job_id", sa.String, nullable=False, default=""),
+    sa.Column("dispute_id", sa.String, nullable=False, default=""),
+    sa.Column("created_at", sa.String, nullable=False),
+    sa.Column("changed_at", sa.String, nullable=False),
+    sa.Index("comparisons_by_state", "state"),
+    sa.Index("comparisons_by_tenant", "tenant", "created_at"),
+)
+
+disputes = sa.Table(
+    "disputes",
+    metadata,
+    sa.Column("id", sa.String, primary_key=True),
+    sa.Column("job_id", sa.String, nullable=False),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Column("model", sa.String, nullable=False),
+    sa.Column("version", sa.String, nullable=False),
+    sa.Column("model_sha256", sa.String, nullable=False),
+    sa.Column("mode", sa.String, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("verdict", sa.String, nullable=False, default=""),
+    sa.Column("at_fault", sa.String, nullable=False, default=""),
+    sa.Column("runs", sa.JSON, nullable=False),
+    sa.Column("claims", sa.JSON, nullable=False),
+    sa.Column("note", sa.String, nullable=False, default=""),
+    sa.Column("opened_at", sa.String, nullable=False),
+    sa.Column("resolved_at", sa.String, nullable=False, default=""),
+    sa.Column("resolved_by", sa.String, nullable=False, default=""),
+    sa.Index("disputes_by_tenant", "tenant", "opened_at"),
+    sa.Index("disputes_by_state", "state"),
+    sa.Index("disputes_by_fault", "at_fault"),
+)
+
+pins = sa.Table(
+    "pins",
+    metadata,
+    sa.Column("dispute_id", sa.String, primary_key=True),
+    sa.Column("sha256", sa.String, primary_key=True),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Index("pins_by_digest", "sha256"),
+)
+
+node_states = sa.Table(
+    "node_states",
+    metadata,
+    sa.Column("node", sa.String, primary_key=True),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("why", sa.String, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+)
+
+peer_receipts = sa.Table(
+    "peer_receipts",
+    metadata,
+    sa.Column("job_id", sa.String, primary_key=True),
+    sa.Column("tenant", sa.String, nullable=False),
+    sa.Column("receipt", sa.LargeBinary, nullable=False),
+)
+
+peer_lies = sa.Table(
+    "peer_lies",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("peer", sa.String, nullable=False),
+    sa.Column("job_id", sa.String, nullable=False),
+    sa.Column("code", sa.String, nullable=False),
+    sa.Column("message", sa.String, nullable=False),
+    sa.Column("said", sa.JSON, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("distrusted_until", sa.String, nullable=False),
+    sa.Index("peer_lies_by_peer", "peer", "id"),
 )

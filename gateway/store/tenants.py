@@ -14,6 +14,7 @@ from gateway.store.audit import Act, note
 from gateway.store.database import Database
 from gateway.store.tables import tenants
 from privacy.clock import now
+from privacy.encoding import Json
 from privacy.errors import AuthError, ConflictError, NotFoundError
 
 ACTIVE, SUSPENDED, DELETING, DELETED = "active", "suspended", "deleting", "deleted"
@@ -31,6 +32,7 @@ class Own:
         quota_bytes: Of all its uploads.
         max_queued_jobs: Waiting jobs of one mode.
         submits_per_minute: See `gateway.identity.rates`, as for the others; 0 for any.
+        verify_share: Of jobs that are looked at twice, 0 to 1.
     """
 
     quota_bytes: int | None = None
@@ -38,6 +40,7 @@ class Own:
     submits_per_minute: int | None = None
     uploads_per_minute: int | None = None
     reads_per_minute: int | None = None
+    verify_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ class Tenants:
             if not c.execute(add, asdict(tenant)).rowcount:
                 msg = f"there is, or was, a tenant {tenant_id}: take another name"
                 raise ConflictError(msg, code="tenant-exists")
+            note(c, Act(action="tenant-made", target=tenant_id))
         return tenant
 
     def get(self, tenant_id: str) -> Tenant:
@@ -162,6 +166,8 @@ class Tenants:
             if not c.execute(query.values(**changes)).rowcount:
                 msg = f"tenant {tenant_id} is deleted: nothing of it can be changed"
                 raise ConflictError(msg, code="tenant-deleted")
+            details: Json = {"changed": sorted(values)}
+            note(c, Act(action="tenant-changed", target=tenant_id, details=details))
         self._remembered.pop(tenant_id, None)
         return replace(tenant, **changes)
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from gateway.store.arrival import Room
-from gateway.store.blobs import Blobs
+from gateway.store.blobs import BlobStore
 from gateway.store.database import BLOBS, Database
 from gateway.store.jobs import OPEN
 from gateway.store.parts import Owner, Parts
-from gateway.store.tables import jobs, uploads, usage
+from gateway.store.tables import jobs, pins, uploads, usage
 from gateway.store.tenants import Tenants
 from privacy.clock import later, now
 from privacy.errors import ConflictError, LimitError, NotFoundError
@@ -73,7 +73,7 @@ class Uploads:
     """The uploads of this gateway."""
 
     def __init__(
-        self, database: Database, blobs: Blobs, parts: Parts, allowance: Allowance
+        self, database: Database, blobs: BlobStore, parts: Parts, allowance: Allowance
     ) -> None:
         """Know what is whole from `database` and `blobs`, what grows from `parts`."""
         self._database = database
@@ -122,6 +122,7 @@ class Uploads:
             used_at=at,
         )
         quota = self.quota_bytes(owner.tenant)
+        self._blobs.bring(part, owner.sha256)
         with self._database.write() as c:
             self._database.lock(c, BLOBS, shared=True)
             self._database.lock(c, f"uploads of {owner.tenant}")
@@ -241,6 +242,13 @@ class Uploads:
             }
             return self.remove_unneeded(c, gone)
 
+    def trim_copies(self) -> int:
+        """Remove copies of blobs that no open job needs, if they take much room."""
+        names = (jobs.c.input_sha256, jobs.c.keys_sha256)
+        with self._database.read() as c:
+            rows = c.execute(sa.select(*names).where(_IS_OPEN)).all()
+        return self._blobs.trim({name for row in rows for name in row})
+
     def remove_lost_files(self, *, older_than_s: float = _NEW_FILE_S) -> int:
         """Remove files that a crash left without anyone who names them.
 
@@ -271,6 +279,7 @@ class Uploads:
             return 0
         named = [
             sa.select(uploads.c.sha256).where(uploads.c.sha256.in_(candidates)),
+            sa.select(pins.c.sha256).where(pins.c.sha256.in_(candidates)),
             *(
                 sa.select(column).where(column.in_(candidates))
                 for column in (jobs.c.output_sha256, jobs.c.evidence_sha256)
@@ -281,7 +290,7 @@ class Uploads:
             ),
         ]
         needed = set(c.execute(sa.union(*named)).scalars())
-        return sum(self._blobs.remove(sha256) for sha256 in candidates - needed)
+        return self._blobs.remove(candidates - needed)
 
     def _expired(self, upload: Upload) -> bool:
         return self.expires_at(upload) <= now()

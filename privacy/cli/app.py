@@ -49,11 +49,14 @@ _GROUPS = {
     "chain": "Smart contracts.",
     "keys": "Your FHE keys.",
     "node": "This machine as a node of a Ray cluster.",
+    "peers": "Other operators' gateways that run jobs.",
     "webhooks": "Who is told when a job ends.",
     "gateway": "A gateway's own data.",
     "api-keys": "Keys that callers of a gateway send.",
     "tenants": "Whose jobs a gateway runs, and how many.",
     "log": "A gateway's log of receipts.",
+    "disputes": "Jobs whose runs do not agree.",
+    "audit": "A gateway's audit log.",
 }
 _groups: dict[str, typer.Typer] = {}
 _BARE = {"--prove-answer": "anyone"}

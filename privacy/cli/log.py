@@ -35,10 +35,8 @@ def fetch(
     ):
         client.log_head()  # the gateway's keys are known from here on
         wanted = [receipt] if receipt else _without_entry(client)
-        entries = []
-        for count, path in enumerate(wanted):
-            notify({"stage": "fetch log entries", "done": count, "total": len(wanted)})
-            entries.append(client.fetch_log_entry(path, wait_s=wait_s))
+        notify({"stage": f"fetch {len(wanted)} log entries"})
+        entries = client.fetch_log_entries(wanted, wait_s=wait_s)
     if as_json:
         print_json({"entries": [str(e) for e in entries]})
         return

@@ -122,7 +122,7 @@ def _row(node: Json) -> list[str]:
     return [
         node["name"],
         node["kind"],
-        node["state"],
+        ": ".join(filter(None, [node["state"], node["detail"]])),
         str(node["cpus"]),
         str(node["gpus"]),
         size(node["memory_bytes"]),

@@ -19,6 +19,7 @@ from privacy.bundle import Bundle
 from privacy.choose import Choice, Policy
 from privacy.client.answer import Answer, Check, Row
 from privacy.client.common import Common, Rows, silent
+from privacy.client.compare import Compared
 from privacy.client.drive import AsyncDriver, SyncDriver
 from privacy.client.infer import Meter
 from privacy.client.keystore import KeyInfo
@@ -131,6 +132,7 @@ class Client(Common):
         verify_tolerance: float = 0.0,
         verify_with: Sequence["Client"] = (),
         policy: Policy | None = None,
+        verify: str = "",
     ) -> Answer:
         """Return the verified answer for rows of raw features.
 
@@ -148,6 +150,8 @@ class Client(Common):
                 of other operators, to ask in turn; without any, this one's.
             policy: With mode `auto`, what to hide and prove, and at what cost; the
                 receipt's options tell it, and `chosen` of the answer why this mode.
+            verify: `always`, `never` or `sampled`: whether the gateway looks at the job
+                twice, after the first answer; see `compare`.
 
         Raises:
             VerificationError: Among others, if two runs answered differently.
@@ -156,8 +160,25 @@ class Client(Common):
         """
         meter = Meter()
         again = (verify_runs, verify_share, verify_tolerance, verify_with)
-        flow = self._infer(model, rows, mode, meter, again, policy)
+        flow = self._infer(model, rows, mode, meter, again, policy, verify)
         return self._driver.run(flow, meter)
+
+    def compare(self, job_id: str, *, wait_s: float = 60.0) -> Compared:
+        """Compare the runs of a job that is looked at twice, and report to the gateway.
+
+        Args:
+            job_id: Of the first answer, whose receipt is kept in the home folder.
+            wait_s: How long to wait for the other run.
+
+        Raises:
+            VerificationError: The runs differ, and the first is not the majority's.
+            PrivacyError: See `privacy.client.compare`.
+        """
+        return self._driver.run(self._compare(job_id, wait_s))
+
+    def waiting_jobs(self) -> list[str]:
+        """Return jobs of this home folder that wait for `compare`."""
+        return self._driver.run(self._waiting_jobs())
 
     def choose(self, model: str, policy: Policy, *, rows: int = 1) -> Choice:
         """Return the mode that a policy chooses for a job of so many rows, and why.
@@ -231,18 +252,20 @@ class Client(Common):
         """
         return self._driver.run(self._log_head())
 
-    def fetch_log_entry(self, receipt: Path, *, wait_s: float = 3.0) -> Path:
-        """Write a receipt's place in the gateway's log beside it, once checked.
+    def fetch_log_entries(
+        self, receipts: Sequence[Path], *, wait_s: float = 3.0
+    ) -> list[Path]:
+        """Write receipts' places in the gateway's log beside them, once checked.
 
         Args:
-            receipt: The receipt file, such as an answer's.
-            wait_s: How long to wait until it is logged.
+            receipts: Receipt files, such as an answer's.
+            wait_s: How long to wait until they are logged.
 
         Raises:
-            NotFoundError: It is not in the log.
-            VerificationError: The proof does not hold, or the log forked.
+            NotFoundError: One is not in the log.
+            VerificationError: A proof does not hold, or the log forked.
         """
-        return self._driver.run(self._fetch_log_entry(receipt, wait_s))
+        return self._driver.run(self._fetch_log_entries(receipts, wait_s))
 
     def audit_log(self) -> Json:
         """Read all of the gateway's log; every receipt kept here must be in it.
@@ -348,12 +371,21 @@ class AsyncClient(Common):
         verify_tolerance: float = 0.0,
         verify_with: Sequence["AsyncClient"] = (),
         policy: Policy | None = None,
+        verify: str = "",
     ) -> Answer:
         """Return the verified answer for rows of raw features; see `Client.infer`."""
         meter = Meter()
         again = (verify_runs, verify_share, verify_tolerance, verify_with)
-        flow = self._infer(model, rows, mode, meter, again, policy)
+        flow = self._infer(model, rows, mode, meter, again, policy, verify)
         return await self._driver.run(flow, meter)
+
+    async def compare(self, job_id: str, *, wait_s: float = 60.0) -> Compared:
+        """Compare the runs of a job that is looked at twice; see `Client.compare`."""
+        return await self._driver.run(self._compare(job_id, wait_s))
+
+    async def waiting_jobs(self) -> list[str]:
+        """Return jobs of this home folder that wait for `compare`."""
+        return await self._driver.run(self._waiting_jobs())
 
     async def choose(self, model: str, policy: Policy, *, rows: int = 1) -> Choice:
         """Return the mode that a policy chooses; see `Client.choose`."""
@@ -408,9 +440,11 @@ class AsyncClient(Common):
         """Return the gateway's signed tree head; see `Client.log_head`."""
         return await self._driver.run(self._log_head())
 
-    async def fetch_log_entry(self, receipt: Path, *, wait_s: float = 3.0) -> Path:
-        """Write a receipt's log entry beside it; see `Client.fetch_log_entry`."""
-        return await self._driver.run(self._fetch_log_entry(receipt, wait_s))
+    async def fetch_log_entries(
+        self, receipts: Sequence[Path], *, wait_s: float = 3.0
+    ) -> list[Path]:
+        """Write receipts' log entries beside them; see `Client.fetch_log_entries`."""
+        return await self._driver.run(self._fetch_log_entries(receipts, wait_s))
 
     async def audit_log(self) -> Json:
         """Read all of the gateway's log; see `Client.audit_log`."""

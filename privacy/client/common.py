@@ -14,12 +14,13 @@ from privacy.choose import AUTO, Choice, Policy
 from privacy.client.answer import Answer
 from privacy.client.auto import choose_mode, estimates
 from privacy.client.bearer import TOKEN_FILE
-from privacy.client.context import Context, load_platform_policy
+from privacy.client.compare import Compared, compare, waiting_jobs
+from privacy.client.context import Context, Extras, load_platform_policy
 from privacy.client.fhe_keys import rotate
 from privacy.client.home import Home
 from privacy.client.infer import Meter, infer
 from privacy.client.keystore import KeyInfo, KeyStore
-from privacy.client.log import audit_log, fetch_entry, fetch_head
+from privacy.client.log import audit_log, fetch_entries, fetch_head
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.passphrase import Given, Unlock
 from privacy.client.second_run import SecondRuns, infer_compared
@@ -30,17 +31,13 @@ from privacy.errors import AuthError, FormatError, NotFoundError
 from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
 from privacy.runs import MAX_ROWS
-from privacy.tls import TlsFiles
+from privacy.tls import TlsFiles, files_of_environment
 from privacy.transparency.tree_head import TreeHead
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8400"
 _PLAIN_HTTP = "PRIVACY_ALLOW_PLAIN_HTTP"
-_TLS = {
-    "trust": "PRIVACY_TLS_CA",
-    "certificate": "PRIVACY_TLS_CERT",
-    "key": "PRIVACY_TLS_KEY",
-}
 _UPLOADS = {"/v1/keys": "evaluation keys", "/v1/blobs": "input"}
+_VERIFY = frozenset({"", "always", "never", "sampled"})
 _DELETED = 204
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 Rows = Sequence[Sequence[float]]
@@ -98,7 +95,7 @@ class Common:
         self.token_file = Path(file) if file and not self.api_key else None
         if not (self.api_key or self.token_file):
             self.api_key = self.home.api_key(self.gateway)
-        self.tls = tls or _tls_of_environment() or self.home.tls(self.gateway)
+        self.tls = tls or files_of_environment() or self.home.tls(self.gateway)
         self._has_key = bool(self.api_key or self.token_file)
         if self._has_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
             _refuse_plain_http(self.gateway)
@@ -130,7 +127,7 @@ class Common:
         meter: Meter,
         *,
         keep_input: bool,
-        options: Json | None = None,
+        extras: Extras | None = None,
     ) -> Flow[Answer]:
         """Return a flow that asks once; see `Client.infer`."""
         if not self._has_key:
@@ -142,7 +139,7 @@ class Common:
         chosen = parse_mode(mode)
         bundle = yield from self._model(model)
         plain = [[_plain(x) for x in row] for row in rows]
-        context = replace(self._context, options=options or {})
+        context = replace(self._context, extras=extras or Extras())
         return (
             yield from infer(
                 context, bundle, chosen, plain, meter, keep_input=keep_input
@@ -157,16 +154,22 @@ class Common:
         meter: Meter,
         again: tuple[int, float, float, Sequence["Common"]],
         policy: Policy | None,
+        verify: str,
     ) -> Flow[Answer]:
+        if verify not in _VERIFY:
+            msg = f"verify is {verify[:40]!r}: expected always, never or sampled"
+            raise FormatError(msg, code="usage")
         if (mode == AUTO) != (policy is not None):
             msg = "a policy chooses the mode if that is auto: give both or neither"
             raise FormatError(msg, code="usage")
+        extras = Extras(verify=verify)
         if policy is None:
-            return (yield from self._infer_in(model, rows, mode, meter, again))
+            return (yield from self._infer_in(model, rows, mode, meter, again, extras))
         choice = yield from self._choose(model, len(rows), policy)
         options = {"mode": AUTO, "policy": policy.as_dict()}
+        extras = replace(extras, options=options)
         answer = yield from self._infer_in(
-            model, rows, choice.mode, meter, again, options
+            model, rows, choice.mode, meter, again, extras
         )
         return replace(answer, chosen=choice.why)
 
@@ -174,6 +177,12 @@ class Common:
         bundle = yield from self._model(model)
         check_row_count(rows)
         return (yield from choose_mode(self._context, bundle, rows, policy))
+
+    def _compare(self, job_id: str, wait_s: float) -> Flow[Compared]:
+        return (yield from compare(self._context, job_id, wait_s=wait_s))
+
+    def _waiting_jobs(self) -> Flow[list[str]]:
+        return (yield from waiting_jobs(self._context))
 
     def _estimate(self, model: str, rows: int, mode: str | None) -> Flow[Json]:
         bundle = yield from self._model(model)
@@ -188,14 +197,14 @@ class Common:
         mode: str,
         meter: Meter,
         again: tuple[int, float, float, Sequence["Common"]],
-        options: Json | None = None,
+        extras: Extras | None = None,
     ) -> Flow[Answer]:
         runs, share, tolerance, others = again
         runs = runs or len(others)
         if not runs:
             return (
                 yield from self.asked(
-                    model, rows, mode, meter, keep_input=False, options=options
+                    model, rows, mode, meter, keep_input=False, extras=extras
                 )
             )
         wanted = SecondRuns(
@@ -203,7 +212,7 @@ class Common:
         )
         wanted.check(parse_mode(mode))
         return (
-            yield from infer_compared(self, model, rows, mode, meter, wanted, options)
+            yield from infer_compared(self, model, rows, mode, meter, wanted, extras)
         )
 
     def _connect(
@@ -274,8 +283,11 @@ class Common:
         head, _ = yield from fetch_head(self.home, self.gateway)
         return head
 
-    def _fetch_log_entry(self, receipt: Path, wait_s: float) -> Flow[Path]:
-        return (yield from fetch_entry(self.home, self.gateway, receipt, wait_s=wait_s))
+    def _fetch_log_entries(
+        self, receipts: Sequence[Path], wait_s: float
+    ) -> Flow[list[Path]]:
+        flow = fetch_entries(self.home, self.gateway, receipts, wait_s=wait_s)
+        return (yield from flow)
 
     def _audit_log(self) -> Flow[Json]:
         return (yield from audit_log(self.home, self.gateway))
@@ -307,16 +319,6 @@ def _refuse_plain_http(gateway: str) -> None:
             f"the clear: use https, or set {_PLAIN_HTTP}=1 if the network encrypts"
         )
         raise AuthError(msg, code="plain-http")
-
-
-def _tls_of_environment() -> TlsFiles:
-    """Return the files that the environment names."""
-    named = {
-        part: Path(text)
-        for part, variable in _TLS.items()
-        if (text := os.environ.get(variable))
-    }
-    return TlsFiles(**named)
 
 
 def _plain(value: Any) -> Any:

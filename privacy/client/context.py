@@ -27,6 +27,20 @@ T = TypeVar("T")
 _VERIFIER = "verifier"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extras:
+    """What a job is sent with beside its input.
+
+    Attributes:
+        options: What its receipt shall say was chosen for it.
+        verify: Whether the gateway shall look at it twice: `always`, `never` or
+            `sampled`; "" leaves it to the gateway.
+    """
+
+    options: Json = field(default_factory=dict)
+    verify: str = ""
+
+
 @dataclass(slots=True)
 class Context:
     """What flows share: where things are, what is allowed, whom to tell.
@@ -37,7 +51,7 @@ class Context:
             by model as its jobs use them.
         lock: Held while `memory` is read or filled.
         unlock: Opens the key store.
-        options: What the receipt of a job shall say was chosen for it.
+        extras: What a job is sent with.
     """
 
     home: Home
@@ -50,7 +64,7 @@ class Context:
     tell: Notify = lambda _: None
     platform: "EvidencePolicy | None" = None
     unlock: Unlock = field(default_factory=Unlock)
-    options: Json = field(default_factory=dict)
+    extras: Extras = field(default_factory=Extras)
     memory: dict[str, Any] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)

@@ -23,7 +23,7 @@ class FheSession:
 
     def prepare(self, rows: Any) -> Flow[Prepared]:
         """Return the input blob; see `Session`."""
-        keys: FheKeys = yield Work(self._keys)
+        keys: FheKeys = yield Work(self.keys)
         self._used = keys  # the answer opens with these and no others
         keys_sha256 = ""
         if param(self.bundle, Mode.FHE, "needs_keys", bool):
@@ -31,7 +31,8 @@ class FheSession:
         blob: bytes = yield Work(lambda: keys.client.encrypt(rows))
         return Prepared(blob, rows, keys_sha256)
 
-    def _keys(self) -> FheKeys:
+    def keys(self) -> FheKeys:
+        """Return the model's keys, loaded or made once for all its jobs."""
         memory, model = self.context.memory, self.bundle.sha256
         with self.context.lock:  # jobs at once must not make keys each
             if model not in memory:

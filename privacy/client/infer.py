@@ -22,10 +22,17 @@ import numpy as np
 
 from privacy.bundle import Bundle, standardise
 from privacy.client.answer import Answer, Check, answer_rows
+from privacy.client.commitment import ANSWER_FILE, commit
 from privacy.client.context import Context, Prepared, Session
 from privacy.client.home import JOB_ID, Home
 from privacy.client.model import Notify, fetch_files, label
 from privacy.client.offline import PROOF_FILE, check_sound
+from privacy.client.peer_receipt import (
+    PEER_FILE,
+    check_peer_receipt,
+    peer_caveats,
+    peer_of,
+)
 from privacy.client.receipt_keys import gateway_keys
 from privacy.client.rows import range_caveats
 from privacy.client.sessions import session_for
@@ -115,6 +122,7 @@ def infer(
     meter.stage("job")
     receipt, raw_receipt = yield from _receipt(context, bundle, mode, job, prepared)
     output, evidence = yield from _download(receipt)
+    peer_receipt = yield from _peer_receipt(receipt)
     meter.stage("download")
     try:
         opened = yield from session.finish(prepared, output, evidence)
@@ -127,7 +135,13 @@ def infer(
         )
         raise VerificationError(msg, code="receipt-mismatch")
     meter.stage("verify")
-    beside = {"output.bin": output, "evidence.json": evidence}
+    beside = {
+        "output.bin": output,
+        "evidence.json": evidence,
+        PEER_FILE: peer_receipt,
+    }
+    if mode is Mode.FHE:
+        beside[ANSWER_FILE] = commit(opened.raw).to_bytes()
     if keep_input:
         beside["input.bin"] = prepared.blob
     if opened.proofs:
@@ -147,8 +161,11 @@ def infer(
             *caveats,
             *(() if bundle.publisher else (_UNSIGNED,)),
             *opened.caveats,
+            *peer_caveats(receipt),
         ),
-        who_sees_what=who_sees_what(mode, simulated=opened.simulated),
+        who_sees_what=who_sees_what(
+            mode, simulated=opened.simulated, peer=peer_of(receipt)
+        ),
         simulated=opened.simulated,
         seconds={k: round(v, 6) for k, v in meter.seconds.items()},
         bytes_up=meter.bytes_up,
@@ -242,6 +259,19 @@ def _download(receipt: Receipt) -> Flow[tuple[bytes, bytes]]:
     return output.body, evidence.body
 
 
+def _peer_receipt(receipt: Receipt) -> Flow[bytes]:
+    """Fetch the receipt of the other operator's gateway that ran the job, if one did.
+
+    Raises:
+        VerificationError: It is not of this job.
+    """
+    if not receipt.peer_receipt_sha256:
+        return b""
+    reply: Reply = yield Call("GET", f"/v1/jobs/{receipt.job_id}/peer-receipt")
+    check_peer_receipt(reply.body, receipt)
+    return reply.body
+
+
 def _run(
     context: Context, bundle: Bundle, mode: Mode, prepared: Prepared
 ) -> Flow[Json]:
@@ -256,10 +286,12 @@ def _run(
         "model_sha256": bundle.sha256,
         "mode": str(mode),
         "input": sha256_hex(prepared.blob),
-        "options": context.options,
+        "options": context.extras.options,
     }
     if prepared.keys_sha256:
         body["keys"] = prepared.keys_sha256
+    if context.extras.verify:
+        body["verify"] = context.extras.verify
     context.notify({"stage": "run", "mode": str(mode)})
     reply: Reply = yield post_json(
         "/v1/jobs",
@@ -309,7 +341,7 @@ def _receipt(
     """Fetch and verify the receipt, and compare it with what was asked."""
     reply: Reply = yield Call("GET", f"/v1/jobs/{job['id']}/receipt")
     try:
-        receipt = yield from _signed(context, reply.body)
+        receipt = yield from signed_receipt(context, reply.body)
     except CannotVerifyError as exc:
         if exc.code != "unknown-receipt-key":
             raise
@@ -331,12 +363,12 @@ def _receipt(
     }
     for name, expected in asked.items():
         _compare(name, getattr(receipt, name), expected)
-    for name, expected in context.options.items():
+    for name, expected in context.extras.options.items():
         _compare(f"option {name}", receipt.options.get(name), expected)
     return receipt, reply.body
 
 
-def _signed(context: Context, raw: bytes) -> Flow[Receipt]:
+def signed_receipt(context: Context, raw: bytes) -> Flow[Receipt]:
     """Return the receipt in a file that a key of the gateway's signed, and may."""
     signer = ""
     with suppress(FormatError):  # `verify_receipt` says what is wrong

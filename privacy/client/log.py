@@ -46,7 +46,7 @@ def fetch_head(home: Home, gateway: str) -> Flow[tuple[TreeHead, bytes]]:
     """
     keys = yield from renewed_keys(home, gateway)
     reply: Reply = yield Call("GET", "/v1/log/head", limit=1 << 16)
-    head = _verified(reply.body, keys)
+    head = _verified_head(reply.body, keys)
     with home.locked("log"):
         heads = LogHeads(home.log_folder(gateway))
         last = [link.head for link in heads.all()][-1:]
@@ -62,41 +62,44 @@ def fetch_head(home: Home, gateway: str) -> Flow[tuple[TreeHead, bytes]]:
     return head, reply.body
 
 
-def fetch_entry(
-    home: Home, gateway: str, receipt: Path, *, wait_s: float = 0.0
-) -> Flow[Path]:
-    """Write a receipt's place in the log beside it, once checked; return the file.
+def fetch_entries(
+    home: Home, gateway: str, receipts: Sequence[Path], *, wait_s: float = 0.0
+) -> Flow[list[Path]]:
+    """Write receipts' places in the log beside them, once checked; return the files.
 
     Args:
         home: Where heads are kept.
-        gateway: That signed the receipt.
-        receipt: The receipt file.
-        wait_s: How long to wait until it is logged.
+        gateway: That signed the receipts.
+        receipts: The receipt files.
+        wait_s: How long to wait until they are logged.
 
     Raises:
-        NotFoundError: It is not in the log.
-        VerificationError: The proof does not hold, or the log forked.
+        NotFoundError: One is not in the log.
+        VerificationError: A proof does not hold, or the log forked.
     """
-    raw = _receipt_bytes(receipt)
-    leaf, until = leaf_hash(raw), time.monotonic() + wait_s
-    while True:
+    left = {path: _receipt_bytes(path) for path in receipts}
+    until, written = time.monotonic() + wait_s, []
+    while left:
         head, note = yield from fetch_head(home, gateway)
-        found = yield from _place(leaf, head.size)
-        if found is not None:
-            break
-        if time.monotonic() >= until:
+        keys = public_keys(home.receipt_keys(gateway))
+        for path, raw in list(left.items()):
+            found = yield from _place(leaf_hash(raw), head.size)
+            if found is not None:
+                entry = Inclusion(found[0], tuple(found[1]), note).encode()
+                verify_inclusion(raw, entry, keys)
+                written.append(path.with_suffix(SUFFIX))
+                write_atomic(written[-1], entry, private=True)
+                del left[path]
+        if left and time.monotonic() >= until:
             msg = (
-                f"the log of {gateway}, of {head.size} entries, does not have this "
-                "receipt: is it this gateway's? one is logged within seconds"
+                f"the log of {gateway}, of {head.size} entries, does not have "
+                f"{len(left)} of these receipts, such as {next(iter(left))}: are they "
+                "this gateway's? one is logged within seconds"
             )
             raise NotFoundError(msg, code="not-in-log")
-        yield Work(partial(time.sleep, _PAUSE_S))
-    index, path = found
-    entry = Inclusion(index, tuple(path), note).encode()
-    verify_inclusion(raw, entry, public_keys(home.receipt_keys(gateway)))
-    place = receipt.with_suffix(SUFFIX)
-    write_atomic(place, entry, private=True)
-    return place
+        if left:
+            yield Work(partial(time.sleep, _PAUSE_S))
+    return written
 
 
 def audit_log(home: Home, gateway: str) -> Flow[Json]:
@@ -150,7 +153,13 @@ def own_receipts(home: Home, gateway: str) -> list[tuple[Path, bytes, str]]:
     return found
 
 
-def _verified(note: bytes, keys: dict[str, ReceiptKey]) -> TreeHead:
+def _verified_head(note: bytes, keys: dict[str, ReceiptKey]) -> TreeHead:
+    """Return a tree head that a key signed which might.
+
+    Raises:
+        VerificationError: It was changed, or its signer had ended or was revoked.
+        CannotVerifyError: None of these keys signed it.
+    """
     head, kid = verify_head(note, public_keys(keys))
     try:
         check_counts(keys[kid], finished_at=head.time)

@@ -18,6 +18,13 @@ from privacy.bundle import Bundle, open_bundle, standardise
 from privacy.client.context import load_platform_policy, param
 from privacy.client.home import Home
 from privacy.client.log_entry import LogEntry
+from privacy.client.peer_receipt import (
+    PEER_FILE,
+    check_peer_receipt,
+    check_peer_signature,
+    peer_caveats,
+    peer_of,
+)
 from privacy.client.rows import read_rows
 from privacy.client.tee_session import SIMULATED, SIMULATED_PROVEN, circuit_of
 from privacy.client.zkml_session import (
@@ -119,6 +126,7 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             caveats=caveats,
+            trusted=public_keys(keys),
         )
         caveats.extend(job.weaknesses())
         for name, check in job.checks().items():
@@ -190,7 +198,9 @@ def _code(steps: Sequence[Step]) -> int:
 def _seen(receipt: Receipt | None) -> WhoSeesWhat | None:
     if receipt is None:
         return None
-    return who_sees_what(Mode(receipt.mode), simulated=receipt.simulated)
+    return who_sees_what(
+        Mode(receipt.mode), simulated=receipt.simulated, peer=peer_of(receipt)
+    )
 
 
 _EVIDENCE = {
@@ -236,11 +246,14 @@ class _Saved:
     allow_simulated: bool
     allow_insecure_srs: bool
     caveats: list[str]
+    trusted: dict[str, Any]
 
     def checks(self) -> dict[str, Callable[[], str]]:
         checks = {"output": self.output}
         if self.receipt.evidence_sha256:
             checks["evidence"] = self.evidence
+        if self.receipt.peer_receipt_sha256:
+            checks["peer receipt"] = self.peer_receipt
         if self.receipt.mode == Mode.TEE_ZKML:
             checks["proof"] = self.proof
         elif self.rows is not None and self.receipt.mode != Mode.ZKML:
@@ -249,6 +262,21 @@ class _Saved:
 
     def weaknesses(self) -> tuple[str, ...]:
         """Return what weakens the answer by the receipt's own words."""
+        return (*peer_caveats(self.receipt), *self._weaknesses())
+
+    def peer_receipt(self) -> str:
+        raw = self._beside(PEER_FILE)
+        check_peer_receipt(raw, self.receipt)
+        peer = self.receipt.node
+        if check_peer_signature(raw, self.trusted):
+            return f"{peer} ran the same job, signed by a key that you trust"
+        self.caveats.append(
+            f"{PEER_FILE} is signed by a key that is not known here: that {peer} ran "
+            "the job, the gateway says"
+        )
+        return f"{peer} ran the same job, as the gateway's receipt says"
+
+    def _weaknesses(self) -> tuple[str, ...]:
         if self.receipt.simulated:
             proven = self.receipt.mode == Mode.TEE_ZKML
             return (SIMULATED_PROVEN if proven else SIMULATED,)

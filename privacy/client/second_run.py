@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from privacy.client.answer import Answer, Check
+from privacy.client.context import Extras
 from privacy.client.home import Home
 from privacy.client.infer import Meter
 from privacy.client.wire import Flow, On
-from privacy.encoding import Json
 from privacy.errors import FormatError, VerificationError
 from privacy.modes import Mode
 
@@ -48,7 +48,7 @@ class Asker(Protocol):
         meter: Meter,
         *,
         keep_input: bool,
-        options: Json | None = None,
+        extras: Extras | None = None,
     ) -> Flow[Answer]:
         """Return the verified answer of one job."""
 
@@ -96,7 +96,7 @@ def infer_compared(
     mode: str,
     meter: Meter,
     wanted: SecondRuns,
-    options: Json | None = None,
+    extras: Extras | None = None,
 ) -> Flow[Answer]:
     """Return the answer of a job after comparing it with second runs of its rows.
 
@@ -105,7 +105,7 @@ def infer_compared(
     """
     rows = [list(row) for row in rows]
     first = yield from client.asked(
-        model, rows, mode, meter, keep_input=True, options=options
+        model, rows, mode, meter, keep_input=True, extras=extras
     )
     for turn in range(wanted.runs):
         asker = wanted.askers[turn % len(wanted.askers)]

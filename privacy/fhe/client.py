@@ -176,15 +176,15 @@ class ClientKeys:
             )
             raise FormatError(msg, code="fhe-result-mismatch")
         hint = "the node answered for another model, or the answer was damaged"
-        for batch, frame in zip(batches, frames, strict=True):
-            batch.result.check(
-                frame, what="results", code="fhe-result-mismatch", hint=hint
-            )
+        results = [
+            batch.unpack(frame, hint=hint)
+            for batch, frame in zip(batches, frames, strict=True)
+        ]
         try:
             with self._lock:
                 found = [
-                    self._cipher.decrypt(batch.function, frame)
-                    for batch, frame in zip(batches, frames, strict=True)
+                    self._cipher.decrypt(batch.function, result)
+                    for batch, result in zip(batches, results, strict=True)
                 ]
         except RuntimeError as exc:
             msg = f"the FHE engine cannot read the result: {hint}"

@@ -67,14 +67,14 @@ def _search(shape: tuple[int, ...], numbers: bytes, size: int) -> Levels | None:
         return None
     levels, entries = _candidates(shape, size)
     number = np.frombuffer(numbers, dtype=np.uint8)
-    taken = np.zeros(len(entries), dtype=np.uint32)
+    taken = np.zeros(entries.shape[1], dtype=np.uint32)
     for value in np.unique(number):
-        mine = np.bitwise_or.reduce(entries[:, number == value], axis=1)
+        mine = np.bitwise_or.reduce(entries[number == value], axis=0)
         keep = (mine & taken) == 0
         if not keep.any():
             return None
         levels = [level[keep] for level in levels]
-        entries, taken = entries[keep], (mine | taken)[keep]
+        entries, taken = entries[:, keep], (mine | taken)[keep]
     return tuple(tuple(level[0].tolist()) for level in levels)
 
 
@@ -89,7 +89,8 @@ def _count(shape: tuple[int, ...], size: int) -> int:
 def _candidates(shape: tuple[int, ...], size: int) -> tuple[list[Ints], _Entries]:
     """Return all levels that fit a table, and the entry of every combination as a bit.
 
-    Levels are an array (candidates, states) for each feature, the least noise first.
+    Levels are an array (candidates, states) for each feature, the least noise first;
+    entries are (combinations, candidates).
     """
     rows = [r for r in _levels(shape, size - 1) if r[0] <= r[0][::-1]]  # no mirrors
     levels = [np.array([row[a] for row in rows]) for a in range(len(shape))]
@@ -97,9 +98,9 @@ def _candidates(shape: tuple[int, ...], size: int) -> tuple[list[Ints], _Entries
     order = np.argsort(noise, kind="stable")
     levels = [level[order] for level in levels]
     states = np.indices(shape).reshape(len(shape), -1)
-    index = np.zeros((len(order), states.shape[1]), dtype=np.uint32)
+    index = np.zeros((states.shape[1], len(order)), dtype=np.uint32)
     for level, at in zip(levels, states, strict=True):
-        index += level[:, at].astype(np.uint32)
+        index += level.T.astype(np.uint32)[at]
     return levels, np.left_shift(np.uint32(1), index)
 
 

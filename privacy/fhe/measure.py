@@ -16,8 +16,9 @@ from privacy.fhe.compiled import Compiled
 from privacy.fhe.options import Options
 from privacy.fhe.picks import Picks
 from privacy.fhe.quantizers import quantize
+from privacy.fhe.results import packed_bytes, word_bytes
 from privacy.fhe.samples import sample_values
-from privacy.fhe.spec import Batch, CircuitSpec
+from privacy.fhe.spec import Batch, CircuitSpec, parse_program
 from privacy.fhe.template import learn_template
 from privacy.fhe.thermometer import Edges
 
@@ -81,7 +82,13 @@ def measure(
         run.ciphertexts += sent
         messages = [run.picked(picks, c) for c in sent]
         results = _compute(circuit, keys[1], messages, run, options)
-        found = [keys[1].cipher.decrypt(run.function, r) for r in results]
+        batch = run.batch(alone, compiled.program)
+        found = [
+            keys[1].cipher.decrypt(
+                run.function, batch.unpack(batch.pack(r), hint="made here")
+            )
+            for r in results
+        ]
         integers.append(np.concatenate(found)[: len(own)])
     template = learn_template([k.raw for k in keys])
     spec = CircuitSpec(
@@ -93,14 +100,15 @@ def measure(
         output=compiled.output,
         needs_keys=template.constant() is None,
         keys=template,
-        batches=tuple(run.batch(alone) for run in runs),
+        batches=tuple(run.batch(alone, compiled.program) for run in runs),
     )
+    first = spec.batches[0]
     cost: Json = {
         "latency_s": alone.latency_s,
         "keygen_s": keys[1].keygen_s,
         "keys_bytes": template.size if spec.needs_keys else 0,
-        "input_bytes": spec.batches[0].ciphertext.size,
-        "output_bytes": spec.batches[0].result.size,
+        "input_bytes": first.ciphertext.size,
+        "output_bytes": packed_bytes(first.result, first.word_bytes),
     }
     if batches:
         cost["batches"] = {str(b.rows): b.latency_s for b in batches}
@@ -168,15 +176,22 @@ class _Samples:
         """The median run's time, without the first: it unpacks the keys."""
         return float(np.median(self.run_s[1:] or self.run_s))
 
-    def batch(self, alone: "_Samples") -> Batch:
+    def batch(self, alone: "_Samples", program: str) -> Batch:
         """Return the circuit with its templates, and from how many rows it pays."""
         pays_from = math.ceil(self.latency_s / alone.latency_s)
+        (circuit,) = [
+            one
+            for one in parse_program(program)["circuits"]
+            if one["name"] == self.function
+        ]
+        result = learn_template(self.results)
         return Batch(
             function=self.function,
             rows=self.rows,
             pays_from=min(pays_from, self.rows),
             ciphertext=learn_template(self.ciphertexts),
-            result=learn_template(self.results),
+            result=result,
+            word_bytes=word_bytes(circuit, result),
         )
 
 

@@ -11,10 +11,8 @@ that the circuit takes, whose structure is known from a template.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from privacy.encoding import canonical_json, parse_canonical
 from privacy.errors import BackendError, FormatError
@@ -22,7 +20,6 @@ from privacy.fhe.template import Template, parse_template
 
 FORMAT = "privacy-compute/fhe-picks/1"
 PICKS = "picks.json"
-_Words = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +50,14 @@ class Picks:
         Raises:
             BackendError: The two messages do not hold the same words for each bit.
         """
-        inner, outer = self.inner[function], _free(template)
+        inner, outer = self.inner[function], template.free
         each, rest = divmod(len(outer), rows * self.bits)
-        if rest or len(_free(inner)) != each * rows * len(self.used):
+        if rest or len(inner.free) != each * rows * len(self.used):
             msg = "the circuit's ciphertexts do not hold as many words for every bit"
             raise BackendError(msg, code="fhe-no-picks")
         given = np.frombuffer(ciphertext, dtype="<u8")[outer]
         taken = given.reshape(rows, self.bits, each)[:, list(self.used)]
-        message: _Words = np.empty(inner.size // 8, dtype="<u8")
-        message[[i for i, _ in inner.words]] = [v for _, v in inner.words]
-        message[_free(inner)] = taken.ravel()
-        return message.tobytes()
+        return inner.filled(taken.ravel())
 
     def to_bytes(self) -> bytes:
         """Return the content of picks.json."""
@@ -89,10 +83,3 @@ def parse_picks(raw: bytes) -> Picks:
         raise FormatError(msg, code="fhe-picks-malformed")
     inner = {n: parse_template(t, what=PICKS) for n, t in value["inner"].items()}
     return Picks(value["bits"], tuple(value["used"]), inner)
-
-
-def _free(template: Template) -> Any:
-    """Return the places of the words that differ from message to message."""
-    free = np.ones(template.size // 8, dtype=bool)
-    free[[i for i, _ in template.words]] = False
-    return np.flatnonzero(free)

@@ -104,24 +104,40 @@ def plan(
     outputs, found = len(steps.scale), list[LookUp]()
     for tree, least in zip(trees, steps.least, strict=True):
         whole = in_steps(tree, least, steps.scale)
-        apart = [
-            look_up(block, owner, table_bits, np.eye(outputs)[k])
-            for k in range(outputs)
-            for block in cut(_one(whole, k), owner, 1 << table_bits)
-        ]
-        shared = [
-            (block, value) for block, value in leaf_blocks(whole, owner) if any(value)
-        ]
-        all_fit = all(fits(b, owner, 1 << table_bits) for b, _ in shared)
-        if all_fit and len(shared) < len(apart):
-            apart = [look_up(b, owner, table_bits, np.array(v)) for b, v in shared]
-        found += apart
+        for block, into in _blocks(whole, owner, 1 << table_bits, outputs):
+            found.append(look_up(block, owner, table_bits, into))
     if not found:
         msg = "the model's answer does not depend on its input"
         raise BackendError(msg, code="fhe-constant-model")
     made = Plan(tuple(found), outputs, table_bits, sum_bits)
     check_indices(made, owner)
     return made
+
+
+def _blocks(
+    whole: BitNode, owner: Sequence[int], size: int, outputs: int
+) -> list[tuple[Block, Floats]]:
+    """Return a tree's blocks, and how often each counts in every output's sum.
+
+    Blocks of each output apart; where one for each leaf are fewer, those.
+    """
+    shared = [
+        (b, np.array(value)) for b, value in leaf_blocks(whole, owner) if any(value)
+    ]
+    most = len(shared) if all(fits(b, owner, size) for b, _ in shared) else None
+    trees = [_one(whole, k) for k in range(outputs)]
+    waiting, apart = sum(map(_counts, trees)), list[tuple[Block, Floats]]()
+    for k, tree in enumerate(trees):
+        apart += [(block, np.eye(outputs)[k]) for block in cut(tree, owner, size)]
+        waiting -= _counts(tree)
+        if most is not None and len(apart) + waiting > most:  # cutting takes long
+            return shared
+    return apart
+
+
+def _counts(tree: BitNode) -> bool:
+    """Return whether a tree of one output takes a block at least."""
+    return any(value for (value,) in leaves(tree))
 
 
 def look_up(

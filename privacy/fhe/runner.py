@@ -117,10 +117,11 @@ class Runner:
                 template=batch.ciphertext,
             )
         try:
-            return self._circuit.run(batch.function, ciphertext, evaluation_keys)
+            result = self._circuit.run(batch.function, ciphertext, evaluation_keys)
         except RuntimeError as exc:
             msg = "the FHE engine could not compute on this ciphertext"
             raise BackendError(msg, code="fhe-run-failed") from exc
+        return batch.pack(result)
 
     def _keys(self, path: Path | None) -> Any:
         """Return deserialised evaluation keys, warm or from the file."""

@@ -29,11 +29,12 @@ from privacy.fhe.quantizers import (
     quantizer_to_json,
     steps_to_json,
 )
+from privacy.fhe.results import WORD_BYTES, pack_result, unpack_result
 from privacy.fhe.template import Template, parse_template
 from privacy.fhe.thermometer import Edges, parse_edges
 from privacy.runs import MAX_ROWS
 
-FORMAT = "privacy-compute/fhe-client/3"
+FORMAT = "privacy-compute/fhe-client/4"
 _MAX_BYTES = 1 << 24
 
 
@@ -57,7 +58,9 @@ class Batch:
         rows: How many rows it takes at once.
         pays_from: So many rows are answered sooner by it, filled up, than one by one.
         ciphertext: Template of the ciphertext of `rows` rows.
-        result: Template of their result.
+        result: Template of their result, as the engine gives it.
+        word_bytes: Of each free word of it, so many bytes travel; see
+            `privacy.fhe.results`.
     """
 
     function: str
@@ -65,6 +68,19 @@ class Batch:
     pays_from: int
     ciphertext: Template
     result: Template
+    word_bytes: int
+
+    def pack(self, result: bytes) -> bytes:
+        """Return the engine's result as it travels."""
+        return pack_result(result, self.result, self.word_bytes)
+
+    def unpack(self, packed: bytes, *, hint: str) -> bytes:
+        """Return a result that travelled, for the engine.
+
+        Raises:
+            FormatError: It is of another length; the message ends with `hint`.
+        """
+        return unpack_result(packed, self.result, self.word_bytes, hint=hint)
 
     def to_json(self) -> Json:
         """Return the circuit as JSON."""
@@ -74,6 +90,7 @@ class Batch:
             "pays_from": self.pays_from,
             "ciphertext": self.ciphertext.to_json(),
             "result": self.result.to_json(),
+            "word_bytes": self.word_bytes,
         }
 
 
@@ -205,13 +222,16 @@ def _parse_batches(value: list[Json], program: Json) -> tuple[Batch, ...]:
     ]
     names = {circuit["name"] for circuit in program["circuits"]}
     rows, sizes = [b.rows for b in found], {b.ciphertext.size for b in found}
-    whole = all(type(n) is int for b in found for n in (b.rows, b.pays_from))
+    whole = all(
+        type(n) is int for b in found for n in (b.rows, b.pays_from, b.word_bytes)
+    )
     usable = (
         whole
         and rows[:1] == [1]
         and rows == sorted(set(rows))
         and len(sizes) == len(rows)
         and all(1 <= b.pays_from <= b.rows for b in found)
+        and all(1 <= b.word_bytes <= WORD_BYTES for b in found)
         and all(MAX_ROWS % b.rows == 0 and b.function in names for b in found)
     )
     if not usable:

@@ -10,14 +10,17 @@ wrongly at worst, never to crash the engine.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from privacy.encoding import Json
 from privacy.errors import FormatError
 
 _WORD = 8
 _MAX_WORDS = 1 << 16
+Words = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,20 @@ class Template:
         if len(self.words) * _WORD != self.size:
             return None
         return np.array([v for _, v in self.words], dtype="<u8").tobytes()
+
+    @property
+    def free(self) -> Any:
+        """The places of the words that differ from message to message, ascending."""
+        free = np.ones(self.size // _WORD, dtype=bool)
+        free[[i for i, _ in self.words]] = False
+        return np.flatnonzero(free)
+
+    def filled(self, free: Words) -> bytes:
+        """Return the message that has these words in the free places."""
+        message: Words = np.empty(self.size // _WORD, dtype="<u8")
+        message[[i for i, _ in self.words]] = [v for _, v in self.words]
+        message[self.free] = free
+        return message.tobytes()
 
     def to_json(self) -> Json:
         """Return the template as JSON; values in hex, since they exceed 2**53."""

@@ -42,14 +42,24 @@ def free_port() -> int:
 
 
 def wait_until(
-    true: Callable[[], Any], *, seconds: float = 60.0, what: str = ""
+    true: Callable[[], Any],
+    *,
+    seconds: float = 60.0,
+    every_s: float = 0.02,
+    what: str = "",
 ) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := true():
             return value
-        time.sleep(0.02)
+        time.sleep(every_s)
     raise TimeoutError(what or "it never became true")
+
+
+def printed_json(text: str) -> Any:
+    """Return what a command printed with `--json` among a gateway thread's logs."""
+    value, _ = json.JSONDecoder().raw_decode(text[text.index("{\n") :])
+    return value
 
 
 class Api(httpx.Client):

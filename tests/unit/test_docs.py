@@ -15,7 +15,9 @@ from privacy.errors import PrivacyError
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = sorted(
-    p for where in ("", "docs/**/", "contracts/") for p in ROOT.glob(f"{where}*.md")
+    p
+    for where in ("", "docs/**/", "contracts/", "deploy/**/")
+    for p in ROOT.glob(f"{where}*.md")
 )
 FOLDERS = (
     "privacy|gateway|tests|examples|scripts|requirements|docs|benchmarks|contracts"

@@ -4,7 +4,12 @@ import random
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from privacy.encoding import canonical_json, parse_object
+from privacy.encoding import (
+    b64url_decode,
+    canonical_json,
+    parse_object,
+    sha256_hex,
+)
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
 from privacy.jws import key_from_jwk, key_id, public_jwk
 from privacy.receipt import (
@@ -36,6 +41,8 @@ RECEIPT = Receipt(
     started_at="2026-01-01T00:00:01.000Z",
     finished_at="2026-01-01T00:00:02.000Z",
 )
+# What the first version of this module wrote for it.
+BEFORE_PEERS = "51616ebd5630842939f29f25a3dd30f603c8fd61f37c5d08fe08c304ae96dd50"
 
 
 def test_a_signed_receipt_verifies():
@@ -51,6 +58,32 @@ def test_any_changed_byte_is_a_failed_verification():
             changed = raw[:at] + bytes([value]) + raw[at + 1 :]
             with pytest.raises(VerificationError):
                 verify_receipt(changed, TRUSTED)
+
+
+def test_only_a_receipt_of_a_peers_job_is_of_the_second_format():
+    chained = dataclasses.replace(RECEIPT, peer_receipt_sha256="e" * 64)
+    raw = sign_receipt(chained, KEY)
+    assert verify_receipt(raw, TRUSTED) == chained
+    assert b"peer_receipt_sha256" not in sign_receipt(RECEIPT, KEY)
+    assert _kind(raw) == "privacy-compute/receipt/2"
+    assert _kind(sign_receipt(RECEIPT, KEY)) == "privacy-compute/receipt/1"
+
+
+def test_a_receipt_signed_before_there_were_peers_verifies_still():
+    assert sha256_hex(sign_receipt(RECEIPT, KEY)) == BEFORE_PEERS
+
+
+@pytest.mark.parametrize("value", ["", None])
+def test_a_receipt_that_chains_nothing_has_no_such_member(value):
+    body = parse_object(sign_receipt(RECEIPT, KEY), what="receipt")
+    body["receipt"]["peer_receipt_sha256"] = value
+    with pytest.raises(VerificationError):
+        verify_receipt(canonical_json(body), TRUSTED)
+
+
+def _kind(raw):
+    header = parse_object(raw, what="receipt")["jws"].split(".")[0]
+    return parse_object(b64url_decode(header, what="header"), what="header")["typ"]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 100, -1])
@@ -76,7 +109,8 @@ def test_a_key_that_claims_anothers_id_is_refused():
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Receipt)])
 def test_every_field_is_signed(field):
-    value = parse_object(sign_receipt(RECEIPT, KEY), what="receipt")
+    chained = dataclasses.replace(RECEIPT, peer_receipt_sha256="e" * 64)
+    value = parse_object(sign_receipt(chained, KEY), what="receipt")
     old = value["receipt"][field]
     new = {bool: True, dict: {"x": 1}}.get(type(old), f"{old}x")
     value["receipt"][field] = new

@@ -76,7 +76,7 @@ def verdicts(path, home, **options):
 def test_a_logged_receipt_verifies_offline(site, home, client):
     site.log += [b"others", b"receipts"]
     path = save(home, site)
-    entry = client.fetch_log_entry(path)
+    (entry,) = client.fetch_log_entries([path])
     assert entry.name == "receipt.tlog-proof"
     site.log.append(b"later")
     client.log_head()
@@ -98,7 +98,7 @@ def test_without_a_log_entry_nothing_is_said_of_the_log(site, home, client):
 
 def test_the_entry_of_another_receipt_is_false(site, home, client):
     one, two = save(home, site, "job_1"), save(home, site, "job_2")
-    entry = client.fetch_log_entry(one)
+    (entry,) = client.fetch_log_entries([one])
     two.with_suffix(".tlog-proof").write_bytes(entry.read_bytes())
     code, steps, _ = verdicts(two, home)
     assert (code, steps["log"]) == (6, "failed")
@@ -108,7 +108,7 @@ def test_someone_who_saw_no_head_learns_what_was_not_checked(
     site, home, client, tmp_path
 ):
     path = save(home, site)
-    client.fetch_log_entry(path)
+    client.fetch_log_entries([path])
     keys = home.receipt_keys(site.url)
     code, _, verdict = verdicts(path, Home(tmp_path / "other"), trusted=keys)
     assert code == 0
@@ -120,7 +120,7 @@ def test_an_entry_that_nothing_ties_to_seen_heads_cannot_be_compared(
 ):
     path = save(home, site)
     with Client(site.url, home=tmp_path / "other", transport=site.transport()) as other:
-        other.fetch_log_entry(path)  # under a head that this home never saw
+        other.fetch_log_entries([path])  # under a head that this home never saw
     site.log += [b"more"]
     client.log_head()
     code, steps, _ = verdicts(path, home)
@@ -132,7 +132,7 @@ def test_an_entry_under_a_head_of_a_fork_is_false(site, home, client, tmp_path):
     path = save(home, site)
     site.log += [b"x"]
     with Client(site.url, home=tmp_path / "other", transport=site.transport()) as other:
-        other.fetch_log_entry(path)
+        other.fetch_log_entries([path])
     site.log[1] = b"another past"
     client.log_head()
     code, steps, _ = verdicts(path, home)
@@ -195,8 +195,8 @@ def test_an_older_head_of_the_same_log_does_not_replace_a_newer(site, home, clie
 def test_a_receipt_that_is_not_logged_is_said_to_be_missing(site, home, client):
     path = save(home, site, logged=False)
     site.log.append(b"another's")
-    with pytest.raises(NotFoundError, match="does not have this receipt"):
-        client.fetch_log_entry(path, wait_s=0)
+    with pytest.raises(NotFoundError, match="does not have 1 of these"):
+        client.fetch_log_entries([path], wait_s=0)
 
 
 def test_the_whole_log_makes_the_signed_root(site, home, client):
@@ -220,10 +220,10 @@ def test_an_audit_finds_a_receipt_that_was_left_out(site, home, client):
 
 def test_receipts_of_before_and_after_a_rotation_verify(site, home, client):
     old = save(home, site, "job_1")
-    client.fetch_log_entry(old)
+    client.fetch_log_entries([old])
     site.rotate()
     new = save(home, site, "job_2")
-    client.fetch_log_entry(new)
+    client.fetch_log_entries([new])
     assert verdicts(old, home)[0] == 0
     assert verdicts(new, home)[0] == 0
     assert verify_saved(old, home=home).exit_code == 0
@@ -240,13 +240,12 @@ def test_a_receipt_dated_after_its_key_ended_is_false(site, home, client):
 
 def test_a_receipt_of_a_revoked_key_needs_a_log_entry_of_before(site, home, client):
     early, late = save(home, site, "job_1"), save(home, site, "job_2")
-    client.fetch_log_entry(early)
+    client.fetch_log_entries([early])
     site.rotate(revoked_at=1)
     client.log_head()
     assert verify_saved(early, home=home).exit_code == 7
     assert verdicts(early, home)[0] == 7  # that head is the revoked key's word, too
-    for path in (early, late):
-        client.fetch_log_entry(path)
+    client.fetch_log_entries([early, late])
     assert verdicts(early, home)[0] == 0
     code, steps, _ = verdicts(late, home)
     assert (code, steps["log"], steps["signature"]) == (6, "ok", "failed")

@@ -65,7 +65,7 @@ def test_clients_at_once_make_one_set_of_keys(bundle, tmp_path, shared):
     def keys(_):
         mine = one if shared else context(tmp_path)  # as in another process
         start.wait()
-        return session_for(Mode.FHE, mine, bundle)._keys().client.number
+        return session_for(Mode.FHE, mine, bundle).keys().client.number
 
     with ThreadPoolExecutor(6) as pool:
         found = set(pool.map(keys, range(6)))
@@ -79,7 +79,7 @@ def test_an_answer_is_opened_with_the_keys_of_its_input_only(bundle, tmp_path):
     with pytest.raises(VerificationError):
         next(session.finish(None, b"", b""))
     next(flow := session.prepare([[1.0, 2.0]])).run()
-    used = session._keys()
+    used = session.keys()
     with pytest.raises(AttributeError):  # the stand-in has no evaluation keys
         flow.send(used)
     mine.memory.clear()

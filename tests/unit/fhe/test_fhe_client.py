@@ -153,16 +153,16 @@ def test_decrypt_refuses_an_input_sent_back_as_the_result(linear, keys):
     assert caught.value.code == "fhe-result-mismatch"
 
 
-def test_decrypt_refuses_a_flipped_bit_in_every_structural_word(linear, keys, output):
+def test_whatever_bytes_come_the_engine_reads_a_result_of_the_circuits_structure(
+    linear, keys, output
+):
     frame = unpack(output, what="output")[0]
-    at = json.loads(linear.client_json)["batches"][0]["result"]["at"]
-    assert len(at) > 20
-    for word in at:
-        changed = bytearray(frame)
-        changed[word * 8 + word % 8] ^= 1 << word % 8
-        with pytest.raises(FormatError) as caught:
-            keys.decrypt(pack([bytes(changed)]), 1)
-        assert caught.value.code == "fhe-result-mismatch"
+    batch = json.loads(linear.client_json)["batches"][0]
+    free = batch["result"]["size"] // 8 - len(batch["result"]["at"])
+    assert len(frame) == free * batch["word_bytes"]
+    rng = random.Random(2)
+    for other in (bytes(len(frame)), b"\xff" * len(frame), rng.randbytes(len(frame))):
+        assert np.isfinite(keys.decrypt(pack([other]), 1)).all()
 
 
 def test_keys_may_be_used_from_several_threads(linear, keys):

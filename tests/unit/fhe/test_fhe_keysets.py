@@ -18,6 +18,7 @@ from privacy.encoding import canonical_json, pack, unpack
 from privacy.errors import FormatError
 from privacy.fhe import FheClient
 from privacy.fhe.keysets import TREES, keyset_sha256, shipped
+from privacy.fhe.results import packed_bytes
 from privacy.fhe.runner import Runner
 from privacy.fhe.spec import Batch, parse_spec
 from privacy.publishing import PartRequest
@@ -141,7 +142,8 @@ def eager(bundle: Bundle, forest) -> Bundle:
 
 def test_a_batchs_result_is_refused_where_a_rows_is_expected(forest, forest_keys):
     spec = parse_spec(forest.client_json)
-    whole = bytes(spec.batches[1].result.size)
+    batch = spec.batches[1]
+    whole = bytes(packed_bytes(batch.result, batch.word_bytes))
     with pytest.raises(FormatError) as caught:
         forest_keys.decrypt(pack([whole]), 1)
     assert caught.value.code == "fhe-result-mismatch"

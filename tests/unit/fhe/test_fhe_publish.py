@@ -12,9 +12,10 @@ from privacy.fhe import FheClient
 from privacy.fhe.compiled import Compiled
 from privacy.fhe.measure import Measured
 from privacy.fhe.options import parse_options
-from privacy.fhe.publish import _checked_outputs
+from privacy.fhe.publish import _checked_outputs, _samples
 from privacy.fhe.quantizers import quantize, raw_outputs
 from privacy.fhe.runner import Runner
+from privacy.fhe.samples import sample_values
 from privacy.fhe.source import Source
 from privacy.fhe.spec import parse_spec
 from tests.support.dense_nets import trained_net
@@ -201,6 +202,23 @@ def test_a_circuit_that_agrees_gives_raw_outputs_on_all_held_rows(agreed):
     compiled, measured, held = agreed
     outputs, integers = _checked_outputs(compiled, measured, held, 2.0**-40)
     assert outputs.shape == integers.shape == (6, 1)
+
+
+def test_sample_rows_that_a_circuit_answers_otherwise_are_not_in_the_manifest(agreed):
+    compiled, measured, _ = agreed
+    right = sample_values(compiled.quantizers, 3, features=30)[:, :1] * 3
+
+    def said(samples, compiled=compiled):
+        found = replace(measured, samples=samples)
+        return _samples(compiled, found, measured.integers, 2.0**-40)
+
+    assert said(right) == {"samples": {"least": right.tolist(), "most": right.tolist()}}
+    wrong = right + np.eye(3, 1, dtype=np.int64)
+    assert list(said(wrong)) == ["no_samples"]
+    assert "cannot be compared" in said(wrong)["no_samples"]
+    with pytest.raises(BackendError) as caught:  # a circuit of our own must pass
+        said(wrong, replace(compiled, circuit="fhe-native"))
+    assert caught.value.code == "fhe-differs"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from gateway.identity.caller import SCOPES, allows
+from gateway.store.comparisons import plan
 from gateway.store.contract_inputs import Name
+from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ThreadGateway
 
 DIGEST = "0" * 64
@@ -26,8 +28,17 @@ OPEN = {
     "/v1/log/proof",
     "/v1/log/consistency",
     "/v1/log/leaves",
+    "/v2",
+    "/v2/health/live",
+    "/v2/health/ready",
 }
 NEEDED = {
+    ("GET", "/v2/models/{name}"): "models:read",
+    ("GET", "/v2/models/{name}/ready"): "models:read",
+    ("GET", "/v2/models/{name}/versions/{version}"): "models:read",
+    ("GET", "/v2/models/{name}/versions/{version}/ready"): "models:read",
+    ("POST", "/v2/models/{name}/infer"): "jobs:write models:read",
+    ("POST", "/v2/models/{name}/versions/{version}/infer"): "jobs:write models:read",
     ("POST", "/v1/estimates"): "models:read",
     ("GET", "/v1/webhooks"): "jobs:read",
     ("POST", "/v1/webhooks"): "jobs:write",
@@ -59,6 +70,17 @@ NEEDED = {
     ("DELETE", "/v1/jobs/{job_id}/result"): "jobs:write",
     ("GET", "/v1/jobs/{job_id}/evidence"): "jobs:read",
     ("GET", "/v1/jobs/{job_id}/receipt"): "jobs:read",
+    ("GET", "/v1/jobs/{job_id}/comparison"): "jobs:read",
+    ("POST", "/v1/jobs/{job_id}/comparison"): "jobs:write",
+    ("GET", "/v1/comparisons"): "jobs:read",
+    ("GET", "/v1/disputes"): "jobs:read",
+    ("GET", "/v1/disputes/{dispute_id}"): "jobs:read",
+    ("POST", "/v1/disputes/{dispute_id}/resolution"): "admin",
+    ("PUT", "/v1/nodes/{node}/quarantine"): "admin",
+    ("DELETE", "/v1/nodes/{node}/quarantine"): "admin",
+    ("GET", "/v1/jobs/{job_id}/peer-receipt"): "jobs:read",
+    ("GET", "/v1/peers/{name}/lies"): "admin",
+    ("POST", "/v1/peers/{name}/trust"): "admin",
     ("PUT", "/v1/contract-inputs/{commitment}"): "jobs:write",
     ("GET", "/v1/contract-inputs/{commitment}"): "jobs:read",
     ("DELETE", "/v1/contract-inputs/{commitment}"): "jobs:write",
@@ -87,10 +109,20 @@ UNKNOWN = {
     "key_id": "key_none",
     "tenant_id": "none",
     "webhook_id": "wh_none",
+    "dispute_id": "dis_none",
+    "node": "nowhere",
 }
 BODIES: dict[tuple[str, str], Any] = {
     ("POST", "/v1/api-keys/{key_id}/rotate"): {"overlap_s": 0},
     ("PATCH", "/v1/webhooks/{webhook_id}"): {"enabled": True},
+    ("POST", "/v1/jobs/{job_id}/comparison"): {
+        "groups": [[f"job_{DIGEST[:32]}"]],
+        "digests": {},
+        "rows": 1,
+        "differing_rows": 0,
+    },
+    ("POST", "/v1/disputes/{dispute_id}/resolution"): {},
+    ("PUT", "/v1/nodes/{node}/quarantine"): {},
 }
 MAKES_OWN = {"PUT", "PATCH"}
 """An upload to a digest is the caller's own, whoever else has it."""
@@ -107,6 +139,14 @@ TRICKS = (
     "x" * 2000,
 )
 Ask = Callable[..., tuple[int, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreadGateway]:
+    folder = tmp_path_factory.mktemp("access")
+    write_bundle(folder / "models")
+    with ThreadGateway.fake(folder, oip=True) as gateway:
+        yield gateway
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +213,22 @@ def resources(gateway: ThreadGateway, job: dict[str, Any]) -> dict[str, str]:
         "key_id": key.id,
         "tenant_id": "default",
         "webhook_id": hook.id,
+        "dispute_id": _disputed(store, job["id"]),
+        "node": "nowhere-else",
     }
+
+
+def _disputed(store: Any, job_id: str) -> str:
+    """Return the id of a dispute about a tenant's job."""
+    quality = store.quality
+    job = store.jobs.find(job_id)
+    with store.database.write() as c:
+        plan(c, job, "always")
+    found = store.comparisons.find(job_id)
+    dispute = quality._dispute(job, found, {}, quality.nodes_of([job_id]))
+    with store.database.write() as c:
+        store.disputes.save(c, dispute, set())
+    return dispute.id
 
 
 def _url(path: str, values: dict[str, str]) -> str:
@@ -198,7 +253,7 @@ def test_every_route_is_in_this_table_with_the_scope_that_it_says(api: Api):
         for path, operations in spec.items()
         for method, operation in operations.items()
     }
-    expected = {route: [{"api_key": [scope]}] for route, scope in NEEDED.items()}
+    expected = {route: [{"api_key": words.split()}] for route, words in NEEDED.items()}
     assert said == expected | {("GET", path): None for path in OPEN}
     named = {name for _, path in said for name in re.findall(r"{(\w+)}", path)}
     assert named == set(PUBLIC) | set(UNKNOWN)
@@ -221,14 +276,15 @@ def test_no_route_answers_without_a_key(ask: Ask, method: str, path: str):
 def test_no_route_answers_a_key_without_its_scope(
     ask: Ask, key_of: Callable[..., str], method: str, path: str
 ):
-    needed, body = NEEDED[method, path], BODIES.get((method, path))
-    others = [scope for scope in SCOPES if not allows([scope], needed)]
-    status, problem = ask(method, _url(path, UNKNOWN), key_of(*others), body)
-    assert status == 403
-    if method != "HEAD":
-        assert problem["code"] == "missing-scope"
-        assert needed in problem["detail"]
-    status, _ = ask(method, _url(path, UNKNOWN), key_of(needed), body)
+    scopes, body = NEEDED[method, path].split(), BODIES.get((method, path))
+    for needed in scopes:
+        others = [scope for scope in SCOPES if not allows([scope], needed)]
+        status, problem = ask(method, _url(path, UNKNOWN), key_of(*others), body)
+        assert status == 403
+        if method != "HEAD":
+            assert "missing-scope" in json.dumps(problem)
+            assert needed in json.dumps(problem)
+    status, _ = ask(method, _url(path, UNKNOWN), key_of(*scopes), body)
     assert status not in {401, 403}
     assert status < 500
 
@@ -272,7 +328,7 @@ def test_after_all_that_the_tenant_still_has_everything(
 def test_lists_hold_nothing_of_another_tenant(
     stranger: Api, resources: dict[str, str], job: dict[str, Any]
 ):
-    for path in ("jobs", "blobs", "keys", "webhooks"):
+    for path in ("jobs", "blobs", "keys", "webhooks", "disputes", "comparisons"):
         answer = stranger.get(f"/v1/{path}").raise_for_status()
         assert not any(value in answer.text for value in resources.values()), path
 

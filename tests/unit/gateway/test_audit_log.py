@@ -13,20 +13,26 @@ from gateway.store.audit import Act, Audit, Who, note
 from gateway.store.database import Database
 from gateway.store.log_tables import audit_entries, audit_state
 from gateway.store.receipt_log import ReceiptLog
+from privacy.client.home import Home
+from privacy.client.log_heads import LogHeads
 from privacy.encoding import sha256_hex
-from privacy.errors import VerificationError
+from privacy.errors import FormatError, VerificationError
+from privacy.key_history import public_keys, read_history
 from privacy.transparency.audit_chain import ChainEnd, follow, parse_entry
-from privacy.transparency.tree_head import parse_head, sign_head
+from privacy.transparency.tree_head import parse_head, sign_head, verify_head
 from tests.support.live_gateway import wait_until
 from tests.support.postgres import new_database
 
 KEY = Ed25519PrivateKey.generate()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
 def database(request, tmp_path):
-    is_sqlite = request.param == "sqlite"
-    database = Database(tmp_path / "gateway.sqlite" if is_sqlite else new_database())
+    is_shared = getattr(request, "param", "sqlite") == "postgresql"
+    database = Database(new_database() if is_shared else tmp_path / "gateway.sqlite")
     yield database
     database.close()
 
@@ -35,6 +41,7 @@ def lines_of(audit, after=0):
     return [line.encode() for line in audit.entries(after, 1000)]
 
 
+@BOTH
 def test_noted_acts_become_a_chain_that_verifies(database):
     audit = Audit(database, gateway="one")
     audit.record(Act(action="first", details={"n": 1}))
@@ -67,6 +74,16 @@ def test_an_act_that_is_rolled_back_is_not_noted(database):
     assert audit.chain() == 0
 
 
+@pytest.mark.parametrize("value", [float("nan"), "x" * 70000, object()])
+def test_what_can_be_no_entry_is_refused_before_it_stands_in_the_way(database, value):
+    audit = Audit(database, gateway="one")
+    with pytest.raises(FormatError):
+        audit.record(Act(action="odd", details={"value": value}))
+    audit.record(Act(action="sound"))
+    assert audit.chain() == 1
+
+
+@BOTH
 def test_several_gateways_make_one_chain(database, monkeypatch):
     monkeypatch.setattr(audit_store, "_NOTES", audit_store._NOTES.limit(3))
     audits = [Audit(database, gateway=name) for name in ("one", "two", "three")]
@@ -84,6 +101,7 @@ def test_several_gateways_make_one_chain(database, monkeypatch):
     assert actions == {f"act {i}" for i in range(12)}
 
 
+@BOTH
 @pytest.mark.parametrize(
     "change",
     [
@@ -129,6 +147,7 @@ def keeper(database, tmp_path, **options):
     ), audit
 
 
+@BOTH
 def test_old_entries_go_to_files_that_the_chain_goes_on_from(
     database, tmp_path, monkeypatch
 ):
@@ -168,6 +187,24 @@ def test_an_archive_is_not_made_of_a_broken_chain(database, tmp_path):
     assert len(lines_of(audit)) == len(audit.entries(0, 100)) > 0
 
 
+def test_a_key_rotated_elsewhere_stalls_the_logs_until_it_is_here(database, tmp_path):
+    keeping, _ = keeper(database, tmp_path)
+    log, key_file = ReceiptLog(database), tmp_path / "receipt.key"
+    old = key_file.read_bytes()
+    keeping.tick()
+    before = log.head()
+    elsewhere = ReceiptKeys(key_file, database)
+    elsewhere.rotate(overlap_s=60, log_size=None, since="")
+    new = key_file.read_bytes()
+    key_file.write_bytes(old)  # as on another machine, which has not got the new file
+    keeping.tick()
+    assert log.head() == before
+    key_file.write_bytes(new)
+    keeping.tick()
+    assert log.head() != before
+    verify_head(log.head(), public_keys(read_history(elsewhere.served())))
+
+
 def test_refusals_are_one_entry_with_counts(database, tmp_path):
     keeping, audit = keeper(database, tmp_path)
     keeping.tick()
@@ -199,7 +236,7 @@ def entry_with(api, **members):
                 return entry
         return None
 
-    return wait_until(find, seconds=10, what=f"no audit entry {members}")
+    return wait_until(find, seconds=10, every_s=0.15, what=f"no audit entry {members}")
 
 
 def test_jobs_are_in_the_audit_log_by_digest(api):
@@ -227,7 +264,7 @@ def test_a_cancelled_job_is_in_the_audit_log(api):
 
 def test_what_operators_do_is_recorded_as_begun_and_as_done(api):
     made = api.post(
-        "/v1/api-keys", json={"tenant": "other", "scopes": ["jobs:read"]}
+        "/v1/api-keys", json={"tenant": "default", "scopes": ["jobs:read"]}
     ).json()
     done = entry_with(api, action="POST /v1/api-keys", outcome="done")
     (begun,) = [
@@ -285,5 +322,58 @@ def test_served_entries_and_heads_fit_together(api):
         known = {s: h for s, h in named.items() if s <= len(lines)}
         return known and follow(lines, heads=known) and lines
 
-    lines = wait_until(fitting)
+    lines = wait_until(fitting, every_s=0.15)
     assert sha256_hex(lines[0]) == parse_entry(lines[1]).previous_sha256
+
+
+def test_an_operator_exports_and_verifies_the_audit_log(privacy, tmp_path):
+    code, told = privacy("audit", "verify")
+    assert (code, told["first"]) == (0, 1)
+    file = tmp_path / "audit.jsonl"
+    code, told = privacy("audit", "export", file)
+    assert code == 0
+    assert len(file.read_bytes().splitlines()) == told["last"]
+    code, offline = privacy("audit", "verify", file)
+    assert (code, offline["last"], offline["sha256"]) == (
+        0,
+        told["last"],
+        told["sha256"],
+    )
+    assert offline["heads"] >= 1
+    assert privacy("audit", "export", file)[0] == 2
+    code, listed = privacy("audit", "list", "--limit", "3")
+    assert (code, len(listed["entries"])) == (0, 3)
+
+
+def test_a_changed_cut_or_headless_export_is_told_apart(privacy, tmp_path, api):
+    file = tmp_path / "audit.jsonl"
+    assert privacy("audit", "export", file)[0] == 0
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(
+        b"".join([*lines[:2], lines[2].replace(b"done", b"dine"), *lines[3:]])
+    )
+    code, told = privacy("audit", "verify", file)
+    assert (code, told["error"]["code"]) == (6, "audit-broken")
+    assert "entry 4" in told["error"]["message"]
+    file.write_bytes(b"".join(lines[:3]))
+    code, told = privacy("audit", "verify", file)
+    assert (code, told["error"]["code"]) == (6, "audit-truncated")
+    file.write_bytes(b"".join(lines))
+    keys = tmp_path / "keys.json"
+    keys.write_bytes(api.get("/.well-known/jwks.json").content)
+    elsewhere = ["--home", tmp_path / "elsewhere", "--keys", keys]
+    code, told = privacy("audit", "verify", file, *elsewhere)
+    assert (code, told["error"]["code"]) == (7, "no-tree-head")
+    (link, *_) = LogHeads(Home(tmp_path / "home").log_folder(str(api.base_url))).all()
+    head = tmp_path / "head"
+    head.write_bytes(link.note)
+    code, told = privacy("audit", "verify", file, "--head", head, *elsewhere)
+    assert (code, told["heads"]) == (0, 1)
+
+
+def test_audit_verify_refuses_what_is_no_export(privacy, tmp_path):
+    file = tmp_path / "x"
+    assert privacy("audit", "verify", file)[1]["error"]["code"] == "no-such-file"
+    for content in (b"", b"hello\n"):
+        file.write_bytes(content)
+        assert privacy("audit", "verify", file)[1]["error"]["code"] == "no-entries"

@@ -2,6 +2,9 @@ import asyncio
 
 import pytest
 
+from gateway.executors.base import NodeLostError
+from gateway.peers.config import Peer
+from gateway.peers.link import Link
 from gateway.settings import Settings
 from privacy.certs import Certificates
 from privacy.cli.app import run
@@ -101,6 +104,32 @@ def test_plain_http_gets_no_answer(gateway, tmp_path):
         with pytest.raises(UnavailableError) as caught:
             client.models()
         assert caught.value.code == "gateway-unreachable"
+
+
+def _peer(gateway, tls):
+    return Peer(
+        name="far",
+        url=gateway.base_url,
+        api_key=gateway.admin_key,
+        receipt_keys=("x",),
+        tls=tls,
+    )
+
+
+def test_a_peer_is_spoken_to_over_mutual_tls(gateway, mine):
+    async def models(tls):
+        link = Link(_peer(gateway, tls))
+        try:
+            reply = await link.ask("GET", "/v1/models")
+        finally:
+            await link.close()
+        return reply.objects("models")
+
+    assert len(asyncio.run(models(mine))) == 1
+    with pytest.raises(NodeLostError):
+        asyncio.run(models(TlsFiles(trust=mine.trust)))
+    with pytest.raises(NodeLostError, match="its certificate was refused"):
+        asyncio.run(models(TlsFiles()))
 
 
 def test_settings_want_both_files(tmp_path):

@@ -4,11 +4,13 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from gateway import metrics
+from gateway.store.away import StoreAwayError, passing_errors
 from privacy.modes import Mode
-from tests.support.live_gateway import Api, ThreadGateway
+from tests.support.live_gateway import Api, ThreadGateway, wait_until
 
 ECHO = {"do": "echo"}
 KNOWN = {"method", "route", "status", "mode", "model", "where", "state", "le"}
@@ -133,6 +135,26 @@ def test_the_gauges_cover_every_mode(scraper: Scraper):
     assert scraper.value("privacy_ready") == 1
     assert scraper.value("privacy_nodes", state="ready") == 1
     assert scraper.value("privacy_disk_free_bytes") > 0
+
+
+def test_a_database_that_is_away_is_counted(scraper: Scraper):
+    before = scraper.value("privacy_database_errors_total")
+    away = sa.exc.OperationalError("SELECT 1", {}, Exception("connection refused"))
+    with pytest.raises(StoreAwayError), passing_errors():
+        raise away
+    assert scraper.value("privacy_database_errors_total") == before + 1
+
+
+def test_receipts_that_wait_for_the_log_are_counted(
+    gateway: ThreadGateway, scraper: Scraper, monkeypatch
+):
+    log = gateway.app.state.gateway.receipt_log
+    monkeypatch.setattr(log, "integrate", lambda **_: 0)  # the log's keeper is away
+    with gateway.client() as api:
+        api.order(ECHO, wait=20)
+    assert scraper.value("privacy_receipts_unlogged") >= 1
+    monkeypatch.undo()
+    wait_until(lambda: log.behind() == 0, seconds=20)
 
 
 def test_more_models_than_a_hundred_share_a_label(monkeypatch):

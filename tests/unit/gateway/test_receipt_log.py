@@ -1,6 +1,7 @@
 """The log of receipts: in the database, and over HTTP."""
 
 import base64
+import threading
 import time
 from dataclasses import replace
 
@@ -8,15 +9,18 @@ import pytest
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from gateway.store import receipt_log
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs, NewJob, Outcome
 from gateway.store.log_tables import log_heads, log_leaves, log_nodes
 from gateway.store.receipt_log import ReceiptLog
+from privacy.cli.app import run
 from privacy.client import Client, verify_saved
 from privacy.client.home import Home
 from privacy.errors import FormatError, NotFoundError, VerificationError
 from privacy.jws import key_id
 from privacy.key_history import public_keys, read_history
+from privacy.receipt import parse_receipt
 from privacy.transparency.inclusion import hashes_from
 from privacy.transparency.merkle import (
     append,
@@ -26,7 +30,8 @@ from privacy.transparency.merkle import (
     range_hash,
 )
 from privacy.transparency.tree_head import sign_head, verify_head
-from tests.support.live_gateway import wait_until
+from tests.support.live_gateway import printed_json, wait_until
+from tests.support.postgres import new_database
 
 KEY = Ed25519PrivateKey.generate()
 TRUSTED = {key_id(KEY.public_key()): KEY.public_key()}
@@ -110,13 +115,29 @@ def test_every_proof_from_the_database_verifies(database):
 
 
 def test_more_receipts_than_fit_one_transaction_are_all_logged(database, monkeypatch):
-    from gateway.store import receipt_log
-
     monkeypatch.setattr(receipt_log, "_NEXT", receipt_log._NEXT.limit(4))
     end_jobs(database, 10)
     log = ReceiptLog(database)
     assert integrate(log) == 10
     assert verify_head(log.head(), TRUSTED)[0].size == 10
+
+
+def test_several_gateways_log_every_receipt_once(monkeypatch):
+    monkeypatch.setattr(receipt_log, "_NEXT", receipt_log._NEXT.limit(2))
+    shared = Database(new_database())
+    end_jobs(shared, 12)
+    logs = [ReceiptLog(shared) for _ in range(3)]
+    threads = [threading.Thread(target=integrate, args=(log,)) for log in logs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    head = verify_head(logs[0].head(), TRUSTED)[0]
+    leaves = logs[0].leaves(0, 100)
+    shared.close()
+    assert sorted(leaves) == sorted(leaf_hash(f"job_{i}".encode()) for i in range(12))
+    nodes = append(0, {}.__getitem__, leaves)
+    assert (head.size, head.root) == (12, range_hash(nodes.__getitem__, 0, 12))
 
 
 def test_nothing_is_lost_or_doubled_if_signing_fails_midway(database):
@@ -267,7 +288,7 @@ def test_a_client_fetches_a_log_entry_and_verifies_it_offline(gateway, api, tmp_
     output = api.get(f"/v1/jobs/{job['id']}/result").content
     path.with_name("output.bin").write_bytes(output)
     with Client(gateway.base_url, home=home.root) as client:
-        client.fetch_log_entry(path, wait_s=10)
+        client.fetch_log_entries([path], wait_s=10)
         assert client.audit_log()["own_receipts"] == 1
     verdict = verify_saved(path, home=home, log=True)
     assert [(s.name, s.verdict) for s in verdict.steps] == [
@@ -276,3 +297,66 @@ def test_a_client_fetches_a_log_entry_and_verifies_it_offline(gateway, api, tmp_
         ("signature", "ok"),
         ("output", "ok"),
     ]
+
+
+def test_a_key_rotated_while_the_gateway_runs_signs_what_comes_next(
+    gateway, api, tmp_path, capsys
+):
+    def signer():
+        job = api.order({"do": "echo"}, wait=30).json()
+        return parse_receipt(api.get(f"/v1/jobs/{job['id']}/receipt").content)[1]
+
+    before = signer()
+    home = Home(tmp_path / "home")
+    with Client(gateway.base_url, home=home.root) as client:
+        client.log_head()
+        data = str(gateway.settings.data_dir)
+        assert run(["gateway", "rotate-key", "--data", data, "--json"]) == 0
+        told = printed_json(capsys.readouterr().out)
+        assert told["previous"] == before
+        wait_until(lambda: signer() == told["kid"], seconds=10)
+        wait_until(lambda: client.log_head().size and True)
+    assert list(home.receipt_keys(gateway.base_url)) == [before, told["kid"]]
+
+
+def test_a_key_that_is_not_looked_at_does_not_lift_the_rate(gateway, monkeypatch):
+    limits = gateway.app.state.gateway.rates._defaults
+    monkeypatch.setattr(
+        gateway.app.state.gateway.rates, "_defaults", replace(limits, unauthenticated=1)
+    )
+    with gateway.client("pk_made_up") as anyone:
+        answers = [anyone.get("/v1/log/head").status_code for _ in range(4)]
+    assert 429 in answers
+
+
+def test_the_commands_fetch_show_audit_and_verify(privacy, api, tmp_path):
+    code, head = privacy("log", "head")
+    assert code == 0
+    assert head["origin"].startswith("privacy-compute/receipts/")
+    home, paths = Home(tmp_path / "home"), []
+    for _ in range(2):
+        order = api.order({"do": "echo"}, mode="fhe", model="keyless", wait=30)
+        job = order.json()["id"]
+        paths.append(home.receipt_folder(job) / "receipt.json")
+        paths[-1].parent.mkdir(parents=True)
+        paths[-1].write_bytes(api.get(f"/v1/jobs/{job}/receipt").content)
+        output = api.get(f"/v1/jobs/{job}/result").content
+        paths[-1].with_name("output.bin").write_bytes(output)
+    assert privacy("verify", paths[0], "--log")[0] == 7
+    code, told = privacy("log", "fetch")
+    assert code == 0
+    assert sorted(told["entries"]) == sorted(
+        str(p.with_name("receipt.tlog-proof")) for p in paths
+    )
+    assert privacy("log", "fetch")[1] == {"entries": []}
+    code, verdict = privacy("verify", paths[0], "--log")
+    assert (code, verdict["steps"][0]["verdict"]) == (0, "ok")
+    keys = tmp_path / "keys.json"
+    keys.write_bytes(api.get("/.well-known/jwks.json").content)
+    stranger = ["--keys", keys, "--home", tmp_path / "elsewhere"]
+    code, verdict = privacy("verify", paths[0], "--log", *stranger)
+    assert (code, len(verdict["caveats"])) == (0, 1)
+    code, told = privacy("log", "audit")
+    assert (code, told["own_receipts"]) == (0, 2)
+    code, told = privacy("log", "fetch", tmp_path / "none.json")
+    assert (code, told["error"]["code"]) == (2, "no-such-file")

@@ -81,9 +81,8 @@ def test_results_of_jobs_that_run_or_are_anothers_cannot_be_deleted(tmp_path: Pa
         answer = api.delete(slow["links"]["result"])
         assert (answer.status_code, answer.json()["code"]) == (409, "not-finished")
         api.delete(slow["links"]["self"])
-        keys = gateway.app.state.gateway.api_keys
-        _, theirs = keys.create(tenant="b", scopes=["jobs:read", "jobs:write"])
-        _, reader = keys.create(tenant="default", scopes=["jobs:read"])
+        theirs = gateway.new_key("jobs:read", "jobs:write", tenant="b")
+        reader = gateway.new_key("jobs:read")
         job = api.order(ECHO, wait=20).json()
         for key, status in ((theirs, 404), (reader, 403)):
             headers = {"Authorization": f"Bearer {key}"}

@@ -11,7 +11,12 @@ import pytest
 
 from gateway.jobs.membership import Membership
 from gateway.store.away import StoreAwayError
+from gateway.store.database import Database
 from gateway.store.gateways import Gateways
+from gateway.store.jobs import Jobs
+from privacy.modes import Mode
+from privacy.tee.kem import CLASSIC, KemKey
+from privacy.tee.seal import Purpose, seal_input
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ThreadGateway, wait_until
 from tests.support.postgres import migrated
@@ -159,7 +164,7 @@ def test_a_key_revoked_at_one_gateway_is_refused_by_the_other_within_two_seconds
     one, two = start("one"), start("two")
     with one.client() as admin:
         made = admin.post(
-            "/v1/api-keys", json={"tenant": "t", "scopes": ["jobs:read"]}
+            "/v1/api-keys", json={"tenant": "default", "scopes": ["jobs:read"]}
         ).json()
         with two.client(made["key"]) as tenant:
             wait_until(lambda: tenant.get("/v1/jobs").is_success, seconds=5)
@@ -167,3 +172,39 @@ def test_a_key_revoked_at_one_gateway_is_refused_by_the_other_within_two_seconds
             began = time.monotonic()
             wait_until(lambda: tenant.get("/v1/jobs").status_code == 401)
     assert time.monotonic() - began < 4  # two, on a machine that is not busy
+
+
+@pytest.fixture
+def shared() -> Iterator[Database]:
+    database = Database(migrated())
+    yield database
+    database.close()
+
+
+def test_a_sealed_job_is_run_by_the_gateway_that_has_its_enclave(
+    shared: Database, tmp_path: Path
+):
+    gateways, jobs = Gateways(shared), Jobs(shared)
+    one, two = (
+        Membership(gateways, jobs, tmp_path / name, name=name, lease_s=10)
+        for name in ("one", "two")
+    )
+    purpose = Purpose("0" * 64, bytes(32), bytes(32))
+    key = KemKey.generate(CLASSIC)
+    sealed = tmp_path / "sealed"
+    sealed.write_bytes(
+        seal_input(
+            [[1.0]], columns=1, key=key.public, purpose=purpose, reply_key=bytes(32)
+        )
+    )
+    for member in (one, two):
+        member.join()
+    assert two.gateway_for(Mode.TEE, lambda: sealed) == two.id  # nobody has it
+    gateways.keep_enclave(key.public.id.hex(), one.id)
+    assert two.gateway_for(Mode.TEE, lambda: sealed) == one.id
+    assert two.gateway_for(Mode.ZKML, lambda: sealed) == two.id
+    one.leave()
+    assert two.gateway_for(Mode.TEE, lambda: sealed) == two.id
+    sealed.write_bytes(b"no sealed input")
+    assert two.gateway_for(Mode.TEE, lambda: sealed) == two.id
+    two.leave()

@@ -1,6 +1,7 @@
 """The enclave process, from its start to its end, as the node sees it."""
 
 import os
+import platform
 import signal
 import socket
 import stat
@@ -426,3 +427,26 @@ def test_the_nodes_settings_and_others_hooks_do_not_reach_an_enclave(monkeypatch
     assert not {*names, "PYTHONSTARTUP"} & given.keys()
     assert {"LD_PRELOAD", "LD_AUDIT"} <= names
     assert given["OMP_NUM_THREADS"] == "1"
+
+
+_HUGE = """
+held = bytearray(1 << 25)
+with open("/proc/self/smaps") as file:
+    sizes = [line.split()[1] for line in file if line.startswith("AnonHugePages")]
+print(max(map(int, sizes)))
+"""
+
+
+def test_an_enclave_keeps_weights_in_large_pages_where_the_kernel_gives_them(
+    monkeypatch,
+):
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=0")
+    command = [sys.executable, "-c", _HUGE]
+    environment = host._environment()
+    found = subprocess.run(
+        command, capture_output=True, check=True, text=True, env=environment
+    )
+    told = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if platform.libc_ver() < ("glibc", "2.35") or "[never]" in told.read_text():
+        pytest.skip("no transparent large pages here")
+    assert int(found.stdout) >= 2048  # KiB

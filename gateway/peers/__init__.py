@@ -1,0 +1,1 @@
+"""Other operators' gateways: whom we know, how we talk to them, what we believe."""

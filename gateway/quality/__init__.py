@@ -1,0 +1,1 @@
+"""Whether nodes answer truly: second runs, checked evidence, disputes."""

@@ -1,0 +1,196 @@
+"""Blobs in an S3-compatible bucket, with a folder of copies for workers.
+
+Credentials, region and address are boto3's usual ones (`AWS_ACCESS_KEY_ID`, …,
+`AWS_ENDPOINT_URL_S3` for another server than Amazon's). An object is named by its
+digest, so a copy never goes stale; copies that were not used lately are removed when
+they take more room than they may.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.store.away import StoreAwayError
+from gateway.store.blobs import SMALL_BYTES, missing
+from privacy.encoding import check_sha256
+from privacy.errors import FormatError, UnavailableError
+
+_AT_ONCE = 1000  # as many as one request may delete
+_IN_USE_S = 3600.0  # a copy that was asked for so lately may be a worker's input
+_ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+
+
+class S3Blobs:
+    """The blobs of a bucket; as `gateway.store.blobs.Blobs`."""
+
+    def __init__(self, url: str, cache: Path, *, cache_bytes: int) -> None:
+        """Use a bucket.
+
+        Args:
+            url: s3://BUCKET or s3://BUCKET/PREFIX.
+            cache: The folder of copies.
+            cache_bytes: What copies may take together.
+
+        Raises:
+            FormatError: The address is none.
+            UnavailableError: boto3 is not installed.
+        """
+        parts = urlsplit(url)
+        if parts.scheme != "s3" or not parts.netloc or parts.query:
+            msg = f"blobs_s3 is {url[:100]!r}, expected s3://BUCKET or with a prefix"
+            raise FormatError(msg, code="blobs-url")
+        self._bucket = parts.netloc
+        prefix = parts.path.strip("/")
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._cache, self._cache_bytes = cache, cache_bytes
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._s3 = _client()
+
+    def fetch(self, sha256: str) -> Path:
+        """Return a copy of a blob on this machine.
+
+        Raises:
+            NotFoundError: There is none.
+            StoreAwayError: The bucket cannot be reached.
+        """
+        copy = self._copy(sha256)
+        with suppress(FileNotFoundError):
+            os.utime(copy)
+            return copy
+        arriving = copy.with_name(f"{sha256}.{secrets.token_hex(8)}")
+        try:
+            with _away():
+                self._s3.download_file(self._bucket, self._key(sha256), str(arriving))
+            arriving.chmod(0o600)
+            arriving.replace(copy)
+        except FileNotFoundError:
+            raise missing(sha256) from None
+        finally:
+            arriving.unlink(missing_ok=True)
+        return copy
+
+    def has(self, sha256: str, size: int) -> bool:
+        """Whether the blob is here, whole."""
+        with suppress(FileNotFoundError):
+            return self._copy(sha256).stat().st_size == size
+        return self._stored(sha256, size)
+
+    def bring(self, file: Path, sha256: str) -> None:
+        """Upload a file before a transaction names it, for that may take a while."""
+        if not self._stored(sha256, file.stat().st_size):
+            with _away():
+                self._s3.upload_file(str(file), self._bucket, self._key(sha256))
+
+    def keep(self, file: Path, sha256: str) -> None:
+        """Make sure in the transaction that names it that the blob is here."""
+        self.bring(file, sha256)  # again, should another have removed it meanwhile
+        file.chmod(0o600)
+        with suppress(OSError):  # on another disk: it is fetched when it is needed
+            file.replace(self._copy(sha256))
+
+    def small(self, sha256: str) -> bytes | None:
+        """Return a blob that is small, for which streaming would only cost time."""
+        copy = self.fetch(sha256)
+        return copy.read_bytes() if copy.stat().st_size <= SMALL_BYTES else None
+
+    def older_than(self, seconds: float) -> set[str]:
+        """Return the digests of blobs that have lain here for so long."""
+        horizon, found = time.time() - seconds, set()
+        with _away():
+            pages = self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix
+            )
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    if entry["LastModified"].timestamp() <= horizon:
+                        found.add(entry["Key"].rpartition("/")[2])
+        return found
+
+    def remove(self, digests: Collection[str]) -> int:
+        """Remove blobs; return how many names went."""
+        names = sorted(digests)
+        for at in range(0, len(names), _AT_ONCE):
+            some = names[at : at + _AT_ONCE]
+            keys = [{"Key": self._key(sha256)} for sha256 in some]
+            with _away():
+                self._s3.delete_objects(
+                    Bucket=self._bucket, Delete={"Objects": keys, "Quiet": True}
+                )
+            for sha256 in some:
+                self._copy(sha256).unlink(missing_ok=True)
+        return len(names)
+
+    def trim(self, in_use: Collection[str]) -> int:
+        """Remove the copies that were used longest ago, if they take too much room.
+
+        Args:
+            in_use: Digests of copies that jobs may need.
+        """
+        found = []
+        for path in self._cache.iterdir():
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                found.append((status.st_mtime, status.st_size, path))
+        room, removed = self._cache_bytes - sum(size for _, size, _ in found), 0
+        for used_at, size, path in sorted(found):
+            if room >= 0 or used_at > time.time() - _IN_USE_S:
+                break
+            if path.name not in in_use:
+                path.unlink(missing_ok=True)
+                room, removed = room + size, removed + 1
+        return removed
+
+    def _stored(self, sha256: str, size: int) -> bool:
+        try:
+            with _away():
+                head = self._s3.head_object(Bucket=self._bucket, Key=self._key(sha256))
+        except FileNotFoundError:
+            return False
+        return bool(head["ContentLength"] == size)
+
+    def _key(self, sha256: str) -> str:
+        return f"{self._prefix}{check_sha256(sha256)}"
+
+    def _copy(self, sha256: str) -> Path:
+        return self._cache / check_sha256(sha256)
+
+
+def _client() -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError as exc:
+        msg = "blobs_s3 needs boto3: pip install 'privacy-compute[s3]'"
+        raise UnavailableError(msg, code="engine-missing") from exc
+    retries = {"mode": "standard", "max_attempts": 3}
+    config = Config(connect_timeout=5, read_timeout=30, retries=retries)
+    return boto3.client("s3", config=config)
+
+
+@contextmanager
+def _away() -> Iterator[None]:
+    """Turn boto3's errors into ours; an object that is absent is a missing file.
+
+    Raises:
+        FileNotFoundError: There is no such object.
+        StoreAwayError: "blobs-unavailable".
+    """
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as exc:
+        code = str(exc.response.get("Error", {}).get("Code", ""))
+        if code in _ABSENT:
+            raise FileNotFoundError from exc
+        msg = f"the bucket of blobs refuses ({code[:40]}): try again in a few seconds"
+        raise StoreAwayError(msg, code="blobs-unavailable") from exc
+    except (BotoCoreError, Boto3Error) as exc:
+        msg = "the bucket of blobs cannot be reached: try again in a few seconds"
+        raise StoreAwayError(msg, code="blobs-unavailable") from exc

@@ -1,0 +1,20 @@
+"""A small run of `make faults`, without Ray and with it."""
+
+import pytest
+
+from benchmarks.faults import campaign
+from benchmarks.postgres import PostgresMissingError
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("node_kills", [0, 1])
+def test_killed_gateways_and_nodes_lose_no_job_and_end_each_once(node_kills: int):
+    try:
+        found = campaign(jobs=12, gateway_kills=3, node_kills=node_kills, lease_s=3)
+    except PostgresMissingError as exc:
+        pytest.skip(str(exc))
+    assert found["lost"] == found["duplicates"] == []
+    assert found["ends"] == {"succeeded": 12}
+    assert found["gateway_kills"] == 3
+    assert found["takeover_s"]["most"] < 60

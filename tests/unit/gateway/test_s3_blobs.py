@@ -1,0 +1,165 @@
+"""Blobs in a bucket, on moto's server: an emulator of S3, over real HTTP."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import boto3
+import pytest
+
+from gateway.node import open_blobs
+from gateway.settings import Settings
+from gateway.store.away import StoreAwayError
+from gateway.store.s3 import S3Blobs
+from privacy.encoding import sha256_hex
+from privacy.errors import FormatError, NotFoundError
+from tests.support.hand_made_bundle import write_bundle
+from tests.support.live_gateway import ThreadGateway
+from tests.support.postgres import migrated
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # botocore's own
+]
+CONTENT = b"ciphertext" * 1000
+DIGEST = sha256_hex(CONTENT)
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """Return a bucket's address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "tests")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
+        boto3.client("s3").create_bucket(Bucket="blobs")
+        yield "s3://blobs/some/prefix"
+    server.stop()
+
+
+@pytest.fixture
+def blobs(bucket: str, tmp_path: Path) -> S3Blobs:
+    return S3Blobs(bucket, tmp_path / "copies", cache_bytes=15_000)
+
+
+def _given(tmp_path: Path, content: bytes = CONTENT) -> Path:
+    file = tmp_path / "given"
+    file.write_bytes(content)
+    return file
+
+
+def test_a_kept_blob_is_had_by_every_machine(
+    blobs: S3Blobs, bucket: str, tmp_path: Path
+):
+    other = S3Blobs(bucket, tmp_path / "other", cache_bytes=1)
+    assert not other.has(DIGEST, len(CONTENT))
+    blobs.keep(_given(tmp_path), DIGEST)
+    assert not (tmp_path / "given").exists()
+    for store in (blobs, other):
+        assert store.has(DIGEST, len(CONTENT))
+        assert not store.has(DIGEST, 1) or store is other
+        assert store.fetch(DIGEST).read_bytes() == CONTENT
+        assert store.fetch(DIGEST).stat().st_mode & 0o077 == 0
+        assert store.small(DIGEST) == CONTENT
+    assert blobs.older_than(-60) == {DIGEST}
+    assert blobs.older_than(60) == set()
+    assert other.remove({DIGEST, "0" * 64}) == 2
+    with pytest.raises(NotFoundError):
+        other.fetch(DIGEST)
+
+
+def test_a_blob_removed_between_upload_and_naming_is_uploaded_again(
+    blobs: S3Blobs, bucket: str, tmp_path: Path
+):
+    file = _given(tmp_path)
+    blobs.bring(file, DIGEST)
+    blobs.remove({DIGEST})
+    blobs.keep(file, DIGEST)
+    other = S3Blobs(bucket, tmp_path / "other", cache_bytes=1)
+    assert other.fetch(DIGEST).read_bytes() == CONTENT
+    blobs.remove({DIGEST})
+
+
+def test_copies_unused_for_long_make_room_unless_a_job_needs_them(
+    blobs: S3Blobs, tmp_path: Path
+):
+    digests = []
+    for i in range(4):
+        content = bytes([i]) * 10_000
+        digests.append(sha256_hex(content))
+        blobs.keep(_given(tmp_path, content), digests[-1])
+        os.utime(tmp_path / "copies" / digests[-1], (time.time() - 9000 + i,) * 2)
+    blobs.fetch(digests[3])
+    assert blobs.trim({digests[0]}) == 2
+    left = {path.name for path in (tmp_path / "copies").iterdir()}
+    assert left == {digests[0], digests[3]}
+    assert blobs.fetch(digests[1]).read_bytes() == b"\1" * 10_000
+    blobs.remove(digests)
+
+
+def test_a_bucket_that_cannot_be_reached_is_a_typed_error_that_passes(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    blobs = S3Blobs(bucket, tmp_path / "copies", cache_bytes=1)
+    for call in (
+        lambda: blobs.fetch(DIGEST),
+        lambda: blobs.has(DIGEST, 1),
+        lambda: blobs.keep(_given(tmp_path), DIGEST),
+    ):
+        with pytest.raises(StoreAwayError) as refusal:
+            call()
+        assert refusal.value.code == "blobs-unavailable"
+
+
+@pytest.mark.parametrize("url", ["blobs", "s3://", "https://blobs", "s3://b?x=1"])
+def test_an_address_that_is_no_bucket_is_refused(url: str, tmp_path: Path):
+    with pytest.raises(FormatError):
+        S3Blobs(url, tmp_path, cache_bytes=1)
+
+
+def test_blobs_are_in_one_place(tmp_path: Path):
+    with pytest.raises(FormatError, match="one place"):
+        open_blobs(Settings(data_dir=tmp_path, blobs_dir=tmp_path, blobs_s3="s3://b"))
+
+
+def test_two_gateways_share_a_bucket_and_leave_nothing_in_it(
+    bucket: str, tmp_path: Path
+):
+    write_bundle(tmp_path / "models", needs_keys=False)
+    url = migrated()
+    with ExitStack() as stack:
+        gateways = [
+            stack.enter_context(
+                ThreadGateway.fake(
+                    tmp_path,
+                    data_dir=tmp_path / name,
+                    blobs_s3=bucket,
+                    database_url=url,
+                    receipt_key=tmp_path / "receipt.key",
+                    node_name=name,
+                )
+            )
+            for name in ("one", "two")
+        ]
+        one = stack.enter_context(gateways[0].client())
+        two = stack.enter_context(gateways[1].client(gateways[0].admin_key))
+        order = {"do": "echo"}
+        job = one.order(order, wait=30).json()
+        assert job["status"] == "succeeded"
+        assert two.get(job["links"]["result"]).json()["echo"] == order
+        assert two.get(job["links"]["evidence"]).content == b"fake proof"
+        assert two.order(order, wait=30).json()["status"] == "succeeded"
+        for listed in one.get("/v1/jobs").json()["jobs"]:
+            two.delete(listed["links"]["result"]).raise_for_status()
+        two.delete(f"/v1/blobs/{job['input_sha256']}").raise_for_status()
+        store = gateways[0].app.state.gateway.blobs
+        assert store.older_than(-60) == set()
