@@ -120,7 +120,7 @@ class Site:
         self._stack.close()
 
     def _start_nodes(self, stack: ExitStack) -> Json:
-        from tests.support.ray_cluster import RayCluster
+        from benchmarks.ray_cluster import RayCluster
 
         self.cluster = stack.enter_context(RayCluster(self._folder / "ray"))
         self.cluster.add("first", "fhe,zkml", zkml_workers=2, fhe_workers=2)

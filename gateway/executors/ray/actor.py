@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,7 @@ class NodeActor:
             self._caretaker = asyncio.create_task(self._look_after())
         return {
             "node": self._node.describe(),
+            "jobs": list(self._jobs),
             "warm": self._node.warm(),
             "pid": os.getpid(),
         }
@@ -120,9 +121,10 @@ class NodeActor:
         job = self._jobs.get(request["job_id"])
         if job is None:
             self._take_input(request)
-            if missing := self._missing(request):
-                return {"missing": missing}
-            job = self._begin(request)
+            with self._cache.lock:
+                if missing := self._missing(request):
+                    return {"missing": missing}
+                job = self._begin(request)
             return await job.news(0)
         starts = [i for i, word in enumerate(job.words) if "started" in word]
         return await job.news(starts[-1] if starts else 0)
@@ -158,15 +160,19 @@ class NodeActor:
     async def evidence(self, request: Json) -> Json:
         """Return fresh evidence of a model's enclave, or which blobs are `missing`."""
         self._used_at = time.monotonic()
-        if missing := self._missing(request):
-            return {"missing": missing}
-        bundle = self._bundle(request)
+        with self._cache.lock:
+            if missing := self._missing(request):
+                return {"missing": missing}
+            bundle, pins = self._bundle(request), ExitStack()
+            pins.enter_context(self._cache.using(bundle.root))
         try:
             raw = await self._node.evidence(
                 parse_mode(request["mode"]), bundle, bytes.fromhex(request["nonce"])
             )
         except PrivacyError as exc:
             return _error(exc)
+        finally:
+            pins.close()
         return {"evidence": base64.b64encode(raw).decode()}
 
     def _take_input(self, request: Json) -> None:
@@ -210,12 +216,15 @@ class NodeActor:
             input_sha256=request["input_sha256"],
             keys_sha256=keys_sha256,
         )
-        task = asyncio.create_task(self._run(job, work))
+        used = [work.bundle.root, work.input, *([work.keys] if work.keys else [])]
+        pins = ExitStack()
+        pins.enter_context(self._cache.using(*used))
+        task = asyncio.create_task(self._run(job, work, pins))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return job
 
-    async def _run(self, job: _Job, work: Work) -> None:
+    async def _run(self, job: _Job, work: Work, pins: ExitStack) -> None:
         loop = asyncio.get_running_loop()
 
         def tell(word: Json) -> None:
@@ -225,9 +234,8 @@ class NodeActor:
             started=lambda: tell({"started": True}),
             progress=lambda progress: tell({"progress": progress}),
         )
-        used = [work.bundle.root, work.input, *([work.keys] if work.keys else [])]
         try:
-            with self._cache.using(*used):
+            with pins:
                 end = _done(await self._node.run(work, watch))
         except PrivacyError as exc:
             end = _error(exc)

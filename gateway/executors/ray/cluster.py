@@ -78,6 +78,10 @@ class RayNode:
         """Return how many jobs of a mode run at once."""
         return int(self.view["modes"].get(mode, 0))
 
+    def has(self, job_id: str) -> bool:
+        """Whether it runs a job, or keeps its result; see `Node`."""
+        return job_id in (self.view["status"] or {}).get("jobs", ())
+
     def warmth(self, mode: Mode, model_sha256: str, keys_sha256: str = "") -> int:
         """Return 2 if the keys are loaded, 1 if the model is, else 0; see `Node`."""
         status = self.view["status"] or {}

@@ -49,7 +49,7 @@ class _Node:
         self.id = str(view["id"])
         self.lost = asyncio.Event()
         self.status: Json | None = None
-        self.begun = False
+        self.known = False  # whether we could ask what it does already
         self.asking: asyncio.Task[None] | None = None
         self.sending: dict[str, asyncio.Task[None]] = {}
         self._actor: Any = None
@@ -244,9 +244,8 @@ class Driver:
                 node = self._nodes.setdefault(node_id, _Node(view))
                 if node.asking is None or node.asking.done():
                     node.asking = asyncio.create_task(_ask(node, self._worker_target))
-            self.send(
-                nodes=[{**n.view, "status": n.status} for n in self._nodes.values()]
-            )
+            known = [node for node in self._nodes.values() if node.known]
+            self.send(nodes=[{**node.view, "status": node.status} for node in known])
             await asyncio.sleep(_EVERY_S)
 
 
@@ -258,14 +257,15 @@ async def _ask(node: _Node, worker_target: str) -> None:
     """
     try:
         actor = await asyncio.to_thread(node.find)
-        if actor is None and node.view["modes"] and not node.begun:
+        if actor is None and node.view["modes"] and not node.known:
+            node.known = True
             actor = await node.actor(worker_target)
-        node.begun = True
         if actor:
             asked = asyncio.ensure_future(_result(actor.status.remote()))
             node.status = await asyncio.wait_for(asked, _STATUS_WAIT_S)
     except (RayError, TimeoutError):
         node.forget_actor()
+    node.known = True
 
 
 async def _result(ref: Any) -> Any:
