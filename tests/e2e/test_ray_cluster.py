@@ -181,6 +181,7 @@ def test_inputs_are_sealed_for_an_enclave_on_a_node_and_anew_when_it_dies(
         first = client.infer("linear", rows, mode="tee")
         cluster.kill("three")
         cluster.restart("three")
+        wait_until(lambda: "three" in _nodes(api), seconds=60)
         second = client.infer("linear", rows, mode="tee")
     expected = np.asarray(rows, dtype=np.float32) @ WEIGHTS
     for answer in (first, second):
