@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(or $(PRIVACY_VENV),.venv)/bin
 SETUP := @$(PYTHON) scripts/setup.py
 
-.PHONY: help demo test test-slow check bench faults serve demo-chain slither contracts contracts-tools coverage lock clean
+.PHONY: help demo test test-slow schemathesis check bench faults serve demo-chain slither contracts contracts-tools coverage lock clean
 VERIFIER_TESTS := appraise cbor chain collateral composite der device_collateral ear event_log fetch gpu parse policy reference_values tcb vectors vendors verify xmldsig
 
 help: ## say what there is
@@ -26,6 +26,10 @@ test-slow: ## the slow tests
 	$(SETUP) dev
 	@$(BIN)/python scripts/contracts_tools.py
 	$(BIN)/pytest -m slow $(ARGS)
+
+schemathesis: ## ten thousand generated requests, judged by the OpenAPI document
+	$(SETUP) dev
+	$(BIN)/pytest -m slow tests/conformance/test_openapi.py $(ARGS)
 
 coverage: ## every branch of what parses, verifies and appraises evidence
 	$(SETUP) dev

@@ -96,7 +96,7 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
     app.add_middleware(problems.DefectsAsProblems)
     app.add_middleware(AuditTrail)
     app.add_middleware(RequestLog)
-    for module in (
+    modules = (
         health,
         metrics,
         models,
@@ -114,8 +114,10 @@ def create_app(settings: Settings, *, engines: Engines | None = None) -> FastAPI
         oip,
         log,
         audit,
-    ):
+    )
+    for module in modules:
         app.include_router(module.router)
+    app.state.routes = [route for module in modules for route in module.router.routes]
     return app
 
 

@@ -181,6 +181,7 @@ class Gateway:
             comparisons=self.comparisons,
             disputes=self.disputes,
             states=self.node_states,
+            tenants=self.tenants,
             jobs=self.jobs,
             blobs=self.blobs,
             registry=self.registry,

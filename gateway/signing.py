@@ -96,7 +96,7 @@ class ReceiptKeys:
             old, new = self._private, Ed25519PrivateKey.generate()
             history = succeed(
                 self._history,
-                new.public_key(),
+                new,
                 old,
                 at=now(),
                 until=since or now(plus_s=overlap_s),

@@ -4,7 +4,7 @@ A gateway serves its keys as a JSON Web Key Set with one more member, `history`:
 was said about them, in order, each statement signed and bound to the one before.
 
     first    the key a gateway began with; signed by itself
-    next     a new key signs from now on; signed by the key before
+    next     a new key signs from now on; signed by the key before, and by itself
     revoked  an earlier key is in the wrong hands; signed by the key of the day
 
 Whoever pinned the first key follows the statements to today's, and needs to trust
@@ -42,6 +42,7 @@ from privacy.jws import (
 
 FORMAT = "privacy-compute/receipt-key/1"
 FIRST, NEXT, REVOKED = "first", "next", "revoked"
+OWN = "jws_of_next"
 _MOST = 1000
 
 
@@ -93,7 +94,7 @@ def begin(key: Ed25519PrivateKey, *, at: str) -> list[Json]:
 
 def succeed(
     history: Sequence[Json],
-    new: Ed25519PublicKey,
+    new: Ed25519PrivateKey,
     old: Ed25519PrivateKey,
     *,
     at: str,
@@ -108,8 +109,10 @@ def succeed(
         at: RFC 3339, now.
         until: When the old one's receipts cease to count.
     """
-    said = Statement(NEXT, key_id(new), _x(new), at, until, 0, _digest(history[-1]))
-    return [*history, _sign(said, old)]
+    public, before = new.public_key(), _digest(history[-1])
+    said = Statement(NEXT, key_id(public), _x(public), at, until, 0, before)
+    own = _sign(said, new)["jws"]  # or others' keys could be named here, and revoked
+    return [*history, {**_sign(said, old), OWN: own}]
 
 
 def revoke(
@@ -162,6 +165,8 @@ def read_history(jwks: Json) -> dict[str, ReceiptKey]:
         if said.previous_sha256 != _digest(before):
             raise _broken("a statement does not follow the one before it")
         _check(entry, said, found[current].public_key)
+        if said.action == NEXT:
+            _check(entry, said, _public(said), member=OWN)
         current = _apply(said, found, current)
     served = set(keys_from_jwks(jwks)) if "keys" in jwks else set(found)
     if not served <= set(found):
@@ -188,9 +193,10 @@ def extend(pinned: Json, served: Json) -> dict[str, ReceiptKey]:
             "one of the two is a forgery; ask its operator over another channel"
         )
         raise VerificationError(msg, code="key-history-fork")
-    if not set(before) <= set(now) or (
-        "history" not in served and set(now) - set(before)
-    ):
+    # What stands before the first pinned key could be anybody's: nothing may.
+    began = next(iter(now)) if "history" in served and not said else ""
+    strange = set(now) - set(before) if "history" not in served else set()
+    if not set(before) <= set(now) or began not in {"", *before} or strange:
         msg = (
             "the gateway has other receipt keys than it named at first, and the first "
             "ones do not vouch for them: ask its operator over another channel"
@@ -282,14 +288,16 @@ def _public(said: Statement) -> Ed25519PublicKey:
     return public
 
 
-def _check(entry: object, said: Statement, signer: Ed25519PublicKey) -> None:
+def _check(
+    entry: object, said: Statement, signer: Ed25519PublicKey, *, member: str = "jws"
+) -> None:
     kid = key_id(signer)
     try:
-        _, signature = split_detached(_member(entry, "jws"), what="key statement")
+        _, signature = split_detached(_member(entry, member), what="key statement")
     except FormatError as exc:
         raise _broken(exc.message) from exc
     signed = signed_bytes(_header(kid), canonical_json(asdict(said)))
-    if _member(entry, "jws") != f"{_header(kid)}..{b64url(signature)}" or not matches(
+    if _member(entry, member) != f"{_header(kid)}..{b64url(signature)}" or not matches(
         signer, signature, signed
     ):
         raise _broken("a statement is not signed by the key of its day")
@@ -301,12 +309,14 @@ def _statement(entry: object) -> Statement:
     if (
         not isinstance(body, dict)
         or not isinstance(entry, dict)
-        or set(entry) != {"statement", "jws"}
         or {k: type(v) for k, v in body.items()} != types
         or body["log_size"] < 0
     ):
         raise _broken("a statement has not the members it should have")
-    return Statement(**body)
+    said = Statement(**body)
+    if set(entry) != {"statement", "jws", *([OWN] if said.action == NEXT else [])}:
+        raise _broken("a statement has not the signatures it should have")
+    return said
 
 
 def _member(entry: object, name: str) -> object:

@@ -1,7 +1,7 @@
 """Make the project's own environment: `python3 scripts/setup.py demo`.
 
 Sets, each holding the one before: `client` (check and send), `demo` (every engine and
-the gateway), `dev` (and the tools), `all` (and chain and Ray). Every package is pinned
+the gateway), `dev` (and chain, Ray, S3 and the tools). Every package is pinned
 by hash in requirements/. A second run finds the stamp of the first and ends at once;
 an interrupted one starts again.
 
@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SETS = ("client", "demo", "dev", "all")  # each holds those before it
-DISK_GB = {"client": 1, "demo": 9, "dev": 9, "all": 9}
+SETS = ("client", "demo", "dev")  # each holds those before it
+DISK_GB = {"client": 1, "demo": 9, "dev": 9}
 OLDEST, BELOW = (3, 11, 1), (3, 13)
 PROBE = "import sys, venv, ensurepip; print(*sys.version_info[:3])"
 HEARTBEAT_S = 20.0

@@ -15,6 +15,7 @@ from privacy.modes import Mode, parse_mode
 router = APIRouter(tags=["attestations"])
 
 _NONCE_BYTES = 32
+_NONCE_PATTERN = "^[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]$"
 
 
 @router.get(
@@ -26,7 +27,14 @@ async def attest(
     gateway: GatewayDep,
     _key: ModelReader,
     model: Annotated[Name, Query()],
-    nonce: Annotated[str, Query(description="base64url of 32 bytes", max_length=64)],
+    nonce: Annotated[
+        str,
+        Query(
+            description="base64url of 32 bytes",
+            max_length=64,
+            json_schema_extra={"pattern": _NONCE_PATTERN},
+        ),
+    ],
     version: Annotated[Name | None, Query()] = None,
     mode: Annotated[str, Query(max_length=20, examples=["tee", "tee+zkml"])] = "tee",
 ) -> Response:

@@ -41,12 +41,14 @@ async def _authenticate(
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
     """Return the caller if it has every scope the route asks for."""
-    caller, tenant = await _known(request, gateway, credentials)
-    request.state.key_id = caller.id
-    request.state.rate = await gateway.rates.of_tenant(
-        tenant.id, request.method, tenant.rates
-    )
-    check_rate(request.state.rate)
+    caller: Caller | None = getattr(request.state, "caller", None)
+    if caller is None:  # else another of the route's dependencies asked before
+        caller, tenant = await _known(request, gateway, credentials)
+        request.state.caller, request.state.key_id = caller, caller.id
+        request.state.rate = await gateway.rates.of_tenant(
+            tenant.id, request.method, tenant.rates
+        )
+        check_rate(request.state.rate)
     for scope in scopes.scopes:
         if not caller.allows(scope):
             msg = f"this API key or token has no scope {scope}: ask for one that has it"

@@ -12,4 +12,6 @@ router = APIRouter(tags=["nodes"])
 @router.get("/v1/nodes", response_model=NodesOut)
 async def list_nodes(gateway: GatewayDep, _key: ModelReader) -> Json:
     """Return every node that runs this gateway's jobs."""
-    return {"nodes": gateway.scheduler.describe()}
+    doubts = {s.node: f"{s.state}: {s.why}" for s in gateway.node_states.all().values()}
+    nodes = gateway.scheduler.describe()
+    return {"nodes": [{**n, "doubt": doubts.get(n["name"], "")} for n in nodes]}

@@ -10,6 +10,7 @@ and the caller would be told that nobody saw what the gateway just did.
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -20,10 +21,11 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from gateway.api.auth import GatewayDep, JobWriter, ModelReader
+from gateway.api.problems import ANY_ROUTE
 from gateway.identity.caller import Caller
 from gateway.jobs.service import JobRequest
 from gateway.node import Gateway
-from gateway.problems import problem_of
+from gateway.problems import MEDIA_TYPE, problem_of
 from gateway.store.jobs import Job
 from gateway.store.parts import Owner
 from gateway.tensors import NUMBERS, Asked, Output, make_answer, parse_request
@@ -85,11 +87,22 @@ async def _enabled(gateway: GatewayDep) -> None:
         raise NotFoundError(msg, code="oip-off")
 
 
+_FORMS = {"schema": {"type": "object"}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": HTTPStatus(status).phrase,
+        "content": {"application/json": _FORMS, MEDIA_TYPE: _FORMS},
+    }
+    for status in (400, *ANY_ROUTE)
+}
+"""Errors in the protocol's form; what is refused before a route is a problem."""
+
 router = APIRouter(
     prefix="/v2",
     tags=["open inference protocol"],
     route_class=_OipRoute,
     dependencies=[Depends(_enabled)],
+    responses=_RESPONSES,
 )
 
 Text = Annotated[str, InPath(max_length=200)]

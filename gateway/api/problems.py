@@ -48,9 +48,9 @@ def _response(status: int) -> dict[str, Any]:
     }
 
 
-_ANY_ROUTE = (401, 403, 404, 405, 408, 409, 413, 414, 422, 429, 431, 503)
+ANY_ROUTE = (401, 403, 404, 405, 408, 409, 413, 414, 422, 429, 431, 503)
 RESPONSES: dict[int | str, dict[str, Any]] = {
-    **{s: _response(s) for s in _ANY_ROUTE},
+    **{s: _response(s) for s in ANY_ROUTE},
     500: {**_response(500), "model": Problem},
 }
 
@@ -103,7 +103,17 @@ async def _http_exception(request: Request, exc: HTTPException) -> JSONResponse:
         error = FormatError("the request is not valid HTTP", code="invalid-request")
     response = problem_response(problem_of(error, instance=request.url.path))
     response.headers.update(exc.headers or {})
+    is_other_method = exc.status_code == HTTPStatus.METHOD_NOT_ALLOWED
+    if is_other_method and (methods := _methods(request)):
+        response.headers["Allow"] = ", ".join(methods)
     return response
+
+
+def _methods(request: Request) -> list[str]:
+    """Return every method that a path has; Starlette names those of one route only."""
+    routes = getattr(request.app.state, "routes", ())
+    found = [r for r in routes if r.path_regex.match(request.scope["path"])]
+    return sorted({method for route in found for method in route.methods})
 
 
 class DefectsAsProblems:

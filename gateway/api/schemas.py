@@ -105,6 +105,9 @@ class TenantLimits(StrictRequest):
     )
     uploads_per_minute: Count | None = None
     reads_per_minute: Count | None = None
+    verify_share: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Of jobs that are looked at twice."
+    )
 
 
 class TenantIn(TenantLimits):
@@ -132,6 +135,7 @@ class TenantOut(BaseModel):
     submits_per_minute: int | None
     uploads_per_minute: int | None
     reads_per_minute: int | None
+    verify_share: float | None
     created_at: Time
     changed_at: Time
 
@@ -404,6 +408,7 @@ class NodeOut(BaseModel):
     enclave_evidence: str
     url: str = Field("", description="Of a peer.")
     detail: str = Field("", description="Why a peer gets no jobs now.")
+    doubt: str = Field("", description="Why it is a suspect or in quarantine.")
     modes: dict[str, NodeModeOut]
 
 

@@ -7,6 +7,7 @@
 4. It is followed to its end. A cancelled one is cancelled there, too.
 5. The receipt is verified and compared with what was asked; then output and evidence
    are fetched and compared with the receipt. Only then is the answer taken.
+6. Output and input are deleted there.
 
 A peer that cannot be reached or is busy is a node that was lost. One that lies gets no
 job for a while, what it said is kept, and the job goes on elsewhere.
@@ -16,7 +17,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,8 @@ _REFUSED_S = 60.0
 _LIST_BYTES = 1 << 20
 _EVIDENCE_BYTES = 1 << 22
 _CANCEL_S = 5.0
+_UPLOADS = 3
+_EXPIRED = {"unknown-blob", "unknown-keys"}
 _MAX_TEXT = 200
 _CODE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 _OPEN, _ENDED = {"queued", "running"}, {"succeeded", "failed", "cancelled"}
@@ -272,6 +275,28 @@ class PeerNode:
     ) -> Done:
         await self._pinned_keys()  # before anything is sent to whoever is there
         watch.progress({"stage": f"send to peer {self.name}"})
+        options = passed_on(work.options, gateway=self._gateway, job_id=work.job_id)
+        job = await self._begun(work, options)
+        remote.id = str(job["id"])
+        job = await self._follow(job, watch)
+        asked |= {"there": job}
+        done = await self._taken(work, job, options, asked)
+        self._later(self._tidy(work, remote.id))
+        return done
+
+    async def _begun(self, work: Work, options: Json) -> Json:
+        """Return the job there, once all that it needs is there."""
+        left = _UPLOADS
+        while True:
+            await self._upload(work)
+            try:
+                return await self._submit(work, options)
+            except PeerRefusedError as exc:
+                left -= 1
+                if not left or exc.problem.code not in _EXPIRED:
+                    raise
+
+    async def _upload(self, work: Work) -> None:
         await self._link.upload(f"/v1/blobs/{work.input_sha256}", work.input)
         if work.keys:
             params = work.bundle.manifest.mode(work.mode).params
@@ -279,12 +304,6 @@ class PeerNode:
             path = f"/v1/keys/{work.keys_sha256}"
             await self._link.upload(path, work.keys, params={"keyset": keyset})
             self._loaded.add(work.keys_sha256)
-        options = passed_on(work.options, gateway=self._gateway, job_id=work.job_id)
-        job = await self._submit(work, options)
-        remote.id = str(job["id"])
-        job = await self._follow(job, watch)
-        asked |= {"there": job}
-        return await self._taken(work, job, options, asked)
 
     async def _submit(self, work: Work, options: Json) -> Json:
         manifest = work.bundle.manifest
@@ -372,7 +391,7 @@ class PeerNode:
             self._tries[work.job_id] += 1
             msg = f"peer {self.name} cancelled the job"
             raise NodeLostError(msg, code="peer-job-failed")
-        async with self._must_have("receipt"):
+        async with self._must_have("receipt", work):
             reply = await self._link.ask("GET", f"{path}/receipt")
         asked |= {"receipt": reply.body.decode(errors="replace")}
         receipt = check_receipt(
@@ -393,7 +412,7 @@ class PeerNode:
         ):
             if not sha256:
                 continue
-            async with self._must_have(name):
+            async with self._must_have(name, work):
                 await self._link.fetch(
                     f"{path}/{name}",
                     file,
@@ -411,12 +430,14 @@ class PeerNode:
         )
 
     @asynccontextmanager
-    async def _must_have(self, what: str) -> AsyncIterator[None]:
-        """Call it a lie if a finished job has no such thing."""
+    async def _must_have(self, what: str, work: Work) -> AsyncIterator[None]:
+        """Call it a lie if a finished job has no such thing, and never had."""
         try:
             yield
         except PeerRefusedError as exc:
-            if isinstance(exc.problem, NotFoundError):
+            if exc.problem.code == "result-gone":  # fetched in an earlier life of ours
+                self._tries[work.job_id] += 1
+            elif isinstance(exc.problem, NotFoundError):
                 msg = f"a job that has ended has no {what}"
                 raise self._link.lied(msg, "answer") from exc
             raise
@@ -480,13 +501,21 @@ class PeerNode:
 
     def _cancel_there(self, remote: _Remote) -> None:
         if remote.id:
-            task = asyncio.create_task(self._delete(remote.id))
-            self._parting.add(task)
-            task.add_done_callback(self._parting.discard)
+            self._later(self._delete(f"/v1/jobs/{remote.id}"))
 
-    async def _delete(self, remote_id: str) -> None:
+    async def _tidy(self, work: Work, remote_id: str) -> None:
+        """Leave nothing there but keys, which the next job needs."""
+        await self._delete(f"/v1/jobs/{remote_id}/result")
+        await self._delete(f"/v1/blobs/{work.input_sha256}")
+
+    async def _delete(self, path: str) -> None:
         with suppress(PrivacyError):
-            await self._link.ask("DELETE", f"/v1/jobs/{remote_id}", timeout_s=_CANCEL_S)
+            await self._link.ask("DELETE", path, accept=(200, 204), timeout_s=_CANCEL_S)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._parting.add(task)
+        task.add_done_callback(self._parting.discard)
 
     def _limit_s(self, mode: Mode) -> float:
         return self.peer.time_limit_s or self._time_limit_s(mode)

@@ -40,7 +40,6 @@ from gateway.registry import ModelRegistry
 from gateway.signing import ReceiptKeys
 from gateway.store.away import StoreAwayError, full_disk
 from gateway.store.blobs import BlobStore
-from gateway.store.comparisons import plan
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from gateway.store.measures import Measures
 from gateway.store.parts import Owner
@@ -283,12 +282,11 @@ class JobService:
                 mode, partial(self.blobs.fetch, request.input_sha256)
             ),
         )
-        why = self.quality.draw(request.verify)
         return self.jobs.accept(
             new,
             max_queued=self.max_queued,
             max_queued_by_tenant=self._most_queued(tenant),
-            also=partial(plan, job=new, why=why) if why else None,
+            also=self.quality.plan(new, request.verify),
         )
 
     def _most_queued(self, tenant: str) -> int:
@@ -344,6 +342,7 @@ class JobService:
         )
         if ended:
             job_ended(job)
+            self.quality.ended(job_id)
         if job.finished:
             self.hub.changed(job)
         return job

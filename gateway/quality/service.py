@@ -14,7 +14,9 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -26,11 +28,12 @@ from gateway.quality.evidence import TARGET
 from gateway.quality.verdicts import Report, Verdict, judge
 from gateway.registry import ModelRegistry
 from gateway.store.blobs import BlobStore
-from gateway.store.comparisons import Comparison, Comparisons
+from gateway.store.comparisons import Comparison, Comparisons, plan
 from gateway.store.database import Database
 from gateway.store.disputes import Dispute, Disputes
 from gateway.store.jobs import Also, Job, Jobs, NewJob
 from gateway.store.node_states import NodeStates
+from gateway.store.tenants import Tenants
 from privacy.child import run_in_child
 from privacy.clock import now
 from privacy.encoding import Json
@@ -46,6 +49,7 @@ Wish = Literal["always", "never", "sampled"]
 _log = structlog.get_logger()
 _MOST_RUNNING = 16
 """Second runs at a time: they come after what tenants wait for."""
+_MOST_AWAITED = 10_000
 _EVIDENCE_S = 300.0
 _random = secrets.SystemRandom()
 
@@ -55,16 +59,19 @@ class Quality:
     """The second looks of one gateway.
 
     Attributes:
-        share: Of jobs that are looked at unless their request says otherwise, 0 to 1.
+        share: Of jobs that are looked at, 0 to 1; a tenant may have its own.
         accusers: How many tenants' disputes a node must have lost to be quarantined.
         gateway: Who runs what is begun here.
         collateral: Folder of what evidence of hardware is verified with.
+        awaited: Jobs run here after whose end a step is due; others are found in time.
+        woken: Set when one of them has ended.
     """
 
     database: Database
     comparisons: Comparisons
     disputes: Disputes
     states: NodeStates
+    tenants: Tenants
     jobs: Jobs
     blobs: BlobStore
     registry: ModelRegistry
@@ -73,12 +80,24 @@ class Quality:
     accusers: int
     gateway: str
     collateral: str
+    awaited: set[str] = field(default_factory=set)
+    woken: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def draw(self, wish: Wish) -> str:
-        """Return why a new job will be looked at, or "": nobody can foretell it."""
-        if wish == "sampled":
-            return "sampled" if _random.random() < self.share else ""
-        return "always" if wish == "always" else ""
+    def ended(self, job_id: str) -> None:
+        """Hear that a job has ended here; on the event loop."""
+        if job_id in self.awaited:
+            self.awaited.discard(job_id)
+            self.woken.set()
+
+    def plan(self, job: NewJob, wish: Wish) -> Also | None:
+        """Return what writes with a new job that it will be looked at, if it will."""
+        own = self.tenants.own(job.tenant).verify_share
+        why = draw(wish, share=self.share if own is None else own)
+        if not why:
+            return None
+        if len(self.awaited) < _MOST_AWAITED:  # a hint: steps are found without it
+            self.awaited.add(job.id)
+        return partial(plan, job=job, why=why)
 
     def avoid(self, job: Job) -> frozenset[str]:
         """Return the nodes that must not run a job: those of its other runs."""
@@ -195,6 +214,7 @@ class Quality:
         more: dict[str, Any] = {}
         if dispute:
             more = {"also": self._saving(dispute), "dispute_id": dispute.id}
+        self.awaited.add(new.id)
         taken = self.comparisons.run_again(comparison, new, **more)
         return [new.id] if taken else []
 
@@ -356,11 +376,19 @@ class Quality:
         return also
 
 
+def draw(wish: Wish, *, share: float) -> str:
+    """Return why a new job will be looked at, or "": nobody can foretell it."""
+    if wish == "sampled":
+        return "sampled" if _random.random() < share else ""
+    return "always" if wish == "always" else ""
+
+
 async def watch(
     quality: Quality, begin: Callable[[str], None], *, every_s: float = 1.0
 ) -> None:
     """Take due steps for ever, and begin the runs that come of them."""
     while True:
+        quality.woken.clear()
         try:
             for job_id in await asyncio.to_thread(quality.advance):
                 begin(job_id)
@@ -368,4 +396,5 @@ async def watch(
                 quality.scheduler.changed()
         except Exception as exc:  # noqa: BLE001 - the next time may go better
             error_id_of(exc, task="second runs")
-        await asyncio.sleep(every_s)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(quality.woken.wait(), every_s)

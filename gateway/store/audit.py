@@ -16,9 +16,16 @@ from gateway.store.database import Database
 from gateway.store.log_tables import audit_entries, audit_pending, audit_state
 from privacy.clock import now
 from privacy.encoding import Json, sha256_hex
-from privacy.transparency.audit_chain import AuditEntry, ChainEnd
+from privacy.errors import FormatError
+from privacy.transparency.audit_chain import (
+    MAX_LINE_BYTES,
+    START_SHA256,
+    AuditEntry,
+    ChainEnd,
+)
 
 MOST_ENTRIES = 1000
+MAX_SEQ = (1 << 53) - 1
 _AT_ONCE = 500
 _NOTES = sa.select(audit_pending).order_by(audit_pending.c.id).limit(_AT_ONCE)
 _WAITING = sa.select(audit_pending.c.id).limit(1)
@@ -53,9 +60,18 @@ class Act:
 
 
 def note(c: sa.Connection, act: Act) -> None:
-    """Note an act in the transaction that does it."""
+    """Note an act in the transaction that does it.
+
+    Raises:
+        FormatError: Its details are no JSON, or too long.
+    """
     flat = {**asdict(act), **asdict(act.who)}
     del flat["who"]
+    # What cannot be an entry must not get here: all that waits behind it would wait.
+    line = AuditEntry(**flat, seq=MAX_SEQ, previous_sha256=START_SHA256).encode()
+    if len(line) > MAX_LINE_BYTES:
+        msg = f"an act of {len(line)} bytes is noted, at most {MAX_LINE_BYTES} may be"
+        raise FormatError(msg, code="too-large")
     c.execute(_NOTE, {"act": flat})
 
 

@@ -32,6 +32,7 @@ tenants = sa.Table(
     sa.Column("submits_per_minute", sa.Integer),
     sa.Column("uploads_per_minute", sa.Integer),
     sa.Column("reads_per_minute", sa.Integer),
+    sa.Column("verify_share", sa.Float),
     sa.Column("created_at", sa.String, nullable=False),
     sa.Column("changed_at", sa.String, nullable=False),
 )

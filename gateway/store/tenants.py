@@ -32,6 +32,7 @@ class Own:
         quota_bytes: Of all its uploads.
         max_queued_jobs: Waiting jobs of one mode.
         submits_per_minute: See `gateway.identity.rates`, as for the others; 0 for any.
+        verify_share: Of jobs that are looked at twice, 0 to 1.
     """
 
     quota_bytes: int | None = None
@@ -39,6 +40,7 @@ class Own:
     submits_per_minute: int | None = None
     uploads_per_minute: int | None = None
     reads_per_minute: int | None = None
+    verify_share: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

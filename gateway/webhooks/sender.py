@@ -17,6 +17,7 @@ import structlog
 
 from gateway.logs import error_id_of
 from gateway.metrics import WEBHOOK_ATTEMPTS
+from gateway.store.away import StoreAwayError
 from gateway.store.webhooks import Delivery, Webhook, Webhooks
 from gateway.webhooks.secrets import WebhookSecrets
 from gateway.webhooks.targets import Resolve, Rules, check_url, resolve
@@ -26,6 +27,7 @@ from privacy.errors import PrivacyError
 
 _log = structlog.get_logger()
 _POLL_S = 1.0
+_AWAY_S = 10.0
 _TIMEOUT_S = 15.0
 _AT_ONCE = 16
 _AT_ONCE_EACH = 4
@@ -61,6 +63,9 @@ class Sender:
                 try:
                     await asyncio.to_thread(self.webhooks.collect)
                     await self._begin_due()
+                except StoreAwayError as exc:
+                    _log.warning("store-away", code=exc.code, task="webhooks")
+                    await asyncio.sleep(_AWAY_S)
                 except Exception as exc:  # noqa: BLE001 - the next time may go better
                     error_id_of(exc, task="webhooks")
                 await asyncio.sleep(self.poll_s)
@@ -88,6 +93,8 @@ class Sender:
             if webhook:
                 answer = await self._attempt(webhook, due)
                 await asyncio.to_thread(self._note, due, answer)
+        except StoreAwayError:
+            pass  # what was not noted is sent again, with the same id
         except Exception as exc:  # noqa: BLE001 - it is found again later
             error_id_of(exc, task="webhooks")
         finally:

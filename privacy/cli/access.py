@@ -21,6 +21,7 @@ _LIMITS = (
     "submits_per_minute",
     "uploads_per_minute",
     "reads_per_minute",
+    "verify_share",
 )
 _USUAL = -1
 """What stands for the gateway's own limit, which the API writes as null."""
@@ -37,6 +38,11 @@ Queued = Annotated[
 Rate = Annotated[
     int | None,
     typer.Option(min=_USUAL, help="Requests a minute; 0: any, -1: as usual."),
+]
+
+Share = Annotated[
+    float | None,
+    typer.Option(min=_USUAL, max=1, help="Of jobs looked at twice; -1: as usual."),
 ]
 
 
@@ -147,6 +153,7 @@ def create_tenant(
     submits_per_minute: Rate = None,
     uploads_per_minute: Rate = None,
     reads_per_minute: Rate = None,
+    verify_share: Share = None,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
@@ -159,6 +166,7 @@ def create_tenant(
         submits_per_minute,
         uploads_per_minute,
         reads_per_minute,
+        verify_share,
     )
     body = {"id": tenant, "name": name, **_limits(given)}
     with Client(gateway, api_key=api_key, home=home) as client:
@@ -175,6 +183,7 @@ def change_tenant(
     submits_per_minute: Rate = None,
     uploads_per_minute: Rate = None,
     reads_per_minute: Rate = None,
+    verify_share: Share = None,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
@@ -187,6 +196,7 @@ def change_tenant(
         submits_per_minute,
         uploads_per_minute,
         reads_per_minute,
+        verify_share,
     )
     body = {**_limits(given), **({} if name is None else {"name": name})}
     with Client(gateway, api_key=api_key, home=home) as client:
@@ -254,7 +264,7 @@ def _patch(tenant: str, body: Json) -> Call:
     return Call("PATCH", made.path, body=made.body, headers=made.headers)
 
 
-def _limits(given: Sequence[int | None]) -> Json:
+def _limits(given: Sequence[float | None]) -> Json:
     """Return limits that were given, as the API writes them."""
     named = zip(_LIMITS, given, strict=True)
     return {k: None if v == _USUAL else v for k, v in named if v is not None}

@@ -57,10 +57,16 @@ def test_each_answer_says_what_was_checked_and_who_saw_what(answers):
 @pytest.mark.parametrize("mode", MODES)
 def test_each_receipt_verifies_offline_and_no_byte_may_change(answers, owner, mode):
     path = answers[mode].receipt
+    owner.fetch_log_entries([path])
     verdict = verify_saved(
-        path, home=owner.home, allow_simulated=True, allow_insecure_srs=True
+        path,
+        home=owner.home,
+        log=True,
+        allow_simulated=True,
+        allow_insecure_srs=True,
     )
     assert verdict.exit_code == 0, verdict.steps
+    assert [s.name for s in verdict.steps][:2] == ["log", "log-consistency"]
     raw = path.read_bytes()
     for at in range(0, len(raw), 37):
         changed = path.with_name("changed.json")

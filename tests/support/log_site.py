@@ -36,9 +36,7 @@ class LogSite:
         """Take a new key; with `revoked_at`, the old one is revoked at that size."""
         old, self.key = self.key, Ed25519PrivateKey.generate()
         until = until or now()
-        self.history = succeed(
-            self.history, self.key.public_key(), old, at=now(), until=until
-        )
+        self.history = succeed(self.history, self.key, old, at=now(), until=until)
         if revoked_at is not None:
             kid = self.history[-2]["statement"]["kid"]
             self.history = revoke(

@@ -86,6 +86,8 @@ class LyingPeer:
         self.started = asyncio.Event()
         self.hold = 0
         """How many times a job is still running when asked for."""
+        self.forgets = 0
+        """How many times its uploads have expired when a job needs them."""
         self.problem = ("BackendError", "worker-died")
 
     def known(self, **more: Any) -> Peer:
@@ -132,6 +134,9 @@ class LyingPeer:
         if method == "POST" and path == "/v1/jobs":
             return await self._submit(headers, json.loads(body))
         job = self.jobs[path.split("/")[3]]
+        if method == "DELETE" and path.endswith("/result"):
+            job["gone"] = True
+            return 204, b"", {}
         if method == "DELETE":
             job["status"] = "cancelled"
             return 200, self._view(job), {}
@@ -157,6 +162,9 @@ class LyingPeer:
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, Any, dict[str, str]]:
         sha256 = path.rpartition("/")[2]
+        if method == "DELETE":
+            del self.blobs[sha256]
+            return 204, b"", {}
         if method == "HEAD":
             return (200 if sha256 in self.blobs else 404), b"", {}
         assert sha256_hex(body) == sha256
@@ -164,7 +172,7 @@ class LyingPeer:
         self.blobs[sha256] = body
         return 201, {"sha256": sha256, "bytes": len(body)}, {}
 
-    async def _submit(  # noqa: PLR0911 - one for each lie
+    async def _submit(  # noqa: C901, PLR0911 - one for each lie
         self, headers: dict[str, str], order: dict[str, Any]
     ) -> tuple[int, Any, dict[str, str]]:
         match self.lie:
@@ -183,7 +191,12 @@ class LyingPeer:
         if self.lie in _PROBLEMS:
             status, family, code = _PROBLEMS[self.lie]
             return status, {"family": family, "code": code, "detail": "no"}, {}
-        assert order["input"] in self.blobs
+        if self.forgets:
+            self.forgets -= 1
+            self.blobs.clear()
+        if order["input"] not in self.blobs:
+            gone = {"family": "NotFoundError", "code": "unknown-blob"}
+            return 404, gone, {}
         again = headers["idempotency-key"]
         known = [j for j in self.jobs.values() if j["again"] == again]
         job = known[0] if known else self._new(again, order)
@@ -234,6 +247,9 @@ class LyingPeer:
                 return 200, self._view(job), {}
             case ["receipt", "no-receipt"] | ["result", "no-result"]:
                 return missing
+            case ["result", _] if job.get("gone"):
+                gone = {"family": "NotFoundError", "code": "result-gone"}
+                return 404, gone, {}
             case ["receipt", _]:
                 return 200, self._receipt(job), {}
             case ["result", "other-output"]:

@@ -23,7 +23,7 @@ DAYS = [f"2026-11-2{i}T00:00:00.000Z" for i in range(5)]
 def rotated(count, keys=KEYS):
     history = begin(keys[0], at=DAYS[0])
     for old, new, day in zip(keys, keys[1:count], DAYS[1:], strict=False):
-        history = succeed(history, new.public_key(), old, at=day, until=day)
+        history = succeed(history, new, old, at=day, until=day)
     return history
 
 
@@ -50,6 +50,32 @@ def test_a_key_nobody_vouched_for_is_not_accepted():
     added = {"keys": [*pinned["keys"], public_jwk(KEYS[3].public_key())]}
     with pytest.raises(CannotVerifyError, match="do not vouch"):
         extend({"keys": pinned["keys"]}, added)
+
+
+def test_nobody_stands_before_a_key_that_was_pinned_without_its_history():
+    thief = begin(KEYS[3], at=DAYS[0])
+    history = succeed(thief, KEYS[0], KEYS[3], at=DAYS[1], until=DAYS[1])
+    with pytest.raises(CannotVerifyError, match="do not vouch"):
+        extend({"keys": key_set(rotated(1))["keys"]}, key_set(history))
+
+
+def test_a_key_that_did_not_sign_its_own_naming_is_not_in_a_history():
+    served = key_set(rotated(2))
+    stranger = key_set(succeed(rotated(1), KEYS[3], KEYS[0], at=DAYS[1], until=DAYS[1]))
+    entry = served["history"][1]
+    for signature in (
+        entry["jws"],
+        stranger["history"][1]["jws_of_next"],
+        "a..b",
+        None,
+    ):
+        changed = copy.deepcopy(served)
+        changed["history"][1]["jws_of_next"] = signature
+        with pytest.raises(VerificationError):
+            read_history(changed)
+    del served["history"][1]["jws_of_next"]
+    with pytest.raises(VerificationError, match="signatures"):
+        read_history(served)
 
 
 def test_two_successors_of_one_key_are_a_fork():

@@ -1,12 +1,16 @@
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.store.database import Database
+from privacy.cli.app import run
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.live_gateway import Api, ThreadGateway
+from tests.support.live_gateway import Api, ThreadGateway, printed_json
 from tests.support.postgres import migrated
+
+Command = Callable[..., tuple[int, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +46,22 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Databas
     database = Database(tmp_path / "db.sqlite" if is_file else migrated())
     yield database
     database.close()
+
+
+@pytest.fixture
+def privacy(
+    gateway: ThreadGateway,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Run a command against the gateway; return its exit code and JSON."""
+    monkeypatch.setenv("PRIVACY_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PRIVACY_GATEWAY", gateway.base_url)
+    monkeypatch.setenv("PRIVACY_API_KEY", gateway.admin_key)
+
+    def call(*words: object) -> tuple[int, Any]:
+        code = run([*map(str, words), "--json"])
+        return code, printed_json(capsys.readouterr().out)
+
+    return call

@@ -13,15 +13,14 @@ from gateway.store.audit import Act, Audit, Who, note
 from gateway.store.database import Database
 from gateway.store.log_tables import audit_entries, audit_state
 from gateway.store.receipt_log import ReceiptLog
-from privacy.cli.app import run
 from privacy.client.home import Home
 from privacy.client.log_heads import LogHeads
 from privacy.encoding import sha256_hex
-from privacy.errors import VerificationError
+from privacy.errors import FormatError, VerificationError
 from privacy.key_history import public_keys, read_history
 from privacy.transparency.audit_chain import ChainEnd, follow, parse_entry
 from privacy.transparency.tree_head import parse_head, sign_head, verify_head
-from tests.support.live_gateway import printed_json, wait_until
+from tests.support.live_gateway import wait_until
 from tests.support.postgres import new_database
 
 KEY = Ed25519PrivateKey.generate()
@@ -69,6 +68,15 @@ def test_an_act_that_is_rolled_back_is_not_noted(database):
     with pytest.raises(RuntimeError):
         fail()
     assert audit.chain() == 0
+
+
+@pytest.mark.parametrize("value", [float("nan"), "x" * 70000, object()])
+def test_what_can_be_no_entry_is_refused_before_it_stands_in_the_way(database, value):
+    audit = Audit(database, gateway="one")
+    with pytest.raises(FormatError):
+        audit.record(Act(action="odd", details={"value": value}))
+    audit.record(Act(action="sound"))
+    assert audit.chain() == 1
 
 
 def test_several_gateways_make_one_chain(database, monkeypatch):
@@ -309,20 +317,6 @@ def test_served_entries_and_heads_fit_together(api):
 
     lines = wait_until(fitting)
     assert sha256_hex(lines[0]) == parse_entry(lines[1]).previous_sha256
-
-
-@pytest.fixture
-def privacy(gateway, tmp_path, monkeypatch, capsys):
-    """Run a command against the gateway; return its exit code and JSON."""
-    monkeypatch.setenv("PRIVACY_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("PRIVACY_GATEWAY", gateway.base_url)
-    monkeypatch.setenv("PRIVACY_API_KEY", gateway.admin_key)
-
-    def call(*words):
-        code = run([*map(str, words), "--json"])
-        return code, printed_json(capsys.readouterr().out)
-
-    return call
 
 
 def test_an_operator_exports_and_verifies_the_audit_log(privacy, tmp_path):

@@ -125,23 +125,48 @@ def test_the_peer_learns_the_way_the_job_came_and_no_more_of_us(bundle, work, wa
     order = peer.jobs["job_0"]["order"]
     way = [{"gateway": "our-key-id", "job": "job_ours"}]
     assert order["options"] == {"note": 1, "via": way}
-    assert peer.blobs == {sha256_hex(INPUT): INPUT, sha256_hex(KEYS): KEYS}
+    assert peer.blobs == {sha256_hex(KEYS): KEYS}  # the input was deleted again
+    assert peer.jobs["job_0"]["gone"]
 
 
-def test_keys_are_sent_once_and_a_repeated_job_runs_once(bundle, work, watch):
+def test_what_expired_there_meanwhile_is_uploaded_again(bundle, work, watch):
+    peer = LyingPeer(bundle)
+    peer.forgets = 2
+
+    async def go():
+        async with node_of(peer) as node:
+            return await node.run(work(), watch)
+
+    assert asyncio.run(go()).output.read_bytes() == OUTPUT
+
+
+def test_keys_are_sent_once(bundle, work, watch):
     peer = LyingPeer(bundle)
 
     async def go():
         async with node_of(peer) as node:
             assert node.warmth(Mode.FHE, bundle.sha256, sha256_hex(KEYS)) == 0
-            first = work()
-            await node.run(first, watch)
-            await node.run(first, watch)  # as after our own crash
+            await node.run(work(job_id="job_1"), watch)
+            await node.run(work(job_id="job_2"), watch)
             assert node.warmth(Mode.FHE, bundle.sha256, sha256_hex(KEYS)) == 1
 
     asyncio.run(go())
-    assert len(peer.jobs) == 1
-    assert sum(call.startswith("PUT") for call in peer.asked) == 2
+    assert sum(call.startswith("PUT /v1/keys") for call in peer.asked) == 1
+
+
+def test_an_answer_that_an_earlier_life_fetched_is_computed_anew(bundle, work, watch):
+    peer, order = LyingPeer(bundle), work()
+
+    async def live():
+        async with node_of(peer) as node:
+            with suppress(NodeLostError):
+                return await node.run(order, watch)
+            assert not node.distrusted
+            return await node.run(order, watch)
+
+    for _ in range(2):
+        assert asyncio.run(live()).output.read_bytes() == OUTPUT
+    assert [j["again"] for j in peer.jobs.values()] == ["job_ours", "job_ours.1"]
 
 
 @pytest.mark.parametrize(("lie", "code"), LIES.items())

@@ -327,3 +327,36 @@ def test_a_key_that_is_not_looked_at_does_not_lift_the_rate(gateway, monkeypatch
     with gateway.client("pk_made_up") as anyone:
         answers = [anyone.get("/v1/log/head").status_code for _ in range(4)]
     assert 429 in answers
+
+
+def test_the_commands_fetch_show_audit_and_verify(privacy, api, tmp_path):
+    code, head = privacy("log", "head")
+    assert code == 0
+    assert head["origin"].startswith("privacy-compute/receipts/")
+    home, paths = Home(tmp_path / "home"), []
+    for _ in range(2):
+        order = api.order({"do": "echo"}, mode="fhe", model="keyless", wait=30)
+        job = order.json()["id"]
+        paths.append(home.receipt_folder(job) / "receipt.json")
+        paths[-1].parent.mkdir(parents=True)
+        paths[-1].write_bytes(api.get(f"/v1/jobs/{job}/receipt").content)
+        output = api.get(f"/v1/jobs/{job}/result").content
+        paths[-1].with_name("output.bin").write_bytes(output)
+    assert privacy("verify", paths[0], "--log")[0] == 7
+    code, told = privacy("log", "fetch")
+    assert code == 0
+    assert sorted(told["entries"]) == sorted(
+        str(p.with_name("receipt.tlog-proof")) for p in paths
+    )
+    assert privacy("log", "fetch")[1] == {"entries": []}
+    code, verdict = privacy("verify", paths[0], "--log")
+    assert (code, verdict["steps"][0]["verdict"]) == (0, "ok")
+    keys = tmp_path / "keys.json"
+    keys.write_bytes(api.get("/.well-known/jwks.json").content)
+    stranger = ["--keys", keys, "--home", tmp_path / "elsewhere"]
+    code, verdict = privacy("verify", paths[0], "--log", *stranger)
+    assert (code, len(verdict["caveats"])) == (0, 1)
+    code, told = privacy("log", "audit")
+    assert (code, told["own_receipts"]) == (0, 2)
+    code, told = privacy("log", "fetch", tmp_path / "none.json")
+    assert (code, told["error"]["code"]) == (2, "no-such-file")

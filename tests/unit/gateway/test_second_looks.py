@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from gateway.executors.node import LocalNode
+from gateway.quality.service import draw
+from gateway.store.tenants import Own
 from privacy.errors import VerificationError
 from privacy.receipt import parse_receipt
 from tests.support.hand_made_bundle import write_bundle
@@ -244,15 +246,23 @@ def test_a_report_must_be_about_the_runs(api):
 
 
 def test_a_share_of_jobs_is_drawn_and_nobody_can_foretell_which(gateway):
-    from dataclasses import replace
-
-    quality = replace(gateway.app.state.gateway.quality, share=0.3)
-    drawn = [quality.draw("sampled") == "sampled" for _ in range(4000)]
+    drawn = [draw("sampled", share=0.3) == "sampled" for _ in range(4000)]
     assert 0.25 < sum(drawn) / len(drawn) < 0.35
-    assert quality.draw("always") == "always"
-    assert quality.draw("never") == ""
-    again = [quality.draw("sampled") == "sampled" for _ in range(4000)]
-    assert drawn != again
+    assert draw("always", share=0.0) == "always"
+    assert draw("never", share=1.0) == ""
+    assert drawn != [draw("sampled", share=0.3) == "sampled" for _ in range(4000)]
+
+
+def test_a_tenant_may_have_a_share_of_its_own(gateway, api):
+    gateway.app.state.gateway.tenants.create("watched", own=Own(verify_share=1.0))
+    key = gateway.new_key("jobs:read", "jobs:write", tenant="watched")
+    with gateway.client(key) as watched:
+        wanted = {**ALWAYS, "verify": "sampled"}
+        job = watched.order(ECHO, **wanted).json()
+        assert compared(watched, job["id"])["why"] == "sampled"
+        other = api.order(ECHO, **wanted).json()
+        answer = api.get(f"/v1/jobs/{other['id']}/comparison")
+        assert answer.json()["code"] == "no-comparison"
 
 
 def test_steps_are_taken_once_by_whoever_comes_first(gateway, api):

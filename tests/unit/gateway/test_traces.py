@@ -117,7 +117,7 @@ def test_the_client_names_the_trace_of_the_program_it_is_used_in(collector: Coll
 
 def test_without_a_collector_no_exporter_is_loaded():
     code = (
-        "import sys, gateway.app, gateway.traces, privacy.client.drive as d\n"
+        "import sys, gateway.logs, gateway.traces, privacy.client.drive as d\n"
         "gateway.traces.start_traces(); d._traceparent()\n"
         "assert gateway.traces._tracer is None\n"
         "assert not [m for m in sys.modules if m.startswith('opentelemetry.sdk')]"

@@ -1,7 +1,10 @@
 """What follows from a data owner's report."""
 
+import random
+
 import pytest
 
+from gateway.quality.service import draw
 from gateway.quality.verdicts import Report, judge
 from privacy.errors import FormatError
 
@@ -60,3 +63,20 @@ def test_three_that_all_differ_decide_nothing():
 def test_a_report_that_is_not_about_these_runs_is_refused(wrong):
     with pytest.raises(FormatError):
         wrong.check(["a", "b"])
+
+
+def test_a_node_that_lies_now_and_then_is_found_as_often_as_is_said():
+    """The share and the draw are the gateway's own; the lies are a coin's."""
+    share, lies, jobs, trials = 0.3, 0.2, 20, 600
+    coin = random.Random(5)
+    found = 0
+    for _ in range(trials):
+        looks = [draw("sampled", share=share) for _ in range(jobs)]
+        reports = [
+            report("a", "b") if coin.random() < lies else report("ab", differing=0)
+            for look in looks
+            if look
+        ]
+        found += any(judge(told, TWO).suspects for told in reports)
+    expected = 1 - (1 - share * lies) ** jobs
+    assert abs(found / trials - expected) < 0.1

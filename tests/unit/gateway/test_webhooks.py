@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,8 +80,17 @@ class Bench:
             c.exec_driver_sql("UPDATE webhook_deliveries SET next_at = created_at")
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with empty tables, to be copied."""
+    path = tmp_path_factory.mktemp("tables") / "db.sqlite"
+    Database(path).close()
+    return path
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, tables: Path) -> Iterator[Bench]:
+    shutil.copy(tables, tmp_path)
     found = Bench(tmp_path / "db.sqlite")
     yield found
     found.database.close()
