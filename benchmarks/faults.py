@@ -11,6 +11,8 @@ What is counted:
 - failed: ended otherwise than with an answer;
 - duplicate effects: a second job of one idempotency key, a receipt that changed, or a
   receipt that is not of the job;
+- wrong in the logs: a receipt that is not in the log of receipts, or twice; a submitted
+  job that is not in the audit log; a chain, a root or a head that does not hold;
 - runs again: runs beyond a job's first; they cost time, and have no effect;
 - takeover: from the death of a gateway that had jobs until none was open in its name,
   when it stayed dead; restart: until it answered, when it was started again at once;
@@ -42,6 +44,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.fault_logs import check_logs
 from benchmarks.live import Live
 from benchmarks.postgres import Postgres
 from benchmarks.ray_cluster import RayCluster
@@ -190,6 +193,10 @@ def campaign(
         runs = [len(path.read_text().split()) for path in log.iterdir()]
         lasted_s = time.monotonic() - began
         _check_receipts(site, tally)
+        with site.http(0) as http:
+            logs = check_logs(
+                http, [tally.receipts[j] for j in tally.accepted.values()]
+            )
         keys = site.rows.execute(b"SELECT count(*) FROM jobs").fetchone()
     assert keys
     if keys[0] != len(tally.accepted):
@@ -201,6 +208,7 @@ def campaign(
         "lost": [job for job, status in ended.items() if status == "lost"],
         "ends": dict(Counter(ended.values())),
         "duplicates": tally.duplicates,
+        "logs": logs,
         "runs_again": sum(runs) - len(runs),
         "seconds": lasted_s,
         **{
@@ -354,6 +362,9 @@ def show(found: Json) -> None:
     for end, count in sorted(found["ends"].items()):
         grid.add_row(f"jobs {end}", str(count))
     grid.add_row("duplicate effects", str(len(found["duplicates"])))
+    grid.add_row("receipts in the log", str(found["logs"]["receipts"]))
+    grid.add_row("entries of the audit log", str(found["logs"]["audit_entries"]))
+    grid.add_row("wrong in the logs", str(len(found["logs"]["wrong"])))
     grid.add_row("runs again", str(found["runs_again"]))
     for name in ("takeover", "restart", "node"):
         if times := found[f"{name}_s"]:
@@ -380,7 +391,7 @@ def main() -> None:
     show(found)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
-    if found["lost"] or found["duplicates"]:
+    if found["lost"] or found["duplicates"] or found["logs"]["wrong"]:
         raise SystemExit(1)
 
 

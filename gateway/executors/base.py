@@ -65,6 +65,12 @@ class NodeLostError(UnavailableError):
     default_code = "node-lost"
 
 
+class NodeDeclinedError(NodeLostError):
+    """The node does not run this job, but may well run others."""
+
+    default_code = "node-declined"
+
+
 @dataclass(frozen=True, slots=True)
 class Watch:
     """Who is told how a job goes.

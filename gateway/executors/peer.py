@@ -9,8 +9,8 @@
    are fetched and compared with the receipt. Only then is the answer taken.
 6. Output and input are deleted there.
 
-A peer that cannot be reached or is busy is a node that was lost. One that lies gets no
-job for a while, what it said is kept, and the job goes on elsewhere.
+A peer that cannot be reached or is busy is a node that was lost; one at which a job
+fails loses that job. One that lies gets no job for a while, and what it said is kept.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from typing import Any
 
 import structlog
 
-from gateway.executors.base import Done, NodeLostError, Watch, Work
+from gateway.executors.base import Done, NodeDeclinedError, NodeLostError, Watch, Work
 from gateway.peers.check import Asked, check_receipt
 from gateway.peers.config import Peer
 from gateway.peers.hops import passed_on
-from gateway.peers.link import Link, PeerLiedError, PeerRefusedError
+from gateway.peers.link import Link, PeerLiedError, PeerRefusedError, plain
 from privacy.bundle import Bundle
 from privacy.client.wire import Reply, problem_exception
 from privacy.encoding import Json, b64url
@@ -49,11 +49,13 @@ _log = structlog.get_logger()
 _WAIT_S = 2
 _SOON_S = 0.2
 _PAUSE_S = 0.5
+_SLOW_S = 600.0
+"""How long a peer gets no job of a model that it did not end in time."""
 _RESTART_S = 15.0
 """How long a peer may be away in the middle of a job."""
 _REFUSED_S = 60.0
 """How long a peer that refused a model or our key is not asked for it again."""
-_LIST_BYTES = 1 << 20
+_LIST_BYTES = 1 << 23
 _EVIDENCE_BYTES = 1 << 22
 _CANCEL_S = 5.0
 _UPLOADS = 3
@@ -189,7 +191,7 @@ class PeerNode:
         """Ask which models it offers, and so whether it is there."""
         try:
             reply = await self._link.ask("GET", "/v1/models", limit=_LIST_BYTES)
-            self._told = _Told("", _models(self._link, reply))
+            self._told = _Told("", await asyncio.to_thread(_models, self._link, reply))
         except PeerLiedError as exc:
             await self._distrust(exc, {"asked": "/v1/models"})
         except PrivacyError as exc:
@@ -257,8 +259,10 @@ class PeerNode:
             self._cancel_there(remote)
             msg = f"peer {self.name} did not end the job within {limit_s:g} s"
             slow = PeerLiedError(msg, code="peer-too-slow")
-            await self._distrust(slow, asked)
-            raise NodeLostError(msg, code=slow.code) from None
+            await asyncio.to_thread(self._lied, slow, asked)
+            # Whoever sends a job that takes long must not cost the peer our trust.
+            self._refused[work.bundle.sha256] = time.monotonic() + _SLOW_S
+            raise NodeDeclinedError(msg, code=slow.code) from None
         except PeerLiedError as exc:
             await self._distrust(exc, asked)
             raise NodeLostError(exc.message, code=exc.code) from exc
@@ -348,7 +352,7 @@ class PeerNode:
                 reply = await self._link.ask("GET", f"/v1/jobs/{job_id}", headers=wait)
                 return self._job(reply)
             except NodeLostError as exc:
-                passes = exc.code == "peer-unreachable" or _is_held_back(exc)
+                passes = exc.code in {"peer-unreachable", "peer-busy"}
                 if not passes or time.monotonic() > until:
                     raise
             await asyncio.sleep(_PAUSE_S)
@@ -390,7 +394,7 @@ class PeerNode:
         if job["status"] == "cancelled":
             self._tries[work.job_id] += 1
             msg = f"peer {self.name} cancelled the job"
-            raise NodeLostError(msg, code="peer-job-failed")
+            raise NodeDeclinedError(msg, code="peer-job-failed")
         async with self._must_have("receipt", work):
             reply = await self._link.ask("GET", f"{path}/receipt")
         asked |= {"receipt": reply.body.decode(errors="replace")}
@@ -463,11 +467,11 @@ class PeerNode:
         # What is wrong with the input is wrong everywhere; a sealed one opens nowhere
         # else.
         if isinstance(error, FormatError) or Mode.TEE in work.mode.parts:
-            said = f"peer {self.name}: {error.message[:_MAX_TEXT]}"
+            said = plain(f"peer {self.name}: {error.message}")
             return error_from(type(error).__name__, error.code, said)
         self._tries[work.job_id] += 1
         msg = f"the job failed at peer {self.name} ({error.code})"
-        return NodeLostError(msg, code="peer-job-failed")
+        return NodeDeclinedError(msg, code="peer-job-failed")
 
     async def _pinned_keys(self, *, signer: str = "") -> dict[str, ReceiptKey]:
         """Return the pinned receipt keys, and those that they vouch for.
@@ -489,7 +493,7 @@ class PeerNode:
 
     def _note_refusal(self, exc: PeerRefusedError, work: Work) -> None:
         """Ask no more for a while for what a peer does not have or allow."""
-        if _is_held_back(exc):
+        if isinstance(exc.problem, FormatError | LimitError):
             return  # another job may well be taken
         self._refused[work.bundle.sha256] = time.monotonic() + _REFUSED_S
         _log.warning("peer-refused", peer=self.name, why=exc.message[:_MAX_TEXT])
@@ -546,11 +550,6 @@ def _vouched_for(
         for kid, key in list(shown.items())[begin:]
         if key.revoked_log_size is None
     }
-
-
-def _is_held_back(exc: NodeLostError) -> bool:
-    """Whether a peer has too much to do, or we ask too often."""
-    return isinstance(exc, PeerRefusedError) and isinstance(exc.problem, LimitError)
 
 
 def _signer(receipt: bytes) -> str:

@@ -7,7 +7,8 @@
 3. Of the nodes with a free place it gets the one that has its keys loaded, else its
    model, else the least loaded. If all are busy it waits; whoever asked first is
    served first, but holds up nobody whom another node can serve.
-4. A node that is lost is left alone for a while, and its jobs go on elsewhere.
+4. A node that is lost is left alone for a while, and its jobs go on elsewhere. So does
+   a job that a node declines; that node gets other jobs all the same.
 """
 
 import asyncio
@@ -17,7 +18,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
-from gateway.executors.base import Done, Node, NodeLostError, Watch, Work
+from gateway.executors.base import (
+    Done,
+    Node,
+    NodeDeclinedError,
+    NodeLostError,
+    Watch,
+    Work,
+)
 from gateway.executors.memory import gpus_needed
 from privacy.bundle import Bundle
 from privacy.encoding import Json
@@ -40,6 +48,7 @@ class _Ticket:
     )
     node: Node | None = None
     hopeless_at: float = 0.0
+    declined: NodeDeclinedError | None = None
     cancelled: bool = False
 
     def end(self, why: PrivacyError) -> None:
@@ -95,6 +104,8 @@ class Scheduler:
                     if ticket.cancelled:  # after it got its turn, before it had a node
                         raise _cancelled()
                     done = await node.run(work, watch)
+                except NodeDeclinedError as exc:
+                    work = self._declined(ticket, node, exc)
                 except NodeLostError as exc:
                     self._lose(node, work, exc)
                 else:
@@ -229,9 +240,11 @@ class Scheduler:
         if not ticket.hopeless_at:
             ticket.hopeless_at = now
         back = max(self._lost_until.values(), default=0.0)
-        until = max(ticket.hopeless_at + self._node_wait_s, back)
+        patience_s = 0.0 if ticket.declined else self._node_wait_s
+        until = max(ticket.hopeless_at + patience_s, back)
         if now >= until:
-            ticket.end(self._refusal(work.mode, work.bundle, avoid=work.avoid))
+            why = self._refusal(work.mode, work.bundle, avoid=work.avoid)
+            ticket.end(ticket.declined or why)
         else:
             self._again_in(until - now)
 
@@ -256,13 +269,21 @@ class Scheduler:
         msg = f"no node runs {mode} for {bundle.manifest.name} now: {why}"
         return UnavailableError(msg, code="no-node")
 
+    def _declined(self, ticket: _Ticket, node: Node, exc: NodeDeclinedError) -> Work:
+        """Have a job run elsewhere; the node keeps its other jobs."""
+        work = ticket.work
+        if Mode.TEE in work.mode.parts:
+            raise _enclave_gone(exc) from exc
+        ticket.declined = exc
+        ticket.work = replace(work, avoid=work.avoid | {node.name})
+        return ticket.work
+
     def _lose(self, node: Node, work: Work, exc: NodeLostError) -> None:
         """Leave a lost node alone for a while."""
         self._lost_until[node.name] = time.monotonic() + LOST_S
         self._again_in(LOST_S)
-        if Mode.TEE in work.mode.parts:  # nobody else can open the input
-            msg = f"the node of the enclave was lost ({exc.message}): attest a new one"
-            raise UnavailableError(msg, code="enclave-gone") from exc
+        if Mode.TEE in work.mode.parts:
+            raise _enclave_gone(exc) from exc
 
     def _is_lost(self, name: str) -> bool:
         return self._lost_until.get(name, 0.0) > time.monotonic()
@@ -289,6 +310,12 @@ def _home(able: list[Node], mode: Mode, bundle: Bundle) -> Node:
         return node.warmth(mode, model), digest
 
     return max(able, key=rank)
+
+
+def _enclave_gone(exc: NodeLostError) -> UnavailableError:
+    """Return the error for an input that nobody else can open."""
+    msg = f"the node of the enclave was lost ({exc.message}): attest a new one"
+    return UnavailableError(msg, code="enclave-gone")
 
 
 def _cancelled() -> JobFailedError:

@@ -14,7 +14,7 @@ from typing import IO
 
 import httpx
 
-from gateway.executors.base import NodeLostError
+from gateway.executors.base import NodeDeclinedError, NodeLostError
 from gateway.peers.config import Peer
 from gateway.store.away import full_disk
 from privacy.client.wire import Reply, problem_exception
@@ -28,7 +28,7 @@ _CHUNK = 1 << 18
 _LEAST_BYTES_PER_S = 10_000
 _TRIES_WITHOUT_PROGRESS = 3
 _HERE, _PART, _NOTHING = 200, 204, 404
-_SERVER_ERRORS = 500
+_TOO_MANY, _SERVER_ERRORS = 429, 500
 _REDIRECTS = range(300, 400)
 _MAX_TEXT = 300
 _MAY_GO_ON = {"upload-too-slow", "upload-offset"}
@@ -40,9 +40,19 @@ class PeerLiedError(VerificationError):
 
     default_code = "peer-lied"
 
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        """Keep a message that may quote it."""
+        super().__init__(plain(message), code=code)
 
-class PeerRefusedError(NodeLostError):
-    """A peer does not take this now; `problem` is what it said.
+
+class PeerBusyError(NodeLostError):
+    """A peer has too much to do, or is asked too often."""
+
+    default_code = "peer-busy"
+
+
+class PeerRefusedError(NodeDeclinedError):
+    """A peer does not take this; `problem` is what it said.
 
     Attributes:
         problem: Its answer, as an error.
@@ -179,11 +189,9 @@ class Link:
             before = found
             try:
                 await self._send(path, file, found, size, params)
-            except PeerRefusedError as exc:
-                if exc.problem.code not in _MAY_GO_ON:
+            except NodeLostError as exc:
+                if not _may_go_on(exc):
                     raise
-            except NodeLostError:
-                continue  # broken off: it may have kept a part
             else:
                 return
 
@@ -278,7 +286,9 @@ class Link:
             if status >= _SERVER_ERRORS or not body:  # a proxy, or HEAD
                 raise NodeLostError(msg, code="peer-unreachable") from exc
             raise self.lied(f"{msg} with a body that is no problem", "answer") from exc
-        text = f"{msg}: {problem.message[:_MAX_TEXT]} ({problem.code[:80]})"
+        text = plain(f"{msg}: {problem.message} ({problem.code[:80]})")
+        if status == _TOO_MANY:
+            raise PeerBusyError(text)
         raise PeerRefusedError(text, problem)
 
     def _check_plain(self, response: httpx.Response) -> None:
@@ -291,6 +301,18 @@ class Link:
     def lied(self, why: str, code: str) -> PeerLiedError:
         """Return the error for what this peer did."""
         return PeerLiedError(f"peer {self._name}: {why}", code=f"peer-{code}")
+
+
+def plain(text: str) -> str:
+    """Return text from a peer, cut, and without what databases or JSON cannot hold."""
+    return "".join(c if c.isprintable() else "?" for c in text[:_MAX_TEXT])
+
+
+def _may_go_on(exc: NodeLostError) -> bool:
+    """Whether an upload broke off, so that a part of it may be there."""
+    if isinstance(exc, PeerRefusedError):
+        return exc.problem.code in _MAY_GO_ON
+    return exc.code == "peer-unreachable"
 
 
 async def _chunks(file: IO[bytes], offset: int) -> AsyncIterator[bytes]:

@@ -21,6 +21,7 @@ _log = structlog.get_logger()
 _REFRESH_S = 15.0
 _FIRST_S = 5.0
 _MAX_SAID = 1 << 16
+_SLOW = "peer-too-slow"
 
 
 class Peers:
@@ -136,5 +137,5 @@ class Peers:
             code=exc.code,
             message=exc.message,
             said={**said, "receipt": receipt},
-            distrust_s=self._settings.peer_distrust_s,
+            distrust_s=0.0 if exc.code == _SLOW else self._settings.peer_distrust_s,
         )

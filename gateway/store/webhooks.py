@@ -7,6 +7,7 @@ its webhook is enabled.
 """
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,6 +27,7 @@ a transaction takes its time."""
 _LEASE_S = 60.0
 _KEPT_S = 7 * 86400.0
 _AT_ONCE = 500
+_MAX_TESTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ _FACTS = (
 )
 """What a message says of a job: ids and digests only."""
 _DUE = (
-    sa.select(webhook_deliveries)
+    sa.select(webhook_deliveries, _W.tenant)
     .join(webhooks, _W.id == _D.webhook_id)
     .where(_D.status == "pending", _D.next_at <= sa.bindparam("at"))
     .where(_W.key_id == sa.bindparam("key_id"), _W.disabled_at == "")
@@ -204,10 +206,17 @@ class Webhooks:
 
         Raises:
             NotFoundError: The tenant has none of that id.
+            LimitError: Some are still to be delivered.
         """
         at = now()
+        waiting = sa.select(sa.func.count()).where(
+            _D.webhook_id == webhook_id, _D.event == TEST, _D.status == "pending"
+        )
         with self._database.write() as c:
             webhook = _one(c, webhook_id, tenant)
+            if c.execute(waiting).scalar_one() >= _MAX_TESTS:
+                msg = f"{_MAX_TESTS} test messages are still to be delivered: wait"
+                raise LimitError(msg, code="too-many-tests")
             new = _message(webhook.id, secrets.token_hex(16), TEST, at, {})
             c.execute(sa.insert(webhook_deliveries).values(new))
         return Delivery(**new)
@@ -263,11 +272,18 @@ class Webhooks:
             c.execute(move.values(seen_until=horizon))
         return len(ended)
 
-    def due(self) -> list[Delivery]:
-        """Return messages whose time has come, the longest overdue first."""
+    def due(self, *, but: Collection[str] = ()) -> list[tuple[Delivery, str]]:
+        """Return messages whose time has come, with their tenants.
+
+        The longest overdue come first; those to the webhooks in `but` are left out.
+        """
         at = {"at": now(), "key_id": self._key_id}
+        query = _DUE.where(_D.webhook_id.not_in(but)) if but else _DUE
         with self._database.read() as c:
-            return [Delivery(**r._mapping) for r in c.execute(_DUE, at)]  # noqa: SLF001
+            rows = [dict(row._mapping) for row in c.execute(query, at)]  # noqa: SLF001
+        return [
+            (Delivery(**row), tenant) for row in rows if (tenant := row.pop("tenant"))
+        ]
 
     def claim(self, due: Delivery) -> Webhook | None:
         """Begin an attempt; None if another gateway has, or the webhook is gone.

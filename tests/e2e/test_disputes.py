@@ -1,10 +1,13 @@
 """A lying node among honest ones is found by its owner's comparison, and no other."""
 
+import json
+
 import pytest
 
 from gateway.executors.base import Engines
 from gateway.executors.node import LocalNode
 from gateway.settings import Settings
+from privacy.cli.app import run
 from privacy.client import Client, verify_saved
 from privacy.errors import VerificationError
 from privacy.modes import Mode
@@ -126,13 +129,17 @@ def test_proofs_and_outputs_that_were_changed_are_the_nodes_fault(
 
 
 def test_the_first_answer_waits_for_nothing_and_the_owner_compares_later(
-    gateway, owner, diagnosis
+    gateway, owner, diagnosis, monkeypatch, capsys
 ):
     held = gateway.app.state.gateway
     held.node_states.quarantine("liar", "for this test")
     rows = diagnosis.rows[:1].tolist()
     answer = owner.infer(diagnosis.name, rows, mode="fhe", verify="always")
     wait_until(lambda: owner.waiting_jobs() == [answer.job_id], seconds=60)
-    assert owner.compare(answer.job_id, wait_s=0).state == "agreed"
+    at = ("--gateway", gateway.base_url, "--home", str(owner.home.root), "--json")
+    monkeypatch.setenv("PRIVACY_API_KEY", gateway.admin_key)
+    assert run(["compare", *at]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["compared"]
+    assert (told["job_id"], told["state"]) == (answer.job_id, "agreed")
     assert owner.waiting_jobs() == []
     release(gateway)

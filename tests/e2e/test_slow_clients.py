@@ -161,6 +161,15 @@ def test_one_address_has_only_so_many_connections(served: ThreadGateway):
         assert b"200 OK" in sock.recv(1 << 16)
 
 
+def test_who_is_no_trusted_proxy_cannot_speak_for_others(served: ThreadGateway):
+    left = []
+    with served.client("") as nobody:
+        for address in ("203.0.113.7", "203.0.113.8"):
+            answer = nobody.get("/v1/modes", headers={"X-Forwarded-For": address})
+            left.append(int(answer.headers["ratelimit"].split("r=")[1].split(";")[0]))
+    assert left[1] == left[0] - 1
+
+
 @pytest.mark.parametrize("path", ["/v1/jobs/%00", "/v1/models/a%0ab", "/v1/keys/%7f"])
 def test_control_characters_in_a_path_lead_nowhere(served: ThreadGateway, path: str):
     with served.client() as api:

@@ -56,11 +56,10 @@ LIES = {
     "swapped-job": "peer-answer",
     "redirect": "peer-redirect",
     "packed": "peer-answer",
-    "never-ends": "peer-too-slow",
-    "never-answers": "peer-too-slow",
 }
+SLOW = ("never-ends", "never-answers")
 TROUBLES = {
-    "queue-full": "peer-refused",
+    "queue-full": "peer-busy",
     "unknown-model": "peer-refused",
     "job-fails": "peer-job-failed",
     "job-is-cancelled": "peer-job-failed",
@@ -86,6 +85,7 @@ class LyingPeer:
         self.started = asyncio.Event()
         self.hold = 0
         """How many times a job is still running when asked for."""
+        self.detail = "it failed"
         self.forgets = 0
         """How many times its uploads have expired when a job needs them."""
         self.problem = ("BackendError", "worker-died")
@@ -222,7 +222,7 @@ class LyingPeer:
             view |= {"status": "running", "progress": {"done": 1, "total": 2, "x": "y"}}
         elif job["status"] == "failed":
             family, code = self.problem
-            view["problem"] = {"family": family, "code": code, "detail": "it failed"}
+            view["problem"] = {"family": family, "code": code, "detail": self.detail}
             if self.lie == "other-problem":
                 view["problem"] |= {"family": "FormatError", "code": "bad-input"}
         match self.lie:

@@ -19,7 +19,7 @@ from privacy.jws import key_id
 from privacy.modes import Mode
 from tests.support.fake_node import FakeNode
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.lying_peer import EVIDENCE, LIES, OUTPUT, TROUBLES, LyingPeer
+from tests.support.lying_peer import EVIDENCE, LIES, OUTPUT, SLOW, TROUBLES, LyingPeer
 
 INPUT, KEYS = b"a ciphertext", b"evaluation keys"
 
@@ -176,8 +176,7 @@ def test_a_lie_is_found_kept_and_the_job_goes_on_elsewhere(
     peer, spare = LyingPeer(bundle, lie=lie), Spare("own")
 
     async def go():
-        limit_s = 0.3 if code == "peer-too-slow" else 20
-        async with node_of(peer, limit_s=limit_s) as node:
+        async with node_of(peer) as node:
             scheduler = Scheduler()
             scheduler.add(node)
             scheduler.add(spare)
@@ -197,6 +196,42 @@ def test_a_lie_is_found_kept_and_the_job_goes_on_elsewhere(
     assert said["job"] == "job_ours"
     if code in {"peer-receipt", "peer-output"}:  # what a dispute needs
         assert said["receipt"]
+
+
+@pytest.mark.parametrize("how", SLOW)
+def test_a_job_that_takes_too_long_goes_on_elsewhere(bundle, work, watch, how):
+    peer, spare = LyingPeer(bundle, lie=how), Spare("own")
+
+    async def go():
+        async with node_of(peer, limit_s=0.3) as node:
+            scheduler = Scheduler()
+            scheduler.add(node)
+            scheduler.add(spare)
+            assert (await scheduler.run(work(), watch)).node == "own"
+            assert [code for code, _ in node.lies] == ["peer-too-slow"]
+            assert not node.distrusted  # any user can send such a job
+            refused = node.refusal(Mode.FHE, bundle)
+            assert "refused a job of demo a moment ago" in refused.message
+
+    asyncio.run(go())
+    assert spare.ran == ["job_ours"]
+
+
+def test_a_job_that_fails_there_costs_the_peer_no_other_job(bundle, work, watch):
+    peer = LyingPeer(bundle, lie="job-fails")
+
+    async def go():
+        async with node_of(peer) as node:
+            scheduler = Scheduler(node_wait_s=60)
+            scheduler.add(node)
+            with pytest.raises(UnavailableError, match="failed at peer acme") as caught:
+                await scheduler.run(work(job_id="job_bad"), watch)
+            assert caught.value.code == "peer-job-failed"
+            peer.lie = ""
+            assert scheduler.describe()[0]["state"] == "ready"
+            assert (await scheduler.run(work(), watch)).node == "acme"
+
+    asyncio.run(go())
 
 
 @pytest.mark.parametrize(("trouble", "code"), TROUBLES.items())
@@ -242,6 +277,22 @@ def test_an_input_that_a_peer_refuses_is_refused_for_good(bundle, work, watch):
             assert caught.value.code == "fhe-keys-mismatch"
 
     asyncio.run(go())
+
+
+def test_text_of_a_peer_is_cut_and_cannot_break_what_keeps_it(bundle, work, watch):
+    peer = LyingPeer(bundle, lie="job-fails")
+    peer.problem, peer.detail = ("FormatError", "odd"), "\ud800\x00\x1b[31m" * 1000
+
+    async def go():
+        async with node_of(peer) as node:
+            with pytest.raises(FormatError) as caught:
+                await node.run(work(), watch)
+            return caught.value.message
+
+    message = asyncio.run(go())
+    assert message.isprintable()
+    assert len(message) <= 300
+    assert PeerLiedError("\x00\ud800").message == "??"
 
 
 def test_cancelling_ends_the_job_there_too(bundle, work, watch):

@@ -1,9 +1,11 @@
 import pytest
+import sqlalchemy as sa
 
 from gateway.peers.config import read_peers
 from gateway.peers.hops import check_options, may_go_on, passed_on
-from gateway.store.database import Database
+from gateway.store.jobs import Jobs, NewJob
 from gateway.store.peers import KEPT, PeerStore
+from gateway.store.tables import peer_receipts
 from privacy.errors import (
     AuthError,
     FormatError,
@@ -131,8 +133,32 @@ def test_a_job_is_passed_on_once_and_never_back():
     assert not may_go_on(fresh, own=["a"], max_hops=0)
 
 
-def test_lies_are_kept_up_to_a_number_and_distrust_ends(tmp_path):
-    database = Database(tmp_path / "gateway.sqlite")
+def test_the_receipt_of_a_peer_is_kept_once_with_its_jobs_tenant(database):
+    store = PeerStore(database)
+    new = NewJob(
+        id="job_1",
+        tenant="other",
+        idempotency_key=None,
+        request_sha256="",
+        model="demo",
+        version="1",
+        model_sha256="",
+        mode="fhe",
+        simulated=False,
+        input_sha256="",
+        keys_sha256="",
+        options={},
+    )
+    Jobs(database).accept(new, max_queued=1, max_queued_by_tenant=1)
+    assert store.receipt("job_1") is None
+    store.keep("job_1", b"first")
+    store.keep("job_1", b"as retried")
+    assert store.receipt("job_1") == b"as retried"
+    with database.read() as c:
+        assert c.execute(sa.select(peer_receipts.c.tenant)).scalars().all() == ["other"]
+
+
+def test_lies_are_kept_up_to_a_number_and_distrust_ends(database):
     store = PeerStore(database)
     for i in range(KEPT + 3):
         store.add_lie("acme", code="x", message=str(i), said={}, distrust_s=60)
@@ -145,4 +171,3 @@ def test_lies_are_kept_up_to_a_number_and_distrust_ends(tmp_path):
     with pytest.raises(NotFoundError):
         store.trust("acme")
     assert store.lies("old")[0]["job_id"] == "j"
-    database.close()

@@ -103,6 +103,13 @@ def test_what_is_over_has_no_effect_and_other_classes_go_on(slow: ThreadGateway)
         assert user.get("/v1/jobs").status_code == 200
 
 
+def test_a_trusted_proxy_says_whom_a_request_counts_against(slow: ThreadGateway):
+    with slow.client("") as nobody:
+        for address in ("203.0.113.7", "203.0.113.8"):
+            header = {"X-Forwarded-For": f"198.51.100.1, {address}"}
+            assert fields(nobody.get("/v1/modes", headers=header))[2] == 9
+
+
 def test_strangers_are_counted_by_address_and_keys_that_are_good_are_not(
     slow: ThreadGateway,
 ):

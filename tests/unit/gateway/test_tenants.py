@@ -11,7 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.jobs.deletions import tables_of_tenants
+from gateway.store.parts import Owner
 from gateway.store.tables import metadata
+from privacy.encoding import sha256_hex
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.issuer import AUDIENCE, ISSUER, LocalIssuer
 from tests.support.live_gateway import Api, ThreadGateway, wait_until
@@ -194,6 +196,21 @@ def test_a_deletion_that_was_broken_off_goes_on(served: ThreadGateway):
     asyncio.run(gateway.deletions.sweep())
     assert gateway.tenants.get("half").state == "deleted"
     assert not gateway.blobs.path(mine).exists()
+
+
+def test_what_a_request_left_after_the_deletion_goes_too(
+    served: ThreadGateway, operator: Api, tmp_path: Path
+):
+    gateway = served.app.state.gateway
+    operator.post("/v1/tenants", json={"id": "late"})
+    assert operator.delete("/v1/tenants/late").json()["state"] == "deleted"
+    part, late = tmp_path / "part", b"it came after the deletion"
+    part.write_bytes(late)
+    owner = Owner("late", "blob", sha256_hex(late))
+    gateway.uploads.own(part, owner)
+    asyncio.run(gateway.deletions.sweep())
+    assert not gateway.blobs.path(owner.sha256).exists()
+    assert gateway.uploads.of("late", "blob") == []
 
 
 def test_every_table_that_names_a_tenant_is_emptied_of_it():
