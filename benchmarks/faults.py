@@ -24,6 +24,7 @@ With `--node-kills 0` there is no Ray: each gateway runs jobs itself.
 import argparse
 import contextlib
 import json
+import os
 import queue
 import random
 import statistics
@@ -35,7 +36,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import httpx
 import psutil
@@ -46,11 +47,13 @@ from rich.table import Table
 from benchmarks.fault_logs import check_logs
 from benchmarks.live import Live
 from benchmarks.postgres import Postgres
+from benchmarks.ray_cluster import RayCluster
 from privacy.encoding import Json, sha256_hex
 from privacy.jws import key_from_jwk, key_id
 from privacy.receipt import verify_receipt
 from tests.support.hand_made_bundle import write_bundle
 
+_ROOT = Path(__file__).resolve().parents[1]
 _CLIENTS = 6
 _GIVE_UP_S = 300.0
 _BUSY_S = 5.0  # a gateway that has no job by then is killed without
@@ -80,7 +83,7 @@ class Site:
         self._lease_s = lease_s
         self._stack = ExitStack()
         self.gateways: list[Live] = []
-        self.cluster: Any = None
+        self.cluster: RayCluster | None = None
 
     def __enter__(self) -> Self:
         """Start everything."""
@@ -120,8 +123,8 @@ class Site:
         self._stack.close()
 
     def _start_nodes(self, stack: ExitStack) -> Json:
-        from benchmarks.ray_cluster import RayCluster
-
+        known = os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), known])  # the worker's
         self.cluster = stack.enter_context(RayCluster(self._folder / "ray"))
         self.cluster.add("first", "fhe,zkml", zkml_workers=2, fhe_workers=2)
         self.cluster.add("second", "fhe,zkml", "--gpu", zkml_workers=2, fhe_workers=2)
@@ -289,6 +292,7 @@ def _kill_gateway(site: Site, tally: Tally, turn: int) -> None:
 
 
 def _kill_node(site: Site, tally: Tally, turn: int) -> None:
+    assert site.cluster
     name = ("first", "second")[turn % 2]
     running = site.open_jobs()
     site.cluster.kill(name)
