@@ -288,6 +288,7 @@ class Gateway:
             await _remove(self.gateways.sweep)
             await _remove(self.uploads.trim_copies)
             await _remove(self.webhooks.sweep)
+            await _remove(self.comparisons.sweep)
             await asyncio.sleep(self.settings.sweep_every_s)
 
     def _sender(self) -> Sender:

@@ -155,15 +155,20 @@ class ReceiptKeys:
     def _adopt(self) -> None:
         """Use the key of the day if a rotation, or its operator, has put it here."""
         newest = self._newest()
-        with locked(self._path.with_name(f".{self._path.name}.lock")):
-            if self._next.exists():
-                fresh = load_private_key(self._next)
-                if key_id(fresh.public_key()) == newest:
-                    self._next.replace(self._path)
-                elif newest == self.key_id:
-                    self._next.unlink()  # of a rotation that was broken off
+        if self._next.exists():  # else the folder may well be read-only
+            with locked(self._path.with_name(f".{self._path.name}.lock")):
+                self._finish_rotation(newest)
         if newest != self.key_id:
             self._private = load_private_key(self._path)
+
+    def _finish_rotation(self, newest: str) -> None:
+        if not self._next.exists():  # another process was here first
+            return
+        fresh = load_private_key(self._next)
+        if key_id(fresh.public_key()) == newest:
+            self._next.replace(self._path)
+        elif newest == self.key_id:
+            self._next.unlink()  # of a rotation that was broken off
 
     def _begun(self) -> list[Json]:
         """Return the history, which begins with the key at hand if there is none."""

@@ -47,6 +47,13 @@ _SECRET = (
 )
 
 
+LARGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Has the C library ask for pages of 2 MiB where the kernel gives them on request.
+
+Engines stream through keys and weights of tens to hundreds of megabytes.
+"""
+
+
 class ChildDied(BackendError):  # noqa: N818 - it says what happened
     """The child process ended before it answered.
 
@@ -67,9 +74,10 @@ def child_environment() -> dict[str, str]:
     """Return the environment without what children have no use for: secrets.
 
     They read inputs of strangers in native code, and what takes one over could look
-    for the node's passwords here.
+    for the node's passwords here. Their memory is in large pages, unless the operator
+    has set the C library otherwise.
     """
-    return {
+    return LARGE_PAGES | {
         name: value
         for name, value in os.environ.items()
         if name in _OURS

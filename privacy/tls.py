@@ -5,6 +5,7 @@ lists. Contexts read their files anew when one of them changes, so that certific
 renewed and authorities rotated without a restart; what cannot be used is not taken up.
 """
 
+import os
 import ssl
 import time
 from collections.abc import Callable
@@ -54,6 +55,25 @@ class TlsFiles:
 
 
 NO_TLS = TlsFiles()
+_VARIABLES = {
+    "trust": "PRIVACY_TLS_CA",
+    "certificate": "PRIVACY_TLS_CERT",
+    "key": "PRIVACY_TLS_KEY",
+}
+
+
+def files_of_environment() -> TlsFiles:
+    """Return the files of a client that the environment names.
+
+    Raises:
+        FormatError: A certificate without its key.
+    """
+    named = {
+        part: Path(text)
+        for part, variable in _VARIABLES.items()
+        if (text := os.environ.get(variable))
+    }
+    return TlsFiles(**named)
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:

@@ -364,16 +364,18 @@ class DisputesOut(BaseModel):
 class ResolutionIn(StrictRequest):
     """An operator's decision on a dispute."""
 
-    at_fault: Annotated[str, Field(max_length=63)] = Field(
+    at_fault: Annotated[str, Field(max_length=63, pattern=PRINTABLE)] = Field(
         "", description="The node, which is quarantined; empty if none is."
     )
-    note: Annotated[str, Field(max_length=500)] = ""
+    note: Annotated[str, Field(max_length=500, pattern=PRINTABLE)] = ""
 
 
 class QuarantineIn(StrictRequest):
     """Why a node gets no more jobs."""
 
-    why: Annotated[str, Field(min_length=1, max_length=200)] = "by an operator"
+    why: Annotated[str, Field(min_length=1, max_length=200, pattern=PRINTABLE)] = (
+        "by an operator"
+    )
 
 
 class NodeStateOut(BaseModel):

@@ -10,6 +10,7 @@ from privacy.client.wire import Call, Flow, Reply, post_json
 from privacy.encoding import Json, b64url, sha256_hex
 from privacy.errors import JobFailedError
 from privacy.modes import Mode
+from privacy.tls import files_of_environment
 
 _LIMIT = 1 << 28
 _OK = 200
@@ -51,7 +52,7 @@ class GatewayJobs:
 
     def __init__(self, url: str, api_key: str) -> None:
         """Prepare; nothing is sent yet."""
-        self._driver = SyncDriver(url, api_key)
+        self._driver = SyncDriver(url, api_key, tls=files_of_environment())
 
     def ask(
         self, served: ServedModel, blob: bytes, *, mode: Mode, key: str, options: Json

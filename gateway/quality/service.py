@@ -37,7 +37,12 @@ from gateway.store.tenants import Tenants
 from privacy.child import run_in_child
 from privacy.clock import now
 from privacy.encoding import Json
-from privacy.errors import ConflictError, PrivacyError, VerificationError
+from privacy.errors import (
+    ConflictError,
+    NotFoundError,
+    PrivacyError,
+    VerificationError,
+)
 from privacy.modes import Mode
 from privacy.receipt import parse_receipt
 
@@ -119,6 +124,8 @@ class Quality:
         for comparison in self.comparisons.due():
             try:
                 begun += self._step(comparison)
+            except NotFoundError as exc:  # the model or a job is gone: it stays so
+                self.comparisons.step(comparison, "impossible", detail=exc.message)
             except Exception as exc:  # noqa: BLE001 - the others must go on
                 error_id_of(exc, task="second run", job=comparison.job_id)
         return begun

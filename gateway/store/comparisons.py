@@ -21,6 +21,10 @@ from privacy.clock import now
 from privacy.errors import NotFoundError
 
 _AT_ONCE = 20
+_ENDED = ("agreed", "checked", "impossible")
+_OLD_S = 90 * 86400.0
+_PATIENCE_S = 30 * 86400.0
+"""How long an owner may take to compare; results are kept for less by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +97,10 @@ class Comparisons:
         query = sa.select(*_CHOSEN).where(
             comparisons.c.job_id == job_id, comparisons.c.tenant == tenant
         )
-        with self._database.read() as c:
-            row = c.execute(query).one_or_none()
+        row = None
+        if job_id.isprintable():  # PostgreSQL takes no NUL
+            with self._database.read() as c:
+                row = c.execute(query).one_or_none()
         if row is None:
             msg = "this job is not run a second time: submit it with verify: always"
             raise NotFoundError(msg, code="no-comparison")
@@ -137,6 +143,24 @@ class Comparisons:
         )
         with self._database.read() as c:
             return [Comparison(**row._mapping) for row in c.execute(query)]  # noqa: SLF001
+
+    def sweep(self) -> int:
+        """Forget what has ended long ago; return 0, for no file goes."""
+        ended = comparisons.c.state.in_(_ENDED)
+        with self._database.write() as c:
+            old = comparisons.c.changed_at < now(plus_s=-_OLD_S)
+            c.execute(sa.delete(comparisons).where(ended, old))
+            late = comparisons.c.changed_at < now(plus_s=-_PATIENCE_S)
+            c.execute(
+                sa.update(comparisons)
+                .where(comparisons.c.state == "compare", late)
+                .values(
+                    state="impossible",
+                    detail="its owner did not compare it",
+                    changed_at=now(),
+                )
+            )
+        return 0
 
     def running(self) -> int:
         """Return how many wait for another run just now."""

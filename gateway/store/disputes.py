@@ -82,8 +82,10 @@ class Disputes:
         query = sa.select(*_CHOSEN).where(disputes.c.id == dispute_id)
         if tenant is not None:
             query = query.where(disputes.c.tenant == tenant)
-        with self._database.read() as c:
-            row = c.execute(query).one_or_none()
+        row = None
+        if dispute_id.isprintable():  # PostgreSQL takes no NUL
+            with self._database.read() as c:
+                row = c.execute(query).one_or_none()
         if row is None:
             raise NotFoundError("there is no such dispute", code="unknown-dispute")
         return Dispute(**row._mapping)  # noqa: SLF001

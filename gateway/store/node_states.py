@@ -83,6 +83,9 @@ class NodeStates:
 
     def release(self, node: str) -> bool:
         """Trust a node again; tell whether there was a doubt."""
+        self.refresh()
+        if node not in self._known:
+            return False
         with self._database.write() as c:
             gone = c.execute(sa.delete(node_states).where(node_states.c.node == node))
             note(c, Act(action="node-released", target=node))

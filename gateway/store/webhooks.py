@@ -7,11 +7,14 @@ its webhook is enabled.
 """
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
+from gateway.store.audit import Act, note
 from gateway.store.database import Database
 from gateway.store.tables import jobs, webhook_deliveries, webhooks
 from privacy.clock import later, now
@@ -26,6 +29,7 @@ a transaction takes its time."""
 _LEASE_S = 60.0
 _KEPT_S = 7 * 86400.0
 _AT_ONCE = 500
+_MAX_TESTS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +96,7 @@ _FACTS = (
 )
 """What a message says of a job: ids and digests only."""
 _DUE = (
-    sa.select(webhook_deliveries)
+    sa.select(webhook_deliveries, _W.tenant)
     .join(webhooks, _W.id == _D.webhook_id)
     .where(_D.status == "pending", _D.next_at <= sa.bindparam("at"))
     .where(_W.key_id == sa.bindparam("key_id"), _W.disabled_at == "")
@@ -143,6 +147,7 @@ class Webhooks:
                 raise LimitError(msg, code="too-many-webhooks")
             values = {f.name: getattr(new, f.name) for f in fields(Webhook)}
             c.execute(sa.insert(webhooks).values(values))
+            note(c, Act(action="webhook-made", target=new.id, details=_host(url)))
         return new
 
     def of(self, tenant: str) -> list[Webhook]:
@@ -170,6 +175,9 @@ class Webhooks:
         with self._database.write() as c:
             found = _one(c, webhook_id, tenant)
             c.execute(sa.update(webhooks).where(_W.id == found.id).values(values))
+            details = _host(values["url"]) if "url" in values else {}
+            details["changed"] = sorted(values)
+            note(c, Act(action="webhook-changed", target=found.id, details=details))
             return _one(c, webhook_id, tenant)
 
     def rotate(self, webhook_id: str, *, tenant: str, both_for_s: float) -> Webhook:
@@ -186,6 +194,7 @@ class Webhooks:
                 "key_id": self._key_id,
             }
             c.execute(sa.update(webhooks).where(_W.id == found.id).values(values))
+            note(c, Act(action="webhook-rotated", target=found.id))
             return _one(c, webhook_id, tenant)
 
     def remove(self, webhook_id: str, *, tenant: str) -> None:
@@ -198,16 +207,24 @@ class Webhooks:
             _one(c, webhook_id, tenant)
             c.execute(sa.delete(webhook_deliveries).where(_D.webhook_id == webhook_id))
             c.execute(sa.delete(webhooks).where(_W.id == webhook_id))
+            note(c, Act(action="webhook-removed", target=webhook_id))
 
     def test(self, webhook_id: str, *, tenant: str) -> Delivery:
         """Return a message without meaning, to be delivered now.
 
         Raises:
             NotFoundError: The tenant has none of that id.
+            LimitError: Some are still to be delivered.
         """
         at = now()
+        waiting = sa.select(sa.func.count()).where(
+            _D.webhook_id == webhook_id, _D.event == TEST, _D.status == "pending"
+        )
         with self._database.write() as c:
             webhook = _one(c, webhook_id, tenant)
+            if c.execute(waiting).scalar_one() >= _MAX_TESTS:
+                msg = f"{_MAX_TESTS} test messages are still to be delivered: wait"
+                raise LimitError(msg, code="too-many-tests")
             new = _message(webhook.id, secrets.token_hex(16), TEST, at, {})
             c.execute(sa.insert(webhook_deliveries).values(new))
         return Delivery(**new)
@@ -263,11 +280,18 @@ class Webhooks:
             c.execute(move.values(seen_until=horizon))
         return len(ended)
 
-    def due(self) -> list[Delivery]:
-        """Return messages whose time has come, the longest overdue first."""
+    def due(self, *, but: Collection[str] = ()) -> list[tuple[Delivery, str]]:
+        """Return messages whose time has come, with their tenants.
+
+        The longest overdue come first; those to the webhooks in `but` are left out.
+        """
         at = {"at": now(), "key_id": self._key_id}
+        query = _DUE.where(_D.webhook_id.not_in(but)) if but else _DUE
         with self._database.read() as c:
-            return [Delivery(**r._mapping) for r in c.execute(_DUE, at)]  # noqa: SLF001
+            rows = [dict(row._mapping) for row in c.execute(query, at)]  # noqa: SLF001
+        return [
+            (Delivery(**row), tenant) for row in rows if (tenant := row.pop("tenant"))
+        ]
 
     def claim(self, due: Delivery) -> Webhook | None:
         """Begin an attempt; None if another gateway has, or the webhook is gone.
@@ -316,13 +340,17 @@ class Webhooks:
             c.execute(this.where(_W.failing_since == "").values(failing_since=at))
             long = this.where(_W.failing_since <= later(at, -give_up_after_s))
             long = long.where(_W.disabled_at == "")
-            return bool(c.execute(long.values(disabled_at=at)).rowcount)
+            disabled = bool(c.execute(long.values(disabled_at=at)).rowcount)
+            if disabled:
+                note(c, Act(action="webhook-disabled", target=delivery.webhook_id))
+            return disabled
 
     def disable(self, webhook_id: str) -> None:
         """Send nothing more to a webhook, whoever owns it."""
         with self._database.write() as c:
             this = sa.update(webhooks).where(_W.id == webhook_id)
             c.execute(this.values(disabled_at=now()))
+            note(c, Act(action="webhook-disabled", target=webhook_id))
 
     def sweep(self) -> int:
         """Forget messages of a week ago; return how many."""
@@ -330,6 +358,11 @@ class Webhooks:
         with self._database.write() as c:
             gone = sa.delete(webhook_deliveries).where(_D.created_at < old)
             return c.execute(gone).rowcount
+
+
+def _host(url: str) -> Json:
+    """Return what the audit log says of an address: its path may hold a secret."""
+    return {"host": urlsplit(url).netloc}
 
 
 def _one(c: sa.Connection, webhook_id: str, tenant: str) -> Webhook:

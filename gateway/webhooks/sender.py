@@ -29,7 +29,8 @@ _log = structlog.get_logger()
 _POLL_S = 1.0
 _AWAY_S = 10.0
 _TIMEOUT_S = 15.0
-_AT_ONCE = 16
+_AT_ONCE = 64
+_AT_ONCE_BY_TENANT = 8
 _AT_ONCE_EACH = 4
 _GONE = 410
 _GIVE_UP_AFTER_S = 5 * 86400.0
@@ -53,7 +54,7 @@ class Sender:
     back_off_s: tuple[float, ...] = BACK_OFF_S
     poll_s: float = _POLL_S
     _tls: ssl.SSLContext = field(default_factory=httpx.create_ssl_context)
-    _under_way: dict[str, str] = field(default_factory=dict)
+    _under_way: dict[str, tuple[str, str]] = field(default_factory=dict)
     _tasks: set["asyncio.Task[None]"] = field(default_factory=set)
 
     async def run(self) -> None:
@@ -74,15 +75,20 @@ class Sender:
                 task.cancel()
 
     async def _begin_due(self) -> None:
-        if len(self._under_way) >= _AT_ONCE:
-            return
-        for due in await asyncio.to_thread(self.webhooks.due):
-            busy = Counter(self._under_way.values())
+        """Begin what is due, so that who answers slowly holds up nobody else."""
+        busy = Counter(name for names in self._under_way.values() for name in names)
+        full = {name for name, count in busy.items() if count >= _AT_ONCE_EACH}
+        for due, tenant in await asyncio.to_thread(self.webhooks.due, but=full):
             if len(self._under_way) >= _AT_ONCE:
                 return
-            if due.id in self._under_way or busy[due.webhook_id] >= _AT_ONCE_EACH:
+            if (
+                due.id in self._under_way
+                or busy[due.webhook_id] >= _AT_ONCE_EACH
+                or busy[tenant] >= _AT_ONCE_BY_TENANT
+            ):
                 continue
-            self._under_way[due.id] = due.webhook_id
+            self._under_way[due.id] = (due.webhook_id, tenant)
+            busy.update((due.webhook_id, tenant))
             task = asyncio.create_task(self._deliver(due))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

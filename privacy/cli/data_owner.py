@@ -43,7 +43,7 @@ from privacy.encoding import Json, parse_object
 from privacy.errors import AuthError, FormatError
 from privacy.files import default_home
 from privacy.key_history import read_history
-from privacy.modes import modes_table
+from privacy.modes import Mode, modes_table
 from privacy.tee.sealed_model import sealing_of
 from privacy.tls import TlsFiles
 
@@ -330,8 +330,11 @@ def infer(
         )
     if as_json:
         print_json(answer.as_dict())
-    else:
-        print_answer(answer, bundle)
+        return
+    print_answer(answer, bundle)
+    if verify == "always" and answer.mode is Mode.FHE:
+        line = f"compare it with its second run: privacy compare {answer.job_id}"
+        out.print(f"[dim]{safe(line)}[/]", soft_wrap=True)
 
 
 def _saved_key(client: Client, gateway: str) -> str:

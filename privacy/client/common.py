@@ -31,16 +31,11 @@ from privacy.errors import AuthError, FormatError, NotFoundError
 from privacy.files import default_home
 from privacy.modes import Mode, parse_mode
 from privacy.runs import MAX_ROWS
-from privacy.tls import TlsFiles
+from privacy.tls import TlsFiles, files_of_environment
 from privacy.transparency.tree_head import TreeHead
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8400"
 _PLAIN_HTTP = "PRIVACY_ALLOW_PLAIN_HTTP"
-_TLS = {
-    "trust": "PRIVACY_TLS_CA",
-    "certificate": "PRIVACY_TLS_CERT",
-    "key": "PRIVACY_TLS_KEY",
-}
 _UPLOADS = {"/v1/keys": "evaluation keys", "/v1/blobs": "input"}
 _VERIFY = frozenset({"", "always", "never", "sampled"})
 _DELETED = 204
@@ -100,7 +95,7 @@ class Common:
         self.token_file = Path(file) if file and not self.api_key else None
         if not (self.api_key or self.token_file):
             self.api_key = self.home.api_key(self.gateway)
-        self.tls = tls or _tls_of_environment() or self.home.tls(self.gateway)
+        self.tls = tls or files_of_environment() or self.home.tls(self.gateway)
         self._has_key = bool(self.api_key or self.token_file)
         if self._has_key and not (allow_plain_http or os.environ.get(_PLAIN_HTTP)):
             _refuse_plain_http(self.gateway)
@@ -324,16 +319,6 @@ def _refuse_plain_http(gateway: str) -> None:
             f"the clear: use https, or set {_PLAIN_HTTP}=1 if the network encrypts"
         )
         raise AuthError(msg, code="plain-http")
-
-
-def _tls_of_environment() -> TlsFiles:
-    """Return the files that the environment names."""
-    named = {
-        part: Path(text)
-        for part, variable in _TLS.items()
-        if (text := os.environ.get(variable))
-    }
-    return TlsFiles(**named)
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar, Self
 
-from privacy.child import Progress, child_environment
+from privacy.child import LARGE_PAGES, Progress, child_environment
 from privacy.encoding import Json, canonical_json, parse_object
 from privacy.errors import BackendError, LimitError, PrivacyError, UnavailableError
 from privacy.runs import RunResult
@@ -333,7 +333,7 @@ def _environment(program: Program = TEE) -> dict[str, str]:
         **kept,
         "PYTHONPATH": os.pathsep.join(folders),
         "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start before the sandbox
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # weights in pages of 2 MiB
+        **LARGE_PAGES,  # whatever the operator has set
     }
 
 

@@ -2,7 +2,9 @@
 
 A circuit looks their values up in a table of all that an input can reach, and keys and
 proofs are as large as the table. Beyond a few units they give the same to within
-0.0007: so what goes further is cut there, which is cheaper than the table.
+0.0007: so what goes further is cut there, which is cheaper than the table. Sigmoids and
+tanhs that are few are also looked up for the positive half alone: the sign of what goes
+in is taken off before, and put on after.
 """
 
 import math
@@ -14,12 +16,17 @@ import numpy as np
 from privacy.zkml.corners import far_corners
 from privacy.zkml.onnx_prep import inner_values
 
-_ENDS = {"Sigmoid": 8.0, "Tanh": 4.0, "Softmax": 8.0}
+_ENDS = {"Sigmoid": 7.5, "Tanh": 4.0, "Softmax": 8.0}
 """How far from zero, or for Softmax below the greatest, inputs still count.
 
 Of many inputs of a softmax, those that do not count alone might together: the logarithm
 of their number is added.
 """
+_CENTRES = {"Sigmoid": 0.5, "Tanh": 0.0}
+"""What they are odd about."""
+_FEW = 64
+"""Values of one operator: taking the sign off costs some forty cells for each."""
+_CUT = "saturate_"
 _ENDS_ARE_INPUTS, _ONE_AXIS, _AXES_ARE_INPUTS = 11, 13, 18
 """Operator sets from which Clip takes its ends as inputs, Softmax is along one axis and
 not along all from there on, and ReduceMax takes its axes as an input.
@@ -42,18 +49,36 @@ def saturate(path: Path, low: Any, high: Any) -> None:
     if not nodes or version < _ENDS_ARE_INPUTS:
         return
     ends, reach = np.zeros(len(nodes)), np.zeros(len(nodes))
+    sizes = [0] * len(nodes)
     axes = list[tuple[int, ...]]()
     forward = inner_values(model, [node.input[0] for node in nodes])
     for row in far_corners(path, low, high):
         values = forward(row)
         axes = [_axes(n, v.ndim, version) for n, v in zip(nodes, values, strict=True)]
+        sizes = [value.size for value in values]
         trios = list(zip(nodes, values, axes, strict=True))
         reach = np.maximum(reach, [_reach(*trio) for trio in trios])
         ends = np.array([_end(*trio) for trio in trios])
     for number, (node, end) in enumerate(zip(nodes, ends, strict=True)):
         if reach[number] > end:
-            _cut(model, node, end, axes[number], f"saturate_{number}")
+            prefix = f"{_CUT}{number}"
+            few = node.op_type in _CENTRES and sizes[number] <= _FEW
+            if few:
+                _fold(model, node, prefix)
+            _cut(model, node, end, axes[number], prefix, folded=few)
     onnx.save(model, str(path))
+
+
+def tables_are_cut(path: Path) -> bool:
+    """Return whether every sigmoid and tanh of a model takes what was cut here.
+
+    Then no input leads further into their tables than the ends.
+    """
+    import onnx
+
+    nodes = list(onnx.load(str(path)).graph.node)
+    mine = [node for node in nodes if node.op_type in _CENTRES]
+    return bool(mine) and all(n.input[0].startswith(_CUT) for n in mine)
 
 
 def _operator_set(model: Any) -> int:
@@ -82,17 +107,59 @@ def _axes(node: Any, dimensions: int, version: int) -> tuple[int, ...]:
     return tuple(range((1 if given is None else given) % dimensions, dimensions))
 
 
+def _constant(model: Any, name: str, value: Any) -> str:
+    from onnx import numpy_helper
+
+    model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    return name
+
+
+def _fold(model: Any, node: Any, prefix: str) -> None:
+    """Take the sign off a node's input, and put it on its output."""
+    from onnx import helper
+
+    given, told = node.input[0], node.output[0]
+    side, size, half, over, turned, centre = (
+        f"{prefix}_{what}"
+        for what in ("side", "size", "half", "over", "turned", "centre")
+    )
+    before = [
+        helper.make_node("Sign", [given], [side]),
+        helper.make_node("Mul", [given, side], [size]),
+    ]
+    after = [helper.make_node("Mul", [half, side], [told])]
+    if value := _CENTRES[node.op_type]:
+        _constant(model, centre, np.float32(value))
+        after = [
+            helper.make_node("Sub", [half, centre], [over]),
+            helper.make_node("Mul", [over, side], [turned]),
+            helper.make_node("Add", [turned, centre], [told]),
+        ]
+    node.input[0], node.output[0] = size, half
+    nodes = model.graph.node
+    at = list(nodes).index(node)
+    for offset, other in enumerate(after):
+        nodes.insert(at + 1 + offset, other)
+    for offset, other in enumerate(before):
+        nodes.insert(at + offset, other)
+
+
 def _cut(
-    model: Any, node: Any, end: float, along: tuple[int, ...], prefix: str
+    model: Any,
+    node: Any,
+    end: float,
+    along: tuple[int, ...],
+    prefix: str,
+    *,
+    folded: bool,
 ) -> None:
-    """Insert what cuts a node's input."""
-    from onnx import helper, numpy_helper
+    """Insert what cuts a node's input; a folded one is not below zero."""
+    from onnx import helper
 
     graph = model.graph
 
     def constant(what: str, array: Any) -> str:
-        graph.initializer.append(numpy_helper.from_array(array, f"{prefix}_{what}"))
-        return f"{prefix}_{what}"
+        return _constant(model, f"{prefix}_{what}", array)
 
     given, made = node.input[0], f"{prefix}_cut"
     if node.op_type == "Softmax":  # the same whatever is added to all of them
@@ -106,14 +173,12 @@ def _cut(
         added = [
             reduced,
             helper.make_node("Sub", [given, most], [below]),
-            helper.make_node(
-                "Add", [below, constant("end", np.array(end, np.float32))], [above]
-            ),
+            helper.make_node("Add", [below, constant("end", np.float32(end))], [above]),
             helper.make_node("Relu", [above], [made]),
         ]
     else:
-        low = constant("low", np.array(-end, np.float32))
-        high = constant("high", np.array(end, np.float32))
+        low = constant("low", np.float32(0.0 if folded else -end))
+        high = constant("high", np.float32(end))
         added = [helper.make_node("Clip", [given, low, high], [made])]
     at = list(graph.node).index(node)
     for offset, other in enumerate(added):

@@ -42,13 +42,17 @@ def free_port() -> int:
 
 
 def wait_until(
-    true: Callable[[], Any], *, seconds: float = 60.0, what: str = ""
+    true: Callable[[], Any],
+    *,
+    seconds: float = 60.0,
+    every_s: float = 0.02,
+    what: str = "",
 ) -> Any:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if value := true():
             return value
-        time.sleep(0.02)
+        time.sleep(every_s)
     raise TimeoutError(what or "it never became true")
 
 

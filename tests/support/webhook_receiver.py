@@ -53,3 +53,4 @@ class Receiver:
         writer.write(f"HTTP/1.1 {answer}{more}\r\nConnection: close\r\n\r\n".encode())
         await writer.drain()
         writer.close()
+        await writer.wait_closed()

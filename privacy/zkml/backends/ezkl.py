@@ -26,6 +26,7 @@ from privacy.errors import (
 )
 from privacy.zkml.blobs import Proof
 from privacy.zkml.field import MODULUS
+from privacy.zkml.saturate import tables_are_cut
 from privacy.zkml.scratch import memory_file
 from privacy.zkml.system import (
     CircuitChoice,
@@ -81,7 +82,11 @@ class Backend:
             args.lookup_range = _ANY_LOOKUP
             _settings(onnx, args, out.settings)
             self.recompile(onnx, out)
-            args.lookup_range = self._reach(out, rows, choice.scale_bits)
+            low, high = self._reach(out, rows, choice.scale_bits)
+            room = _LOOKUP_ROOM  # rounding may cross zero, say
+            if not _are_cut(onnx, settings["required_lookups"]):
+                room += (high - low) // 4
+            args.lookup_range = low - room, high + room
             settings = _settings(onnx, args, out.settings)
         self.recompile(onnx, out)
         return _facts(settings)
@@ -101,14 +106,13 @@ class Backend:
     def _reach(
         self, files: CircuitFiles, rows: Sequence[Sequence[int]], scale_bits: int
     ) -> tuple[int, int]:
-        """Return the range of lookups that rows lead to, with a margin."""
+        """Return the range of lookups that rows lead to."""
         low, high = 0, 0
         for row in rows:
             made = _witness(files, row, files.root / "reach", scale_bits=scale_bits)
             low = min(low, made["min_lookup_inputs"])
             high = max(high, made["max_lookup_inputs"])
-        more = (high - low) // 4 + _LOOKUP_ROOM  # rounding may cross zero, say
-        return low - more, high + more
+        return low, high
 
     def describe(self, settings: Path) -> Json:
         """Return what a circuit's settings say of members of `ZkmlParams`."""
@@ -358,6 +362,12 @@ def _word(visibility: object) -> str:
     if visibility == {"Hashed": {"hash_is_public": True, "outlets": []}}:
         return "hashed"
     return _WORDS.get(str(visibility), str(visibility))
+
+
+def _are_cut(onnx: Path, lookups: Any) -> bool:
+    """Return whether no input leads further into any table than rows have."""
+    kinds = {next(iter(x)) if isinstance(x, dict) else str(x) for x in lookups}
+    return kinds <= {"Sigmoid", "Tanh"} and tables_are_cut(onnx)
 
 
 def _check_lookups(witness: Json, settings: Json) -> None:

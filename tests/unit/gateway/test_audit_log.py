@@ -26,10 +26,13 @@ from tests.support.postgres import new_database
 KEY = Ed25519PrivateKey.generate()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+BOTH = pytest.mark.parametrize("database", ["sqlite", "postgresql"], indirect=True)
+
+
+@pytest.fixture
 def database(request, tmp_path):
-    is_sqlite = request.param == "sqlite"
-    database = Database(tmp_path / "gateway.sqlite" if is_sqlite else new_database())
+    is_shared = getattr(request, "param", "sqlite") == "postgresql"
+    database = Database(new_database() if is_shared else tmp_path / "gateway.sqlite")
     yield database
     database.close()
 
@@ -38,6 +41,7 @@ def lines_of(audit, after=0):
     return [line.encode() for line in audit.entries(after, 1000)]
 
 
+@BOTH
 def test_noted_acts_become_a_chain_that_verifies(database):
     audit = Audit(database, gateway="one")
     audit.record(Act(action="first", details={"n": 1}))
@@ -79,6 +83,7 @@ def test_what_can_be_no_entry_is_refused_before_it_stands_in_the_way(database, v
     assert audit.chain() == 1
 
 
+@BOTH
 def test_several_gateways_make_one_chain(database, monkeypatch):
     monkeypatch.setattr(audit_store, "_NOTES", audit_store._NOTES.limit(3))
     audits = [Audit(database, gateway=name) for name in ("one", "two", "three")]
@@ -96,6 +101,7 @@ def test_several_gateways_make_one_chain(database, monkeypatch):
     assert actions == {f"act {i}" for i in range(12)}
 
 
+@BOTH
 @pytest.mark.parametrize(
     "change",
     [
@@ -141,6 +147,7 @@ def keeper(database, tmp_path, **options):
     ), audit
 
 
+@BOTH
 def test_old_entries_go_to_files_that_the_chain_goes_on_from(
     database, tmp_path, monkeypatch
 ):
@@ -229,7 +236,7 @@ def entry_with(api, **members):
                 return entry
         return None
 
-    return wait_until(find, seconds=10, what=f"no audit entry {members}")
+    return wait_until(find, seconds=10, every_s=0.15, what=f"no audit entry {members}")
 
 
 def test_jobs_are_in_the_audit_log_by_digest(api):
@@ -315,7 +322,7 @@ def test_served_entries_and_heads_fit_together(api):
         known = {s: h for s, h in named.items() if s <= len(lines)}
         return known and follow(lines, heads=known) and lines
 
-    lines = wait_until(fitting)
+    lines = wait_until(fitting, every_s=0.15)
     assert sha256_hex(lines[0]) == parse_entry(lines[1]).previous_sha256
 
 

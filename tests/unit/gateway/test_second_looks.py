@@ -272,3 +272,26 @@ def test_steps_are_taken_once_by_whoever_comes_first(gateway, api):
     compared(api, job["id"])
     assert not held.comparisons.step(found, "agreed")
     assert asyncio.run(asyncio.to_thread(held.quality.advance)) == []
+
+
+def test_an_operator_decides_by_command(gateway, api, privacy):
+    job = api.order(ECHO, **ALWAYS).json()
+    a, b = runs_of(compared(api, job["id"]))
+    made = report(api, job["id"], [[a], [b]]).json()["dispute_id"]
+    code, listed = privacy("disputes", "list", "--state", "open")
+    assert (code, made in {d["id"] for d in listed["disputes"]}) == (0, True)
+    code, shown = privacy("disputes", "show", made)
+    assert (code, [run["job_id"] for run in shown["runs"]]) == (0, [a, b])
+    resolve = ("disputes", "resolve", made, "--at-fault", "far", "--note", "seen")
+    code, closed = privacy(*resolve)
+    assert (code, closed["state"], closed["note"]) == (0, "resolved", "seen")
+    nodes = {n["name"]: n for n in api.get("/v1/nodes").json()["nodes"]}
+    assert nodes["far"]["doubt"].startswith("quarantined: dispute dis_")
+    assert privacy("node", "release", "far")[0] == 0
+    code, held = privacy("node", "quarantine", "far", "--why", "a test")
+    assert (code, held["why"]) == (0, "a test")
+    assert doubts(gateway)["far"] == "quarantined"
+    assert privacy("node", "release", "far")[0] == 0
+    assert privacy("node", "release", "far")[0] == 4
+    assert privacy("disputes", "show", "../x")[0] == 2
+    assert privacy("compare") == (0, {"compared": []})

@@ -4,14 +4,17 @@ import asyncio
 import ipaddress
 import json
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from standardwebhooks import WebhookVerificationError
 
 from gateway.store.database import Database
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
+from gateway.store.log_tables import audit_pending
 from gateway.store.webhooks import Webhook, Webhooks
 from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
 from gateway.webhooks.sender import BACK_OFF_S, Sender
@@ -25,6 +28,7 @@ from privacy.errors import (
     UnavailableError,
 )
 from tests.support.live_gateway import free_port
+from tests.support.postgres import migrated
 from tests.support.webhook_receiver import Receiver
 
 ON_PREMISES = Rules(allow_http=True, allow_private=True)
@@ -34,7 +38,7 @@ ALL = ["job.succeeded", "job.failed", "job.cancelled"]
 class Bench:
     """A database with jobs and webhooks, and one gateway's sender."""
 
-    def __init__(self, path: Path, key: bytes = b"k" * 32) -> None:
+    def __init__(self, path: Path | str, key: bytes = b"k" * 32) -> None:
         self.database = Database(path)
         self.jobs = Jobs(self.database)
         self.secrets = WebhookSecrets(key)
@@ -165,7 +169,8 @@ def test_a_message_whose_sender_died_is_sent_again_with_the_same_id(bench: Bench
             bench.add(receiver.url)
             bench.end_job("job_1")
             bench.webhooks.collect()
-            [due] = bench.webhooks.due()
+            [(due, tenant)] = bench.webhooks.due()
+            assert tenant == "acme"
             assert bench.webhooks.claim(due)
             assert bench.webhooks.claim(due) is None, "two gateways took it"
             assert not bench.webhooks.due(), "it is under way"
@@ -240,6 +245,63 @@ def test_a_webhook_that_is_gone_or_fails_for_days_is_disabled(
     asyncio.run(run())
 
 
+def test_a_receiver_that_does_not_answer_holds_up_no_other(bench: Bench):
+    async def run(silent: socket.socket) -> None:
+        port = silent.getsockname()[1]
+        async with Receiver() as receiver:
+            for _ in range(9):
+                bench.add(f"http://127.0.0.1:{port}/", ["job.succeeded"])
+            bench.webhooks.add("other", receiver.url, ALL)
+            for n in range(6):
+                bench.end_job(f"job_{n}")
+            bench.end_job("job_other", tenant="other")
+            bench.webhooks.collect()
+            for _ in range(3):
+                await bench.sender._begin_due()
+            under_way = list(bench.sender._under_way.values())
+            assert sum(tenant == "acme" for _, tenant in under_way) == 8
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait(bench.sender._tasks, timeout=9, return_when=first)
+            assert len(receiver.got) == 1
+            for task in bench.sender._tasks:
+                task.cancel()
+            await asyncio.gather(*bench.sender._tasks, return_exceptions=True)
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it accepts nobody
+        asyncio.run(run(silent))
+
+
+@pytest.mark.slow
+def test_two_gateways_on_postgresql_tell_each_end_once():
+    async def run(one: Bench, two: Bench) -> None:
+        async with Receiver() as receiver:
+            webhook = one.add(receiver.url)
+            for n in range(30):
+                (one, two)[n % 2].end_job(f"job_{n}")
+            for _ in range(20):
+                await asyncio.gather(one.deliver(), two.deliver())
+            told = [json.loads(m.body)["data"]["id"] for m in receiver.got]
+            assert sorted(told) == sorted(f"job_{n}" for n in range(30))
+            two.webhooks.rotate(webhook.id, tenant="acme", both_for_s=60)
+            one.webhooks.sweep()
+            one.webhooks.remove(webhook.id, tenant="acme")
+            assert two.webhooks.of("acme") == []
+
+    url = migrated()
+    one, two = Bench(url), Bench(url)
+    asyncio.run(run(one, two))
+    one.database.close()
+    two.database.close()
+
+
+def test_test_messages_cannot_be_piled_up(bench: Bench):
+    webhook = bench.add("https://example.com/")
+    for _ in range(5):
+        bench.webhooks.test(webhook.id, tenant="acme")
+    with pytest.raises(LimitError, match="still to be delivered"):
+        bench.webhooks.test(webhook.id, tenant="acme")
+
+
 def test_a_redirect_is_not_followed(bench: Bench):
     async def run() -> None:
         async with Receiver() as other, Receiver() as receiver:
@@ -307,6 +369,23 @@ def test_the_key_of_the_secrets_is_made_once_and_private(tmp_path: Path):
     path.write_bytes(b"short")
     with pytest.raises(FormatError, match="expected 32"):
         load_webhook_secrets(path)
+
+
+def test_the_audit_log_says_where_messages_go_and_no_more(bench: Bench):
+    webhook = bench.add("https://example.com:8443/hooks/secret-token?key=secret")
+    bench.webhooks.change(webhook.id, tenant="acme", url="https://example.org/secret")
+    bench.webhooks.rotate(webhook.id, tenant="acme", both_for_s=1)
+    bench.webhooks.remove(webhook.id, tenant="acme")
+    with bench.database.read() as c:
+        noted = [row.act for row in c.execute(sa.select(audit_pending.c.act))]
+    ours = [act for act in noted if act["target"] == webhook.id]
+    assert [(act["action"], act["details"].get("host")) for act in ours] == [
+        ("webhook-made", "example.com:8443"),
+        ("webhook-changed", "example.org"),
+        ("webhook-rotated", None),
+        ("webhook-removed", None),
+    ]
+    assert "secret" not in json.dumps(ours)
 
 
 def test_a_tenant_has_ten_webhooks_at_most_and_sees_no_other_tenants(bench: Bench):

@@ -311,6 +311,7 @@ def test_workers_get_the_environment_they_are_promised(tmp_path: Path):
         assert slot.child
         environ = _read(f"/proc/{slot.child.pid}/environ")
         assert b"OMP_NUM_THREADS=3" in environ.split(b"\0")
+        assert b"GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in environ.split(b"\0")
 
     _play(tmp_path, scenario, env={"OMP_NUM_THREADS": "3"})
 

@@ -14,9 +14,16 @@ from torch import nn
 from privacy.errors import BackendError
 from privacy.publishing import PartRequest
 from privacy.zkml.choose import prepare
+from privacy.zkml.field import quantize
 from privacy.zkml.onnx_prep import fix_batch, open_session
 from privacy.zkml.rewrite import rewrite
-from privacy.zkml.system import CircuitChoice, Visibility, load_backend
+from privacy.zkml.saturate import tables_are_cut
+from privacy.zkml.system import (
+    CircuitChoice,
+    CircuitFiles,
+    Visibility,
+    load_backend,
+)
 
 FEATURES = 36
 LOW, HIGH = -np.ones(FEATURES), np.ones(FEATURES)
@@ -131,12 +138,48 @@ def test_inputs_far_beyond_an_activations_ends_are_cut(
     assert 0 < np.abs(run(path) - before).max() < 0.0008
 
 
+@pytest.mark.parametrize("activation", [nn.Sigmoid(), nn.Tanh()])
+@pytest.mark.parametrize(("width", "folded"), [(64, True), (65, False)])
+def test_the_sign_of_few_values_is_taken_off_before_and_put_on_after(
+    tmp_path: Path, activation: Any, width: int, *, folded: bool
+) -> None:
+    path = tmp_path / "m.onnx"
+    layers = nn.Sequential(nn.Linear(FEATURES, width), activation)
+    with torch.no_grad():
+        layers[0].weight *= 40
+        layers[0].bias[0], layers[0].weight[0] = 0.0, 0.0  # neither sign
+    export(path, layers)
+    before = run(path)
+    rewrite(path, LOW, HIGH)
+    assert tables_are_cut(path)
+    assert ("Sign" in operators(path)) is folded
+    assert np.abs(run(path) - before).max() < 0.0008
+    assert np.allclose(run(path)[:, 0], before[:, 0], atol=1e-7)
+
+
+def test_a_table_of_a_folded_sigmoid_holds_the_positive_half_alone(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "m.onnx"
+    export(path, Steep(nn.Sigmoid(), steepness=20.0))
+    offset, scale = rewrite(path, LOW, HIGH)
+    rows = quantize(np.array([LOW, HIGH]) / scale - offset / scale, scale_bits=8)
+    choice = CircuitChoice(8, 1024, 4, 1, 1, 13)
+    (tmp_path / "circuit").mkdir()
+    files = CircuitFiles(tmp_path / "circuit")
+    facts = load_backend().compile(
+        path, rows, choice, Visibility(input="private"), files
+    )
+    assert facts.table_rows == 7.5 * 256 + 1 + 2 * 32
+
+
 def test_inputs_that_stay_within_are_not_cut(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     export(path, Steep(nn.Sigmoid(), steepness=1.0))
     before = operators(path)
     rewrite(path, LOW, HIGH)
     assert operators(path) == before
+    assert not tables_are_cut(path)
 
 
 def write(path: Path, nodes: list[Any], *, version: int = 17, **constants: Any) -> None:
