@@ -10,6 +10,7 @@ from privacy.encoding import Json
 from privacy.errors import PrivacyError, UnavailableError
 
 _PATIENCE_S = 5.0
+_NO_BLOB = "0" * 64
 
 
 async def check_ready(gateway: Gateway) -> Json:
@@ -44,6 +45,7 @@ def _check_stores(gateway: Gateway) -> None:
         gateway.registry.all()  # refused if nobody can be trusted
     except PrivacyError as exc:
         raise UnavailableError(exc.message, code=exc.code) from exc
+    gateway.blobs.has(_NO_BLOB, 0)  # a bucket may be away
     settings = gateway.settings
     data_dir = settings.data_dir
     _check_folder(settings.blobs_dir or data_dir / "blobs", settings.min_free_bytes)

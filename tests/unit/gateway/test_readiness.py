@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from gateway.jobs.runs import Runs
+from gateway.store.away import StoreAwayError
 from gateway.store.jobs import Jobs
 from privacy.errors import UnavailableError
 from tests.support.hand_made_bundle import write_bundle
@@ -58,6 +59,16 @@ def test_a_database_that_is_away_means_not_ready(api: Api, monkeypatch):
 
     monkeypatch.setattr(Jobs, "count_open", away)
     _refused(api, "database-unavailable")
+
+
+def test_a_bucket_that_is_away_means_not_ready(
+    gateway: ThreadGateway, api: Api, monkeypatch
+):
+    def away(*_: object) -> None:
+        raise StoreAwayError("away", code="blobs-unavailable")
+
+    monkeypatch.setattr(gateway.app.state.gateway.blobs, "has", away, raising=True)
+    _refused(api, "blobs-unavailable")
 
 
 def test_no_node_means_not_ready(gateway: ThreadGateway, api: Api, monkeypatch):
