@@ -81,11 +81,13 @@ def test_a_node_refuses_what_it_can_never_run(tmp_path: Path):
 
 def test_warm_keys_and_load_are_what_the_node_said_last(tmp_path: Path):
     busy = {"modes": {"zkml": {"workers": 2, "busy": 1, "time_limit_s": 9.0}}}
-    status = {"warm": {"zkml": ["m" * 64, "k" * 64]}, "node": busy}
+    warm = {"zkml": ["m" * 64, "k" * 64]}
+    status = {"warm": warm, "node": busy, "jobs": ["job_1"]}
     node = _node(status=status)
     warmth = [node.warmth(Mode.ZKML, "m" * 64, keys) for keys in ("k" * 64, "other")]
     assert [*warmth, node.warmth(Mode.ZKML, "x" * 64)] == [2, 1, 0]
     assert node.busy() == {Mode.ZKML: 1}
+    assert [node.has(job_id) for job_id in ("job_1", "job_2")] == [True, False]
     assert node.describe()["modes"] == busy["modes"]
     cold = _node()
     assert (cold.warmth(Mode.ZKML, "m" * 64), cold.busy()) == (0, {})
