@@ -116,9 +116,20 @@ def test_sigterm_lets_running_jobs_end_takes_no_new_ones_and_keeps_the_rest(
         began = time.monotonic()
         process.process.wait(20)
         assert time.monotonic() - began < 15, "it waited for nothing"
+        assert process.process.returncode == 0
     with process.start().client() as api:
         assert api.finished(waiting)["status"] == "succeeded"
     process.stop()
+
+
+@pytest.mark.slow
+def test_sigint_stops_at_once_and_is_no_failure(tmp_path: Path):
+    write_bundle(tmp_path / "models")
+    process = ProcessGateway(tmp_path / "data", tmp_path / "models", drain_s=300)
+    process.start()
+    assert process.process
+    process.process.send_signal(signal.SIGINT)
+    assert process.process.wait(20) == 0
 
 
 @pytest.mark.slow
