@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway import readiness
 from gateway.jobs.runs import Runs
 from gateway.store.away import StoreAwayError
 from gateway.store.jobs import Jobs
@@ -17,6 +18,12 @@ from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ProcessGateway, ThreadGateway, wait_until
 
 ECHO = {"do": "echo"}
+
+
+@pytest.fixture(autouse=True)
+def _looks_each_time(monkeypatch):
+    monkeypatch.setattr(readiness, "_GOOD_FOR_S", 0.0)
+    readiness._good_until.clear()
 
 
 def _refused(api: Api, code: str) -> None:
@@ -36,6 +43,16 @@ def test_readiness_says_what_was_looked_at(api: Api):
         "blobs",
         "disk",
     }
+
+
+def test_who_asks_often_makes_no_work(api: Api, monkeypatch):
+    monkeypatch.setattr(readiness, "_GOOD_FOR_S", 60.0)
+    api.get("/readyz").raise_for_status()
+    looked = []
+    monkeypatch.setattr(readiness, "_check_stores", looked.append)
+    for _ in range(5):
+        api.get("/readyz").raise_for_status()
+    assert not looked
 
 
 def test_no_room_means_not_ready(api: Api, monkeypatch):
