@@ -11,6 +11,8 @@ What is counted:
 - failed: ended otherwise than with an answer;
 - duplicate effects: a second job of one idempotency key, a receipt that changed, or a
   receipt that is not of the job;
+- wrong in the logs: a receipt that is not in the log of receipts, or twice; a submitted
+  job that is not in the audit log; a chain, a root or a head that does not hold;
 - runs again: runs beyond a job's first; they cost time, and have no effect;
 - takeover: from the death of a gateway that had jobs until none was open in its name,
   when it stayed dead; restart: until it answered, when it was started again at once;
@@ -22,6 +24,7 @@ With `--node-kills 0` there is no Ray: each gateway runs jobs itself.
 import argparse
 import contextlib
 import json
+import os
 import queue
 import random
 import statistics
@@ -33,7 +36,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import httpx
 import psutil
@@ -41,13 +44,16 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.fault_logs import check_logs
 from benchmarks.live import Live
 from benchmarks.postgres import Postgres
+from benchmarks.ray_cluster import RayCluster
 from privacy.encoding import Json, sha256_hex
 from privacy.jws import key_from_jwk, key_id
 from privacy.receipt import verify_receipt
 from tests.support.hand_made_bundle import write_bundle
 
+_ROOT = Path(__file__).resolve().parents[1]
 _CLIENTS = 6
 _GIVE_UP_S = 300.0
 _BUSY_S = 5.0  # a gateway that has no job by then is killed without
@@ -77,7 +83,7 @@ class Site:
         self._lease_s = lease_s
         self._stack = ExitStack()
         self.gateways: list[Live] = []
-        self.cluster: Any = None
+        self.cluster: RayCluster | None = None
 
     def __enter__(self) -> Self:
         """Start everything."""
@@ -117,8 +123,8 @@ class Site:
         self._stack.close()
 
     def _start_nodes(self, stack: ExitStack) -> Json:
-        from tests.support.ray_cluster import RayCluster
-
+        known = os.environ.get("PYTHONPATH", "")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), known])  # the worker's
         self.cluster = stack.enter_context(RayCluster(self._folder / "ray"))
         self.cluster.add("first", "fhe,zkml", zkml_workers=2, fhe_workers=2)
         self.cluster.add("second", "fhe,zkml", "--gpu", zkml_workers=2, fhe_workers=2)
@@ -187,6 +193,10 @@ def campaign(
         runs = [len(path.read_text().split()) for path in log.iterdir()]
         lasted_s = time.monotonic() - began
         _check_receipts(site, tally)
+        with site.http(0) as http:
+            logs = check_logs(
+                http, [tally.receipts[j] for j in tally.accepted.values()]
+            )
         keys = site.rows.execute(b"SELECT count(*) FROM jobs").fetchone()
     assert keys
     if keys[0] != len(tally.accepted):
@@ -198,6 +208,7 @@ def campaign(
         "lost": [job for job, status in ended.items() if status == "lost"],
         "ends": dict(Counter(ended.values())),
         "duplicates": tally.duplicates,
+        "logs": logs,
         "runs_again": sum(runs) - len(runs),
         "seconds": lasted_s,
         **{
@@ -281,6 +292,7 @@ def _kill_gateway(site: Site, tally: Tally, turn: int) -> None:
 
 
 def _kill_node(site: Site, tally: Tally, turn: int) -> None:
+    assert site.cluster
     name = ("first", "second")[turn % 2]
     running = site.open_jobs()
     site.cluster.kill(name)
@@ -350,6 +362,9 @@ def show(found: Json) -> None:
     for end, count in sorted(found["ends"].items()):
         grid.add_row(f"jobs {end}", str(count))
     grid.add_row("duplicate effects", str(len(found["duplicates"])))
+    grid.add_row("receipts in the log", str(found["logs"]["receipts"]))
+    grid.add_row("entries of the audit log", str(found["logs"]["audit_entries"]))
+    grid.add_row("wrong in the logs", str(len(found["logs"]["wrong"])))
     grid.add_row("runs again", str(found["runs_again"]))
     for name in ("takeover", "restart", "node"):
         if times := found[f"{name}_s"]:
@@ -376,7 +391,7 @@ def main() -> None:
     show(found)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
-    if found["lost"] or found["duplicates"]:
+    if found["lost"] or found["duplicates"] or found["logs"]["wrong"]:
         raise SystemExit(1)
 
 

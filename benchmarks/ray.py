@@ -1,13 +1,15 @@
 """What a Ray cluster costs and brings: jobs through it, and more nodes.
 
 1. FHE and proofs: the same input computed by the mode's runner alone and as a job at a
-   node of the cluster, in turns (see `gateway_cost`), all on this machine.
+   node of the cluster, in turns (see `gateway_cost`), all on this machine. A forest of
+   50 trees computes for about a second; a logistic regression shows what a job costs.
 2. Jobs that wait for half a second instead of computing, at 1, 2 and 4 nodes of 4
    places each: a node has 8 such jobs a second at most.
 3. A node is killed while every place is taken: how long until all its jobs are done.
 """
 
 import asyncio
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,8 +23,10 @@ from rich.table import Table
 from benchmarks.gateway_cost import of_mode
 from benchmarks.live import NAME, Live, published
 from benchmarks.ray_cluster import RayCluster
+from privacy.bundle import Bundle, open_bundle
 from privacy.encoding import Json, sha256_hex
 from privacy.modes import Mode
+from privacy.publish import is_current, publish
 
 WAIT_S = 0.5
 PLACES = 4
@@ -34,12 +38,14 @@ def measure(folder: Path, *, quick: bool) -> Json:
     """Return the figures, JSON-ready; see the module."""
     bundle, rows = published(folder)
     models = bundle.root.parents[1]
+    forest = _forest(models)
     with tempfile.TemporaryDirectory() as scratch:
-        with _live(Path(scratch) / "1", models, 1) as (live, _):
+        with _live(Path(scratch) / "1", models, 1, places=1) as (live, _):
+            times = 5 if quick else 50
             modes = {
-                str(mode): of_mode(live, bundle, rows, mode, 5 if quick else 50)
-                for mode in (Mode.FHE, Mode.ZKML)
-                if bundle.manifest.modes[mode].available
+                "fhe, a forest": of_mode(live, forest, rows, Mode.FHE, times),
+                "fhe, linear": of_mode(live, bundle, rows, Mode.FHE, times),
+                "zkml": of_mode(live, bundle, rows, Mode.ZKML, times),
             }
         with _live(
             Path(scratch) / "2", models, NODES[0], module="benchmarks.waiting"
@@ -73,22 +79,42 @@ def show(found: Json) -> None:
     )
 
 
+def _forest(models: Path) -> Bundle:
+    """Return a model that computes long enough under FHE, published once."""
+    from sklearn.datasets import load_breast_cancer
+    from sklearn.ensemble import RandomForestClassifier
+
+    root = models / "forest" / "1"
+    if not (root.is_dir() and is_current(open_bundle(root))):
+        shutil.rmtree(root, ignore_errors=True)
+        rows, labels = load_breast_cancer(return_X_y=True)
+        model = RandomForestClassifier(50, max_depth=4, random_state=0)
+        model.fit(rows, labels)
+        publish(model, rows, name="forest", version="1", store=models, modes=[Mode.FHE])
+    return open_bundle(root)
+
+
 @contextmanager
 def _live(
-    folder: Path, models: Path, nodes: int, *, module: str = "gateway"
+    folder: Path,
+    models: Path,
+    nodes: int,
+    *,
+    places: int = PLACES,
+    module: str = "gateway",
 ) -> Iterator[tuple[Live, RayCluster]]:
     """Give a gateway that has a cluster of so many nodes and runs no job itself."""
     folder.mkdir()
     with RayCluster(folder) as cluster:
         for number in range(nodes):
-            _add(cluster, number)
+            _add(cluster, number, places)
         settings = {name: str(value) for name, value in cluster.settings.items()}
         with Live(folder, models, module=module, **settings) as live:
             yield live, cluster
 
 
-def _add(cluster: RayCluster, number: int) -> None:
-    cluster.add(f"node-{number}", "fhe,zkml", tee_workers=1, zkml_workers=PLACES)
+def _add(cluster: RayCluster, number: int, places: int = PLACES) -> None:
+    cluster.add(f"node-{number}", "fhe,zkml", zkml_workers=places)
 
 
 def _grow(live: Live, cluster: RayCluster, count: int) -> None:

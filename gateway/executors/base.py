@@ -125,6 +125,9 @@ class Node(Executor, Protocol):
     def places(self, mode: Mode) -> int:
         """Return how many jobs of a mode it runs at once."""
 
+    def has(self, job_id: str) -> bool:
+        """Whether it runs a job already, for a gateway that has died since."""
+
     def warmth(self, mode: Mode, model_sha256: str, keys_sha256: str = "") -> int:
         """Return 2 if it has the keys loaded, 1 if it has the model, else 0."""
 

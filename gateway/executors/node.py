@@ -86,6 +86,10 @@ class LocalNode:
         """Return how many jobs of a mode run at once."""
         return self._settings.workers(mode) if mode in self._by_mode else 0
 
+    def has(self, _job_id: str) -> bool:
+        """Return False: its jobs are this gateway's; see `Node`."""
+        return False
+
     def warmth(self, mode: Mode, model_sha256: str, keys_sha256: str = "") -> int:
         """Return 2 if the keys are loaded, 1 if the model is, else 0; see `Node`."""
         warm = self.warm()[mode]

@@ -149,6 +149,10 @@ class PeerNode:
         """Return how many jobs of a mode it gets at once."""
         return self.peer.max_jobs if mode in self.peer.modes else 0
 
+    def has(self, _job_id: str) -> bool:
+        """Return False: its jobs are this gateway's; see `Node`."""
+        return False
+
     def warmth(self, mode: Mode, model_sha256: str, keys_sha256: str = "") -> int:
         """Return 1 if the keys are there; a node of our own is preferred to a peer."""
         _ = mode, model_sha256

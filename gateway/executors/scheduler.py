@@ -7,7 +7,8 @@
 3. Of the nodes with a free place it gets the one that has its keys loaded, else its
    model, else the least loaded. If all are busy it waits; whoever asked first is
    served first, but holds up nobody whom another node can serve.
-4. A node that is lost is left alone for a while, and its jobs go on elsewhere. So does
+4. A job that a node still runs for a gateway that has died goes on there.
+5. A node that is lost is left alone for a while, and its jobs go on elsewhere. So does
    a job that a node declines; that node gets other jobs all the same.
 """
 
@@ -202,7 +203,7 @@ class Scheduler:
         ticket.hopeless_at = 0.0
         if Mode.TEE in work.mode.parts:
             able = [_home(able, work.mode, work.bundle)]
-        free = [
+        free = [node for node in able if node.has(work.job_id)] or [
             node
             for node in able
             if self._running[node.name, work.mode] < node.places(work.mode)

@@ -82,12 +82,11 @@ class Membership:
         Args:
             gateways: The table.
             jobs: The jobs.
-            folder: The data folder, which keeps the id.
+            folder: The data folder, which keeps an id.
             name: Of this gateway's node.
             lease_s: Dead for others if it does not beat for so long.
         """
         self._gateways, self._jobs = gateways, jobs
-        self._file = folder / _FILE
         self._member = Member(gateway_id(folder), uuid.uuid4().hex, name, lease_s)
         self._seen: dict[str, tuple[Member, float]] = {}
         self._looked_at = self._beat_at = self._told_progress_at = 0.0
@@ -203,10 +202,12 @@ class Membership:
         return _Found(self._jobs.open_of(self.id), self._jobs.of(followed), lost)
 
     def _join_anew(self) -> None:
-        """Come back under a new id: the old one's jobs are another's by now."""
+        """Come back under a new id: the old one's jobs are another's by now.
+
+        The next life has the first id again, or takes it from who copied the folder.
+        """
         before = self.id
         self._member = replace(self._member, id=uuid.uuid4().hex, life=uuid.uuid4().hex)
-        write_atomic(self._file, self.id.encode(), private=True)
         self.join()
         self._gateways.move_enclaves(before, self.id)
 

@@ -6,7 +6,7 @@ import sqlalchemy as sa
 
 from gateway.store.audit import Act
 from gateway.store.audit import note as note_act
-from gateway.store.database import Database
+from gateway.store.database import BLOBS, Database
 from gateway.store.tables import disputes, pins
 from privacy.clock import now
 from privacy.encoding import Json
@@ -62,6 +62,8 @@ class Disputes:
             dispute: As it is from now on.
             pinned: Digests of the files that must not go while it is not resolved.
         """
+        if pinned:
+            self._database.lock(c, BLOBS, shared=True)
         c.execute(sa.delete(disputes).where(disputes.c.id == dispute.id))
         c.execute(sa.insert(disputes).values(**asdict(dispute)))
         held = sa.select(pins.c.sha256).where(pins.c.dispute_id == dispute.id)

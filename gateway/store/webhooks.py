@@ -10,9 +10,11 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from typing import Any
+from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
+from gateway.store.audit import Act, note
 from gateway.store.database import Database
 from gateway.store.tables import jobs, webhook_deliveries, webhooks
 from privacy.clock import later, now
@@ -145,6 +147,7 @@ class Webhooks:
                 raise LimitError(msg, code="too-many-webhooks")
             values = {f.name: getattr(new, f.name) for f in fields(Webhook)}
             c.execute(sa.insert(webhooks).values(values))
+            note(c, Act(action="webhook-made", target=new.id, details=_host(url)))
         return new
 
     def of(self, tenant: str) -> list[Webhook]:
@@ -172,6 +175,9 @@ class Webhooks:
         with self._database.write() as c:
             found = _one(c, webhook_id, tenant)
             c.execute(sa.update(webhooks).where(_W.id == found.id).values(values))
+            details = _host(values["url"]) if "url" in values else {}
+            details["changed"] = sorted(values)
+            note(c, Act(action="webhook-changed", target=found.id, details=details))
             return _one(c, webhook_id, tenant)
 
     def rotate(self, webhook_id: str, *, tenant: str, both_for_s: float) -> Webhook:
@@ -188,6 +194,7 @@ class Webhooks:
                 "key_id": self._key_id,
             }
             c.execute(sa.update(webhooks).where(_W.id == found.id).values(values))
+            note(c, Act(action="webhook-rotated", target=found.id))
             return _one(c, webhook_id, tenant)
 
     def remove(self, webhook_id: str, *, tenant: str) -> None:
@@ -200,6 +207,7 @@ class Webhooks:
             _one(c, webhook_id, tenant)
             c.execute(sa.delete(webhook_deliveries).where(_D.webhook_id == webhook_id))
             c.execute(sa.delete(webhooks).where(_W.id == webhook_id))
+            note(c, Act(action="webhook-removed", target=webhook_id))
 
     def test(self, webhook_id: str, *, tenant: str) -> Delivery:
         """Return a message without meaning, to be delivered now.
@@ -332,13 +340,17 @@ class Webhooks:
             c.execute(this.where(_W.failing_since == "").values(failing_since=at))
             long = this.where(_W.failing_since <= later(at, -give_up_after_s))
             long = long.where(_W.disabled_at == "")
-            return bool(c.execute(long.values(disabled_at=at)).rowcount)
+            disabled = bool(c.execute(long.values(disabled_at=at)).rowcount)
+            if disabled:
+                note(c, Act(action="webhook-disabled", target=delivery.webhook_id))
+            return disabled
 
     def disable(self, webhook_id: str) -> None:
         """Send nothing more to a webhook, whoever owns it."""
         with self._database.write() as c:
             this = sa.update(webhooks).where(_W.id == webhook_id)
             c.execute(this.values(disabled_at=now()))
+            note(c, Act(action="webhook-disabled", target=webhook_id))
 
     def sweep(self) -> int:
         """Forget messages of a week ago; return how many."""
@@ -346,6 +358,11 @@ class Webhooks:
         with self._database.write() as c:
             gone = sa.delete(webhook_deliveries).where(_D.created_at < old)
             return c.execute(gone).rowcount
+
+
+def _host(url: str) -> Json:
+    """Return what the audit log says of an address: its path may hold a secret."""
+    return {"host": urlsplit(url).netloc}
 
 
 def _one(c: sa.Connection, webhook_id: str, tenant: str) -> Webhook:

@@ -11,7 +11,7 @@ from privacy.client.log import fetch_head
 from privacy.client.log_heads import LogHeads
 from privacy.client.wire import Call, Flow, Reply, odd_answer
 from privacy.key_history import ReceiptKey, check_counts, public_keys
-from privacy.transparency.audit_chain import START_SHA256, ChainEnd, follow, parse_entry
+from privacy.transparency.audit_chain import ChainEnd, follow, parse_entry
 from privacy.transparency.tree_head import verify_head
 
 _PAGE = 1000
@@ -34,12 +34,12 @@ def read_audit(
             end cut off ("audit-truncated").
     """
     heads = yield from _heads(home, gateway)
-    _, start = yield from _page(0, limit=1)
+    _, start, size = yield from _page(0, limit=1)
     end = start
-    while True:
-        lines, _ = yield from _page(end.size)
+    while end.size < size:  # reading adds entries: without an end one would follow it
+        lines, *_ = yield from _page(end.size)
         if not lines:
-            break
+            break  # the end was cut off, or the gateway lies: heads tell
         last = end.size + len(lines)
         end = follow(
             lines, start=end, heads={s: h for s, h in heads.items() if s <= last}
@@ -51,16 +51,13 @@ def read_audit(
 
 def page_of_audit(after: int, limit: int) -> Flow[list[bytes]]:
     """Return lines of the audit log after an entry, unchecked."""
-    lines, _ = yield from _page(after, limit=limit)
+    lines, *_ = yield from _page(after, limit=limit)
     return lines
 
 
 def audit_end() -> Flow[int]:
     """Return how many entries the audit log has, as the gateway says."""
-    reply: Reply = yield Call("GET", "/v1/audit", params={"limit": "1"})
-    size = reply.object("audit log").get("size")
-    if not isinstance(size, int):
-        raise odd_answer("audit log")
+    *_, size = yield from _page(0, limit=1)
     return size
 
 
@@ -117,13 +114,16 @@ def _heads(home: Home, gateway: str) -> Flow[dict[int, str]]:
     return known_heads(home, gateway, raw, keys=home.receipt_keys(gateway))
 
 
-def _page(after: int, *, limit: int = _PAGE) -> Flow[tuple[list[bytes], ChainEnd]]:
+def _page(after: int, *, limit: int = _PAGE) -> Flow[tuple[list[bytes], ChainEnd, int]]:
+    """Return lines after an entry, where the archived part ends, and how many are."""
     asked = {"after": str(after), "limit": str(limit)}
     reply: Reply = yield Call("GET", "/v1/audit", params=asked, limit=_LIMIT)
     found = reply.object("audit log")
-    lines, size = found.get("lines"), found.get("archived_size")
-    sha256 = found.get("archived_sha256", START_SHA256)
+    lines, sha256 = found.get("lines"), found.get("archived_sha256")
+    archived, size = found.get("archived_size"), found.get("size")
     sound = isinstance(lines, list) and all(isinstance(n, str) for n in lines)
-    if not sound or not isinstance(size, int) or not isinstance(sha256, str):
+    numbers = isinstance(archived, int) and isinstance(size, int)
+    if not sound or not numbers or not isinstance(sha256, str):
         raise odd_answer("audit log")
-    return [line.encode() for line in found["lines"]], ChainEnd(size, sha256)
+    raw = [line.encode() for line in found["lines"]]
+    return raw, ChainEnd(found["archived_size"], sha256), found["size"]

@@ -1,7 +1,5 @@
 """A lying node among honest ones is found by its owner's comparison, and no other."""
 
-import json
-
 import pytest
 
 from gateway.executors.base import Engines
@@ -11,7 +9,7 @@ from privacy.cli.app import run
 from privacy.client import Client, verify_saved
 from privacy.errors import VerificationError
 from privacy.modes import Mode
-from tests.support.live_gateway import ThreadGateway, wait_until
+from tests.support.live_gateway import ThreadGateway, printed_json, wait_until
 
 pytestmark = pytest.mark.slow  # three nodes with engines of their own
 
@@ -139,7 +137,20 @@ def test_the_first_answer_waits_for_nothing_and_the_owner_compares_later(
     at = ("--gateway", gateway.base_url, "--home", str(owner.home.root), "--json")
     monkeypatch.setenv("PRIVACY_API_KEY", gateway.admin_key)
     assert run(["compare", *at]) == 0
-    (told,) = json.loads(capsys.readouterr().out)["compared"]
+    (told,) = printed_json(capsys.readouterr().out)["compared"]
     assert (told["job_id"], told["state"]) == (answer.job_id, "agreed")
     assert owner.waiting_jobs() == []
+    release(gateway)
+
+
+def test_runs_of_a_model_with_keys_are_compared_under_the_same_keys(
+    gateway, owner, published
+):
+    held = gateway.app.state.gateway
+    held.node_states.quarantine("liar", "for this test")
+    credit = published("credit")
+    rows = credit.rows[:2].tolist()
+    answer = owner.infer(credit.name, rows, mode="fhe", verify="always")
+    found = owner.compare(answer.job_id, wait_s=200)
+    assert (found.state, found.rows, found.differing_rows) == ("agreed", 2, 0)
     release(gateway)

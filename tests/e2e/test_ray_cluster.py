@@ -1,18 +1,28 @@
-"""A Ray cluster of two nodes, with fake engines: what they do when they die."""
+"""A Ray cluster of three nodes, two with fake engines: what they do when they die."""
 
+import asyncio
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.ray_cluster import RayCluster
+from gateway.executors.ray import link
+from gateway.executors.ray.credentials import Credentials
+from privacy.certs import Certificates
+from privacy.client import Client
+from privacy.files import default_home
 from privacy.receipt import parse_receipt
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ProcessGateway, ThreadGateway, wait_until
+from tests.support.tee_bundle import write_tee_bundle
+from tests.support.tee_models import WEIGHTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -23,6 +33,7 @@ FAKES = "tests.support.gateway_with_fakes"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("ray")
     write_bundle(folder / "models", name="demo")
+    write_tee_bundle(folder / "models", default_home(), name="linear")
     return folder
 
 
@@ -31,6 +42,7 @@ def cluster(folder: Path) -> Iterator[RayCluster]:
     with RayCluster(folder) as cluster:
         cluster.add("one", "fhe,zkml", "--cpus=1", zkml_workers=2)
         cluster.add("two", "zkml", "--cpus=1", "--gpu")
+        cluster.add("three", "tee", "--cpus=1")
         yield cluster
 
 
@@ -39,7 +51,7 @@ def gateway(folder: Path, cluster: RayCluster) -> Iterator[ThreadGateway]:
     settings = {**cluster.settings, "local_modes": (), "models_dir": folder / "models"}
     with ThreadGateway.fake(folder / "a", node_wait_s=120, **settings) as gateway:
         with gateway.client() as api:
-            wait_until(lambda: len(_nodes(api)) == 3, seconds=90, what="nodes join")
+            wait_until(lambda: len(_nodes(api)) == 4, seconds=90, what="nodes join")
             for name in ("fhe", "zkml"):  # its actor starts
                 keys = api.upload(b"keys", to="keys") if name == "fhe" else None
                 api.order({"do": "echo"}, mode=name, keys=keys, wait=90)
@@ -49,7 +61,7 @@ def gateway(folder: Path, cluster: RayCluster) -> Iterator[ThreadGateway]:
 @pytest.fixture
 def api(gateway: ThreadGateway, cluster: RayCluster) -> Iterator[Api]:
     with gateway.client() as api:
-        wait_until(lambda: len(_nodes(api)) == 3, seconds=90, what="nodes join")
+        wait_until(lambda: len(_nodes(api)) == 4, seconds=90, what="nodes join")
         yield api
 
 
@@ -70,8 +82,8 @@ def _started(log: Path) -> list[int]:
 
 def test_nodes_are_listed_with_what_they_can_do(api: Api):
     nodes = _nodes(api)
-    assert set(nodes) == {"head", "one", "two"}
-    assert {name for name in nodes if nodes[name]["modes"]} == {"one", "two"}
+    assert set(nodes) == {"head", "one", "two", "three"}
+    assert not nodes["head"]["modes"]
     assert set(nodes["one"]["modes"]) == {"fhe", "zkml"}
     assert nodes["one"]["modes"]["zkml"]["workers"] == 2
     assert (nodes["one"]["gpus"], nodes["two"]["gpus"]) == (0, 1)
@@ -156,6 +168,65 @@ def _busy(node: dict[str, Any]) -> bool:
     return any(mode["busy"] for mode in node["modes"].values())
 
 
+def test_inputs_are_sealed_for_an_enclave_on_a_node_and_anew_when_it_dies(
+    api: Api, gateway: ThreadGateway, cluster: RayCluster, tmp_path: Path
+):
+    rows = [[0.5, -1.0, 2.0], [3.0, 0.25, -4.0]]
+    with Client(
+        gateway.base_url,
+        api_key=gateway.admin_key,
+        home=tmp_path,
+        allow_simulated=True,
+    ) as client:
+        first = client.infer("linear", rows, mode="tee")
+        cluster.kill("three")
+        cluster.restart("three")
+        wait_until(lambda: "three" in _nodes(api), seconds=60)
+        second = client.infer("linear", rows, mode="tee")
+    expected = np.asarray(rows, dtype=np.float32) @ WEIGHTS
+    for answer in (first, second):
+        found = [row.outputs for row in answer.rows]
+        assert np.allclose(found, expected, atol=1e-5)
+        assert answer.node == "three"
+
+
+def test_without_the_token_or_a_certificate_of_the_authority_nobody_gets_in(
+    cluster: RayCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(link, "REACH_S", 40.0)
+    good, token, authority = (tmp_path / name for name in ("good", "a", "b"))
+    for folder in (good, token):
+        shutil.copytree(cluster.home / "cluster", folder)
+    (token / "token").write_text("b" * 64)
+    (authority).mkdir()
+    shutil.copy(good / "token", authority)
+    others = Certificates(tmp_path / "others")
+    Credentials(authority).make(others, name="head", hosts=["127.0.0.2"])
+
+    async def nodes_seen(credentials: Path) -> list[int]:
+        seen: list[int] = []
+        driver = link.Link(
+            address=cluster.address,
+            node_ip="127.0.0.2",
+            worker_target="x:y",
+            env=Credentials(credentials).environment(),
+            nodes=lambda found: seen.append(len(found)),
+        )
+        driver.start()
+        async with asyncio.timeout(120):
+            while not seen:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+        await driver.close()
+        return seen
+
+    async def ask_all() -> list[list[int]]:
+        folders = (good, token, authority)
+        return await asyncio.gather(*(nodes_seen(folder) for folder in folders))
+
+    seen = asyncio.run(ask_all())
+    assert [counts[0] for counts in seen] == [4, 0, 0]
+
+
 def test_a_mode_whose_only_node_died_waits_for_it_to_come_back(
     api: Api, cluster: RayCluster
 ):
@@ -177,7 +248,7 @@ def test_a_killed_gateway_finds_its_job_under_way_and_another_shares_the_nodes(
     )
     with process:
         with process.client() as mine:
-            wait_until(lambda: len(_nodes(mine)) == 3, seconds=60)
+            wait_until(lambda: len(_nodes(mine)) == 4, seconds=60)
             order = {"do": "sleep", "seconds": 12, "log": str(log)}
             job = mine.order(order).json()
             wait_until(lambda: _started(log), seconds=30)

@@ -29,6 +29,7 @@ class FakeNode:
         self.gpus = gpus
         self.ran: list[str] = []
         self.warm: dict[str, int] = {}
+        self.holds: set[str] = set()
         self._modes = modes
         self._places = places
         self._memory_bytes = memory_bytes
@@ -66,6 +67,9 @@ class FakeNode:
 
     def places(self, mode: Mode) -> int:
         return self._places
+
+    def has(self, job_id: str) -> bool:
+        return job_id in self.holds
 
     def warmth(self, mode: Mode, model_sha256: str, keys_sha256: str = "") -> int:
         return self.warm.get(keys_sha256 or model_sha256, 0)

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,24 +33,39 @@ INLINE_BYTES = 1 << 20
 """Results up to this size come with the word that the job is done."""
 KEEP_S = 600.0
 """How long the result of a job is kept that nobody fetches."""
+LINGER_S = 30.0
+"""How long the result of a job is kept that somebody fetched."""
+GATHER_S = 0.1
+"""How long words about a job are gathered before they are sent; its end is not."""
 _LOOK_EVERY_S = 5.0
 _JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
 @dataclass(slots=True)
 class _Job:
-    """A job here, and what its followers are told."""
+    """A job here, and the words about it: `started`, `progress`, and then its end."""
 
     folder: Path
-    attempts: int = 0
-    progress: Json | None = None
-    end: Json | None = None
-    ended_at: float = 0.0
+    words: list[Json] = field(default_factory=list)
+    kept_until: float = 0.0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def tell(self) -> None:
+    def tell(self, word: Json, *, last: bool = False) -> None:
+        self.words.append(word)
+        if last:
+            self.kept_until = time.monotonic() + KEEP_S
+            self.over.set()
         told, self.changed = self.changed, asyncio.Event()
         told.set()
+
+    async def news(self, seen: int) -> Json:
+        """Return the words after so many, once there are some; a few at a time."""
+        while len(self.words) <= seen:
+            await self.changed.wait()
+        with suppress(TimeoutError):  # most jobs end soon: one answer tells all
+            await asyncio.wait_for(self.over.wait(), GATHER_S)
+        return {"words": self.words[seen:], "seen": len(self.words)}
 
 
 class NodeActor:
@@ -65,6 +80,7 @@ class NodeActor:
         self._settings = settings
         self._cache = Cache(folder / "cache", limit_bytes=settings.node_cache_bytes)
         self._work = folder / "work"
+        _remove(self._work)  # of an actor that died
         self._node = LocalNode(
             settings,
             Engines(worker_target),
@@ -83,6 +99,7 @@ class NodeActor:
             self._caretaker = asyncio.create_task(self._look_after())
         return {
             "node": self._node.describe(),
+            "jobs": list(self._jobs),
             "warm": self._node.warm(),
             "pid": os.getpid(),
         }
@@ -96,32 +113,30 @@ class NodeActor:
             self._cache.write, sha256, send_id, offset, piece, last=last
         )
 
-    async def run(self, request: Json) -> AsyncIterator[Json]:
-        """Yield how a job goes: `missing`, `started`, `progress`, then its end.
+    async def run(self, request: Json) -> Json:
+        """Begin a job, or find it, and return the first words about it; see `follow`.
 
-        After `missing`, which names blobs, nothing follows: send them and ask again.
+        Or return which blobs are `missing`: send them and ask again.
         """
         self._used_at = time.monotonic()
         job = self._jobs.get(request["job_id"])
         if job is None:
             self._take_input(request)
-            if missing := self._missing(request):
-                yield {"missing": missing}
-                return
-            job = self._begin(request)
-        told = max(0, job.attempts - 1)
-        shown: Json | None = None
-        while True:
-            changed = job.changed
-            for _ in range(told, job.attempts):
-                yield {"started": True}
-            told = job.attempts
-            if job.end:
-                yield job.end
-                return
-            if job.progress is not shown and (shown := job.progress):
-                yield {"progress": shown}
-            await changed.wait()
+            with self._cache.lock:
+                if missing := self._missing(request):
+                    return {"missing": missing}
+                job = self._begin(request)
+            return await job.news(0)
+        starts = [i for i, word in enumerate(job.words) if "started" in word]
+        return await job.news(starts[-1] if starts else 0)
+
+    async def follow(self, job_id: str, seen: int) -> Json:
+        """Return more words about a job: `started`, `progress`, `done` or `error`.
+
+        And no `words` if the job is not known any more.
+        """
+        job = self._jobs.get(job_id)
+        return await job.news(seen) if job else {}
 
     async def read(self, job_id: str, name: str, offset: int) -> Any:
         """Return a piece of a job's `output` or `evidence`, as bytes in an array."""
@@ -132,11 +147,12 @@ class NodeActor:
         return await asyncio.to_thread(_piece, path, offset)
 
     async def forget(self, job_id: str) -> None:
-        """Remove what is left of a job that has ended."""
-        job = self._jobs.get(job_id)
-        if job and job.end:
-            del self._jobs[job_id]
-            await asyncio.to_thread(_remove, job.folder)
+        """Remove soon what is left of a job that has ended: it was fetched.
+
+        Not at once, for a gateway that has taken the job over may ask for it, too.
+        """
+        if (job := self._jobs.get(job_id)) and job.over.is_set():
+            job.kept_until = time.monotonic() + LINGER_S
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job if it waits or runs here."""
@@ -145,15 +161,19 @@ class NodeActor:
     async def evidence(self, request: Json) -> Json:
         """Return fresh evidence of a model's enclave, or which blobs are `missing`."""
         self._used_at = time.monotonic()
-        if missing := self._missing(request):
-            return {"missing": missing}
-        bundle = self._bundle(request)
+        with self._cache.lock:
+            if missing := self._missing(request):
+                return {"missing": missing}
+            bundle, pins = self._bundle(request), ExitStack()
+            pins.enter_context(self._cache.using(bundle.root))
         try:
             raw = await self._node.evidence(
                 parse_mode(request["mode"]), bundle, bytes.fromhex(request["nonce"])
             )
         except PrivacyError as exc:
             return _error(exc)
+        finally:
+            pins.close()
         return {"evidence": base64.b64encode(raw).decode()}
 
     def _take_input(self, request: Json) -> None:
@@ -185,7 +205,6 @@ class NodeActor:
         folder = self._work / _check_job_id(job_id)
         _remove(folder)
         folder.mkdir(parents=True, mode=0o700)
-        job = self._jobs[job_id] = _Job(folder)
         keys_sha256 = request["keys_sha256"]
         work = Work(
             job_id=job_id,
@@ -197,50 +216,52 @@ class NodeActor:
             input_sha256=request["input_sha256"],
             keys_sha256=keys_sha256,
         )
-        task = asyncio.create_task(self._run(job, work))
+        used = [work.bundle.root, work.input, *([work.keys] if work.keys else [])]
+        pins = ExitStack()
+        pins.enter_context(self._cache.using(*used))
+        job = self._jobs[job_id] = _Job(folder)
+        task = asyncio.create_task(self._run(job, work, pins))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return job
 
-    async def _run(self, job: _Job, work: Work) -> None:
+    async def _run(self, job: _Job, work: Work, pins: ExitStack) -> None:
         loop = asyncio.get_running_loop()
 
-        def started() -> None:
-            job.attempts += 1
-            job.tell()
-
-        def progress(word: Json) -> None:
-            job.progress = word
-            job.tell()
+        def tell(word: Json) -> None:
+            loop.call_soon_threadsafe(job.tell, word)
 
         watch = Watch(
-            started=lambda: (loop.call_soon_threadsafe(started), None)[1],
-            progress=lambda word: (loop.call_soon_threadsafe(progress, word), None)[1],
+            started=lambda: tell({"started": True}),
+            progress=lambda progress: tell({"progress": progress}),
         )
-        used = [work.bundle.root, work.input, *([work.keys] if work.keys else [])]
         try:
-            with self._cache.using(*used):
-                job.end = _done(await self._node.run(work, watch))
+            with pins:
+                end = _done(await self._node.run(work, watch))
         except PrivacyError as exc:
-            job.end = _error(exc)
+            end = _error(exc)
         except Exception as exc:  # noqa: BLE001 - followers must hear of a defect
             msg = f"the node failed at this job ({type(exc).__name__})"
-            job.end = _error(BackendError(msg, code="node-failed"))
-        self._used_at = job.ended_at = time.monotonic()
-        job.tell()
+            end = _error(BackendError(msg, code="node-failed"))
+        self._used_at = time.monotonic()
+        job.tell(end, last=True)
 
     async def _look_after(self) -> None:
         """Remove results that nobody fetched; end if nobody has had use for us."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             now = time.monotonic()
-            for job_id, job in list(self._jobs.items()):
-                if job.end and now - job.ended_at > KEEP_S:
-                    await self.forget(job_id)
+            await self._remove_old(now)
             idle = not self._tasks and now - self._used_at > self._settings.node_idle_s
             if idle:
                 await self._node.close()
                 os._exit(0)
+
+    async def _remove_old(self, now: float) -> None:
+        for job_id, job in list(self._jobs.items()):
+            if job.over.is_set() and now > job.kept_until:
+                del self._jobs[job_id]
+                await asyncio.to_thread(_remove, job.folder)
 
 
 def _check_job_id(job_id: str) -> str:

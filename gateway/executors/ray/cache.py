@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,12 @@ from privacy.modes import Mode
 
 
 class Cache:
-    """Files of one node actor, in a folder of its own."""
+    """Files of one node actor, in a folder of its own; thread-safe.
+
+    Attributes:
+        lock: Held while nothing may be removed: from looking what is missing until
+            what is here is in use.
+    """
 
     def __init__(self, folder: Path, *, limit_bytes: int) -> None:
         """Begin empty: what an earlier actor left is removed."""
@@ -25,6 +31,7 @@ class Cache:
         self._models = folder / "models"
         for place in (self._blobs, self._parts, self._models):
             make_folder(place, private=True)
+        self.lock = threading.RLock()
         self._limit_bytes = limit_bytes
         self._sizes: OrderedDict[Path, int] = OrderedDict()
         self._in_use: Counter[Path] = Counter()
@@ -69,9 +76,11 @@ class Cache:
             part.unlink()
             msg = f"the blob is {found[:12]}…, expected {sha256[:12]}…: send it again"
             raise FormatError(msg, code="wrong-digest")
-        self._room(part.stat().st_size)
-        part.replace(final)
-        self._sizes[final] = final.stat().st_size
+        with self.lock:
+            size = part.stat().st_size
+            self._room(size)
+            part.replace(final)
+            self._sizes[final] = size
 
     def missing_of_model(self, model_sha256: str, mode: Mode) -> list[str]:
         """Return which blobs a model's parts for a mode lack; the manifest first."""
@@ -80,6 +89,10 @@ class Cache:
 
     def model(self, model_sha256: str, mode: Mode, *, signature: str) -> Bundle:
         """Return a model with the parts of a mode, made of blobs that are here."""
+        with self.lock:
+            return self._model(model_sha256, mode, signature)
+
+    def _model(self, model_sha256: str, mode: Mode, signature: str) -> Bundle:
         names = self._unmade(model_sha256, mode)
         root = self._models / model_sha256
         for name, sha256 in names.items():
@@ -100,15 +113,17 @@ class Cache:
     @contextmanager
     def using(self, *paths: Path) -> Iterator[None]:
         """Keep files meanwhile, and count them as used just now."""
-        for path in paths:
-            self._in_use[path] += 1
-            if path in self._sizes:
-                self._sizes.move_to_end(path)
+        with self.lock:
+            for path in paths:
+                self._in_use[path] += 1
+                if path in self._sizes:
+                    self._sizes.move_to_end(path)
         try:
             yield
         finally:
-            for path in paths:
-                self._in_use[path] -= 1
+            with self.lock:
+                for path in paths:
+                    self._in_use[path] -= 1
 
     def _unmade(self, model_sha256: str, mode: Mode) -> dict[str, str]:
         """Return files that a model's folder lacks, by name: their digests."""

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Collection
+from importlib.util import find_spec
 
 import structlog
 
@@ -78,6 +79,10 @@ class RayNode:
         """Return how many jobs of a mode run at once."""
         return int(self.view["modes"].get(mode, 0))
 
+    def has(self, job_id: str) -> bool:
+        """Whether it runs a job, or keeps its result; see `Node`."""
+        return job_id in (self.view["status"] or {}).get("jobs", ())
+
     def warmth(self, mode: Mode, model_sha256: str, keys_sha256: str = "") -> int:
         """Return 2 if the keys are loaded, 1 if the model is, else 0; see `Node`."""
         status = self.view["status"] or {}
@@ -86,28 +91,22 @@ class RayNode:
 
     async def run(self, work: Work, watch: Watch) -> Done:
         """Return the files of one job; see `Executor`."""
-        starts = []
-
-        def event(word: Json) -> None:
-            if "progress" in word:
-                watch.progress(word["progress"])
-            else:
-                starts.append(asyncio.ensure_future(asyncio.to_thread(watch.started)))
-
-        files = await asyncio.to_thread(_files, work.mode, work.bundle)
+        model, files = await asyncio.to_thread(_model, work.mode, work.bundle)
         files[work.input_sha256] = str(work.input)
         if work.keys:
             files[work.keys_sha256] = str(work.keys)
         request = {
-            **await asyncio.to_thread(_model, work.mode, work.bundle),
+            **model,
             "job_id": work.job_id,
             "input_sha256": work.input_sha256,
             "keys_sha256": work.keys_sha256,
         }
+        words: asyncio.Queue[Json | None] = asyncio.Queue()
+        telling = asyncio.create_task(_tell(watch, words))
         try:
             answer = await self._link.call(
                 "run",
-                event=event,
+                event=words.put_nowait,
                 node=self.view["id"],
                 name=self.name,
                 request=request,
@@ -115,20 +114,21 @@ class RayNode:
                 folder=str(work.folder.absolute()),
             )
         finally:  # the row says when it began before it says how it ended
-            await asyncio.gather(*starts)
+            words.put_nowait(None)
+            await telling
         kind = answer["kind"]
         evidence = work.folder / "evidence" if kind else None
         return Done(work.folder / "output", evidence, kind, self.name)
 
     async def evidence(self, mode: Mode, bundle: Bundle, nonce: bytes) -> bytes:
         """Return fresh evidence of a model's enclave, started if need be."""
-        request = await asyncio.to_thread(_model, mode, bundle)
+        model, files = await asyncio.to_thread(_model, mode, bundle)
         answer = await self._link.call(
             "evidence",
             node=self.view["id"],
             name=self.name,
-            request={**request, "nonce": nonce.hex()},
-            files=await asyncio.to_thread(_files, mode, bundle),
+            request={**model, "nonce": nonce.hex()},
+            files=files,
         )
         return base64.b64decode(answer["evidence"])
 
@@ -169,7 +169,11 @@ class RayCluster:
 
         Raises:
             NotFoundError: A file of the credentials is missing.
+            UnavailableError: Ray is not installed here.
         """
+        if find_spec("ray") is None:
+            msg = "Ray is not installed: pip install 'privacy-compute[gateway,ray]'"
+            raise UnavailableError(msg, code="engine-missing")
         host = settings.ray_address.rpartition(":")[0]
         self._evidence = settings.enclave_evidence
         self._scheduler: Scheduler | None = None
@@ -213,30 +217,34 @@ class RayCluster:
         scheduler.changed()
 
 
+async def _tell(watch: Watch, words: "asyncio.Queue[Json | None]") -> None:
+    """Pass on words about a job in their order, until None; to start may block."""
+    while word := await words.get():
+        if "progress" in word:
+            watch.progress(word["progress"])
+        else:
+            await asyncio.to_thread(watch.started)
+
+
 def _free_name(view: Json, taken: Collection[str]) -> str:
     """Return a node's name, made longer if another one has it."""
     name = str(view["name"])
     return f"{name}-{view['id'][:8]}" if name in taken else name
 
 
-def _model(mode: Mode, bundle: Bundle) -> Json:
-    """Return what a node needs to know of a model."""
-    signature = bundle.root / SIGNATURE
-    return {
+def _model(mode: Mode, bundle: Bundle) -> tuple[Json, dict[str, str]]:
+    """Return what a node is told of a model, and where the files lie, by digest."""
+    signature, root = bundle.root / SIGNATURE, bundle.root.absolute()
+    wanted = tuple(f"{part}/" for part in mode.parts)
+    files = {
+        entry.sha256: str(root / name)
+        for name, entry in bundle.manifest.files.items()
+        if name.startswith(wanted)
+    }
+    told = {
         "mode": mode,
         "model_sha256": bundle.sha256,
         "publisher": bundle.publisher,
         "signature": signature.read_text() if signature.exists() else "",
     }
-
-
-def _files(mode: Mode, bundle: Bundle) -> dict[str, str]:
-    """Return where the files of a model lie that a mode needs, by digest."""
-    wanted = tuple(f"{part}/" for part in mode.parts)
-    root = bundle.root.absolute()
-    found = {
-        entry.sha256: str(root / name)
-        for name, entry in bundle.manifest.files.items()
-        if name.startswith(wanted)
-    }
-    return {**found, bundle.sha256: str(root / MANIFEST)}
+    return told, {**files, bundle.sha256: str(root / MANIFEST)}

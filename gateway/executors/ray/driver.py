@@ -13,14 +13,14 @@ import resource
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gateway.executors.ray.actor import CHUNK_BYTES, NodeActor
@@ -49,7 +49,7 @@ class _Node:
         self.id = str(view["id"])
         self.lost = asyncio.Event()
         self.status: Json | None = None
-        self.begun = False
+        self.known = False  # whether we could ask what it does already
         self.asking: asyncio.Task[None] | None = None
         self.sending: dict[str, asyncio.Task[None]] = {}
         self._actor: Any = None
@@ -137,24 +137,13 @@ class Driver:
         try:
             result = await self._result(node, call)
             self.send(id=call["id"], result=result)
-        except (_LostError, RayError) as exc:
-            if node:
-                node.forget_actor()
-            name = call["name"]
-            msg = f"node {name} does not answer ({str(exc).splitlines()[0][:200]})"
-            self.send(
-                id=call["id"], error=_described("NodeLostError", "node-lost", msg)
-            )
-        except PrivacyError as exc:
-            family = type(exc).__name__
-            self.send(id=call["id"], error=_described(family, exc.code, exc.message))
         except Exception as exc:  # noqa: BLE001 - the caller must not wait for ever
-            msg = f"the Ray driver failed ({type(exc).__name__})"
+            lost = isinstance(exc, _LostError | RayError)
+            if node and lost and not isinstance(exc, RayTaskError):
+                node.forget_actor()
             if os.environ.get("PRIVACY_CHILD_STDERR"):
                 sys.excepthook(type(exc), exc, exc.__traceback__)
-            self.send(
-                id=call["id"], error=_described("BackendError", "node-failed", msg)
-            )
+            self.send(id=call["id"], error=_described(exc, call["name"]))
 
     async def _result(self, node: _Node | None, call: Json) -> Json:
         """Return what a call gives, unless the node dies first: Ray is slow to say."""
@@ -181,27 +170,36 @@ class Driver:
 
     async def _run_there(self, node: _Node, call: Json) -> Json:
         request, files = call["request"], call["files"]
-        small = await asyncio.to_thread(_small, Path(files[request["input_sha256"]]))
-        request |= {"input": small}
+        request |= {"input": _small(Path(files[request["input_sha256"]]))}
         for _ in range(_MAX_SENDS):
             if self._runs[request["job_id"]]:
                 raise JobFailedError("the job was cancelled", code="cancelled")
             actor = await node.actor(self._worker_target)
-            missing: list[str] = []
-            async for word in _words(actor, request):
-                if "missing" in word:
-                    missing = word["missing"]
-                elif "done" in word:
-                    await _fetch(actor, request["job_id"], word["done"], call["folder"])
-                    actor.forget.remote(request["job_id"])
-                    return {"kind": word["done"]["kind"]}
-                elif "error" in word:
-                    actor.forget.remote(request["job_id"])
-                    raise error_from(**word["error"])
-                else:
-                    self.send(id=call["id"], event=word)
-            await self._send_all(node, actor, missing, files)
+            said: Json = await actor.run.remote(request)
+            if "missing" in said:
+                await self._send_all(node, actor, said["missing"], files)
+            elif end := await self._followed(actor, call, said):
+                return end
         raise _never_enough()
+
+    async def _followed(self, actor: Any, call: Json, said: Json) -> Json | None:
+        """Pass on what a node says about a job until it has ended.
+
+        None if the node knows it no more: another gateway had it, and forgot it.
+        """
+        job_id = call["request"]["job_id"]
+        while "words" in said:
+            for word in said["words"]:
+                if "done" in word:
+                    await _fetch(actor, job_id, word["done"], call["folder"])
+                    actor.forget.remote(job_id)
+                    return {"kind": word["done"]["kind"]}
+                if "error" in word:
+                    actor.forget.remote(job_id)
+                    raise error_from(**word["error"])
+                self.send(id=call["id"], event=word)
+            said = await actor.follow.remote(job_id, said["seen"])
+        return None
 
     async def _evidence(self, node: _Node, call: Json) -> Json:
         for _ in range(_MAX_SENDS):
@@ -246,9 +244,8 @@ class Driver:
                 node = self._nodes.setdefault(node_id, _Node(view))
                 if node.asking is None or node.asking.done():
                     node.asking = asyncio.create_task(_ask(node, self._worker_target))
-            self.send(
-                nodes=[{**n.view, "status": n.status} for n in self._nodes.values()]
-            )
+            known = [node for node in self._nodes.values() if node.known]
+            self.send(nodes=[{**node.view, "status": node.status} for node in known])
             await asyncio.sleep(_EVERY_S)
 
 
@@ -260,24 +257,19 @@ async def _ask(node: _Node, worker_target: str) -> None:
     """
     try:
         actor = await asyncio.to_thread(node.find)
-        if actor is None and node.view["modes"] and not node.begun:
+        if actor is None and node.view["modes"] and not node.known:
+            node.known = True
             actor = await node.actor(worker_target)
-        node.begun = True
         if actor:
             asked = asyncio.ensure_future(_result(actor.status.remote()))
             node.status = await asyncio.wait_for(asked, _STATUS_WAIT_S)
     except (RayError, TimeoutError):
         node.forget_actor()
+    node.known = True
 
 
 async def _result(ref: Any) -> Any:
     return await ref
-
-
-async def _words(actor: Any, request: Json) -> AsyncIterator[Json]:
-    stream = actor.run.options(num_returns="streaming").remote(request)
-    async for ref in stream:
-        yield await ref
 
 
 async def _send(actor: Any, sha256: str, path: Path) -> None:
@@ -331,7 +323,18 @@ def _never_enough() -> BackendError:
     return BackendError(msg, code="node-cache-full")
 
 
-def _described(family: str, code: str, message: str) -> Json:
+def _described(exc: Exception, name: str) -> Json:
+    """Return what a gateway is told of an error at a node of some name."""
+    cause = exc.cause if isinstance(exc, RayTaskError) else exc
+    if isinstance(cause, PrivacyError):
+        family, code, message = type(cause).__name__, cause.code, cause.message
+    elif isinstance(exc, RayTaskError) or not isinstance(exc, _LostError | RayError):
+        family, code = "BackendError", "node-failed"
+        message = f"node {name} failed at this job ({type(cause).__name__})"
+    else:
+        family, code = "NodeLostError", "node-lost"
+        why = (str(exc).splitlines() or [""])[0][:200]
+        message = f"node {name} does not answer ({why})"
     return {"family": family, "code": code, "message": message}
 
 

@@ -20,6 +20,12 @@ from privacy.errors import error_from
 
 _log = structlog.get_logger()
 _MAX_LINE = 1 << 26
+REACH_S = 60.0
+"""How long a driver may take to reach the cluster."""
+_UNREACHED = (
+    "no answer: does this machine run a node of the cluster, and are its token and "
+    "certificate the cluster's?"
+)
 _AGAIN_S = 1.0
 _MAX_AGAIN_S = 15.0
 _PROGRAM = "gateway.executors.ray.driver"
@@ -108,6 +114,7 @@ class Link:
         while True:
             if await self._one_life():
                 wait_s = _AGAIN_S
+            _log.warning("ray-away", again_in_s=wait_s)
             self._nodes([])
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _MAX_AGAIN_S)
@@ -119,12 +126,16 @@ class Link:
         process = await asyncio.to_thread(self._spawn, theirs)
         reached = False
         try:
-            while line := await reader.readline():
+            line = await asyncio.wait_for(reader.readline(), REACH_S)
+            while line:
                 message = json.loads(line)
                 if "nodes" in message:
                     self._writer = writer
                     reached = True
                 self._take(message)
+                line = await reader.readline()
+        except TimeoutError:  # Ray's own code holds it up, and would for minutes
+            _log.warning("ray-unreachable", problem=_UNREACHED)
         except (OSError, ValueError) as exc:  # it babbles, or ended within a line
             _log.warning("ray-driver", problem=type(exc).__name__)
         finally:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from gateway.settings import Settings
 from privacy.bundle import check_name
 from privacy.child import Progress, child_environment
 from privacy.encoding import Json, canonical_json, parse_object
-from privacy.errors import ConflictError, NotFoundError, UnavailableError
+from privacy.errors import ConflictError, FormatError, NotFoundError, UnavailableError
 from privacy.files import make_folder, write_atomic
 from privacy.modes import Mode
 from privacy.tee.process import ProcessIdentity, identify
@@ -78,7 +79,12 @@ class NodePlan:
 
     def command(self, settings: Settings) -> list[str]:
         """Return the `ray start` that starts it."""
-        where = ["--head", f"--port={self.port}", "--include-dashboard=false"]
+        where = [
+            "--head",
+            f"--port={self.port}",
+            f"--ray-client-server-port={_free_port()}",
+            "--include-dashboard=false",
+        ]
         return [
             str(Path(sys.executable).with_name("ray")),
             "start",
@@ -140,6 +146,7 @@ def start_node(
 
     Raises:
         ConflictError: A node of that name runs here.
+        FormatError: A setting in the environment is not valid.
         NotFoundError: A file of the credentials is missing.
         UnavailableError: It did not start; the message holds Ray's last words.
     """
@@ -148,7 +155,10 @@ def start_node(
         msg = f"node {plan.name} runs here: `privacy node stop {plan.name}` first"
         raise ConflictError(msg, code="node-runs")
     make_folder(plan.data, private=True)
-    settings = Settings(cpus=plan.cpus, data_dir=plan.data)
+    try:
+        settings = Settings(cpus=plan.cpus, data_dir=plan.data)
+    except ValueError as exc:
+        raise FormatError(f"a setting of the node is not valid: {exc}") from exc
     env = {
         **child_environment(),
         **_node_settings(plan),
@@ -243,6 +253,14 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     except ProcessLookupError:
         return
     process.wait()
+
+
+def _free_port() -> int:
+    """Return a port for what Ray starts unasked, so that two heads do not collide."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def _temp_dir() -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +59,40 @@ def test_addresses_are_counted_by_themselves_and_ipv6_by_network():
     assert asyncio.run(count(*[f"192.0.2.{n}" for n in range(9)])) == 9
     assert asyncio.run(count(*[f"2001:db8::{n}" for n in range(9)])) == 5
     assert asyncio.run(count(*[f"2001:db8:{n}::1" for n in range(9)])) == 9
+
+
+def test_many_addresses_do_not_slow_down_each_request():
+    async def seconds(rates: Rates) -> float:
+        began = time.process_time()
+        for _ in range(100):
+            await rates.of_tenant("a", "GET", {})
+            await asyncio.sleep(0)  # what a request leaves to be done is done
+        return time.process_time() - began
+
+    async def count() -> tuple[float, float]:
+        rates = Rates(FEW)
+        alone = await seconds(rates)
+        for n in range(4000):
+            await rates.of_stranger(f"10.0.{n // 256}.{n % 256}")
+        return alone, await seconds(rates)
+
+    alone, among_many = asyncio.run(count())
+    assert among_many < 10 * alone + 0.01
+
+
+def test_counts_of_the_past_are_forgotten(monkeypatch: pytest.MonkeyPatch):
+    async def count() -> int:
+        rates = Rates(FEW)
+        for n in range(50):
+            await rates.of_stranger(f"192.0.2.{n}")
+        for name in ("time", "monotonic"):
+            clock = getattr(time, name)
+            monkeypatch.setattr(time, name, lambda clock=clock: clock() + 300)
+        await rates.of_stranger("192.0.2.200")
+        await asyncio.sleep(0.05)
+        return len(rates._limiter.storage.expirations)
+
+    assert asyncio.run(count()) <= 2
 
 
 @pytest.fixture(scope="module")

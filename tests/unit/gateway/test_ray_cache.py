@@ -1,6 +1,7 @@
 """What a cluster's node keeps of what it is sent."""
 
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,26 @@ def test_a_model_is_sent_once_and_only_the_parts_of_the_mode(tmp_path: Path):
     assert _send_missing(cache, bundle, Mode.ZKML) == 1
     both = cache.model(bundle.sha256, Mode.ZKML, signature="a.b.c")
     both.check_files(["fhe/server.zip", "zkml/vk.key"])
+
+
+def test_many_may_send_and_use_the_same_blobs_at_once(tmp_path: Path):
+    cache = Cache(tmp_path / "cache", limit_bytes=20_000)
+    bundle = write_bundle(tmp_path / "models")
+    noise = [secrets.token_bytes(3000) for _ in range(8)]
+
+    def use(number: int) -> bytes:
+        send(cache, noise[number % len(noise)], pieces=3)
+        for _ in range(100):
+            with cache.lock:
+                if not cache.missing_of_model(bundle.sha256, Mode.FHE):
+                    made = cache.model(bundle.sha256, Mode.FHE, signature="")
+                    return made.path("fhe/server.zip").read_bytes()
+            _send_missing(cache, bundle, Mode.FHE)
+        return b""
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = set(threads.map(use, range(48)))
+    assert answers == {b"not for clients"}
 
 
 def test_a_restarted_node_begins_empty(tmp_path: Path):

@@ -96,6 +96,18 @@ def test_a_cluster_that_cannot_be_reached_is_tried_again(
     assert len(play(scenario, "unreachable")) >= 2
 
 
+def test_a_driver_that_says_nothing_is_given_up(
+    play: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(module, "REACH_S", 0.5)
+
+    async def scenario(_link: Link, seen: list[Any]) -> None:
+        await until(lambda: len(seen) == 2)
+        assert seen == [[], []]
+
+    assert len(set(play(scenario, "silent"))) >= 2
+
+
 def test_closing_ends_calls_without_an_outcome(play: Callable[..., list[str]]):
     calls: list[Any] = []
 

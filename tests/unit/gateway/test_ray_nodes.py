@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.executors.ray import cluster as cluster_module
 from gateway.executors.ray.cluster import RayCluster, RayNode
 from gateway.executors.ray.credentials import Credentials
 from gateway.executors.ray.labels import labels, node_view, resources
@@ -81,11 +82,13 @@ def test_a_node_refuses_what_it_can_never_run(tmp_path: Path):
 
 def test_warm_keys_and_load_are_what_the_node_said_last(tmp_path: Path):
     busy = {"modes": {"zkml": {"workers": 2, "busy": 1, "time_limit_s": 9.0}}}
-    status = {"warm": {"zkml": ["m" * 64, "k" * 64]}, "node": busy}
+    warm = {"zkml": ["m" * 64, "k" * 64]}
+    status = {"warm": warm, "node": busy, "jobs": ["job_1"]}
     node = _node(status=status)
     warmth = [node.warmth(Mode.ZKML, "m" * 64, keys) for keys in ("k" * 64, "other")]
     assert [*warmth, node.warmth(Mode.ZKML, "x" * 64)] == [2, 1, 0]
     assert node.busy() == {Mode.ZKML: 1}
+    assert [node.has(job_id) for job_id in ("job_1", "job_2")] == [True, False]
     assert node.describe()["modes"] == busy["modes"]
     cold = _node()
     assert (cold.warmth(Mode.ZKML, "m" * 64), cold.busy()) == (0, {})
@@ -105,6 +108,14 @@ def test_nodes_of_the_cluster_come_and_go_at_the_scheduler(tmp_path: Path):
     assert scheduler.describe()[0]["cpus"] == 2
     cluster._take([])
     assert not scheduler.nodes()
+
+
+def test_a_gateway_without_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster_module, "find_spec", lambda _: None)
+    with pytest.raises(UnavailableError) as refusal:
+        RayCluster(Settings(ray_address="127.0.0.2:1"), worker_target="x:y")
+    assert refusal.value.code == "engine-missing"
+    assert "pip install" in refusal.value.message
 
 
 def test_a_head_makes_what_it_lacks_and_keeps_what_it_has(tmp_path: Path):

@@ -201,6 +201,16 @@ def test_a_lost_node_is_tried_again_and_given_up_in_the_end(
     play(scenario, tmp_path, FakeNode("flaky"))
 
 
+def test_a_job_that_a_node_has_from_a_dead_gateway_goes_on_there(tmp_path: Path):
+    async def scenario(desk: _Desk, a: FakeNode, b: FakeNode) -> None:
+        a.warm, b.holds = {desk.bundle.sha256: 2}, {"under way"}
+        await desk.submit("1", avoid=frozenset("a"))
+        await desk.submit("under way")  # though it has no place for another
+        assert (a.ran, b.ran) == ([], ["1", "under way"])
+
+    play(scenario, tmp_path, FakeNode("a"), FakeNode("b"))
+
+
 def test_an_engines_failure_is_not_tried_elsewhere(tmp_path: Path):
     async def scenario(desk: _Desk, a: FakeNode, b: FakeNode) -> None:
         job = await desk.submit("1")

@@ -158,6 +158,7 @@ def _away(*_: object) -> NoReturn:
     raise StoreAwayError("away")
 
 
+@pytest.mark.slow
 def test_a_key_revoked_at_one_gateway_is_refused_by_the_other_within_two_seconds(
     start: Start,
 ):

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from standardwebhooks import WebhookVerificationError
 
 from gateway.store.database import Database
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
+from gateway.store.log_tables import audit_pending
 from gateway.store.webhooks import Webhook, Webhooks
 from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
 from gateway.webhooks.sender import BACK_OFF_S, Sender
@@ -367,6 +369,23 @@ def test_the_key_of_the_secrets_is_made_once_and_private(tmp_path: Path):
     path.write_bytes(b"short")
     with pytest.raises(FormatError, match="expected 32"):
         load_webhook_secrets(path)
+
+
+def test_the_audit_log_says_where_messages_go_and_no_more(bench: Bench):
+    webhook = bench.add("https://example.com:8443/hooks/secret-token?key=secret")
+    bench.webhooks.change(webhook.id, tenant="acme", url="https://example.org/secret")
+    bench.webhooks.rotate(webhook.id, tenant="acme", both_for_s=1)
+    bench.webhooks.remove(webhook.id, tenant="acme")
+    with bench.database.read() as c:
+        noted = [row.act for row in c.execute(sa.select(audit_pending.c.act))]
+    ours = [act for act in noted if act["target"] == webhook.id]
+    assert [(act["action"], act["details"].get("host")) for act in ours] == [
+        ("webhook-made", "example.com:8443"),
+        ("webhook-changed", "example.org"),
+        ("webhook-rotated", None),
+        ("webhook-removed", None),
+    ]
+    assert "secret" not in json.dumps(ours)
 
 
 def test_a_tenant_has_ten_webhooks_at_most_and_sees_no_other_tenants(bench: Bench):
