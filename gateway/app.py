@@ -156,6 +156,8 @@ def run(
     server = DrainingServer(config, gateway.drain)
     try:
         server.run()
+    except KeyboardInterrupt:
+        pass  # it stopped as it was told
     finally:
         stop_traces()
     if not server.started:

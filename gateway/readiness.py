@@ -3,14 +3,19 @@
 import asyncio
 import shutil
 import tempfile
+import time
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from gateway.node import Gateway
 from privacy.encoding import Json
 from privacy.errors import PrivacyError, UnavailableError
 
 _PATIENCE_S = 5.0
+_GOOD_FOR_S = 1.0
 _NO_BLOB = "0" * 64
+_turns: WeakKeyDictionary[Gateway, asyncio.Lock] = WeakKeyDictionary()
+_good_until: WeakKeyDictionary[Gateway, float] = WeakKeyDictionary()
 
 
 async def check_ready(gateway: Gateway) -> Json:
@@ -31,12 +36,21 @@ async def check_ready(gateway: Gateway) -> Json:
         raise UnavailableError(msg, code="receipt-key-mismatch")
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            await asyncio.to_thread(_check_stores, gateway)
+            await _check_stores_now_and_then(gateway)
     except TimeoutError:
         msg = f"the stores did not answer within {_PATIENCE_S:g} s"
         raise UnavailableError(msg, code="stores-slow") from None
     checked = ("nodes", "receipt key", "database", "models", "blobs", "disk")
     return {"status": "ready", "checks": dict.fromkeys(checked, "ok")}
+
+
+async def _check_stores_now_and_then(gateway: Gateway) -> None:
+    """Look at the stores, unless that was done a moment ago: anybody may ask."""
+    async with _turns.setdefault(gateway, asyncio.Lock()):
+        if time.monotonic() < _good_until.get(gateway, 0.0):
+            return
+        await asyncio.to_thread(_check_stores, gateway)
+        _good_until[gateway] = time.monotonic() + _GOOD_FOR_S
 
 
 def _check_stores(gateway: Gateway) -> None:

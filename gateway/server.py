@@ -140,7 +140,7 @@ class DrainingServer(uvicorn.Server):
             await self._drain()
         except Exception as exc:  # noqa: BLE001 - whatever it is, we stop
             error_id_of(exc, task="drain")
-        super().handle_exit(signal.SIGTERM, None)
+        self.should_exit = True  # not by the signal, which would end us before our end
 
 
 def bounded_protocol(

@@ -27,7 +27,6 @@ from gateway.store.tables import (
     api_keys,
     jobs,
     metadata,
-    uploads,
     webhook_deliveries,
     webhooks,
 )
@@ -36,13 +35,6 @@ from gateway.store.uploads import Uploads
 from privacy.errors import ConflictError
 
 _AT_ONCE = 500
-_FILES = (
-    uploads.c.sha256,
-    jobs.c.input_sha256,
-    jobs.c.keys_sha256,
-    jobs.c.output_sha256,
-    jobs.c.evidence_sha256,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,21 +96,29 @@ class Deletions:
 
     def _remove(self, tenant_id: str) -> None:
         with self.uploads.removing() as c:
-            files: set[str] = set()
-            for column in _FILES:
-                of_tenant = column.table.c.tenant == tenant_id
-                files |= set(c.execute(sa.select(column).where(of_tenant)).scalars())
+            named = _digests(c, tenant_id)
             hooks = sa.select(webhooks.c.id).where(webhooks.c.tenant == tenant_id)
             deliveries = sa.delete(webhook_deliveries)
             c.execute(deliveries.where(webhook_deliveries.c.webhook_id.in_(hooks)))
             for table in tables_of_tenants():
                 c.execute(sa.delete(table).where(table.c.tenant == tenant_id))
-            found = sorted(files - {""})
-            for at in range(0, len(found), _AT_ONCE):
-                self.uploads.remove_unneeded(c, set(found[at : at + _AT_ONCE]))
+            for at in range(0, len(named), _AT_ONCE):
+                self.uploads.remove_unneeded(c, set(named[at : at + _AT_ONCE]))
             self.tenants.bury(c, tenant_id)
         self.uploads.parts.discard_all(tenant_id)
         self.contract_inputs.delete_all(tenant_id)
+
+
+def _digests(c: sa.Connection, tenant_id: str) -> list[str]:
+    """Return every digest in a tenant's rows: those of its files are among them."""
+    found: set[str | None] = set()
+    for table in tables_of_tenants():
+        of_tenant = table.c.tenant == tenant_id
+        for column in table.c:
+            if column.name.endswith("sha256"):
+                query = sa.select(column).where(of_tenant).distinct()
+                found |= set(c.execute(query).scalars())
+    return sorted(digest for digest in found if digest)
 
 
 def tables_of_tenants() -> list[sa.Table]:

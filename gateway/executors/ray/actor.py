@@ -80,6 +80,7 @@ class NodeActor:
         self._settings = settings
         self._cache = Cache(folder / "cache", limit_bytes=settings.node_cache_bytes)
         self._work = folder / "work"
+        _remove(self._work)  # of an actor that died
         self._node = LocalNode(
             settings,
             Engines(worker_target),
@@ -204,7 +205,6 @@ class NodeActor:
         folder = self._work / _check_job_id(job_id)
         _remove(folder)
         folder.mkdir(parents=True, mode=0o700)
-        job = self._jobs[job_id] = _Job(folder)
         keys_sha256 = request["keys_sha256"]
         work = Work(
             job_id=job_id,
@@ -219,6 +219,7 @@ class NodeActor:
         used = [work.bundle.root, work.input, *([work.keys] if work.keys else [])]
         pins = ExitStack()
         pins.enter_context(self._cache.using(*used))
+        job = self._jobs[job_id] = _Job(folder)
         task = asyncio.create_task(self._run(job, work, pins))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

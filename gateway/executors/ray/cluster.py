@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import Collection
+from importlib.util import find_spec
 
 import structlog
 
@@ -168,7 +169,11 @@ class RayCluster:
 
         Raises:
             NotFoundError: A file of the credentials is missing.
+            UnavailableError: Ray is not installed here.
         """
+        if find_spec("ray") is None:
+            msg = "Ray is not installed: pip install 'privacy-compute[gateway,ray]'"
+            raise UnavailableError(msg, code="engine-missing")
         host = settings.ray_address.rpartition(":")[0]
         self._evidence = settings.enclave_evidence
         self._scheduler: Scheduler | None = None

@@ -114,6 +114,7 @@ class Link:
         while True:
             if await self._one_life():
                 wait_s = _AGAIN_S
+            _log.warning("ray-away", again_in_s=wait_s)
             self._nodes([])
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _MAX_AGAIN_S)

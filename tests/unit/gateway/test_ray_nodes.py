@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from gateway.executors.ray import cluster as cluster_module
 from gateway.executors.ray.cluster import RayCluster, RayNode
 from gateway.executors.ray.credentials import Credentials
 from gateway.executors.ray.labels import labels, node_view, resources
@@ -107,6 +108,14 @@ def test_nodes_of_the_cluster_come_and_go_at_the_scheduler(tmp_path: Path):
     assert scheduler.describe()[0]["cpus"] == 2
     cluster._take([])
     assert not scheduler.nodes()
+
+
+def test_a_gateway_without_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cluster_module, "find_spec", lambda _: None)
+    with pytest.raises(UnavailableError) as refusal:
+        RayCluster(Settings(ray_address="127.0.0.2:1"), worker_target="x:y")
+    assert refusal.value.code == "engine-missing"
+    assert "pip install" in refusal.value.message
 
 
 def test_a_head_makes_what_it_lacks_and_keeps_what_it_has(tmp_path: Path):

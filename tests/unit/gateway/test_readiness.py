@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from gateway import readiness
 from gateway.jobs.runs import Runs
 from gateway.store.away import StoreAwayError
 from gateway.store.jobs import Jobs
@@ -17,6 +18,12 @@ from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import Api, ProcessGateway, ThreadGateway, wait_until
 
 ECHO = {"do": "echo"}
+
+
+@pytest.fixture(autouse=True)
+def _looks_each_time(monkeypatch):
+    monkeypatch.setattr(readiness, "_GOOD_FOR_S", 0.0)
+    readiness._good_until.clear()
 
 
 def _refused(api: Api, code: str) -> None:
@@ -36,6 +43,16 @@ def test_readiness_says_what_was_looked_at(api: Api):
         "blobs",
         "disk",
     }
+
+
+def test_who_asks_often_makes_no_work(api: Api, monkeypatch):
+    monkeypatch.setattr(readiness, "_GOOD_FOR_S", 60.0)
+    api.get("/readyz").raise_for_status()
+    looked = []
+    monkeypatch.setattr(readiness, "_check_stores", looked.append)
+    for _ in range(5):
+        api.get("/readyz").raise_for_status()
+    assert not looked
 
 
 def test_no_room_means_not_ready(api: Api, monkeypatch):
@@ -116,9 +133,20 @@ def test_sigterm_lets_running_jobs_end_takes_no_new_ones_and_keeps_the_rest(
         began = time.monotonic()
         process.process.wait(20)
         assert time.monotonic() - began < 15, "it waited for nothing"
+        assert process.process.returncode == 0
     with process.start().client() as api:
         assert api.finished(waiting)["status"] == "succeeded"
     process.stop()
+
+
+@pytest.mark.slow
+def test_sigint_stops_at_once_and_is_no_failure(tmp_path: Path):
+    write_bundle(tmp_path / "models")
+    process = ProcessGateway(tmp_path / "data", tmp_path / "models", drain_s=300)
+    process.start()
+    assert process.process
+    process.process.send_signal(signal.SIGINT)
+    assert process.process.wait(20) == 0
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from gateway.jobs.deletions import tables_of_tenants
 from gateway.store.parts import Owner
-from gateway.store.tables import metadata
+from gateway.store.tables import metadata, pins, uploads
 from privacy.encoding import sha256_hex
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.issuer import AUDIENCE, ISSUER, LocalIssuer
@@ -162,6 +162,12 @@ def test_deleting_a_tenant_leaves_nothing_of_it_and_all_of_others(
         open_job = leaver.order({"do": "sleep", "seconds": 60}).json()
         mine = leaver.upload(b"only mine")
         shared = leaver.upload(b"also another's")
+        pinned = leaver.upload(b"kept for a dispute")
+        with gateway.database.write() as c:
+            pin = {"dispute_id": "d", "sha256": pinned, "tenant": "leaver"}
+            c.execute(sa.insert(pins).values(**pin))
+            c.execute(sa.delete(uploads).where(uploads.c.sha256 == pinned))
+        assert gateway.blobs.path(pinned).exists()
         assert operator.upload(b"also another's") == shared
         gone = operator.delete("/v1/tenants/leaver")
         assert gone.json()["state"] == "deleted"
@@ -171,7 +177,7 @@ def test_deleting_a_tenant_leaves_nothing_of_it_and_all_of_others(
         query = sa.select(sa.func.count()).where(table.c.tenant == "leaver")
         with gateway.database.read() as c:
             assert not c.execute(query).scalar_one(), table.name
-    for sha256 in (mine, done["input_sha256"], done["output_sha256"]):
+    for sha256 in (mine, pinned, done["input_sha256"], done["output_sha256"]):
         assert not gateway.blobs.path(sha256).exists()
     assert gateway.blobs.path(shared).exists()
     assert operator.head(f"/v1/blobs/{shared}").status_code == 200
