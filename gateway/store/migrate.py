@@ -67,5 +67,7 @@ def migrate(engine: sa.Engine, *, to: str = "head") -> tuple[str, str]:
 def _lock(connection: sa.Connection) -> None:
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
-    else:
+    else:  # however long another gateway's migration takes, and ours
+        for limit in ("lock_timeout", "statement_timeout"):
+            connection.exec_driver_sql(f"SET LOCAL {limit} = 0")
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))

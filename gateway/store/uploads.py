@@ -227,20 +227,14 @@ class Uploads:
     def sweep(self) -> int:
         """Remove uploads that have expired; return how many files went."""
         self.parts.sweep()
-        with self.removing() as c:
-            needed = {
-                (tenant, sha256)
-                for column in (jobs.c.input_sha256, jobs.c.keys_sha256)
-                for tenant, sha256 in c.execute(
-                    sa.select(jobs.c.tenant, column).where(_IS_OPEN)
-                )
-            }
-            gone = {
-                owner.sha256
-                for owner in self._expired_owners(c)
-                if (owner.tenant, owner.sha256) not in needed and self._forget(c, owner)
-            }
-            return self.remove_unneeded(c, gone)
+        removed = 0
+        while True:
+            with self.removing() as c:  # in parts: others name files meanwhile
+                found = self._unneeded_owners(c)
+                gone = {o.sha256 for o in found[:_AT_ONCE] if self._forget(c, o)}
+                removed += self.remove_unneeded(c, gone)
+            if len(found) <= _AT_ONCE:
+                return removed
 
     def trim_copies(self) -> int:
         """Remove copies of blobs that no open job needs, if they take much room."""
@@ -294,6 +288,18 @@ class Uploads:
 
     def _expired(self, upload: Upload) -> bool:
         return self.expires_at(upload) <= now()
+
+    def _unneeded_owners(self, c: sa.Connection) -> list[Owner]:
+        """Return whose uploads have expired and are needed by no open job."""
+        needed = {
+            (tenant, sha256)
+            for column in (jobs.c.input_sha256, jobs.c.keys_sha256)
+            for tenant, sha256 in c.execute(
+                sa.select(jobs.c.tenant, column).where(_IS_OPEN)
+            )
+        }
+        expired = self._expired_owners(c)
+        return [o for o in expired if (o.tenant, o.sha256) not in needed]
 
     def _expired_owners(self, c: sa.Connection) -> list[Owner]:
         return [
