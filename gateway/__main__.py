@@ -3,7 +3,7 @@
 import sys
 
 from gateway.app import run
-from gateway.settings import Settings
+from gateway.settings import load_settings
 from privacy.errors import PrivacyError
 
 
@@ -15,9 +15,8 @@ def _announce(first_key: str | None) -> None:
 
 def main() -> int:
     """Serve until stopped; return the exit code."""
-    settings = Settings()
     try:
-        run(settings, announce=_announce)
+        run(load_settings(), announce=_announce)
     except PrivacyError as exc:
         sys.stderr.write(f"{exc.message}\n")
         return exc.exit_code

@@ -3,7 +3,8 @@
 Acts that change our tables note themselves (`gateway.store.audit.note`). Requests that
 need an operator's scope are recorded here, whatever their route does: what changes
 something before it is done and again before it is answered, what only reads before it
-is answered. A gateway that dies in between leaves a `begun` without an end.
+is answered. A gateway that dies in between leaves a `begun` without an end. What cannot
+be recorded, for the database is away or full, is answered with that (503) instead.
 """
 
 import asyncio
@@ -13,8 +14,11 @@ from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.limits import address_of
+from gateway.api.problems import problem_response
 from gateway.identity.caller import Caller
+from gateway.problems import problem_of
 from gateway.store.audit import WHO, Act, Who
+from privacy.errors import UnavailableError
 
 _OF_OPERATORS = {"admin", "tenant:admin"}
 _REFUSED = {401, 403}
@@ -55,14 +59,24 @@ class AuditTrail:
             return
         gateway = scope["app"].state.gateway
         state = scope.setdefault("state", {})
+        unrecorded = False
 
         async def record_and_send(message: Message) -> None:
+            nonlocal unrecorded
+            if unrecorded:  # the answer that goes on here was not given
+                return
             if message["type"] == "http.response.start":
                 status = message["status"]
                 if who := state.get("audited"):
                     outcome = "done" if status < _ERRORS else f"refused {status}"
                     act = _act(scope, outcome=outcome, who=who)
-                    await asyncio.to_thread(gateway.audit.record, act)
+                    try:
+                        await asyncio.to_thread(gateway.audit.record, act)
+                    except UnavailableError as exc:
+                        unrecorded = True
+                        problem = problem_of(exc, instance=scope["path"])
+                        await problem_response(problem)(scope, receive, send)
+                        return
                 elif status in _REFUSED:
                     gateway.refusals.add(status, address_of(scope))
             await send(message)

@@ -2,15 +2,17 @@
 
 import os
 import sys
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from gateway.identity.issuers import Issuer
 from gateway.identity.rates import RateLimits
 from gateway.webhooks.targets import Rules
+from privacy.errors import FormatError
 from privacy.files import default_home
 from privacy.modes import Mode
 from privacy.tee.configfs_tsm import ROOT as TSM_DIR
@@ -314,6 +316,17 @@ class Settings(BaseSettings):
             raise ValueError(msg)
         return issuers
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, proxies: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in proxies:
+            try:
+                ip_network(proxy)
+            except ValueError:
+                msg = f"{proxy!r} is no address and no network such as 10.0.0.0/8"
+                raise ValueError(msg) from None
+        return proxies
+
     @property
     def cluster_credentials(self) -> Path:
         """The folder of what Ray needs; see `gateway.executors.ray.credentials`."""
@@ -404,6 +417,27 @@ class Settings(BaseSettings):
             Mode.TEE: self.tee_time_limit_s,
             Mode.TEE_ZKML: self.zkml_time_limit_s,
         }[mode]
+
+
+def load_settings(**chosen: Any) -> Settings:
+    """Return the settings of the environment, but for those that are given.
+
+    Raises:
+        FormatError: Some are not valid; the message names them.
+    """
+    try:
+        return Settings(**chosen)
+    except ValidationError as exc:
+        prefix = Settings.model_config["env_prefix"]
+        wrong = [
+            f"{prefix}{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}"
+            for e in exc.errors(include_url=False, include_input=False)
+        ]
+        why = "; ".join(wrong)
+    except SettingsError as exc:
+        why = f"{exc}: expected JSON"
+    msg = f"a setting of the gateway is not valid: {why}; see docs/configuration.md"
+    raise FormatError(msg, code="bad-setting")
 
 
 _THREADS = {Mode.FHE: "OMP_NUM_THREADS", Mode.ZKML: "RAYON_NUM_THREADS"}

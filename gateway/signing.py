@@ -6,6 +6,7 @@ key: one whose file is not the key of the day does not start, and one that loses
 rotation elsewhere stops signing when the old key ends.
 """
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from threading import Lock
 
@@ -17,7 +18,7 @@ from gateway.store.database import Database
 from gateway.store.log_tables import receipt_key_history
 from privacy.clock import now
 from privacy.encoding import Json
-from privacy.errors import UnavailableError
+from privacy.errors import ConflictError, UnavailableError
 from privacy.files import locked, write_atomic
 from privacy.jws import key_id
 from privacy.key_history import begin, key_set, read_history, revoke, succeed
@@ -41,6 +42,7 @@ class ReceiptKeys:
         self._path, self._database = path, database
         self._lock = Lock()
         self._private = load_private_key(path)
+        self._history: list[Json] = []
         self._history = self._begun()
         self._adopt()
         if not self.is_current:
@@ -93,23 +95,31 @@ class ReceiptKeys:
             since: Since when it is in the wrong hands; empty if it is not.
         """
         with self._lock:
-            old, new = self._private, Ed25519PrivateKey.generate()
-            history = succeed(
-                self._history,
-                new,
-                old,
-                at=now(),
-                until=since or now(plus_s=overlap_s),
-            )
-            old_id = key_id(old.public_key())
-            if log_size is not None:
-                history = revoke(
-                    history, old_id, new, at=now(), since=since, log_size=log_size
+            # Whoever sees the new file without the new history takes it for a rotation
+            # that was broken off, and removes it: so they wait for the end of this one.
+            with self._alone():
+                self._take_over()
+                if not self.is_current:
+                    raise UnavailableError(
+                        self._mismatch(), code="receipt-key-mismatch"
+                    )
+                old, new = self._private, Ed25519PrivateKey.generate()
+                old_id = key_id(old.public_key())
+                history = succeed(
+                    self._history,
+                    new,
+                    old,
+                    at=now(),
+                    until=since or now(plus_s=overlap_s),
                 )
-            # The file of the new key first: once the database names it, it is there.
-            write_atomic(self._next, new.private_bytes_raw(), private=True)
-            self._store(history, revoked=log_size is not None)
-            self._history = history
+                if log_size is not None:
+                    history = revoke(
+                        history, old_id, new, at=now(), since=since, log_size=log_size
+                    )
+                # The file of the new key first: once the database names it, it is
+                # there.
+                write_atomic(self._next, new.private_bytes_raw(), private=True)
+                self._store(history, revoked=log_size is not None)
             self._adopt()
             return {"kid": self.key_id, "previous": old_id}
 
@@ -120,7 +130,8 @@ class ReceiptKeys:
             FormatError: It is the key of the day, or none of these.
         """
         with self._lock:
-            self._history = revoke(
+            self._history = self._stored()
+            history = revoke(
                 self._history,
                 kid,
                 self._private,
@@ -128,7 +139,7 @@ class ReceiptKeys:
                 since=since,
                 log_size=log_size,
             )
-            self._store(self._history, revoked=True)
+            self._store(history, revoked=True)
 
     @property
     def _next(self) -> Path:
@@ -152,23 +163,30 @@ class ReceiptKeys:
             f"{self._newest()[:12]}…: copy the file from a gateway that has it"
         )
 
+    def _alone(self) -> AbstractContextManager[None]:
+        """Keep other processes from the files of the key meanwhile."""
+        return locked(self._path.with_name(f".{self._path.name}.lock"))
+
     def _adopt(self) -> None:
         """Use the key of the day if a rotation, or its operator, has put it here."""
-        newest = self._newest()
         if self._next.exists():  # else the folder may well be read-only
-            with locked(self._path.with_name(f".{self._path.name}.lock")):
-                self._finish_rotation(newest)
-        if newest != self.key_id:
+            with self._alone():
+                self._take_over()
+        elif self._newest() != self.key_id:
             self._private = load_private_key(self._path)
 
-    def _finish_rotation(self, newest: str) -> None:
-        if not self._next.exists():  # another process was here first
-            return
-        fresh = load_private_key(self._next)
-        if key_id(fresh.public_key()) == newest:
-            self._next.replace(self._path)
-        elif newest == self.key_id:
-            self._next.unlink()  # of a rotation that was broken off
+    def _take_over(self) -> None:
+        """Finish what another process began, and use what it made; see `_alone`."""
+        self._history = self._stored()  # it may have been stored since it was read
+        newest = self._newest()
+        if self._next.exists():
+            fresh = load_private_key(self._next)
+            if key_id(fresh.public_key()) == newest:
+                self._next.replace(self._path)
+            elif newest == self.key_id:
+                self._next.unlink()  # of a rotation that was broken off
+        if newest != self.key_id:
+            self._private = load_private_key(self._path)
 
     def _begun(self) -> list[Json]:
         """Return the history, which begins with the key at hand if there is none."""
@@ -177,7 +195,7 @@ class ReceiptKeys:
         history = begin(self._private, at=now())
         try:
             self._store(history, actor="gateway")
-        except sa.exc.IntegrityError:  # another gateway was quicker
+        except ConflictError:  # another gateway was quicker
             return self._stored()
         return history
 
@@ -190,9 +208,12 @@ class ReceiptKeys:
     def _store(
         self, history: list[Json], *, revoked: bool = False, actor: str = "operator"
     ) -> None:
-        """Add what is new; two rotations at once are a conflict of positions."""
-        known = len(self._stored())
-        fresh = list(enumerate(history))[known:]
+        """Add what a history has beyond ours, and take it over.
+
+        Raises:
+            ConflictError: Somebody else has added to it meanwhile.
+        """
+        fresh = list(enumerate(history))[len(self._history) :]
         rows = [{"position": i, "statement": entry} for i, entry in fresh]
         kids = [entry["statement"]["kid"] for _, entry in fresh]
         act = Act(
@@ -201,6 +222,11 @@ class ReceiptKeys:
             details={"statements": kids},
             who=Who(actor=actor),
         )
-        with self._database.write() as c:
-            c.execute(sa.insert(receipt_key_history), rows)
-            note(c, act)
+        try:
+            with self._database.write() as c:
+                c.execute(sa.insert(receipt_key_history), rows)
+                note(c, act)
+        except sa.exc.IntegrityError as exc:
+            msg = "another process changed the receipt keys meanwhile: try again"
+            raise ConflictError(msg, code="receipt-keys-changed") from exc
+        self._history = history

@@ -57,6 +57,18 @@ async def _authenticate(
     return caller
 
 
+async def count_stranger(request: Request, gateway: GatewayDep) -> None:
+    """Count a request by its address, whatever header it came with.
+
+    Raises:
+        LimitError: It is one too many.
+    """
+    if "authorization" in request.headers:  # without one it was counted before
+        address = address_of(request.scope)
+        request.state.rate = await gateway.rates.of_stranger(address)
+        check_rate(request.state.rate)
+
+
 async def _known(
     request: Request,
     gateway: Gateway,
@@ -67,10 +79,7 @@ async def _known(
         caller = await _caller(request, gateway, credentials)
         return caller, await _tenant(gateway, caller)
     except AuthError:
-        if credentials is not None:  # else it was counted before
-            address = address_of(request.scope)
-            request.state.rate = await gateway.rates.of_stranger(address)
-            check_rate(request.state.rate)
+        await count_stranger(request, gateway)
         raise
 
 

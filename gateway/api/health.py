@@ -2,9 +2,9 @@
 
 import asyncio
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
-from gateway.api.auth import GatewayDep
+from gateway.api.auth import GatewayDep, count_stranger
 from gateway.api.schemas import HealthOut, JwksOut, ReadyOut
 from gateway.readiness import check_ready
 from privacy.encoding import Json
@@ -25,13 +25,17 @@ async def ready(gateway: GatewayDep) -> Json:
     return await check_ready(gateway)
 
 
-@router.get("/v1/modes")
+@router.get("/v1/modes", dependencies=[Depends(count_stranger)])
 async def modes() -> dict[str, dict[str, str]]:
     """Return who sees what in each mode."""
     return modes_table()
 
 
-@router.get("/.well-known/jwks.json", response_model=JwksOut)
+@router.get(
+    "/.well-known/jwks.json",
+    response_model=JwksOut,
+    dependencies=[Depends(count_stranger)],
+)
 async def receipt_keys(gateway: GatewayDep) -> Json:
     """Return the keys that sign receipts, the newest first, and their history."""
     return await asyncio.to_thread(gateway.receipt_keys.served)

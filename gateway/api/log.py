@@ -7,26 +7,16 @@ it holds a random job id.
 import base64
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import PlainTextResponse
 
-from gateway.api.auth import GatewayDep
-from gateway.api.limits import address_of, check_rate
+from gateway.api.auth import GatewayDep, count_stranger
 from gateway.api.schemas import ConsistencyOut, InclusionOut, LeavesOut, Sha256
 from gateway.store.receipt_log import MOST_LEAVES
 from privacy.encoding import Json
 
-
-async def _count(request: Request, gateway: GatewayDep) -> None:
-    """Count a request by its address, whatever key comes with it: none is looked at."""
-    if "authorization" in request.headers:  # without one it was counted before
-        address = address_of(request.scope)
-        request.state.rate = await gateway.rates.of_stranger(address)
-        check_rate(request.state.rate)
-
-
 router = APIRouter(
-    prefix="/v1/log", tags=["receipt log"], dependencies=[Depends(_count)]
+    prefix="/v1/log", tags=["receipt log"], dependencies=[Depends(count_stranger)]
 )
 
 Size = Annotated[int, Query(ge=1, le=1 << 53)]

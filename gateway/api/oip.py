@@ -21,7 +21,7 @@ from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
 from gateway.api.auth import GatewayDep, JobWriter, ModelReader
-from gateway.api.problems import ANY_ROUTE
+from gateway.api.problems import ANY_ROUTE, problem_headers
 from gateway.identity.caller import Caller
 from gateway.jobs.service import JobRequest
 from gateway.node import Gateway
@@ -66,7 +66,8 @@ class _OipRoute(APIRoute):
                 return await handle(request)
             except PrivacyError as exc:
                 problem = problem_of(exc)
-                return _error(problem["status"], f"{exc.code}: {problem['detail']}")
+                text = f"{exc.code}: {problem['detail']}"
+                return _error(problem["status"], text, problem_headers(problem))
             except RequestValidationError:
                 return _error(_BAD_REQUEST, "invalid-request: see the protocol")
             except HTTPException as exc:
@@ -75,10 +76,12 @@ class _OipRoute(APIRoute):
         return handle_in_form
 
 
-def _error(status: int, text: str) -> JSONResponse:
+def _error(
+    status: int, text: str, headers: dict[str, str] | None = None
+) -> JSONResponse:
     if status == _UNPROCESSABLE:
         status = _BAD_REQUEST
-    return JSONResponse({"error": text}, status)
+    return JSONResponse({"error": text}, status, headers=headers)
 
 
 async def _enabled(gateway: GatewayDep) -> None:

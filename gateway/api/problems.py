@@ -55,15 +55,23 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-def problem_response(problem: Json) -> JSONResponse:
-    """Return a problem as the response it describes."""
+def problem_headers(problem: Json) -> dict[str, str]:
+    """Return the headers that tell a client what to do next."""
     headers = {}
     if problem["status"] == HTTPStatus.UNAUTHORIZED:
         headers["WWW-Authenticate"] = _REALM + _WHY.get(problem["code"], "")
     if problem["status"] in {429, 503}:
         headers["Retry-After"] = _RETRY_AFTER_S
+    return headers
+
+
+def problem_response(problem: Json) -> JSONResponse:
+    """Return a problem as the response it describes."""
     return JSONResponse(
-        problem, problem["status"], headers=headers, media_type=MEDIA_TYPE
+        problem,
+        problem["status"],
+        headers=problem_headers(problem),
+        media_type=MEDIA_TYPE,
     )
 
 

@@ -92,7 +92,7 @@ class ApiKeysOut(BaseModel):
 
 
 Limit = Annotated[int, Field(ge=0, le=1 << 53)]
-Count = Annotated[int, Field(ge=0, le=1 << 31 - 1)]
+Count = Annotated[int, Field(ge=0, le=(1 << 31) - 1)]
 
 
 class TenantLimits(StrictRequest):

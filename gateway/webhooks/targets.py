@@ -12,6 +12,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import httpx
@@ -19,9 +20,13 @@ import httpx
 from privacy.errors import FormatError, UnavailableError
 
 MAX_URL = 2000
-_RESOLVE_S = 5.0
+_LOOKUPS_AT_ONCE = 64
 _HTTPS, _HTTP, _LEAST_FREE_PORT, _LAST_PORT = 443, 80, 1024, 65535
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
+
+# Threads of their own: a name whose server never answers takes one for half a minute,
+# and everything else that a gateway does would wait for it.
+_lookups = ThreadPoolExecutor(_LOOKUPS_AT_ONCE, thread_name_prefix="webhook-names")
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], list[str]]
@@ -108,9 +113,9 @@ async def resolve(
     port = url.port or {"https": _HTTPS, "http": _HTTP}[url.scheme]
     host = url.raw_host.decode("ascii").strip("[]")
     try:
-        async with asyncio.timeout(_RESOLVE_S):
-            found = await asyncio.to_thread(lookup or _addresses, host, port)
-    except (TimeoutError, OSError, UnicodeError):
+        loop = asyncio.get_running_loop()
+        found = await loop.run_in_executor(_lookups, lookup or _addresses, host, port)
+    except (OSError, UnicodeError):
         found = []
     if not found:
         msg = "the webhook's host has no address: check its name"

@@ -28,14 +28,14 @@ def migrate(
     """
     try:
         from gateway.lock import FolderLock
-        from gateway.settings import Settings
+        from gateway.settings import load_settings
         from gateway.store.away import passing_errors
         from gateway.store.database import database_engine
         from gateway.store.migrate import migrate as move
     except ImportError as exc:
         msg = "the gateway is not installed: pip install 'privacy-compute[gateway]'"
         raise UnavailableError(msg, code="engine-missing") from exc
-    url = Settings().database_url
+    url = load_settings().database_url
     lock = None if url else FolderLock(data)
     try:
         engine = database_engine(url or data / "gateway.sqlite")

@@ -45,7 +45,7 @@ def rotate_key(
     """
     try:
         from gateway.node import open_database
-        from gateway.settings import Settings
+        from gateway.settings import load_settings
         from gateway.signing import KEY_FILE, ReceiptKeys
         from gateway.store.receipt_log import ReceiptLog
     except ImportError as exc:
@@ -55,7 +55,7 @@ def rotate_key(
     if revoke and not since:
         msg = "--revoke needs --stolen-since: the log shows which receipts are older"
         raise FormatError(msg, code="usage")
-    settings = Settings()
+    settings = load_settings()
     path = settings.receipt_key or data / KEY_FILE
     if not path.is_file():
         msg = (

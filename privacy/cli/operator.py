@@ -246,27 +246,24 @@ def serve(
     """Run a gateway. Its first start prints an admin API key, once."""
     try:
         from gateway.app import run
-        from gateway.settings import Settings
+        from gateway.settings import load_settings
     except ImportError as exc:
         msg = "the gateway is not installed: pip install 'privacy-compute[gateway]'"
         raise UnavailableError(msg, code="engine-missing") from exc
-    try:
-        chosen: Json = {"home": home} if home else {}
-        if trust_publisher:
-            chosen["trusted_publishers"] = tuple(trust_publisher)
-        if allow_unsigned_bundles:
-            chosen["allow_unsigned_bundles"] = True
-        tls = {"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca}
-        chosen |= {f"tls_{name}": path for name, path in tls.items() if path}
-        settings = Settings(
-            data_dir=data,
-            models_dir=store or data / "models",
-            host=host,
-            port=port,
-            **chosen,
-        )
-    except ValueError as exc:
-        raise FormatError(f"a setting of the gateway is not valid: {exc}") from exc
+    chosen: Json = {"home": home} if home else {}
+    if trust_publisher:
+        chosen["trusted_publishers"] = tuple(trust_publisher)
+    if allow_unsigned_bundles:
+        chosen["allow_unsigned_bundles"] = True
+    tls = {"cert": tls_cert, "key": tls_key, "client_ca": tls_client_ca}
+    chosen |= {f"tls_{name}": path for name, path in tls.items() if path}
+    settings = load_settings(
+        data_dir=data,
+        models_dir=store or data / "models",
+        host=host,
+        port=port,
+        **chosen,
+    )
     check_free(host, port)
     url = f"http{'s' if settings.tls else ''}://{host}:{port}"
 

@@ -2,6 +2,7 @@
 
 import time
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
@@ -71,7 +72,7 @@ def remove(
 ) -> None:
     """Remove a webhook."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        client.run(_object(Call("DELETE", f"{_PATH}/{webhook}")))
+        client.run(_object(Call("DELETE", f"{_PATH}/{quote(webhook, safe='')}")))
     print_one({"removed": webhook}, f"removed {safe(webhook)}", as_json=as_json)
 
 
@@ -84,7 +85,7 @@ def enable(
     as_json: AsJson = False,
 ) -> None:
     """Enable a webhook again that was disabled since it failed for days."""
-    change = post_json(f"{_PATH}/{webhook}", {"enabled": True})
+    change = post_json(f"{_PATH}/{quote(webhook, safe='')}", {"enabled": True})
     call = Call("PATCH", change.path, body=change.body, headers=change.headers)
     with Client(gateway, api_key=api_key, home=home) as client:
         changed = client.run(_object(call))
@@ -101,7 +102,9 @@ def rotate(
 ) -> None:
     """Give a webhook a new secret; for a day the old one signs as well."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        made = client.run(_object(post_json(f"{_PATH}/{webhook}/rotate", {})))
+        made = client.run(
+            _object(post_json(f"{_PATH}/{quote(webhook, safe='')}/rotate", {}))
+        )
     _show_secret(made, as_json=as_json)
 
 
@@ -115,11 +118,15 @@ def try_out(
 ) -> None:
     """Send a webhook a message and say how its first attempt went."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        sent = client.run(_object(post_json(f"{_PATH}/{webhook}/test", {})))
+        sent = client.run(
+            _object(post_json(f"{_PATH}/{quote(webhook, safe='')}/test", {}))
+        )
         until = time.monotonic() + _TEST_S
         while time.monotonic() < until and not sent["answer"]:
             time.sleep(0.3)
-            listed = client.run(_object(Call("GET", f"{_PATH}/{webhook}/deliveries")))
+            listed = client.run(
+                _object(Call("GET", f"{_PATH}/{quote(webhook, safe='')}/deliveries"))
+            )
             sent = next(d for d in listed["deliveries"] if d["id"] == sent["id"])
     if sent["status"] != "delivered":
         why = sent["answer"] or f"no attempt within {_TEST_S:g} s"
@@ -138,7 +145,9 @@ def deliveries(
 ) -> None:
     """List the messages of the last week to a webhook, the newest first."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        found = client.run(_object(Call("GET", f"{_PATH}/{webhook}/deliveries")))
+        found = client.run(
+            _object(Call("GET", f"{_PATH}/{quote(webhook, safe='')}/deliveries"))
+        )
     if as_json:
         print_json(found)
         return

@@ -5,6 +5,10 @@
 3. Put runs together that agree, within what the manifest says of honest nodes.
 4. Report the groups with digests, never the answers. If two runs differ, a third may
    follow, and all three are compared.
+
+A report tells the gateway whether ciphertexts that came from it decrypt alike. One that
+makes them up learns a little of the client key from each report that runs differ, so
+keys are to be rotated after one: docs/limitations.md.
 """
 
 import time
@@ -43,6 +47,7 @@ from privacy.receipt import Receipt, parse_receipt
 
 _MAX_OUTPUT_BYTES = 1 << 29
 _POLL_S = 0.5
+_MOST_RUNS = 3
 _WAITS = frozenset({"planned", "running"})
 _SAME = ("model", "version", "model_sha256", "mode", "input_sha256", "keys_sha256")
 
@@ -89,6 +94,8 @@ def compare(context: Context, job_id: str, *, wait_s: float) -> Flow[Compared]:
         reply: Reply = yield Call("GET", path)
         told = _checked(reply, job_id)
         if told["state"] == "compare":
+            if found and len(told["runs"]) <= len(found.digests):
+                raise odd_answer("comparison")  # a third run, or nothing new
             found = yield from _compare_runs(context, told)
             yield post_json(path, found.report())
         elif told["state"] in _WAITS and time.monotonic() < deadline:
@@ -109,7 +116,9 @@ def compare(context: Context, job_id: str, *, wait_s: float) -> Flow[Compared]:
         msg = (
             f"job {job_id} was answered differently when it was run again "
             f"({result.detail}): do not believe its answer. Dispute "
-            f"{result.dispute_id} keeps the evidence"
+            f"{result.dispute_id} keeps the evidence. A gateway that made the runs up "
+            "learned a little about your key by this report: rotate it "
+            "(`privacy keys rotate`) before you compare more"
         )
         raise VerificationError(msg, code="second-run-differs")
     return result
@@ -157,10 +166,11 @@ def _checked(reply: Reply, job_id: str) -> Json:
             and JOB_ID.fullmatch(str(run.get("job_id")))
             for run in runs
         )
-        and runs
+        and 1 <= len(runs) <= _MOST_RUNS
         and runs[0]["job_id"] == job_id
         and isinstance(told.get("state"), str)
         and isinstance(told.get("detail"), str)
+        and (told["state"] != "compare" or runs[1:])
     ):
         raise odd_answer("comparison")
     return {**told, "dispute_id": told.get("dispute_id")}
@@ -173,7 +183,7 @@ def _compare_runs(context: Context, told: Json) -> Flow[_Found]:
     answer = read_commitment(folder / ANSWER_FILE)
     bundle = _bundle(context, receipt)
     keys: FheKeys = yield Work(FheSession(context, bundle).keys)
-    outputs = {first: (folder / "output.bin").read_bytes()}
+    outputs = {first: _output_kept(folder)}
     nodes = {receipt.node}
     for job_id in others:
         node, outputs[job_id] = yield from _other_run(context, job_id, receipt)
@@ -260,6 +270,14 @@ def _receipt_kept(folder: Path) -> Receipt:
         msg = f"the receipt of this job is not here: {path} is missing"
         raise NotFoundError(msg, code="missing-receipt")
     return parse_receipt(path.read_bytes())[0]
+
+
+def _output_kept(folder: Path) -> bytes:
+    path = folder / "output.bin"
+    if not path.is_file():
+        msg = f"the answer of this job is not here: {path} is missing"
+        raise NotFoundError(msg, code="missing-output")
+    return path.read_bytes()
 
 
 def _bundle(context: Context, receipt: Receipt) -> Bundle:

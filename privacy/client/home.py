@@ -202,12 +202,29 @@ class Home:
         Of a key that several gateways use, the strictest word counts.
         """
         keys: dict[str, ReceiptKey] = {}
-        for path in sorted((self.root / "gateways").glob("*.json")):
-            pins = self._read(path)
-            found = read_history(_key_set(pins)) if pins.get("keys") else {}
+        for found in self._key_sets():
             for kid, key in found.items():
                 keys[kid] = stricter(keys.get(kid, key), key)
         return keys
+
+    def keys_beside(self, kid: str) -> dict[str, ReceiptKey]:
+        """Return the receipt keys of the gateway that one of them belongs to.
+
+        A thief can name the stolen key as a gateway's of his own: where several name
+        it, only keys count that all of them have, or all of those that revoked it.
+        """
+        naming = [found for found in self._key_sets() if kid in found]
+        revoked = [f for f in naming if f[kid].revoked_log_size is not None]
+        sets = [set(found) for found in revoked or naming]
+        common = set.intersection(*sets) if sets else set()
+        known = self.all_trusted_keys()
+        return {other: known[other] for other in known if other in common}
+
+    def _key_sets(self) -> list[dict[str, ReceiptKey]]:
+        """Return the receipt keys of each gateway met so far."""
+        paths = sorted((self.root / "gateways").glob("*.json"))
+        pins = [self._read(path) for path in paths]
+        return [read_history(_key_set(p)) for p in pins if p.get("keys")]
 
     def model(self, sha256: str) -> Path:
         """Return the folder of a model's public files, a partial bundle."""

@@ -5,8 +5,9 @@ from pathlib import Path
 from privacy.client.home import Home
 from privacy.client.log import verified_entry
 from privacy.client.log_heads import LogHeads, check_known
-from privacy.errors import CannotVerifyError
+from privacy.errors import CannotVerifyError, FormatError, VerificationError
 from privacy.key_history import ReceiptKey, public_keys
+from privacy.receipt import parse_receipt
 from privacy.transparency.inclusion import SUFFIX
 from privacy.transparency.tree_head import TreeHead
 
@@ -24,9 +25,20 @@ class LogEntry:
         index: Of the receipt in the log, once `included` has shown it.
     """
 
-    def __init__(self, receipt: Path, home: Home, keys: dict[str, ReceiptKey]) -> None:
-        """Describe the entry of a receipt; nothing is read yet."""
-        self._path, self._home, self._keys = receipt.with_suffix(SUFFIX), home, keys
+    def __init__(
+        self, receipt: Path, home: Home, trusted: dict[str, ReceiptKey] | None
+    ) -> None:
+        """Describe the entry of a receipt; nothing is read yet.
+
+        Args:
+            receipt: Its file.
+            home: Where pinned gateway keys and heads of logs are kept.
+            trusted: Receipt keys that may sign the head, by key id; by default those
+                of the gateway that signed the receipt, for in another's log it says
+                nothing.
+        """
+        self._path, self._home = receipt.with_suffix(SUFFIX), home
+        self._trusted = trusted
         self.index: int | None = None
         self._head: TreeHead | None = None
 
@@ -45,7 +57,7 @@ class LogEntry:
             raise CannotVerifyError(msg, code="missing-file")
         with self._path.open("rb") as file:
             raw = file.read(_MAX_BYTES)
-        self.index, head = verified_entry(receipt, raw, self._keys)
+        self.index, head = verified_entry(receipt, raw, self._signers(receipt))
         self._head = head
         return f"entry {self.index} of {head.size} in {head.origin}, at {head.time}"
 
@@ -62,6 +74,16 @@ class LogEntry:
         for folder in self._home.log_folders():
             links = LogHeads(folder).all()
             if links and links[-1].head.origin == head.origin:
-                return check_known(head, links, public_keys(self._keys))
+                keys = self._trusted or self._home.all_trusted_keys()
+                return check_known(head, links, public_keys(keys))
         caveats.append(_ALONE)
         return "no other head of this log is known here"
+
+    def _signers(self, receipt: bytes) -> dict[str, ReceiptKey]:
+        if self._trusted is not None:
+            return self._trusted
+        try:
+            _, signer = parse_receipt(receipt)
+        except FormatError as exc:
+            raise VerificationError(exc.message, code="receipt-changed") from exc
+        return self._home.keys_beside(signer)

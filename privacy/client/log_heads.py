@@ -110,7 +110,9 @@ def follows(old: TreeHead, new: TreeHead, path: Sequence[str]) -> None:
     check_consistency((old.size, old.root), (new.size, new.root), _hashes(path))
     shorter = new.audit_size < old.audit_size
     other = new.audit_size == old.audit_size and new.audit_sha256 != old.audit_sha256
-    if (shorter and new.time >= old.time) or other:
+    # Of two heads of one size the older may come later, by another way.
+    later = new.size > old.size or new.time >= old.time
+    if (shorter and later) or other:
         msg = (
             f"the gateway's audit log had {old.audit_size} entries and has "
             f"{new.audit_size} now, or others: its end was cut off or changed"

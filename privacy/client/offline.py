@@ -114,7 +114,8 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
     steps = _Steps()
     caveats: list[str] = []
     keys = home.all_trusted_keys() if trusted is None else trusted
-    receipt = _authentic(path, home, keys, steps, caveats if log else None)
+    entry = LogEntry(path, home, trusted) if log else None
+    receipt = _authentic(path, keys, steps, entry, caveats)
     if receipt is not None and receipt.status == "succeeded":
         job = _Saved(
             folder=path.parent,
@@ -126,7 +127,7 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             caveats=caveats,
-            trusted=public_keys(keys),
+            others=public_keys(_others(path, home, keys)),
         )
         caveats.extend(job.weaknesses())
         for name, check in job.checks().items():
@@ -153,21 +154,20 @@ class _Steps:
 
 def _authentic(
     path: Path,
-    home: Home,
     keys: dict[str, ReceiptKey],
     steps: _Steps,
-    log_caveats: list[str] | None,
+    entry: LogEntry | None,
+    caveats: list[str],
 ) -> Receipt | None:
     """Return the receipt if its signature holds and counts.
 
     Args:
         path: The receipt file.
-        home: Where heads of logs are kept.
         keys: Receipt keys to trust, by key id.
         steps: Told what was checked.
-        log_caveats: Told what weakens the check of the log entry; None to check none.
+        entry: Its place in the log, if that is to be checked.
+        caveats: Told what weakens that check.
     """
-    entry = LogEntry(path, home, keys)
     found: Receipt | None = None
 
     def signature() -> str:
@@ -176,18 +176,28 @@ def _authentic(
         receipt = verify_receipt(raw, public_keys(keys))
         _, signer = parse_receipt(raw)
         finished_at = receipt.finished_at
-        check_counts(keys[signer], finished_at=finished_at, log_index=entry.index)
+        index = entry.index if entry else None
+        check_counts(keys[signer], finished_at=finished_at, log_index=index)
         found = check_sound(receipt)
         return (
             f"job {receipt.job_id}, {receipt.model}/{receipt.version}, {receipt.mode}"
         )
 
-    if log_caveats is not None:
-        caveats = log_caveats
-        steps.take("log", lambda: entry.included(_read(path, MAX_RECEIPT_BYTES)))
-        steps.take("log-consistency", lambda: entry.consistent(caveats))
+    if entry:
+        logged = entry
+        steps.take("log", lambda: logged.included(_read(path, MAX_RECEIPT_BYTES)))
+        steps.take("log-consistency", lambda: logged.consistent(caveats))
     steps.take("signature", signature)
     return found
+
+
+def _others(
+    path: Path, home: Home, keys: dict[str, ReceiptKey]
+) -> dict[str, ReceiptKey]:
+    """Return the keys that are not the signer's: no gateway is its own peer."""
+    _, signer = parse_receipt(_read(path, MAX_RECEIPT_BYTES))
+    own = {signer, *home.keys_beside(signer)}
+    return {kid: key for kid, key in keys.items() if kid not in own}
 
 
 def _code(steps: Sequence[Step]) -> int:
@@ -246,7 +256,7 @@ class _Saved:
     allow_simulated: bool
     allow_insecure_srs: bool
     caveats: list[str]
-    trusted: dict[str, Any]
+    others: dict[str, Any]
 
     def checks(self) -> dict[str, Callable[[], str]]:
         checks = {"output": self.output}
@@ -268,7 +278,7 @@ class _Saved:
         raw = self._beside(PEER_FILE)
         check_peer_receipt(raw, self.receipt)
         peer = self.receipt.node
-        if check_peer_signature(raw, self.trusted):
+        if check_peer_signature(raw, self.others):
             return f"{peer} ran the same job, signed by a key that you trust"
         self.caveats.append(
             f"{PEER_FILE} is signed by a key that is not known here: that {peer} ran "

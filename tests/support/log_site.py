@@ -24,7 +24,8 @@ class LogSite:
     url = "http://log.test"
 
     def __init__(self):
-        self.key = Ed25519PrivateKey.generate()
+        self.key = self.first = Ed25519PrivateKey.generate()
+        self.clock = now
         self.history = begin(self.key, at=now())
         self.origin = "privacy-compute/receipts/test"
         self.log = []
@@ -51,7 +52,7 @@ class LogSite:
     def head(self):
         hashes = self._nodes().__getitem__
         root = range_hash(hashes, 0, len(self.log))
-        head = TreeHead(self.origin, len(self.log), root, now(), *self.audit)
+        head = TreeHead(self.origin, len(self.log), root, self.clock(), *self.audit)
         return sign_head(head, self.key)
 
     def transport(self):

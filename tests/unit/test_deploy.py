@@ -88,6 +88,24 @@ def test_compose_gives_each_gateway_a_folder_of_its_own_and_shares_the_rest():
         assert all(p.startswith("127.0.0.1:") for p in service["ports"])
 
 
+def test_the_image_has_every_folder_that_gateways_write_to():
+    """A volume takes the owner of the image's folder; without one it is root's."""
+    [compose] = _documents(DEPLOY / "compose.yaml")
+    image = (DEPLOY / "Dockerfile").read_text()
+    [made] = re.findall(r"--owner privacy --group privacy --mode 0700 ([^\\]+)", image)
+    for name in ("gateway-1", "gateway-2"):
+        mounts = [v.split(":") for v in compose["services"][name]["volumes"]]
+        written = {parts[1] for parts in mounts if parts[2:] != ["ro"]}
+        assert written <= set(made.split())
+
+
+def test_systemd_lets_enclaves_make_their_sandbox():
+    unit = (DEPLOY / "privacy-gateway.service").read_text()
+    lists = re.findall(r"(?m)^SystemCallFilter=(.+)$", unit)
+    allowed = {call for found in lists for call in found.split()}
+    assert {"seccomp", "landlock_create_ruleset", "landlock_restrict_self"} <= allowed
+
+
 def _kubernetes() -> dict[tuple[str, str], Any]:
     found = [d for path in KUBERNETES for d in _documents(path)]
     return {(d["kind"], d.get("metadata", {}).get("name", "")): d for d in found}

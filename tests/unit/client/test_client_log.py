@@ -13,6 +13,7 @@ from privacy.clock import now
 from privacy.encoding import sha256_hex
 from privacy.errors import CannotVerifyError, NotFoundError, VerificationError
 from privacy.jws import key_id
+from privacy.key_history import begin, revoke, succeed
 from privacy.receipt import Receipt, sign_receipt
 from tests.support.log_site import LogSite
 
@@ -182,6 +183,18 @@ def test_an_audit_log_that_loses_its_end_is_found_out(site, home, client):
         assert caught.value.code == "audit-truncated"
 
 
+def test_a_clock_that_was_set_back_does_not_hide_what_the_audit_log_lost(
+    site, home, client
+):
+    site.log, site.audit = [b"a"], (7, "ab" * 32)
+    client.log_head()
+    site.log, site.audit = [b"a", b"b"], (6, "cd" * 32)
+    site.clock = lambda: "2020-01-01T00:00:00.000Z"
+    with pytest.raises(VerificationError) as caught:
+        client.log_head()
+    assert caught.value.code == "audit-truncated"
+
+
 def test_an_older_head_of_the_same_log_does_not_replace_a_newer(site, home, client):
     old = site.head()
     site.audit = (3, "ab" * 32)
@@ -249,6 +262,39 @@ def test_a_receipt_of_a_revoked_key_needs_a_log_entry_of_before(site, home, clie
     assert verdicts(early, home)[0] == 0
     code, steps, _ = verdicts(late, home)
     assert (code, steps["log"], steps["signature"]) == (6, "ok", "failed")
+
+
+def test_a_receipt_of_a_stolen_key_does_not_count_by_another_gateways_log(
+    site, home, client
+):
+    thief = LogSite()
+    thief.url = "http://thief.test"
+    forged = save(home, site, logged=False)
+    thief.log.append(forged.read_bytes())
+    site.log += [b"a", b"b"]
+    site.rotate(revoked_at=2)
+    client.log_head()
+    with Client(thief.url, home=home.root, transport=thief.transport()) as other:
+        other.fetch_log_entries([forged])  # entry 0, under a key that is trusted here
+        code, steps, _ = verdicts(forged, home)
+        assert (code, steps["log"]) == (7, "could not check")
+    # The thief may name the stolen key among his own, and revoke it, too.
+    stolen, own = LogSite(), thief.key
+    stolen.key, stolen.history = own, begin(own, at=now())
+    stolen.url, stolen.log = "http://thief-2.test", thief.log
+    kid = site.history[0]["statement"]["kid"]
+    stolen.history = succeed(stolen.history, site.first, own, at=now(), until=now())
+    stolen.key = LogSite().key
+    stolen.history = succeed(
+        stolen.history, stolen.key, site.first, at=now(), until=now()
+    )
+    stolen.history = revoke(
+        stolen.history, kid, stolen.key, at=now(), since=now(), log_size=99
+    )
+    with Client(stolen.url, home=home.root, transport=stolen.transport()) as other:
+        other.fetch_log_entries([forged])
+    code, steps, _ = verdicts(forged, home)
+    assert (code, steps["log"]) == (7, "could not check")
 
 
 def test_the_client_follows_a_rotation_when_it_meets_a_new_signer(site, home, client):

@@ -169,3 +169,12 @@ def test_the_command_gives_the_verdicts_exit_code(saved, tmp_path, capsys):
     assert "FALSE" in capsys.readouterr().out
     saved(**PROVEN)
     assert run([*where, "--json"]) == 7
+
+
+def test_a_gateways_own_signature_does_not_make_it_its_peer(saved, tmp_path):
+    theirs = sign_receipt(dataclasses.replace(HONEST, job_id="j2"), KEY)
+    (tmp_path / "peer-receipt.json").write_bytes(theirs)
+    verdict = saved(peer_receipt_sha256=sha256_hex(theirs), node="acme")
+    (step,) = [s for s in verdict.steps if s.name == "peer receipt"]
+    assert "as the gateway's receipt says" in step.detail
+    assert any("a key that is not known here" in c for c in verdict.caveats)

@@ -10,6 +10,7 @@ from gateway.log_keeper import LogKeeper, Refusals
 from gateway.signing import ReceiptKeys
 from gateway.store import audit as audit_store
 from gateway.store.audit import Act, Audit, Who, note
+from gateway.store.away import StoreAwayError
 from gateway.store.database import Database
 from gateway.store.log_tables import audit_entries, audit_state
 from gateway.store.receipt_log import ReceiptLog
@@ -288,6 +289,24 @@ def test_what_operators_do_is_recorded_as_begun_and_as_done(api):
 def test_reading_the_audit_log_is_in_the_audit_log(api):
     api.get("/v1/audit")
     entry_with(api, action="GET /v1/audit", outcome="done")
+
+
+def test_what_cannot_be_recorded_is_answered_with_that(gateway, api, monkeypatch):
+    def refuse(_act):
+        raise StoreAwayError("the disk is full", code="storage-full")
+
+    body = {"tenant": "default", "scopes": ["jobs:read"], "name": "unrecorded"}
+    with monkeypatch.context() as patched:
+        patched.setattr(gateway.app.state.gateway.audit, "record", refuse)
+        for answer in (
+            api.get("/v1/audit"),
+            api.get("/v1/tenants/none"),
+            api.post("/v1/api-keys", json=body),
+        ):
+            assert answer.status_code == 503
+            assert answer.json()["code"] == "storage-full"
+    made = api.get("/v1/api-keys").json()["api_keys"]
+    assert "unrecorded" not in {key["name"] for key in made}
 
 
 def test_refused_requests_are_counted(gateway, api):

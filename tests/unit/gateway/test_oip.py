@@ -205,6 +205,7 @@ def test_errors_have_the_protocols_form(
         assert answer.status_code == status, answer.text
         assert set(answer.json()) == {"error"}
         assert code in answer.json()["error"]
+    assert cases[0][0].headers["www-authenticate"].startswith("Bearer")
     tensor = triton.InferInput("input", [1, 2], "FP64")
     tensor.set_data_from_numpy(np.array([[-1.0, 0.0]]))
     with pytest.raises(triton.InferenceServerException, match="out-of-range"):

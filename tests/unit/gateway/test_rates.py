@@ -160,3 +160,26 @@ def test_strangers_are_counted_by_address_and_keys_that_are_good_are_not(
         assert nobody.get("/readyz").status_code == 200
     with slow.client(slow.new_key("jobs:read", tenant="good")) as good:
         assert good.get("/v1/jobs").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "header"),
+    [
+        ("/v1/jobs", "Basic eDp5"),
+        ("/v1/jobs", "Bearer"),
+        ("/v1/jobs", "x"),
+        ("/v1/modes", "Bearer pk_wrong"),
+        ("/.well-known/jwks.json", "Bearer pk_wrong"),
+        ("/v1/log/head", "Bearer pk_wrong"),
+    ],
+)
+def test_no_header_hides_a_stranger_from_the_count(
+    slow: ThreadGateway, path: str, header: str
+):
+    number = 1 + sum(f"{path} {header}".encode()) % 250  # each an address of its own
+    said = {"X-Forwarded-For": f"198.51.100.{number}", "Authorization": header}
+    with slow.client("") as stranger:
+        answers = [stranger.get(path, headers=said) for _ in range(11)]
+    assert 429 not in [a.status_code for a in answers[:10]]
+    assert answers[10].status_code == 429
+    assert fields(answers[10])[0] == "unauthenticated"

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from threading import Thread
 
 import pytest
 
@@ -10,7 +11,7 @@ from gateway.store.audit import Audit
 from gateway.store.database import Database
 from privacy.cli.app import run
 from privacy.clock import now
-from privacy.errors import FormatError, UnavailableError
+from privacy.errors import ConflictError, FormatError, UnavailableError
 from privacy.key_history import check_counts, extend, public_keys, read_history
 from privacy.receipt import Receipt, verify_receipt
 from privacy.transparency.audit_chain import parse_entry
@@ -152,6 +153,38 @@ def test_a_rotation_broken_off_after_it_was_stored_is_completed(
     assert again.key_id != before
     assert again.is_current
     again.sign(RECEIPT)
+
+
+def test_a_gateway_that_looks_in_the_middle_of_a_rotation_spoils_nothing(
+    keys, database, tmp_path, monkeypatch
+):
+    command = ReceiptKeys(tmp_path / KEY_FILE, database)
+    looking, store = Thread(target=keys.refresh), command._store
+
+    def slowly(*args, **options):
+        looking.start()  # the new file is there, the history is not
+        looking.join(0.3)
+        store(*args, **options)
+
+    monkeypatch.setattr(command, "_store", slowly)
+    rotate(command)
+    looking.join()
+    keys.refresh()
+    assert keys.is_current
+    assert command.is_current
+    assert keys.key_id == command.key_id
+
+
+def test_rotations_at_once_follow_one_another(keys, database, tmp_path):
+    other = ReceiptKeys(tmp_path / KEY_FILE, database)  # knows the first key only
+    first = rotate(keys)
+    second = rotate(other)
+    assert second["previous"] == first["kid"]
+    keys.refresh()
+    assert keys.key_id == second["kid"]
+    keys._history = keys._history[:2]  # as if read before the second
+    with pytest.raises(ConflictError, match="try again"):
+        keys._store(other._history)
 
 
 def test_a_rotation_is_in_the_audit_log(keys, database):

@@ -5,7 +5,9 @@ import ipaddress
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -551,3 +553,27 @@ def test_a_name_that_nobody_has_is_reported_as_such():
     with pytest.raises(UnavailableError) as refusal:
         asyncio.run(resolve(check_url("https://name.invalid/", Rules()), Rules()))
     assert refusal.value.code == "webhook-unresolved"
+
+
+def test_a_name_whose_server_never_answers_holds_up_nothing_else():
+    answered = threading.Event()
+
+    def never(_host: str, _port: int) -> list[str]:
+        answered.wait(30)
+        return []
+
+    async def run() -> int:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        url = check_url("https://name.example/", Rules())
+        waits = [
+            asyncio.create_task(resolve(url, Rules(), lookup=never)) for _ in range(8)
+        ]
+        await asyncio.sleep(0)  # they have begun
+        try:
+            async with asyncio.timeout(5):
+                return await asyncio.to_thread(lambda: 42)
+        finally:
+            answered.set()
+            await asyncio.gather(*waits, return_exceptions=True)
+
+    assert asyncio.run(run()) == 42
