@@ -87,8 +87,9 @@ class Cache:
 
     def missing_of_model(self, model_sha256: str, mode: Mode) -> list[str]:
         """Return which blobs a model's parts for a mode lack; the manifest first."""
-        names = self._unmade(model_sha256, mode)
-        return self.missing(set(names.values()))
+        with self.lock:  # another thread may just make the model of these blobs
+            names = self._unmade(model_sha256, mode)
+            return self.missing(set(names.values()))
 
     def model(self, model_sha256: str, mode: Mode, *, signature: str) -> Bundle:
         """Return a model with the parts of a mode, made of blobs that are here."""
