@@ -21,7 +21,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gateway.executors.base import Watch
 from privacy.encoding import Json
@@ -81,9 +81,7 @@ def span(name: str, facts: Facts | None = None) -> Iterator["Span | None"]:
     if _tracer is None:
         yield None
         return
-    with _tracer.start_as_current_span(
-        name, attributes=dict(facts or {}), record_exception=False
-    ) as made:
+    with _current(_tracer, name, attributes=dict(facts or {})) as made:
         yield made
 
 
@@ -97,10 +95,23 @@ def request_span(method: str, traceparent: str) -> Iterator["Span | None"]:
     from opentelemetry.trace import SpanKind
 
     context = extract({"traceparent": traceparent})
-    with _tracer.start_as_current_span(
-        method, context=context, kind=SpanKind.SERVER, record_exception=False
-    ) as made:
+    with _current(_tracer, method, context=context, kind=SpanKind.SERVER) as made:
         yield made
+
+
+@contextmanager
+def _current(tracer: "Tracer", name: str, **options: Any) -> Iterator["Span"]:
+    """Make a span; of what breaks it off it tells the type, for a message may quote."""
+    from opentelemetry.trace import StatusCode
+
+    with tracer.start_as_current_span(
+        name, record_exception=False, set_status_on_exception=False, **options
+    ) as made:
+        try:
+            yield made
+        except Exception as exc:
+            made.set_status(StatusCode.ERROR, type(exc).__name__)
+            raise
 
 
 def add_facts(facts: Facts) -> None:

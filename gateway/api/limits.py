@@ -20,7 +20,7 @@ MAX_JSON_BYTES = 1 << 16
 MAX_HEADER_BYTES = 1 << 15
 _MAX_TARGET_BYTES = 1 << 13
 _UPLOADS = ("/v1/blobs/", "/v1/keys/", "/v1/contract-inputs/")
-_UNCOUNTED = {"/healthz", "/readyz", "/metrics"}
+_UNCOUNTED = {"/healthz", "/readyz"}
 
 
 def is_upload(scope: Scope) -> bool:

@@ -86,6 +86,15 @@ def test_a_defect_leaves_no_message_in_a_span(api: Api, collector: Collector):
     assert b"patient" not in collector.raw
 
 
+def test_what_breaks_a_span_off_is_told_by_its_type(collector: Collector):
+    with pytest.raises(ValueError, match="canary"), traces.span("job.accept"):
+        raise ValueError("canary-4711")
+    traces.stop_traces()
+    [broken] = collector.named("job.accept")
+    assert (broken.status.code, broken.status.message) == (2, "ValueError")
+    assert b"canary" not in collector.raw
+
+
 def test_loading_and_each_attempt_have_spans_of_their_own(collector: Collector):
     spans, heard = traces.JobSpans(), []
     watch = spans.around(Watch(lambda: heard.append("started"), heard.append))
