@@ -231,7 +231,7 @@ class Certificates:
             found = self._known({i.name: i for i in issued if not i.revoked_at}, name)
             gone = replace(found, revoked_at=_text(self._clock()))
             issued = [gone if i == found else i for i in issued]
-            signers = {one.authority for one in (found, *found.earlier)}
+            signers = {one.authority for one in _serials(found)}
             renewed = [
                 self._sign_list(a, issued) if a.id in signers else a
                 for a in authorities
@@ -328,7 +328,7 @@ class Certificates:
             (int(one.serial, 16), datetime.fromisoformat(i.revoked_at))
             for i in issued
             if i.revoked_at
-            for one in (i, *i.earlier)
+            for one in _serials(i)
             if one.authority == authority.id
         ]
         found = make_revocations(
@@ -390,6 +390,10 @@ class Certificates:
         raw = (self._ca / f"{authority.id}.key").read_bytes()
         pem = unseal(raw, passphrase=self._passphrase, what=_WHAT)
         return cast("Key", load_pem_private_key(pem, None))
+
+
+def _serials(issued: Issued) -> tuple[Issued | Earlier, ...]:
+    return (issued, *issued.earlier)
 
 
 def _issued(value: Json) -> Issued:
