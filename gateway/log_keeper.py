@@ -100,10 +100,10 @@ class LogKeeper:
 
     def close(self) -> None:
         """Do it all once more, and then nothing any more."""
-        self.note_refusals()
         with self._turn:
             self._closed = True
             try:
+                self.note_refusals()
                 self._tick()
             except Exception as exc:  # noqa: BLE001 - the next life goes on from here
                 error_id_of(exc, task="log")

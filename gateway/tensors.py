@@ -136,7 +136,7 @@ def make_answer(asked: Asked, outputs: list[Output], head: Json) -> tuple[bytes,
 
 def _values(tensor: Json, shape: tuple[int, int], binary: bytes) -> list[float]:
     datatype = tensor.get("datatype")
-    if datatype not in _FORMATS:
+    if not isinstance(datatype, str) or datatype not in _FORMATS:
         raise _bad(f"the input's datatype is none of {', '.join(NUMBERS)}")
     parameters = _object(tensor.get("parameters", {}), "the input's parameters")
     if "binary_data_size" in parameters:

@@ -163,7 +163,8 @@ def _signing_key(jwk: Json) -> _SigningKey | None:
     for_signatures = jwk.get("use", "sig") == "sig" and "d" not in jwk
     if not (isinstance(kid, str) and isinstance(algorithm, str) and for_signatures):
         return None
-    if "verify" not in jwk.get("key_ops", ["verify"]):
+    operations = jwk.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
         return None
     try:
         with warnings.catch_warnings():  # of short RSA keys, which are refused below

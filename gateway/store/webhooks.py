@@ -280,13 +280,18 @@ class Webhooks:
             c.execute(move.values(seen_until=horizon))
         return len(ended)
 
-    def due(self, *, but: Collection[str] = ()) -> list[tuple[Delivery, str]]:
+    def due(
+        self, *, but: Collection[str] = (), but_tenants: Collection[str] = ()
+    ) -> list[tuple[Delivery, str]]:
         """Return messages whose time has come, with their tenants.
 
-        The longest overdue come first; those to the webhooks in `but` are left out.
+        The longest overdue come first. Those to the webhooks in `but`, and of the
+        tenants in `but_tenants`, are left out: their many would hide the others.
         """
         at = {"at": now(), "key_id": self._key_id}
         query = _DUE.where(_D.webhook_id.not_in(but)) if but else _DUE
+        if but_tenants:
+            query = query.where(_W.tenant.not_in(but_tenants))
         with self._database.read() as c:
             rows = [dict(row._mapping) for row in c.execute(query, at)]  # noqa: SLF001
         return [

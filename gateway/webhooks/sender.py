@@ -76,19 +76,25 @@ class Sender:
 
     async def _begin_due(self) -> None:
         """Begin what is due, so that who answers slowly holds up nobody else."""
-        busy = Counter(name for names in self._under_way.values() for name in names)
-        full = {name for name, count in busy.items() if count >= _AT_ONCE_EACH}
-        for due, tenant in await asyncio.to_thread(self.webhooks.due, but=full):
+        hooks = Counter(hook for hook, _ in self._under_way.values())
+        tenants = Counter(tenant for _, tenant in self._under_way.values())
+        found = await asyncio.to_thread(
+            self.webhooks.due,
+            but={hook for hook, n in hooks.items() if n >= _AT_ONCE_EACH},
+            but_tenants={t for t, n in tenants.items() if n >= _AT_ONCE_BY_TENANT},
+        )
+        for due, tenant in found:
             if len(self._under_way) >= _AT_ONCE:
                 return
             if (
                 due.id in self._under_way
-                or busy[due.webhook_id] >= _AT_ONCE_EACH
-                or busy[tenant] >= _AT_ONCE_BY_TENANT
+                or hooks[due.webhook_id] >= _AT_ONCE_EACH
+                or tenants[tenant] >= _AT_ONCE_BY_TENANT
             ):
                 continue
             self._under_way[due.id] = (due.webhook_id, tenant)
-            busy.update((due.webhook_id, tenant))
+            hooks[due.webhook_id] += 1
+            tenants[tenant] += 1
             task = asyncio.create_task(self._deliver(due))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

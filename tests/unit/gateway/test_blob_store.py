@@ -31,8 +31,8 @@ def test_a_blob_is_here_when_it_is_whole(store: Blobs, tmp_path: Path):
     assert not store.has(DIGEST, len(CONTENT) + 1)
     assert store.older_than(0) == {DIGEST}
     assert store.older_than(60) == set()
-    assert store.remove(DIGEST)
-    assert not store.remove(DIGEST)
+    assert store.remove([DIGEST]) == 1
+    assert store.remove([DIGEST]) == 0
 
 
 def test_a_digest_is_no_way_out_of_the_folder(store: Blobs):

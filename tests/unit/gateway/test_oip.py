@@ -139,6 +139,8 @@ def test_every_number_type_is_taken_as_binary(gateway: ThreadGateway, datatype):
         {"name": "other"},
         {"datatype": "BYTES"},
         {"datatype": 5},
+        {"datatype": ["FP64"]},
+        {"datatype": {}},
         {"shape": [3]},
         {"shape": [3, 3]},
         {"shape": [2, 2]},

@@ -277,6 +277,24 @@ def test_a_key_set_that_is_none_is_no_key_set(tmp_path, issuer, answer):
         asyncio.run(keys.find("ec", "ES256"))
 
 
+ODD_KEYS = [
+    {"kty": "RSA", "n": 1, "e": []},
+    {"kty": "RSA", "n": "AQAB", "e": "AQAB", "key_ops": 5},
+    {"kty": "RSA", "n": "AQAB", "e": "AQAB", "key_ops": None},
+    {"kty": "OKP", "crv": [], "x": 3},
+    {"kty": "oct", "k": "AAAA"},
+    {"kty": []},
+    7,
+]
+
+
+@pytest.mark.parametrize("odd", ODD_KEYS)
+def test_a_key_that_makes_no_sense_stands_in_no_others_way(tmp_path, odd):
+    good = ECKey.generate_key("P-256", {"kid": "ec"}).as_dict(private=False)
+    (tmp_path / "keys").write_text(json.dumps({"keys": [odd, good]}))
+    assert asyncio.run(IssuerKeys(str(tmp_path / "keys")).find("ec", "ES256"))
+
+
 def test_settings_refuse_keys_over_plain_http_and_an_issuer_twice():
     entry = {"issuer": ISSUER, "audience": AUDIENCE, "jwks": "http://issuer.test/keys"}
     with pytest.raises(ValidationError):
