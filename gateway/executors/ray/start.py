@@ -4,11 +4,13 @@ import json
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -264,10 +266,23 @@ def _free_port() -> int:
 
 
 def _temp_dir() -> str:
-    """Return a folder with a short name, for sockets whose names are limited."""
-    folder = Path(tempfile.gettempdir()) / f"privacy-ray-{os.getuid()}"
-    make_folder(folder, private=True)
-    return str(folder)
+    """Return a folder with a short name, for sockets whose names are limited.
+
+    Ray opens it to every user of the machine, and with it the sockets that inputs pass
+    through: so it lies in one that only we can enter.
+
+    Raises:
+        UnavailableError: Others can enter that one, or it is theirs.
+    """
+    folder = Path(tempfile.gettempdir()) / f"privacy-node-{os.getuid()}"
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if not is_ours or stat.S_IMODE(found.st_mode) & 0o077:
+        msg = f"{folder} is open to other users: remove it, or set TMPDIR"
+        raise UnavailableError(msg, code="ray-start")
+    return str(folder / "ray")
 
 
 def _record(home: Path, name: str) -> Path:

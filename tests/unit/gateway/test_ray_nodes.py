@@ -1,5 +1,6 @@
 """What is decided about a cluster's nodes without Ray."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,20 @@ def test_nodes_are_started_without_dashboards_and_statistics(tmp_path: Path):
     head = _plan(tmp_path, join="").command(Settings())
     assert {"--head", "--port=6379", "--include-dashboard=false"} <= set(head)
     assert not any(word.startswith("--address") for word in head)
+
+
+def test_rays_sockets_lie_where_no_other_user_of_the_machine_can_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    command = _plan(tmp_path).command(Settings())
+    (inner,) = [w.partition("=")[2] for w in command if w.startswith("--temp-dir=")]
+    folder = Path(inner).parent
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)  # somebody else's, or one that somebody else may have filled
+    with pytest.raises(UnavailableError) as refusal:
+        _plan(tmp_path).command(Settings())
+    assert refusal.value.code == "ray-start"
 
 
 def test_without_an_address_a_head_is_for_this_machine_only():
