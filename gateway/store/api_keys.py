@@ -85,12 +85,8 @@ class ApiKeys:
             expires_at=None if expires_in_s is None else now(plus_s=expires_in_s),
             revoked_at=None,
         )
-        digest, text = _new_secret()
         with self._database.write() as c:
-            c.execute(sa.insert(api_keys).values(secret_sha256=digest, **asdict(key)))
-            details: Json = {"tenant": tenant, "scopes": key.scopes}
-            note(c, Act(action="key-made", target=key.id, details=details))
-        return key, text
+            return key, _add(c, key)
 
     def recent(self, text: str) -> ApiKey | None:
         """Return the key behind its text if we knew it within the last second.
@@ -200,12 +196,24 @@ class ApiKeys:
         self._remembered.clear()
 
     def bootstrap(self) -> str | None:
-        """Return the text of a new admin key if there is no key at all yet."""
-        with self._database.read() as c:
-            if c.execute(sa.select(sa.func.count()).select_from(api_keys)).scalar_one():
+        """Return the text of a new admin key if there is no key at all yet.
+
+        Of gateways that start together on one database, one makes it.
+        """
+        first = ApiKey(
+            id=f"key_{secrets.token_hex(8)}",
+            tenant="default",
+            name="bootstrap",
+            scopes=["admin"],
+            created_at=now(),
+            expires_at=None,
+            revoked_at=None,
+        )
+        with self._database.write() as c:
+            self._database.lock(c, "first API key")
+            if c.execute(sa.select(api_keys.c.id).limit(1)).first():
                 return None
-        _, text = self.create(tenant="default", scopes=["admin"], name="bootstrap")
-        return text
+            return _add(c, first)
 
     def _note_use(self, key: ApiKey) -> None:
         if key.last_used_at and later(key.last_used_at, _NOTED_EVERY_S) > now():
@@ -213,6 +221,15 @@ class ApiKeys:
         query = sa.update(api_keys).where(api_keys.c.id == key.id)
         with suppress(UnavailableError), self._database.write() as c:
             c.execute(query.values(last_used_at=now()))
+
+
+def _add(c: sa.Connection, key: ApiKey) -> str:
+    """Write a new key; return its text."""
+    digest, text = _new_secret()
+    c.execute(sa.insert(api_keys).values(secret_sha256=digest, **asdict(key)))
+    details: Json = {"tenant": key.tenant, "scopes": key.scopes}
+    note(c, Act(action="key-made", target=key.id, details=details))
+    return text
 
 
 def unknown_key(key_id: str) -> NotFoundError:

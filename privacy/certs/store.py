@@ -33,7 +33,7 @@ from privacy.certs.make import (
     new_key,
 )
 from privacy.client.sealed import seal, unseal
-from privacy.encoding import canonical_json, parse_canonical
+from privacy.encoding import Json, canonical_json, parse_canonical
 from privacy.errors import ConflictError, FormatError, NotFoundError
 from privacy.files import locked, write_atomic
 
@@ -62,6 +62,15 @@ class Authority:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """A certificate that was renewed before it expired, so it is valid all the same."""
+
+    authority: str
+    serial: str
+    expires_at: str
+
+
+@dataclass(frozen=True, slots=True)
 class Issued:
     """The certificate that a name has now, or one that was revoked.
 
@@ -70,6 +79,8 @@ class Issued:
         authority: Id of who signed.
         serial: Serial number, hex.
         revoked_at: "" if it is good.
+        earlier: Those that it replaces and that have not expired; they are revoked
+            with it.
     """
 
     name: str
@@ -80,6 +91,7 @@ class Issued:
     issued_at: str
     expires_at: str
     revoked_at: str = ""
+    earlier: tuple[Earlier, ...] = ()
 
 
 class Certificates:
@@ -201,14 +213,15 @@ class Certificates:
             for name in chosen:
                 old = good[name]
                 made = self._make(authorities[-1], name, old.kind, old.hosts, days)
+                made = replace(made, earlier=self._earlier(old))
                 issued = [made if i == old else i for i in issued]
                 self._write(authorities, issued)
             return list(chosen)
 
     def revoke(self, name: str) -> Issued:
-        """Put a name's certificate on the revocation list.
+        """Put a name's certificate, and those it replaced, on the revocation list.
 
-        It is refused by every machine that has the new `trust.pem`.
+        They are refused by every machine that has the new `trust.pem`.
 
         Raises:
             NotFoundError: The name has no certificate.
@@ -218,8 +231,9 @@ class Certificates:
             found = self._known({i.name: i for i in issued if not i.revoked_at}, name)
             gone = replace(found, revoked_at=_text(self._clock()))
             issued = [gone if i == found else i for i in issued]
+            signers = {one.authority for one in _serials(found)}
             renewed = [
-                self._sign_list(a, issued) if a.id == found.authority else a
+                self._sign_list(a, issued) if a.id in signers else a
                 for a in authorities
             ]
             self._write(renewed, issued)
@@ -263,9 +277,7 @@ class Certificates:
             raise NotFoundError(msg, code="no-authority")
         value = parse_canonical(self._path.read_bytes(), what=str(self._path))
         try:
-            issued = [
-                Issued(**{**i, "hosts": tuple(i["hosts"])}) for i in value["issued"]
-            ]
+            issued = [_issued(i) for i in value["issued"]]
             authorities = [Authority(**a) for a in value["authorities"]]
         except (KeyError, TypeError):
             authorities, issued = [], []
@@ -279,7 +291,7 @@ class Certificates:
         value = {
             "format": _FORMAT,
             "authorities": [asdict(a) for a in authorities],
-            "issued": [{**asdict(i), "hosts": list(i.hosts)} for i in issued],
+            "issued": [_json(i) for i in issued],
         }
         write_atomic(self._path, canonical_json(value), private=True)
         files = (self._ca / f"{a.id}.{e}" for a in authorities for e in ("crt", "crl"))
@@ -313,9 +325,11 @@ class Certificates:
         self, authority: Authority, issued: list[Issued], *, key: Key | None = None
     ) -> Authority:
         gone = [
-            (int(i.serial, 16), datetime.fromisoformat(i.revoked_at))
+            (int(one.serial, 16), datetime.fromisoformat(i.revoked_at))
             for i in issued
-            if i.authority == authority.id and i.revoked_at
+            if i.revoked_at
+            for one in _serials(i)
+            if one.authority == authority.id
         ]
         found = make_revocations(
             gone,
@@ -362,6 +376,12 @@ class Certificates:
             expires_at=_text(made.not_valid_after_utc),
         )
 
+    def _earlier(self, old: Issued) -> tuple[Earlier, ...]:
+        """Return what is still valid of a certificate and those that it replaced."""
+        now = _text(self._clock())
+        last = Earlier(old.authority, old.serial, old.expires_at)
+        return tuple(one for one in (*old.earlier, last) if one.expires_at > now)
+
     def _certificate(self, authority: Authority) -> x509.Certificate:
         raw = (self._ca / f"{authority.id}.crt").read_bytes()
         return x509.load_pem_x509_certificate(raw)
@@ -370,6 +390,20 @@ class Certificates:
         raw = (self._ca / f"{authority.id}.key").read_bytes()
         pem = unseal(raw, passphrase=self._passphrase, what=_WHAT)
         return cast("Key", load_pem_private_key(pem, None))
+
+
+def _serials(issued: Issued) -> tuple[Issued | Earlier, ...]:
+    return (issued, *issued.earlier)
+
+
+def _issued(value: Json) -> Issued:
+    earlier = tuple(Earlier(**one) for one in value.get("earlier", ()))
+    return Issued(**{**value, "hosts": tuple(value["hosts"]), "earlier": earlier})
+
+
+def _json(issued: Issued) -> Json:
+    earlier = [asdict(one) for one in issued.earlier]
+    return {**asdict(issued), "hosts": list(issued.hosts), "earlier": earlier}
 
 
 def _days(days: float) -> timedelta:

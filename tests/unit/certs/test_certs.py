@@ -1,4 +1,5 @@
 import json
+import shutil
 import ssl
 from datetime import UTC, datetime, timedelta
 
@@ -116,6 +117,24 @@ def test_a_revoked_client_is_refused_once_the_server_has_the_new_list(certs):
         handshake(server, client_context(_files(certs, "me")), "localhost")
     certs.issue("me", kind="client")
     assert _meet(_files(certs, "gw"), _files(certs, "me")) == b"hello"
+
+
+def test_what_a_renewal_replaced_is_revoked_with_it(certs, tmp_path):
+    stolen = tmp_path / "stolen"
+    shutil.copytree(certs.files("me"), stolen)
+    thief = TlsFiles(
+        trust=certs.trust, certificate=stolen / "tls.crt", key=stolen / "tls.key"
+    )
+    certs.renew(["me"])
+    certs.rotate()
+    certs.renew()
+    assert _meet(_files(certs, "gw"), thief) == b"hello"
+    (me,) = [i for i in certs.all()[1] if i.name == "me"]
+    assert len(me.earlier) == 2
+    certs.revoke("me")
+    for files in (thief, _files(certs, "me")):
+        with pytest.raises(ssl.SSLError, match="CERTIFICATE_VERIFY_FAILED"):
+            _meet(_files(certs, "gw"), files)
 
 
 def test_a_revoked_server_is_refused(certs):

@@ -1,5 +1,7 @@
 import sqlite3
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from gateway.store.api_keys import ApiKeys
 from gateway.store.database import Database
 from privacy import clock
 from privacy.errors import AuthError, ConflictError, NotFoundError
+from tests.support.postgres import migrated
 
 
 @pytest.fixture
@@ -90,6 +93,19 @@ def test_the_first_key_is_made_once(database: Database):
     assert text
     assert keys.authenticate(text).scopes == ["admin"]
     assert ApiKeys(database).bootstrap() is None
+
+
+def test_of_gateways_that_start_together_one_makes_the_first_key():
+    database, start = Database(migrated()), threading.Barrier(6)
+
+    def bootstrap(_: int) -> str | None:
+        start.wait()
+        return ApiKeys(database).bootstrap()
+
+    with ThreadPoolExecutor(6) as gateways:
+        made = [text for text in gateways.map(bootstrap, range(6)) if text]
+    assert len(made) == len(ApiKeys(database).all()) == 1
+    database.close()
 
 
 def test_a_rotated_key_has_a_new_text_and_the_old_one_works_a_while(
