@@ -80,6 +80,7 @@ class Enclaves:
                     raise _cancelled()
                 return await self._infer(work, watch, ended)
         finally:
+            ended.set()  # who let go of the run may have left a prover at work
             del self._jobs[work.job_id]
 
     async def evidence(self, bundle: Bundle, nonce: bytes) -> bytes:

@@ -13,6 +13,7 @@
 """
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -37,6 +38,8 @@ MAX_LOST = 5
 """How many nodes may be lost under one job: it may be the job that ends them."""
 LOST_S = 5.0
 """How long a node that was lost gets no job."""
+_TICK_S = 0.05
+"""Who waits is looked at again at most so often, however many wait."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,6 +82,7 @@ class Scheduler:
         self._running: Counter[tuple[str, Mode]] = Counter()
         self._tickets: dict[str, _Ticket] = {}
         self._waiting: list[_Ticket] = []
+        self._ticks: set[int] = set()
 
     def add(self, node: Node) -> None:
         """Give jobs to a node from now on; one of the same name is replaced."""
@@ -295,7 +299,15 @@ class Scheduler:
         self.changed()
 
     def _again_in(self, seconds: float) -> None:
-        asyncio.get_running_loop().call_later(seconds + 0.01, self.changed)
+        loop = asyncio.get_running_loop()
+        tick = math.ceil((loop.time() + seconds) / _TICK_S)
+        if tick not in self._ticks:  # one timer for all who wait for the same moment
+            self._ticks.add(tick)
+            loop.call_at(tick * _TICK_S, self._tick, tick)
+
+    def _tick(self, tick: int) -> None:
+        self._ticks.discard(tick)
+        self.changed()
 
 
 def _home(able: list[Node], mode: Mode, bundle: Bundle) -> Node:

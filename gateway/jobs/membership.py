@@ -53,7 +53,10 @@ class Runner(Protocol):
         """Return the jobs whose runs are under way."""
 
     def abandon(self, job_id: str) -> None:
-        """End a run whose end does not count any more."""
+        """End a run of a job that has ended, also on its node."""
+
+    def let_go(self, job_id: str) -> None:
+        """End a run of a job that is another's; a node that others have goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +65,15 @@ class _Found:
 
     Attributes:
         mine: Open jobs that are this gateway's to run.
+        ended: Jobs that have ended, though runs of them go on here.
+        moved: The same of jobs that were taken over, be it by this gateway's new id.
         news: Of jobs that run elsewhere.
         lost: Others had taken this gateway for dead.
     """
 
     mine: set[str]
+    ended: set[str]
+    moved: set[str]
     news: list[Job]
     lost: bool
 
@@ -145,7 +152,11 @@ class Membership:
             try:
                 here = runner.under_way()
                 found = await loop.run_in_executor(
-                    self._thread, self._round, hub.followed() - here, hub.reports(here)
+                    self._thread,
+                    self._round,
+                    here,
+                    hub.followed() - here,
+                    hub.reports(here),
                 )
             except StoreAwayError as exc:
                 if not away:
@@ -172,8 +183,10 @@ class Membership:
     ) -> None:
         if found.lost:
             _log.warning("lease-lost", runs=len(here))
-        for job_id in here if found.lost else here - found.mine:
-            runner.abandon(job_id)  # ended, or another's
+        for job_id in found.ended:
+            runner.abandon(job_id)
+        for job_id in found.moved:
+            runner.let_go(job_id)
         for job_id in found.mine - here:
             runner.begin(job_id)
         told = {}
@@ -186,12 +199,14 @@ class Membership:
                 tell(job.id, job.progress)
         self._told = told
 
-    def _round(self, followed: set[str], progress: dict[str, Json]) -> _Found:
+    def _round(
+        self, here: set[str], followed: set[str], progress: dict[str, Json]
+    ) -> _Found:
         lost, at = False, time.monotonic()
         if at >= self._beat_at:
-            self._beat_at = at + self._member.lease_s / _BEATS
             if lost := not self._gateways.beat(self._member):
                 self._join_anew()
+            self._beat_at = at + self._member.lease_s / _BEATS
             self._look()
         if at >= self._told_progress_at:
             self._told_progress_at = at + _PROGRESS_S
@@ -199,7 +214,10 @@ class Membership:
             if len(self._seen) > 1:  # others may have somebody who waits
                 self._jobs.report(self.id, new)
             self._sent = progress
-        return _Found(self._jobs.open_of(self.id), self._jobs.of(followed), lost)
+        mine = self._jobs.open_of(self.id)
+        gone = here if lost else here - mine
+        moved = {job.id for job in self._jobs.of(gone) if not job.finished}
+        return _Found(mine, gone - moved, moved, self._jobs.of(followed), lost)
 
     def _join_anew(self) -> None:
         """Come back under a new id: the old one's jobs are another's by now.

@@ -211,8 +211,16 @@ class JobService:
         return self.runs.under_way()
 
     def abandon(self, job_id: str) -> None:
-        """End a run whose end does not count: the job has ended, or is another's."""
+        """End a run of a job that has ended, also on its node."""
         self.executor.cancel(job_id)
+
+    def let_go(self, job_id: str) -> None:
+        """End a run of a job that another gateway has taken over.
+
+        A node or peer that both have goes on with it: to cancel it there would end it
+        for the other one.
+        """
+        self.runs.abandon(job_id)
 
     async def _complete(self, job_id: str, *, by: str) -> None:
         """Run a job, and write its terminal state unless it has one.

@@ -13,6 +13,7 @@ from gateway.metrics import DATABASE_ERRORS
 from privacy.errors import UnavailableError
 
 _PASSING = (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError)
+_PASSING_STATES = ("25006", "25P03")  # a standby, and a session that paused too long
 _FULL = ("database or disk is full", "No space left on device")
 _DEFECTS = ("no such ", "syntax error", "has no column")
 
@@ -52,7 +53,10 @@ def passing_errors() -> Iterator[None]:
     """
     try:
         yield
-    except _PASSING as exc:
+    except (*_PASSING, sa.exc.InternalError) as exc:
+        state = getattr(getattr(exc, "orig", None), "sqlstate", None)
+        if not isinstance(exc, _PASSING) and state not in _PASSING_STATES:
+            raise
         DATABASE_ERRORS.inc()
         text = str(getattr(exc, "orig", exc))
         if any(word in text for word in _DEFECTS):

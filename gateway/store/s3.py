@@ -2,8 +2,8 @@
 
 Credentials, region and address are boto3's usual ones (`AWS_ACCESS_KEY_ID`, …,
 `AWS_ENDPOINT_URL_S3` for another server than Amazon's). An object is named by its
-digest, so a copy never goes stale; copies that were not used lately are removed when
-they take more room than they may.
+digest, which every copy is checked against, so none goes stale; copies that were not
+used lately are removed when they take more room than they may.
 """
 
 import os
@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import structlog
+
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import SMALL_BYTES, missing
-from privacy.encoding import check_sha256
+from privacy.encoding import check_sha256, sha256_file
 from privacy.errors import FormatError, UnavailableError
 
+_log = structlog.get_logger()
 _AT_ONCE = 1000  # as many as one request may delete
 _IN_USE_S = 3600.0  # a copy that was asked for so lately may be a worker's input
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
@@ -55,7 +58,7 @@ class S3Blobs:
         """Return a copy of a blob on this machine.
 
         Raises:
-            NotFoundError: There is none.
+            NotFoundError: There is none, or other bytes lay under its name.
             StoreAwayError: The bucket cannot be reached.
         """
         copy = self._copy(sha256)
@@ -66,6 +69,9 @@ class S3Blobs:
         try:
             with _away():
                 self._s3.download_file(self._bucket, self._key(sha256), str(arriving))
+            if sha256_file(arriving) != sha256:
+                self._remove_damaged(sha256)
+                raise missing(sha256)
             arriving.chmod(0o600)
             arriving.replace(copy)
         except FileNotFoundError:
@@ -144,6 +150,12 @@ class S3Blobs:
                 path.unlink(missing_ok=True)
                 room, removed = room + size, removed + 1
         return removed
+
+    def _remove_damaged(self, sha256: str) -> None:
+        """Remove what is not what its name says, so that it can be uploaded again."""
+        _log.error("blob-damaged", sha256=sha256)
+        with _away():
+            self._s3.delete_object(Bucket=self._bucket, Key=self._key(sha256))
 
     def _stored(self, sha256: str, size: int) -> bool:
         try:

@@ -252,6 +252,7 @@ class NodeActor:
             await asyncio.sleep(_LOOK_EVERY_S)
             now = time.monotonic()
             await self._remove_old(now)
+            await asyncio.to_thread(self._cache.remove_broken)
             idle = not self._tasks and now - self._used_at > self._settings.node_idle_s
             if idle:
                 await self._node.close()

@@ -4,9 +4,10 @@ import hashlib
 import os
 import shutil
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from privacy.bundle import MANIFEST, SIGNATURE, Bundle, parse_manifest
@@ -14,6 +15,8 @@ from privacy.encoding import check_sha256
 from privacy.errors import FormatError, LimitError
 from privacy.files import make_folder, write_atomic
 from privacy.modes import Mode
+
+_SILENT_S = 600.0
 
 
 class Cache:
@@ -84,8 +87,9 @@ class Cache:
 
     def missing_of_model(self, model_sha256: str, mode: Mode) -> list[str]:
         """Return which blobs a model's parts for a mode lack; the manifest first."""
-        names = self._unmade(model_sha256, mode)
-        return self.missing(set(names.values()))
+        with self.lock:  # another thread may just make the model of these blobs
+            names = self._unmade(model_sha256, mode)
+            return self.missing(set(names.values()))
 
     def model(self, model_sha256: str, mode: Mode, *, signature: str) -> Bundle:
         """Return a model with the parts of a mode, made of blobs that are here."""
@@ -122,8 +126,10 @@ class Cache:
             yield
         finally:
             with self.lock:
+                self._in_use.subtract(paths)
                 for path in paths:
-                    self._in_use[path] -= 1
+                    if not self._in_use[path]:
+                        self._in_use.pop(path, None)
 
     def _unmade(self, model_sha256: str, mode: Mode) -> dict[str, str]:
         """Return files that a model's folder lacks, by name: their digests."""
@@ -143,6 +149,14 @@ class Cache:
             for name, entry in parse_manifest(raw).files.items()
             if name.startswith(wanted) and not (root / name).exists()
         }
+
+    def remove_broken(self) -> None:
+        """Remove what came of blobs whose sender has gone silent in the middle."""
+        horizon = time.time() - _SILENT_S
+        for part in self._parts.iterdir():
+            with suppress(FileNotFoundError):  # it has become whole meanwhile
+                if part.stat().st_mtime < horizon:
+                    part.unlink()
 
     def _room(self, needed: int) -> None:
         """Remove what was used longest ago until there is room."""

@@ -172,7 +172,7 @@ class Driver:
         request, files = call["request"], call["files"]
         request |= {"input": _small(Path(files[request["input_sha256"]]))}
         for _ in range(_MAX_SENDS):
-            if self._runs[request["job_id"]]:
+            if self._runs.get(request["job_id"]):
                 raise JobFailedError("the job was cancelled", code="cancelled")
             actor = await node.actor(self._worker_target)
             said: Json = await actor.run.remote(request)

@@ -183,6 +183,29 @@ def test_a_database_that_goes_away_is_a_typed_error_and_comes_back():
             assert c.execute(sa.text("SELECT count(*) FROM t")).scalar_one() == 0
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "SET TRANSACTION READ ONLY",  # as on a standby, after a failover
+        "SET idle_in_transaction_session_timeout = '50ms'",
+    ],
+)
+def test_a_standby_and_a_session_that_paused_are_typed_errors_too(before: str):
+    with closing(Database(new_database())) as database:
+
+        def pause() -> None:
+            with database.write() as c:
+                c.execute(sa.text(before))
+                time.sleep(0.3)
+                c.execute(sa.text("CREATE TABLE t (n INTEGER)"))
+
+        with pytest.raises(UnavailableError) as refusal:
+            pause()
+        assert refusal.value.code == "database-unavailable"
+        with database.write() as c:
+            c.execute(sa.text("CREATE TABLE t (n INTEGER)"))
+
+
 def test_a_full_disk_is_a_typed_error_and_loses_nothing(tmp_path: Path):
     with closing(Database(tmp_path / "x.sqlite")) as database:
         with database.write() as c:

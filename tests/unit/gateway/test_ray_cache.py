@@ -1,5 +1,6 @@
 """What a cluster's node keeps of what it is sent."""
 
+import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,6 +64,15 @@ def test_what_was_used_longest_ago_goes_unless_a_job_uses_it(cache: Cache):
         with pytest.raises(LimitError) as refusal:
             send(cache, secrets.token_bytes(4000))
         assert refusal.value.code == "node-cache-full"
+
+
+def test_pieces_whose_sender_went_silent_are_removed(cache: Cache, tmp_path: Path):
+    for once in ("a" * 64, "b" * 64):
+        cache.write("c" * 64, once, 0, memoryview(b"piece"), last=False)
+    old, young = sorted((tmp_path / "cache" / "parts").iterdir())
+    os.utime(old, (0, 0))
+    cache.remove_broken()
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def _send_missing(cache: Cache, bundle: Bundle, mode: Mode) -> int:

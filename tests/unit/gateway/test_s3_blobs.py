@@ -88,6 +88,22 @@ def test_a_blob_removed_between_upload_and_naming_is_uploaded_again(
     blobs.remove({DIGEST})
 
 
+def test_bytes_that_somebody_put_in_a_blobs_place_are_not_taken(
+    blobs: S3Blobs, bucket: str, tmp_path: Path
+):
+    blobs.keep(_given(tmp_path), DIGEST)
+    other = S3Blobs(bucket, tmp_path / "other", cache_bytes=1)
+    client = boto3.client("s3")
+    client.put_object(Bucket="blobs", Key=f"some/prefix/{DIGEST}", Body=CONTENT[::-1])
+    with pytest.raises(NotFoundError):
+        other.fetch(DIGEST)
+    assert not list((tmp_path / "other").iterdir())
+    assert not other.has(DIGEST, len(CONTENT))  # so it is uploaded again
+    other.keep(_given(tmp_path), DIGEST)
+    assert other.fetch(DIGEST).read_bytes() == CONTENT
+    blobs.remove({DIGEST})
+
+
 def test_copies_unused_for_long_make_room_unless_a_job_needs_them(
     blobs: S3Blobs, tmp_path: Path
 ):

@@ -168,6 +168,26 @@ def test_a_job_waits_for_a_node_that_joins_for_so_long(tmp_path: Path):
     play(scenario, tmp_path, node_wait_s=0.2)
 
 
+def test_many_jobs_that_wait_for_a_node_are_looked_at_no_oftener_than_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    looks = []
+    look = Scheduler.changed
+    monkeypatch.setattr(Scheduler, "changed", lambda s: (looks.append(s), look(s)))
+
+    async def scenario(desk: _Desk) -> None:
+        jobs = []
+        for number in range(16):  # each has an end of its own
+            jobs.append(await desk.submit(str(number)))
+            await asyncio.sleep(0.02)
+            desk.scheduler.changed()  # as a cluster's news do
+        for job in jobs:
+            await refused(job, UnavailableError, "no-node")
+        assert len(looks) < 60
+
+    play(scenario, tmp_path, node_wait_s=0.4)
+
+
 def test_a_job_of_a_node_that_dies_goes_on_elsewhere(tmp_path: Path):
     async def scenario(desk: _Desk, a: FakeNode, b: FakeNode) -> None:
         job = await desk.submit("1", avoid=frozenset())

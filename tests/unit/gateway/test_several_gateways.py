@@ -13,7 +13,7 @@ from gateway.jobs.membership import Membership
 from gateway.store.away import StoreAwayError
 from gateway.store.database import Database
 from gateway.store.gateways import Gateways
-from gateway.store.jobs import Jobs
+from gateway.store.jobs import Jobs, NewJob, Outcome
 from privacy.modes import Mode
 from privacy.tee.kem import CLASSIC, KemKey
 from privacy.tee.seal import Purpose, seal_input
@@ -180,6 +180,71 @@ def shared() -> Iterator[Database]:
     database = Database(migrated())
     yield database
     database.close()
+
+
+class _Runner:
+    """Notes what a membership asks of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def under_way(self) -> set[str]:
+        return {"moved", "ended", "mine"}
+
+    def begin(self, job_id: str) -> None:
+        self.asked.append(("begin", job_id))
+
+    def abandon(self, job_id: str) -> None:
+        self.asked.append(("abandon", job_id))
+
+    def let_go(self, job_id: str) -> None:
+        self.asked.append(("let go", job_id))
+
+
+def test_only_a_job_that_has_ended_is_cancelled_at_a_node_that_others_may_have(
+    shared: Database, tmp_path: Path
+):
+    gateways, jobs = Gateways(shared), Jobs(shared)
+    one, heir = (
+        Membership(gateways, jobs, tmp_path / name, name=name, lease_s=10)
+        for name in ("one", "heir")
+    )
+    for member in (one, heir):
+        member.join()
+    for job_id, gateway in (("moved", heir), ("ended", one), ("mine", one)):
+        new = NewJob(
+            id=job_id,
+            tenant="a",
+            idempotency_key=None,
+            request_sha256="b",
+            model="m",
+            version="1",
+            model_sha256="d",
+            mode="zkml",
+            simulated=False,
+            input_sha256="i",
+            keys_sha256="",
+            options={},
+            gateway=gateway.id,
+        )
+        jobs.accept(new, max_queued=9, max_queued_by_tenant=9)
+    jobs.finish("ended", Outcome("cancelled"), lambda *_: b"receipt")
+    runner = _Runner()
+    here = runner.under_way()
+    one._act(one._round(here, set(), {}), here, runner, lambda *_: None)
+    assert sorted(runner.asked) == [("abandon", "ended"), ("let go", "moved")]
+    gateways.bury(next(m for m in gateways.all() if m.id == one.id))
+    heir._gateways.claim(heir.id)
+    one._beat_at = 0.0
+    runner.asked.clear()
+    one._act(one._round(here, set(), {}), here, runner, lambda *_: None)
+    assert sorted(runner.asked) == [
+        ("abandon", "ended"),
+        ("let go", "mine"),
+        ("let go", "moved"),
+    ]
+    for member in (one, heir):
+        member.leave()
 
 
 def test_a_sealed_job_is_run_by_the_gateway_that_has_its_enclave(
