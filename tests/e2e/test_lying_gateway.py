@@ -6,6 +6,7 @@ The real gateway and engines work; a transport between rewrites their answers.
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
@@ -98,15 +99,25 @@ def test_another_jobs_receipt_is_refused(lied_to, owner, diagnosis, mode):
     assert error.code == "receipt-mismatch"
 
 
-def test_a_receipt_of_another_key_is_not_verified(lied_to):
-    def other_key(raw):
-        value = json.loads(raw)
-        value["keys"][0]["x"] = "A" * 43
-        return json.dumps(value).encode()
+def other_key(raw, *, history):
+    value = json.loads(raw)
+    value["keys"][0]["x"] = "A" * 43
+    if not history:
+        del value["history"]
+    return json.dumps(value).encode()
 
-    error = lied_to("zkml", "/.well-known/jwks.json", other_key)
+
+def test_a_receipt_of_another_key_is_not_verified(lied_to):
+    without = partial(other_key, history=False)
+    error = lied_to("zkml", "/.well-known/jwks.json", without)
     assert error.exit_code == 7
     assert "ask its operator" in error.message
+
+
+def test_a_key_that_the_gateways_own_history_does_not_name_is_refused(lied_to):
+    beside = partial(other_key, history=True)
+    error = lied_to("zkml", "/.well-known/jwks.json", beside)
+    assert error.exit_code == 6
 
 
 @pytest.mark.parametrize("mode", ["fhe", "zkml"])

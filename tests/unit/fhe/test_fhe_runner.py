@@ -99,7 +99,8 @@ def _with_part(bundle, part) -> Bundle:
 class CountingCircuit:
     """Counts how often keys are unpacked; the engine itself is not asked."""
 
-    def __init__(self):
+    def __init__(self, runner):
+        self.batch = runner._spec.batches[0]
         self.loaded = []
 
     def load_keys(self, raw):
@@ -107,13 +108,17 @@ class CountingCircuit:
         return raw[:64]
 
     def run(self, function, ciphertext, evaluation_keys):
-        return evaluation_keys
+        return self.result(0)
+
+    def result(self, number):
+        """Return a result as the engine's, made of one number."""
+        return number.to_bytes() * self.batch.result.size
 
 
 def test_unpacked_keys_are_kept_and_the_oldest_dropped(tree, blob, tree_keys, tmp_path):
     resident = [0]
     runner = Runner(tree.bundle, warm=Warm(4 << 40, resident=lambda: resident[0]))
-    circuit = runner._circuit = CountingCircuit()
+    circuit = runner._circuit = CountingCircuit(runner)
     raw = tree_keys.evaluation_keys()
     fixed = {i for i, _ in runner._spec.keys.words}
     free = next(i for i in range(runner._spec.keys.size // 8) if i not in fixed)
@@ -133,16 +138,17 @@ def test_unpacked_keys_are_kept_and_the_oldest_dropped(tree, blob, tree_keys, tm
 def test_keys_of_one_key_set_are_unpacked_once_for_all_models(
     tree, blob, keys_file, tmp_path
 ):
-    circuit, warm = CountingCircuit(), Warm(4 << 30)
-    for _ in range(2):
-        runner = Runner(tree.bundle, warm=warm)
+    warm = Warm(4 << 30)
+    runners = [Runner(tree.bundle, warm=warm) for _ in range(2)]
+    circuit = CountingCircuit(runners[0])
+    for runner in runners:
         runner._circuit = circuit
         runner.run(blob, keys_file, silent)
     assert len(circuit.loaded) == 1
 
 
 def test_a_key_file_that_was_replaced_is_read_again(runner, blob, tree_keys, tmp_path):
-    circuit = runner._circuit = CountingCircuit()
+    circuit = runner._circuit = CountingCircuit(runner)
     path = tmp_path / "keys"
     for _ in range(2):
         path.write_bytes(tree_keys.evaluation_keys())
@@ -154,21 +160,21 @@ def test_a_key_file_that_was_replaced_is_read_again(runner, blob, tree_keys, tmp
 class DyingCircuit(CountingCircuit):
     """Dies at the third row, once."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, runner):
+        super().__init__(runner)
         self.ran = 0
 
     def run(self, function, ciphertext, evaluation_keys):
         self.ran += 1
         if self.ran == 3:
             raise KeyboardInterrupt
-        return b"result %d" % self.ran
+        return self.result(self.ran)
 
 
 def test_rows_done_before_a_death_are_not_computed_again(
     runner, tree, tree_keys, keys_file, tmp_path
 ):
-    runner._circuit = DyingCircuit()
+    circuit = runner._circuit = DyingCircuit(runner)
     many, rows = tree_keys.encrypt(tree.held[:5]), RowStore(tmp_path / "rows")
     with pytest.raises(KeyboardInterrupt):
         runner.run(many, keys_file, silent, rows)
@@ -176,7 +182,8 @@ def test_rows_done_before_a_death_are_not_computed_again(
     seen = []
     output = runner.run(many, keys_file, seen.append, RowStore(tmp_path / "rows"))
     found = unpack(output.output, what="output")
-    assert found == [b"result %d" % i for i in (1, 4, 5, 6, 7)]
+    ran = [circuit.batch.pack(circuit.result(i)) for i in (1, 4, 5, 6, 7)]
+    assert found == ran
     assert [report["done"] for report in seen] == [1, 2, 3, 4, 5]
 
 
