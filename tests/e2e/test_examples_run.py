@@ -33,6 +33,7 @@ def test_boosted_trees_answer_in_every_mode(owner, published, mode, count):
     agrees(owner, published("credit"), mode, count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "count"), [("fhe", 1), ("zkml", 3), ("tee", 9)])
 def test_a_network_answers_in_every_mode(owner, published, mode, count):
     agrees(owner, published("wine"), mode, count)
