@@ -119,6 +119,10 @@ class Node(Executor, Protocol):
     def gpus(self) -> int:
         """How many GPUs it has."""
 
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another operator runs it."""
+
     def refusal(self, mode: Mode, bundle: Bundle) -> PrivacyError | None:
         """Return why it can never run jobs of a model in a mode, None if it can."""
 

@@ -19,6 +19,8 @@ from privacy.modes import Mode
 class LocalNode:
     """The node that this process runs itself."""
 
+    is_foreign = False
+
     def __init__(
         self,
         settings: Settings,

@@ -87,6 +87,7 @@ class PeerNode:
     """A peer as a node; see `gateway.executors.base.Node`."""
 
     gpus = 0
+    is_foreign = True
 
     def __init__(
         self,

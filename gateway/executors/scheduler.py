@@ -313,14 +313,15 @@ class Scheduler:
 def _home(able: list[Node], mode: Mode, bundle: Bundle) -> Node:
     """Return where the enclave of a model is: the same node for every gateway.
 
-    The node whose enclave runs; before one does, or if several do, the highest digest
+    A node of this operator, if one is able: the data owner may want no other. Of these
+    the node whose enclave runs; before one does, or if several do, the highest digest
     of node and model, so that a node that joins or leaves moves as few as can be.
     """
     model = bundle.sha256
 
-    def rank(node: Node) -> tuple[int, bytes]:
+    def rank(node: Node) -> tuple[bool, int, bytes]:
         digest = sha256(f"{node.name}\0{mode}\0{model}".encode()).digest()
-        return node.warmth(mode, model), digest
+        return not node.is_foreign, node.warmth(mode, model), digest
 
     return max(able, key=rank)
 

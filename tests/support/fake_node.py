@@ -27,6 +27,7 @@ class FakeNode:
     ) -> None:
         self.name = name
         self.gpus = gpus
+        self.is_foreign = False
         self.ran: list[str] = []
         self.warm: dict[str, int] = {}
         self.holds: set[str] = set()

@@ -26,6 +26,8 @@ _PROVING = {Mode.ZKML, Mode.TEE_ZKML}
 class RayNode:
     """One node of the cluster."""
 
+    is_foreign = False
+
     def __init__(self, name: str, view: Json, link: Link, *, evidence: str) -> None:
         """Describe the node as the driver views it; see `labels.node_view`.
 

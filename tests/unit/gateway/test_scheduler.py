@@ -325,6 +325,17 @@ def test_sealed_inputs_go_to_the_node_that_gave_the_evidence(tmp_path: Path):
     play(scenario, tmp_path, FakeNode("a"), FakeNode("b"), FakeNode("c"))
 
 
+def test_an_enclave_of_this_operator_is_taken_before_any_of_anothers(tmp_path: Path):
+    async def scenario(desk: _Desk, own: FakeNode, *peers: FakeNode) -> None:
+        for peer in peers:
+            peer.is_foreign = True
+            peer.warm = {desk.bundle.sha256: 1}
+        vouched = await desk.scheduler.evidence(Mode.TEE, desk.bundle, b"n" * 32)
+        assert vouched.decode() == own.name
+
+    play(scenario, tmp_path, *(FakeNode(name) for name in "abcd"))
+
+
 def test_a_lost_enclave_takes_its_inputs_with_it(tmp_path: Path):
     async def scenario(desk: _Desk, a: FakeNode, b: FakeNode) -> None:
         job = await desk.submit("1", Mode.TEE)
