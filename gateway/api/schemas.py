@@ -410,7 +410,9 @@ class NodeOut(BaseModel):
     enclave_evidence: str
     url: str = Field("", description="Of a peer.")
     detail: str = Field("", description="Why a peer gets no jobs now.")
-    doubt: str = Field("", description="Why it is a suspect or in quarantine.")
+    doubt: str = Field(
+        "", description="If it is a suspect or in quarantine; why, for operators."
+    )
     modes: dict[str, NodeModeOut]
 
 

@@ -287,6 +287,10 @@ def test_an_operator_decides_by_command(gateway, api, privacy):
     assert (code, closed["state"], closed["note"]) == (0, "resolved", "seen")
     nodes = {n["name"]: n for n in api.get("/v1/nodes").json()["nodes"]}
     assert nodes["far"]["doubt"].startswith("quarantined: dispute dis_")
+    wanted = {"tenant": "default", "scopes": ["models:read"]}
+    with gateway.client(api.post("/v1/api-keys", json=wanted).json()["key"]) as reader:
+        seen = {n["name"]: n for n in reader.get("/v1/nodes").json()["nodes"]}
+    assert seen["far"]["doubt"] == "quarantined"  # why, is for operators
     assert privacy("node", "release", "far")[0] == 0
     code, held = privacy("node", "quarantine", "far", "--why", "a test")
     assert (code, held["why"]) == (0, "a test")
