@@ -12,6 +12,7 @@ from privacy.errors import FormatError, UnavailableError
 
 FOLDER = Path(__file__).parent / "migrations"
 _FIRST = "0001"
+HEAD = "0011"
 _LOCK = 0x70726976  # of PostgreSQL's advisory locks
 
 
@@ -28,6 +29,8 @@ def migrate(engine: sa.Engine, *, to: str = "head") -> tuple[str, str]:
         UnavailableError: The database is newer than this program.
         FormatError: There is no such revision.
     """
+    if to == "head" and _revision(engine) == HEAD:
+        return HEAD, HEAD  # the usual start, which need not load alembic
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
@@ -62,6 +65,15 @@ def migrate(engine: sa.Engine, *, to: str = "head") -> tuple[str, str]:
             move(config, to)
         connection.commit()
     return before, target
+
+
+def _revision(engine: sa.Engine) -> str:
+    """Return the revision of a database's tables, "" if it has none."""
+    query = sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))
+    with engine.connect() as connection:
+        if not sa.inspect(connection).has_table("alembic_version"):
+            return ""
+        return str(connection.execute(query).scalar_one_or_none() or "")
 
 
 def _lock(connection: sa.Connection) -> None:
