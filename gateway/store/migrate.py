@@ -69,7 +69,7 @@ def migrate(engine: sa.Engine, *, to: str = "head") -> tuple[str, str]:
 
 def _revision(engine: sa.Engine) -> str:
     """Return the revision of a database's tables, "" if it has none."""
-    query = sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))
+    query = sa.text("SELECT version_num FROM alembic_version")
     with engine.connect() as connection:
         if not sa.inspect(connection).has_table("alembic_version"):
             return ""

@@ -20,8 +20,6 @@ from privacy.encoding import canonical_json, sha256_hex
 from privacy.modes import Mode
 from tests.support.live_gateway import ProcessGateway, wait_until
 
-KILLS = [2, pytest.param(10, marks=pytest.mark.slow)]
-
 
 @pytest.fixture
 def fragile(tmp_path, models_dir, diagnosis):
@@ -69,8 +67,9 @@ def run_step(client, step):
     return check_reply(step, Reply(got.status_code, got.headers, got.content))
 
 
-@pytest.mark.parametrize("kills", KILLS)
-def test_kills_lose_no_job_and_finish_each_once(fragile, diagnosis, tmp_path, kills):
+@pytest.mark.slow
+def test_kills_lose_no_job_and_finish_each_once(fragile, diagnosis, tmp_path):
+    kills = 10
     home = Client(fragile.base_url, home=tmp_path / "home").home
     rng = random.Random(3)
     accepted = []

@@ -97,6 +97,7 @@ def test_jobs_killed_at_their_beginning_are_run_again(
             _receipt(api, job_id)
 
 
+@pytest.mark.slow
 def test_workers_of_a_killed_gateway_end_with_it(
     process: ProcessGateway, tmp_path: Path
 ):

@@ -178,6 +178,7 @@ def test_the_asynchronous_client_compares_too(
     assert "node far" in checks(asyncio.run(ask()))["second-run"]
 
 
+@pytest.mark.slow
 def test_the_command_line_compares_with_a_named_gateway(
     gateway, second, liar, diagnosis, rows, tmp_path
 ):

@@ -52,6 +52,7 @@ def trees(draw, outputs=1, depth=5, undecided=None):
     return BitNode(bit, below, above)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(st.lists(trees(outputs=2), min_size=1, max_size=4), st.sampled_from([4, 5]))
 def test_a_plan_gives_what_walking_the_trees_gives_on_every_input(forest, table_bits):

@@ -216,6 +216,7 @@ def test_a_linear_model_is_refused_where_only_our_own_circuits_are_wanted(
     assert "LogisticRegression is no ensemble of trees" in answer["reason"]
 
 
+@pytest.mark.slow
 def test_trees_we_cannot_express_fall_back_to_concrete_ml_with_the_reason(
     data, tree, publisher, tmp_path
 ):

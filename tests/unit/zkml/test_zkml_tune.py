@@ -170,6 +170,7 @@ def test_objectives_are_named() -> None:
     assert OBJECTIVES == ("time", "key", "gas")
 
 
+@pytest.mark.slow
 def test_gas_is_wanted_where_gas_is_the_objective(linear: Any, tmp_path: Path) -> None:
     found = tuned(linear.request(tmp_path), objective="gas")
     cheapest = min(found["tried"], key=lambda t: t["verify_gas"])

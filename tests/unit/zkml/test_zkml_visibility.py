@@ -78,6 +78,7 @@ def test_a_shown_input_and_a_committed_model_are_compared(
     assert len(audit(bundle.root)["checks"]) == 6
 
 
+@pytest.mark.slow
 def test_a_committed_model_follows_the_hash_of_the_input(
     published: Publish, rows: Any
 ) -> None:
