@@ -3,10 +3,15 @@
 import errno
 import fcntl
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from privacy.errors import FormatError
+
+_SECRET_BYTES = 32
 
 
 def write_atomic(path: Path, content: bytes, *, private: bool = False) -> None:
@@ -53,6 +58,38 @@ def make_folder(path: Path, *, private: bool) -> None:
         folder.mkdir(exist_ok=True, mode=0o700 if private else 0o755)
     if not path.is_dir():  # an existing file is in the way
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def secret_of_file(path: Path, *, code: str) -> bytes:
+    """Return the 32 secret bytes in a file, made on first use with mode 0600.
+
+    Args:
+        path: The file.
+        code: Of the error.
+
+    Raises:
+        FormatError: The file has another length.
+    """
+    if not path.exists():
+        _make_secret(path)
+    secret = path.read_bytes()
+    if len(secret) != _SECRET_BYTES:
+        msg = f"{path} has {len(secret)} bytes, expected {_SECRET_BYTES}: restore it"
+        raise FormatError(msg, code=code)
+    return secret
+
+
+def _make_secret(path: Path) -> None:
+    """Write a new secret whole; if another process is quicker, its secret stays."""
+    make_folder(path.parent, private=True)
+    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    write_atomic(fresh, secrets.token_bytes(_SECRET_BYTES), private=True)
+    try:
+        os.link(fresh, path)
+    except FileExistsError:
+        pass
+    finally:
+        fresh.unlink()
 
 
 def default_home() -> Path:

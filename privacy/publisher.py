@@ -9,8 +9,6 @@ A bundle is code that a node runs: it is loaded only if a trusted publisher sign
 """
 
 import json
-import os
-import secrets
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -24,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from privacy.bundle import MANIFEST, SIGNATURE, Bundle, open_bundle
 from privacy.encoding import b64url, canonical_json, parse_object, sha256_hex
 from privacy.errors import FormatError, NotFoundError, VerificationError
-from privacy.files import locked, make_folder, write_atomic
+from privacy.files import locked, secret_of_file, write_atomic
 from privacy.jws import (
     bare_jwk,
     key_from_jwk,
@@ -40,7 +38,6 @@ FORMAT = "privacy-compute/bundle-signature/1"
 KEY_FILE = "publisher.key"
 TRUST_FILE = "publishers.json"
 _MAX_SIGNATURE_BYTES = 4096
-_KEY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,27 +59,9 @@ def load_private_key(path: Path) -> Ed25519PrivateKey:
     Raises:
         FormatError: The file is not a key of 32 bytes.
     """
-    if not path.exists():
-        _make_key(path)
-    raw = path.read_bytes()
-    if len(raw) != _KEY_BYTES:
-        msg = f"{path} has {len(raw)} bytes, expected {_KEY_BYTES}: restore it"
-        raise FormatError(msg, code="signing-key")
-    return Ed25519PrivateKey.from_private_bytes(raw)
-
-
-def _make_key(path: Path) -> None:
-    """Write a new key whole; if another process is quicker, its key stays."""
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    make_folder(path.parent, private=True)
-    raw = Ed25519PrivateKey.generate().private_bytes_raw()
-    write_atomic(fresh, raw, private=True)
-    try:
-        os.link(fresh, path)
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()
+    return Ed25519PrivateKey.from_private_bytes(
+        secret_of_file(path, code="signing-key")
+    )
 
 
 def publisher_key(home: Path) -> Ed25519PrivateKey:

@@ -6,19 +6,15 @@ which key it was made under, and a gateway with another one leaves it alone.
 
 import base64
 import hmac
-import os
-import secrets
 from datetime import datetime
 from pathlib import Path
 
 from standardwebhooks import Webhook as Signer
 
 from privacy.encoding import sha256_hex
-from privacy.errors import FormatError
-from privacy.files import make_folder, write_atomic
+from privacy.files import secret_of_file
 
 PREFIX = "whsec_"
-_KEY_BYTES = 32
 
 
 class WebhookSecrets:
@@ -63,23 +59,4 @@ def load_webhook_secrets(path: Path) -> WebhookSecrets:
     Raises:
         FormatError: The file is not a key of 32 bytes.
     """
-    if not path.exists():
-        _make_key(path)
-    key = path.read_bytes()
-    if len(key) != _KEY_BYTES:
-        msg = f"{path} has {len(key)} bytes, expected {_KEY_BYTES}: restore it"
-        raise FormatError(msg, code="webhook-key")
-    return WebhookSecrets(key)
-
-
-def _make_key(path: Path) -> None:
-    """Write a new key whole; if another process is quicker, its key stays."""
-    make_folder(path.parent, private=True)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    write_atomic(fresh, secrets.token_bytes(_KEY_BYTES), private=True)
-    try:
-        os.link(fresh, path)
-    except FileExistsError:
-        pass
-    finally:
-        fresh.unlink()
+    return WebhookSecrets(secret_of_file(path, code="webhook-key"))
