@@ -10,7 +10,7 @@ import typer
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
 from privacy.cli.output import out, print_json, print_one, safe, size, table
 from privacy.client import Client
-from privacy.client.wire import Call, Flow, post_json
+from privacy.client.wire import Call, post_json, told
 from privacy.encoding import Json
 from privacy.errors import FormatError
 
@@ -55,7 +55,7 @@ def list_keys(
 ) -> None:
     """List your tenant's API keys; an operator sees those of every tenant."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        found = client.run(_object(Call("GET", "/v1/api-keys")))["api_keys"]
+        found = client.run(told(Call("GET", "/v1/api-keys")))["api_keys"]
     if as_json:
         print_json({"api_keys": found})
         return
@@ -88,7 +88,7 @@ def create_key(
     body |= {"tenant": tenant} if tenant else {}
     body |= {"expires_in_s": _seconds(expires, "--expires")} if expires else {}
     with Client(gateway, api_key=api_key, home=home) as client:
-        made = client.run(_object(post_json("/v1/api-keys", body)))
+        made = client.run(told(post_json("/v1/api-keys", body)))
     _show_text(made, as_json=as_json)
 
 
@@ -109,7 +109,7 @@ def rotate_key(
     body |= {"expires_in_s": _seconds(expires, "--expires")} if expires else {}
     path = f"/v1/api-keys/{quote(key_id, safe='')}/rotate"
     with Client(gateway, api_key=api_key, home=home) as client:
-        made = client.run(_object(post_json(path, body)))
+        made = client.run(told(post_json(path, body)))
     _show_text(made, as_json=as_json)
 
 
@@ -123,7 +123,7 @@ def revoke_key(
 ) -> None:
     """End an API key, within two seconds at every gateway."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        client.run(_object(Call("DELETE", f"/v1/api-keys/{quote(key_id, safe='')}")))
+        client.run(told(Call("DELETE", f"/v1/api-keys/{quote(key_id, safe='')}")))
     print_one({"revoked": key_id}, f"revoked {safe(key_id)}", as_json=as_json)
 
 
@@ -136,7 +136,7 @@ def list_tenants(
 ) -> None:
     """List tenants and the limits that are their own."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        found = client.run(_object(Call("GET", "/v1/tenants")))["tenants"]
+        found = client.run(told(Call("GET", "/v1/tenants")))["tenants"]
     if as_json:
         print_json({"tenants": found})
         return
@@ -170,7 +170,7 @@ def create_tenant(
     )
     body = {"id": tenant, "name": name, **_limits(given)}
     with Client(gateway, api_key=api_key, home=home) as client:
-        made = client.run(_object(post_json("/v1/tenants", body)))
+        made = client.run(told(post_json("/v1/tenants", body)))
     print_one(made, f"made tenant [bold]{safe(made['id'])}[/]", as_json=as_json)
 
 
@@ -200,7 +200,7 @@ def change_tenant(
     )
     body = {**_limits(given), **({} if name is None else {"name": name})}
     with Client(gateway, api_key=api_key, home=home) as client:
-        changed = client.run(_object(_patch(tenant, body)))
+        changed = client.run(told(_patch(tenant, body)))
     print_one(changed, f"changed {safe(tenant)}", as_json=as_json)
 
 
@@ -214,7 +214,7 @@ def suspend_tenant(
 ) -> None:
     """Refuse what a tenant asks, within two seconds; its open jobs go on."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        changed = client.run(_object(_patch(tenant, {"state": "suspended"})))
+        changed = client.run(told(_patch(tenant, {"state": "suspended"})))
     print_one(changed, f"suspended {safe(tenant)}", as_json=as_json)
 
 
@@ -228,7 +228,7 @@ def resume_tenant(
 ) -> None:
     """Let a suspended tenant ask again."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        changed = client.run(_object(_patch(tenant, {"state": "active"})))
+        changed = client.run(told(_patch(tenant, {"state": "active"})))
     print_one(changed, f"resumed {safe(tenant)}", as_json=as_json)
 
 
@@ -245,14 +245,8 @@ def delete_tenant(
     if not yes:
         typer.confirm(f"delete tenant {tenant} and all it has?", abort=True, err=True)
     with Client(gateway, api_key=api_key, home=home) as client:
-        gone = client.run(_object(Call("DELETE", _path(tenant))))
+        gone = client.run(told(Call("DELETE", _path(tenant))))
     print_one(gone, f"{safe(gone['state'])} {safe(tenant)}", as_json=as_json)
-
-
-def _object(call: Call) -> Flow[Json]:
-    reply = yield call
-    value: Json = reply.object(call.path) if reply.body else {}
-    return value
 
 
 def _path(tenant: str) -> str:

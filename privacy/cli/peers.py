@@ -8,7 +8,7 @@ import typer
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
 from privacy.cli.output import print_json, print_one, safe, table
 from privacy.client import Client
-from privacy.client.wire import Call, Flow
+from privacy.client.wire import Call, Flow, told
 from privacy.encoding import Json
 from privacy.key_history import read_history
 
@@ -23,7 +23,7 @@ def key(
 ) -> None:
     """Show the receipt key to pin; compare it with what the peer's operator told."""
     with Client(gateway, home=home) as client:
-        shown = client.run(_object(Call("GET", "/.well-known/jwks.json")))
+        shown = client.run(told(Call("GET", "/.well-known/jwks.json")))
     known = [k for k, v in read_history(shown).items() if v.revoked_log_size is None]
     newest = known[-1] if known else ""
     print_one(
@@ -61,7 +61,7 @@ def trust(
 ) -> None:
     """Give a distrusted peer jobs again (needs the admin scope)."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        client.run(_object(Call("POST", f"/v1/peers/{quote(name, safe='')}/trust")))
+        client.run(told(Call("POST", f"/v1/peers/{quote(name, safe='')}/trust")))
     text = f"{safe(name)} gets jobs again"
     print_one({"trusted": name}, text, as_json=as_json)
 
@@ -69,9 +69,3 @@ def trust(
 def _lies(name: str) -> Flow[list[Json]]:
     reply = yield Call("GET", f"/v1/peers/{quote(name, safe='')}/lies")
     return reply.objects("lies")  # type: ignore[no-any-return]
-
-
-def _object(call: Call) -> Flow[Json]:
-    reply = yield call
-    value: Json = reply.object(call.path) if reply.body else {}
-    return value

@@ -9,7 +9,7 @@ import typer
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
 from privacy.cli.output import out, print_json, print_one, safe, table
 from privacy.client import Client
-from privacy.client.wire import Call, Flow, post_json
+from privacy.client.wire import Call, post_json, told
 from privacy.encoding import Json
 from privacy.errors import JobFailedError
 
@@ -38,7 +38,7 @@ def add(
     """Be told at an address when jobs end; its secret is shown once."""
     body: Json = {"url": url, **({"events": event} if event else {})}
     with Client(gateway, api_key=api_key, home=home) as client:
-        made = client.run(_object(post_json(_PATH, body)))
+        made = client.run(told(post_json(_PATH, body)))
     _show_secret(made, as_json=as_json)
 
 
@@ -51,7 +51,7 @@ def list_webhooks(
 ) -> None:
     """List your webhooks."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        found = client.run(_object(Call("GET", _PATH)))
+        found = client.run(told(Call("GET", _PATH)))
     if as_json:
         print_json(found)
         return
@@ -72,7 +72,7 @@ def remove(
 ) -> None:
     """Remove a webhook."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        client.run(_object(Call("DELETE", f"{_PATH}/{quote(webhook, safe='')}")))
+        client.run(told(Call("DELETE", f"{_PATH}/{quote(webhook, safe='')}")))
     print_one({"removed": webhook}, f"removed {safe(webhook)}", as_json=as_json)
 
 
@@ -88,7 +88,7 @@ def enable(
     change = post_json(f"{_PATH}/{quote(webhook, safe='')}", {"enabled": True})
     call = Call("PATCH", change.path, body=change.body, headers=change.headers)
     with Client(gateway, api_key=api_key, home=home) as client:
-        changed = client.run(_object(call))
+        changed = client.run(told(call))
     print_one(changed, f"enabled {safe(webhook)}", as_json=as_json)
 
 
@@ -103,7 +103,7 @@ def rotate(
     """Give a webhook a new secret; for a day the old one signs as well."""
     with Client(gateway, api_key=api_key, home=home) as client:
         made = client.run(
-            _object(post_json(f"{_PATH}/{quote(webhook, safe='')}/rotate", {}))
+            told(post_json(f"{_PATH}/{quote(webhook, safe='')}/rotate", {}))
         )
     _show_secret(made, as_json=as_json)
 
@@ -119,13 +119,13 @@ def try_out(
     """Send a webhook a message and say how its first attempt went."""
     with Client(gateway, api_key=api_key, home=home) as client:
         sent = client.run(
-            _object(post_json(f"{_PATH}/{quote(webhook, safe='')}/test", {}))
+            told(post_json(f"{_PATH}/{quote(webhook, safe='')}/test", {}))
         )
         until = time.monotonic() + _TEST_S
         while time.monotonic() < until and not sent["answer"]:
             time.sleep(0.3)
             listed = client.run(
-                _object(Call("GET", f"{_PATH}/{quote(webhook, safe='')}/deliveries"))
+                told(Call("GET", f"{_PATH}/{quote(webhook, safe='')}/deliveries"))
             )
             sent = next(d for d in listed["deliveries"] if d["id"] == sent["id"])
     if sent["status"] != "delivered":
@@ -146,7 +146,7 @@ def deliveries(
     """List the messages of the last week to a webhook, the newest first."""
     with Client(gateway, api_key=api_key, home=home) as client:
         found = client.run(
-            _object(Call("GET", f"{_PATH}/{quote(webhook, safe='')}/deliveries"))
+            told(Call("GET", f"{_PATH}/{quote(webhook, safe='')}/deliveries"))
         )
     if as_json:
         print_json(found)
@@ -172,9 +172,3 @@ def _show_secret(made: Json, *, as_json: bool) -> None:
         f"  [bold]{safe(made['secret'])}[/]",
         soft_wrap=True,
     )
-
-
-def _object(call: Call) -> Flow[Json]:
-    reply = yield call
-    value: Json = reply.object(call.path) if reply.body else {}
-    return value

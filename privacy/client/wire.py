@@ -136,6 +136,13 @@ def post_json(path: str, body: Json, **headers: str) -> Call:
     )
 
 
+def told(call: Call) -> Flow[Json]:
+    """Return the object that a call is answered with, {} if with no bytes."""
+    reply = yield call
+    value: Json = reply.object(call.path) if reply.body else {}
+    return value
+
+
 def check_reply(call: Call, reply: Reply) -> Reply:
     """Return the reply if the flow expects its status.
 
