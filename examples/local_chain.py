@@ -3,7 +3,7 @@
     python examples/local_chain.py [--port 8545] [--fund ADDRESS]
 
 runs one until it is stopped, for the commands of docs/smart-contracts.md. It is empty
-and forgets everything; `--fund` gives 100 ether to an account of `privacy chain account`.
+and forgets everything; `--fund` gives 100 ether to who pays (`privacy chain account`).
 """
 
 import argparse
