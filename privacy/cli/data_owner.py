@@ -415,8 +415,7 @@ def jobs(
             if as_json:
                 print_json(job)
             else:
-                rows = [[k, str(v)] for k, v in job.items() if v not in (None, "")]
-                table("", ["", "job"], rows)
+                _print_job(job)
             return
         found = client.jobs(limit=limit)
     if as_json:
@@ -429,12 +428,22 @@ def jobs(
             j["status"],
             f"{j['model']}/{j['version']}",
             j["mode"],
-            j["submitted_at"],
+            str(j["submitted_at"])[:19],
             (j["problem"] or {}).get("code", ""),
         ]
         for j in found
     ]
     table("", columns, rows)
+
+
+def _print_job(job: Json) -> None:
+    """Print what a job says, what is in it a row each; links are for programs."""
+    rows = []
+    for name, value in job.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        if name != "links":
+            rows += [[f"{name} {k}".strip(), str(v)] for k, v in inner.items()]
+    table("", ["", "job"], [row for row in rows if row[1] not in {"None", ""}])
 
 
 @command("verify")
