@@ -205,7 +205,7 @@ class Gateway:
             max_queued=settings.max_queued_jobs,
             max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
-            runs=Runs(),
+            runs=Runs(threads=16 if settings.blobs_s3 else 2),
             membership=self.membership,
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,

@@ -2,6 +2,7 @@
 
 import errno
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -13,9 +14,9 @@ from gateway.node import _forget_finished, open_database
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
-from gateway.store.jobs import Jobs, NewJob
+from gateway.store.jobs import Job, Jobs, NewJob
 from privacy.bundle import Bundle
-from privacy.encoding import sha256_hex
+from privacy.encoding import Json, sha256_hex
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import ThreadGateway, wait_until
 
@@ -79,7 +80,7 @@ def test_a_row_whose_run_never_began_is_run_when_it_is_asked_again(tmp_path: Pat
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         holder = gateway.app.state.gateway
         whole = holder.service
-        holder.service = replace(whole, runs=_Broken())
+        holder.service = replace(whole, runs=_Broken(threads=1))
         assert api.order({"do": "echo"}, headers=headers).status_code == 500
         holder.service = whole
         job = api.order({"do": "echo"}, headers=headers, wait=20).json()
@@ -133,6 +134,48 @@ def test_a_full_disk_delays_a_job_and_loses_nothing(
         assert job["status"] == "succeeded"
         assert api.get(job["links"]["result"]).is_success
     assert len(tried) >= 3
+
+
+def test_an_end_that_was_undone_is_written_again_though_its_files_were_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bundle(tmp_path / "models")
+    write_end, undone = Jobs._write_end, []
+
+    def undo_once(self: Jobs, job: Job, row: Json, keep: Callable[[], None]) -> bool:
+        def keep_in_vain() -> None:
+            keep()
+            if not undone:
+                undone.append(job.id)
+                raise StoreAwayError("away at the commit")
+
+        return write_end(self, job, row, keep_in_vain)
+
+    monkeypatch.setattr(Jobs, "_write_end", undo_once)
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        job = api.order({"do": "echo"}, wait=20).json()
+        assert job["status"] == "succeeded"
+        assert undone == [job["id"]]
+        assert api.get(job["links"]["result"]).is_success
+
+
+def test_a_defect_at_the_end_of_a_job_fails_it_rather_than_leave_it_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bundle(tmp_path / "models")
+
+    keep = Blobs.keep
+
+    def fail(self: Blobs, file: Path, sha256: str) -> None:
+        if "work" in file.parts:
+            raise RuntimeError("a defect")
+        keep(self, file, sha256)
+
+    monkeypatch.setattr(Blobs, "keep", fail)
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        job = api.order({"do": "echo"}, wait=20).json()
+    assert job["status"] == "failed"
+    assert job["problem"]["code"] == "internal"
 
 
 def test_rows_of_an_unfinished_job_outlive_the_gateway_and_no_others_do(tmp_path: Path):
