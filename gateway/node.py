@@ -228,7 +228,6 @@ class Gateway:
         )
         for job_id in await asyncio.to_thread(self.membership.join):
             self.service.begin(job_id)
-        rounds = self.membership.run(self.service, self.service.hub)
         self._keeper = self._log_keeper()
         self.deletions = Deletions(
             database=self.database,
@@ -240,7 +239,7 @@ class Gateway:
         self._background = [asyncio.create_task(self._sweep())]
         await asyncio.to_thread(self.audit.record, _started(settings))
         self._background += [
-            asyncio.create_task(rounds),
+            asyncio.create_task(self.membership.run(self.service, self.service.hub)),
             asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
             asyncio.create_task(watch(self.quality, self.service.begin)),
