@@ -135,12 +135,12 @@ class Uploads:
             self._blobs.bring(part, owner.sha256)
             try:
                 is_new = self._name(part, owner, row)
-                break
             except BlobRemovedError:
                 if (tries := tries + 1) == _TRIES:
                     raise
-        self.parts.discard(owner)
-        return is_new
+            else:
+                self.parts.discard(owner)
+                return is_new
 
     def _name(self, part: Path, owner: Owner, row: Upload) -> bool:
         """Write the row of an upload that is here; tell whether it is new."""
