@@ -8,8 +8,10 @@ gateway.start(); gateway.kill(); gateway.start(); gateway.stop()
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -35,10 +37,13 @@ FAKE_ENGINES = Engines("tests.support.fake_worker:handler", fake_enclave)
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    """Return a port that neither another worker nor an outgoing connection takes."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    while True:
+        port = random.randrange(10_000 + worker, 32_000, workers)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def wait_until(
