@@ -20,7 +20,7 @@ demo-chain: contracts-tools ## a contract asks, the gateway proves, the chain ve
 test: ## every test that is not slow
 	$(SETUP) dev
 	@$(BIN)/python scripts/contracts_tools.py
-	$(BIN)/pytest -n 2 -m "not slow" $(ARGS)
+	$(BIN)/pytest -m "not slow" $(ARGS)
 
 test-slow: ## the slow tests
 	$(SETUP) dev

@@ -202,7 +202,13 @@ class ProcessGateway(_Served):
                 stdout=stdout,
                 stderr=stderr,
             )
-        wait_until(self._is_ready, seconds=90, what="the gateway never became ready")
+        with httpx.Client(timeout=2) as asking:
+            wait_until(
+                lambda: self._is_ready(asking),
+                seconds=90,
+                every_s=0.1,
+                what="the gateway never became ready",
+            )
         self.admin_key = out.read_text().split("shown once: ")[1].split()[0]
         return self
 
@@ -224,12 +230,12 @@ class ProcessGateway(_Served):
         self.process.send_signal(how)
         self.process.wait(30)
 
-    def _is_ready(self) -> bool:
+    def _is_ready(self, asking: httpx.Client) -> bool:
         assert self.process
         if self.process.poll() is not None:
             raise RuntimeError(self.log.read_text()[-2000:])
         try:
-            return httpx.get(f"{self.base_url}/readyz", timeout=2).is_success
+            return asking.get(f"{self.base_url}/readyz").is_success
         except httpx.TransportError:
             return False
 
