@@ -204,15 +204,24 @@ def jobs(
     cancel: Annotated[
         str | None, typer.Option(help="Cancel the job of this id.")
     ] = None,
+    delete_result: Annotated[
+        str | None,
+        typer.Option(
+            help="Have the gateway delete what the job of this id gave: output and "
+            "evidence. Its receipt stays."
+        ),
+    ] = None,
     gateway: Gateway = None,
     api_key: ApiKey = None,
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """List your newest jobs, show one, or cancel one."""
+    """List your newest jobs, show one, cancel one, or delete what one gave."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        if cancel or job_id:
-            job = client.cancel(cancel) if cancel else client.job(job_id or "")
+        if delete_result:
+            client.delete_result(delete_result)
+        if shown := delete_result or cancel or job_id:
+            job = client.cancel(cancel) if cancel else client.job(shown)
             if as_json:
                 print_json(job)
             else:

@@ -20,8 +20,11 @@ from privacy.key_history import read_history
 def verify(
     receipt: Annotated[Path, typer.Argument(help="The receipt file.")],
     keys: Annotated[
-        Path | None,
-        typer.Option(help="JSON Web Key Set to trust, instead of the pinned gateways."),
+        list[Path] | None,
+        typer.Option(
+            help="JSON Web Key Set of a gateway to trust, instead of the pinned ones; "
+            "repeatable, one for each."
+        ),
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option(help="The model's bundle, if it is not cached.")
@@ -45,11 +48,13 @@ def verify(
     """Check a receipt and its evidence offline: exit 0 true, 6 false, 7 cannot say."""
     if not receipt.is_file():
         raise FormatError(f"there is no file {receipt}", code="no-such-file")
-    trusted = None
-    if keys is not None:
-        if not keys.is_file():
-            raise FormatError(f"there is no file {keys}", code="no-such-file")
-        trusted = read_history(parse_object(keys.read_bytes(), what=str(keys)))
+    for file in keys or ():
+        if not file.is_file():
+            raise FormatError(f"there is no file {file}", code="no-such-file")
+    trusted = [
+        read_history(parse_object(file.read_bytes(), what=str(file)))
+        for file in keys or ()
+    ]
     if input_ is not None and not input_.is_file():
         raise FormatError(f"there is no file {input_}", code="no-such-file")
     with progress(quiet=as_json) as notify:
@@ -57,7 +62,7 @@ def verify(
         verdict = verify_saved(
             receipt,
             home=Home(home or default_home()),
-            trusted=trusted,
+            trusted=trusted or None,
             bundle=bundle,
             rows=input_,
             platform_policy=platform_policy,
