@@ -30,7 +30,6 @@ from gateway.executors.base import Engines
 from gateway.server import server_options
 from gateway.settings import Settings
 from privacy.encoding import sha256_hex
-from privacy.tls import server_context
 from tests.support.fake_enclave import fake_enclave
 
 FAKE_ENGINES = Engines("tests.support.fake_worker:handler", fake_enclave)
@@ -133,9 +132,6 @@ class ThreadGateway(_Served):
             self.app,
             port=self.settings.port,
             **{**server_options(self.settings), "timeout_graceful_shutdown": 1},
-            ssl_context_factory=(lambda _config, _default: server_context(settings.tls))
-            if settings.tls
-            else None,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
