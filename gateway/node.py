@@ -173,6 +173,14 @@ class Gateway:
         settings = self.settings
         # Tasks begun here act on this gateway's behalf; requests say on whose they do.
         WHO.set(Who(actor="gateway", gateway=settings.node_name))
+        self.membership = Membership(
+            self.gateways,
+            self.jobs,
+            settings.data_dir,
+            name=settings.node_name,
+            lease_s=settings.lease_s,
+        )
+        await asyncio.to_thread(self.membership.outlive_namesake)
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
         self.scheduler = Scheduler(
@@ -183,13 +191,6 @@ class Gateway:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
         if self._cluster:
             self._cluster.start(self.scheduler)
-        self.membership = Membership(
-            self.gateways,
-            self.jobs,
-            settings.data_dir,
-            name=settings.node_name,
-            lease_s=settings.lease_s,
-        )
         self.quality = Quality(
             database=self.database,
             comparisons=self.comparisons,

@@ -24,7 +24,8 @@ from typing import TypeVar
 
 import structlog
 
-from gateway.executors.base import Done, Executor, Watch, Work
+from gateway.executors.base import Done, Watch, Work
+from gateway.executors.scheduler import Scheduler
 from gateway.jobs.hub import Hub, Inbox, news
 from gateway.jobs.membership import Membership
 from gateway.jobs.meter import RunMeter
@@ -114,7 +115,7 @@ class JobService:
     uploads: Uploads
     tenants: Tenants
     registry: ModelRegistry
-    executor: Executor
+    executor: Scheduler
     hub: Hub
     receipt_keys: ReceiptKeys
     node_name: str
@@ -269,6 +270,9 @@ class JobService:
         bundle = self.registry.get(request.model, request.version)
         part = bundle.manifest.mode(mode)
         _check(request, mode, bundle, part)
+        if Mode.TEE in mode.parts:  # it is sealed to one enclave: say so before it runs
+            avoid = self.peers.avoided(request.options)
+            self.executor.check_stays(mode, bundle, avoid)
         self.uploads.use(Owner(tenant, "blob", request.input_sha256))
         if request.keys_sha256:
             keys = self.uploads.use(Owner(tenant, "keys", request.keys_sha256))
