@@ -24,7 +24,8 @@ from typing import TypeVar
 
 import structlog
 
-from gateway.executors.base import Done, Executor, Watch, Work
+from gateway.executors.base import Done, Watch, Work
+from gateway.executors.scheduler import Scheduler
 from gateway.jobs.hub import Hub, Inbox, news
 from gateway.jobs.membership import Membership
 from gateway.jobs.meter import RunMeter
@@ -121,7 +122,7 @@ class JobService:
     uploads: Uploads
     tenants: Tenants
     registry: ModelRegistry
-    executor: Executor
+    executor: Scheduler
     hub: Hub
     receipt_keys: ReceiptKeys
     node_name: str
@@ -295,6 +296,9 @@ class JobService:
         bundle = self.registry.get(request.model, request.version)
         part = bundle.manifest.mode(mode)
         _check(request, mode, bundle, part)
+        if Mode.TEE in mode.parts:  # it is sealed to one enclave: say so before it runs
+            avoid = self.peers.avoided(request.options)
+            self.executor.check_stays(mode, bundle, avoid)
         self.uploads.use(Owner(tenant, "blob", request.input_sha256))
         if request.keys_sha256:
             keys = self.uploads.use(Owner(tenant, "keys", request.keys_sha256))
@@ -382,19 +386,15 @@ class JobService:
     def _write_end(
         self, job_id: str, end: _Ended, by: str | None, known: Job | None
     ) -> tuple[Job, bool]:
-        """Write how a run ended, once more if the database went away meanwhile."""
+        """Write how a run ended."""
 
         def keep() -> None:
             with full_disk():
                 for sha256, file in end.files.items():
-                    if file.exists():
-                        self.blobs.keep(file, sha256)
-                    else:  # the time before
-                        self.blobs.fetch(sha256)
+                    self.blobs.keep(file, sha256)
 
         for sha256, file in end.files.items():
-            if file.exists():
-                self.blobs.bring(file, sha256)
+            self.blobs.bring(file, sha256)
         if end.peer_receipt:
             self.peers.keep(job_id, end.peer_receipt)
         seal = partial(self._seal, end)

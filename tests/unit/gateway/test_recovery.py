@@ -1,6 +1,8 @@
 """Rows that an earlier life of the gateway left behind, whatever state it died in."""
 
+import asyncio
 import errno
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +12,8 @@ from typing import NoReturn
 import pytest
 
 from gateway.jobs.runs import Complete, Runs
-from gateway.node import _forget_finished, open_database
+from gateway.node import Gateway, _forget_finished, open_database
+from gateway.store.audit import Audit
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
@@ -18,20 +21,27 @@ from gateway.store.jobs import Job, Jobs, NewJob
 from privacy.bundle import Bundle
 from privacy.encoding import Json, sha256_hex
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.live_gateway import ThreadGateway, wait_until
+from tests.support.live_gateway import FAKE_ENGINES, ThreadGateway, wait_until
 
 ORDER = b'{"do":"echo"}'
+SLEEP = b'{"do":"sleep","seconds":60}'
 
 
 def _leave(
-    folder: Path, job_id: str, bundle: Bundle, *, starts: int = 0, model: str = ""
+    folder: Path,
+    job_id: str,
+    bundle: Bundle,
+    *,
+    starts: int = 0,
+    model: str = "",
+    order: bytes = ORDER,
 ) -> None:
     """Write what a gateway that died right after accepting a job leaves behind."""
     database = open_database(folder / "data")
     blobs = Blobs(folder / "data" / "blobs")
-    path = blobs.path(sha256_hex(ORDER))
+    path = blobs.path(sha256_hex(order))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(ORDER)
+    path.write_bytes(order)
     jobs = Jobs(database)
     new = NewJob(
         id=job_id,
@@ -43,7 +53,7 @@ def _leave(
         model_sha256=model or bundle.sha256,
         mode="zkml",
         simulated=False,
-        input_sha256=sha256_hex(ORDER),
+        input_sha256=sha256_hex(order),
         keys_sha256="",
         options={},
     )
@@ -66,6 +76,36 @@ def test_rows_that_have_not_ended_are_run_at_the_next_start(tmp_path: Path):
         assert api.finished("replaced")["problem"]["code"] == "model-changed"
         for job_id in ("queued", "poisonous"):
             assert api.get(f"/v1/jobs/{job_id}/receipt").is_success
+
+
+def _children() -> set[str]:
+    found = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {pid for path in found for pid in path.read_text().split()}
+
+
+def test_a_start_that_fails_midway_leaves_no_worker_and_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _leave(tmp_path, "sleeping", write_bundle(tmp_path / "models"), order=SLEEP)
+    served, before = ThreadGateway.fake(tmp_path), _children()
+    gateway = Gateway(served.settings, FAKE_ENGINES)
+
+    def away(*_: object) -> NoReturn:
+        wait_until(lambda: _children() - before, what="no worker was started")
+        raise StoreAwayError("the database is away")
+
+    async def start() -> None:
+        gateway.open()
+        with pytest.raises(StoreAwayError):
+            await gateway.start()
+        gateway.close()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Audit, "record", away)
+        asyncio.run(start())
+    assert _children() <= before
+    with served, served.client() as api:
+        assert api.delete("/v1/jobs/sleeping").json()["status"] == "cancelled"
 
 
 class _Broken(Runs):
