@@ -83,6 +83,7 @@ def _children() -> set[str]:
     return {pid for path in found for pid in path.read_text().split()}
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_midway_leaves_no_worker_and_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
