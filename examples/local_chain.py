@@ -1,23 +1,32 @@
-"""A development chain on this machine, for the examples: anvil as its own process."""
+"""A development chain on this machine: anvil as its own process, for the examples.
 
+    python examples/local_chain.py [--port 8545] [--fund ADDRESS]
+
+runs one until it is stopped, for the commands of docs/smart-contracts.md. It is empty
+and forgets everything; `--fund` gives 100 ether to who pays (`privacy chain account`).
+"""
+
+import argparse
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from privacy.chain.rpc import Rpc
-from privacy.errors import UnavailableError
+from privacy.cli.output import fail
+from privacy.errors import PrivacyError, UnavailableError
 from privacy.zkml.evm.solc import find_anvil
 
 ETHER = 10**18
 
 
 @contextmanager
-def chain() -> Iterator[str]:
+def chain(port: int = 0) -> Iterator[str]:
     """Start a chain that is empty and forgets everything; give its address."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
         [str(find_anvil()), "--port", str(port), "--silent"],
@@ -60,3 +69,28 @@ def fund(url: str, address: str, *, ether: int = 100) -> None:
     node = Rpc(url)
     node.ask("anvil_setBalance", address, hex(ether * ETHER))
     node.close()
+
+
+def main() -> int:
+    """Run a chain until it is stopped."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=8545)
+    parser.add_argument("--fund", metavar="ADDRESS", help="give it 100 ether")
+    args = parser.parse_args()
+    try:
+        with chain(args.port) as url:
+            if args.fund:
+                fund(url, args.fund)
+            print(f"a chain at {url}, until this is stopped", flush=True)
+            while True:
+                time.sleep(3600)
+    except KeyboardInterrupt:
+        return 0
+    except OSError as error:
+        sys.exit(f"port {args.port}: {error.strerror}; choose another with --port")
+    except PrivacyError as error:
+        sys.exit(fail(error, as_json=False))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

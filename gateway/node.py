@@ -31,6 +31,7 @@ from gateway.store.audit import WHO, Act, Audit, Who
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs, BlobStore
 from gateway.store.comparisons import Comparisons
+from gateway.store.contract_inputs import KIND as CONTRACT_INPUT
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
 from gateway.store.disputes import Disputes
@@ -99,6 +100,7 @@ class Gateway:
         self.settings = settings
         self.rates = Rates(settings.rate_limits)
         self.ready = self.draining = False
+        self._background: list[asyncio.Task[None]] = []
         self._engines = engines
         self._lock: FolderLock | None = None
         self._trusted: Trust | None = None
@@ -132,7 +134,9 @@ class Gateway:
             self.database, self.blobs, parts, _allowance(self.settings)
         )
         self.contract_inputs = ContractInputs(
-            (self.settings.blobs_dir or data_dir) / "contract-inputs",
+            self.database,
+            self.blobs,
+            self.uploads,
             ttl_s=self.settings.contract_inputs_ttl_s,
         )
         self.jobs = Jobs(self.database)
@@ -155,10 +159,28 @@ class Gateway:
         )
 
     async def start(self) -> None:
-        """Start running jobs, those of an earlier life first."""
+        """Start running jobs, those of an earlier life first.
+
+        What was started is stopped again if the rest cannot be.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         settings = self.settings
         # Tasks begun here act on this gateway's behalf; requests say on whose they do.
         WHO.set(Who(actor="gateway", gateway=settings.node_name))
+        self.membership = Membership(
+            self.gateways,
+            self.jobs,
+            settings.data_dir,
+            name=settings.node_name,
+            lease_s=settings.lease_s,
+        )
+        await asyncio.to_thread(self.membership.outlive_namesake)
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
         self.scheduler = Scheduler(
@@ -169,13 +191,6 @@ class Gateway:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
         if self._cluster:
             self._cluster.start(self.scheduler)
-        self.membership = Membership(
-            self.gateways,
-            self.jobs,
-            settings.data_dir,
-            name=settings.node_name,
-            lease_s=settings.lease_s,
-        )
         self.quality = Quality(
             database=self.database,
             comparisons=self.comparisons,
@@ -205,7 +220,7 @@ class Gateway:
             max_queued=settings.max_queued_jobs,
             max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
-            runs=Runs(),
+            runs=Runs(threads=16 if settings.blobs_s3 else 2),
             membership=self.membership,
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
@@ -214,20 +229,18 @@ class Gateway:
         )
         for job_id in await asyncio.to_thread(self.membership.join):
             self.service.begin(job_id)
-        rounds = self.membership.run(self.service, self.service.hub)
         self._keeper = self._log_keeper()
         self.deletions = Deletions(
             database=self.database,
             tenants=self.tenants,
             uploads=self.uploads,
-            contract_inputs=self.contract_inputs,
             service=self.service,
             log_receipts=self._keeper.tick,
         )
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._background = [asyncio.create_task(self._sweep())]
         await asyncio.to_thread(self.audit.record, _started(settings))
-        self._background = [
-            asyncio.create_task(rounds),
+        self._background += [
+            asyncio.create_task(self.membership.run(self.service, self.service.hub)),
             asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
             asyncio.create_task(watch(self.quality, self.service.begin)),
@@ -259,17 +272,22 @@ class Gateway:
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
-        for task in (self._sweeping, *self._background):
+        begun = vars(self)  # a start that broke off has made only some of these
+        for task in self._background:
             task.cancel()
-        await self.scheduler.close()
+        if "scheduler" in begun:
+            await self.scheduler.close()
         if self._cluster:
             await self._cluster.close()
-        await self.service.runs.close()
-        try:
-            await asyncio.to_thread(self.membership.leave)
-        except StoreAwayError as exc:  # others find out by themselves
-            _log.warning("store-away", code=exc.code)
-        await asyncio.to_thread(self._keeper.close)
+        if "service" in begun:
+            await self.service.runs.close()
+        if "membership" in begun:
+            try:
+                await asyncio.to_thread(self.membership.leave)
+            except StoreAwayError as exc:  # others find out by themselves
+                _log.warning("store-away", code=exc.code)
+        if "_keeper" in begun:
+            await asyncio.to_thread(self._keeper.close)
         _log.info("stopped", node=self.settings.node_name)
 
     def close(self) -> None:
@@ -378,7 +396,11 @@ def _allowance(settings: Settings) -> Allowance:
     return Allowance(
         max_bytes=settings.max_upload_bytes,
         quota_bytes=settings.max_bytes_by_tenant,
-        ttl_s={"keys": settings.keys_ttl_s, "blob": settings.inputs_ttl_s},
+        ttl_s={
+            "keys": settings.keys_ttl_s,
+            "blob": settings.inputs_ttl_s,
+            CONTRACT_INPUT: settings.contract_inputs_ttl_s,
+        },
     )
 
 

@@ -141,7 +141,8 @@ class Client(Common):
 
         Args:
             model: `name`, `name/version` or either with `@sha256` to pin it.
-            rows: Shape (rows, features), finite, in the manifest's column order.
+            rows: Shape (rows, features), finite: lists or an array in the manifest's
+                column order, or a data frame, whose columns go by name.
             mode: `fhe`, `zkml`, `tee`, `tee+zkml`, or `auto` for what `policy` chooses.
             verify_runs: Second runs; one for each of `verify_with` if not given.
             verify_share: The chance of each row to be asked again, above 0 to 1.

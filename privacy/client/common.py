@@ -23,6 +23,7 @@ from privacy.client.keystore import KeyInfo, KeyStore
 from privacy.client.log import audit_log, fetch_entries, fetch_head
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.passphrase import Given, Unlock
+from privacy.client.rows import as_rows
 from privacy.client.second_run import SecondRuns, infer_compared
 from privacy.client.sessions import attest_only
 from privacy.client.wire import Call, Flow, Work
@@ -40,7 +41,8 @@ _UPLOADS = {"/v1/keys": "evaluation keys", "/v1/blobs": "input"}
 _VERIFY = frozenset({"", "always", "never", "sampled"})
 _DELETED = 204
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
-Rows = Sequence[Sequence[float]]
+Rows = Any
+"""Lists of lists, an array of shape (rows, features), or a data frame."""
 
 
 def check_row_count(rows: int) -> None:
@@ -138,7 +140,7 @@ class Common:
             raise AuthError(msg)
         chosen = parse_mode(mode)
         bundle = yield from self._model(model)
-        plain = [[_plain(x) for x in row] for row in rows]
+        plain = yield from self._rows(model, rows)
         context = replace(self._context, extras=extras or Extras())
         return (
             yield from infer(
@@ -165,6 +167,7 @@ class Common:
         extras = Extras(verify=verify)
         if policy is None:
             return (yield from self._infer_in(model, rows, mode, meter, again, extras))
+        rows = yield from self._rows(model, rows)
         choice = yield from self._choose(model, len(rows), policy)
         options = {"mode": AUTO, "policy": policy.as_dict()}
         extras = replace(extras, options=options)
@@ -211,6 +214,7 @@ class Common:
             runs=runs, share=share, tolerance=tolerance, askers=others or (self,)
         )
         wanted.check(parse_mode(mode))
+        rows = yield from self._rows(model, rows)
         return (
             yield from infer_compared(self, model, rows, mode, meter, wanted, extras)
         )
@@ -224,8 +228,12 @@ class Common:
         if rows is None:
             yield from attest_only(context, bundle)
             return None
-        plain = [[_plain(x) for x in row] for row in rows]
+        plain = yield from self._rows(model, rows)
         return (yield from infer(context, bundle, Mode.TEE, plain, meter))
+
+    def _rows(self, model: str, rows: Any) -> Flow[list[list[Any]]]:
+        bundle = yield from self._model(model)
+        return as_rows(rows, [c.name for c in bundle.manifest.columns])
 
     def _model(self, reference: str) -> Flow[Bundle]:
         if reference not in self._models:
@@ -319,8 +327,3 @@ def _refuse_plain_http(gateway: str) -> None:
             f"the clear: use https, or set {_PLAIN_HTTP}=1 if the network encrypts"
         )
         raise AuthError(msg, code="plain-http")
-
-
-def _plain(value: Any) -> Any:
-    """Return a NumPy scalar as a Python number, anything else as it is."""
-    return value.item() if hasattr(value, "item") else value

@@ -1,4 +1,4 @@
-"""The data owner's rows: read from a file, held against the model's range."""
+"""The data owner's rows: taken as given or read from a file, held against the range."""
 
 import csv
 from collections.abc import Sequence
@@ -45,6 +45,37 @@ def read_rows(path: Path, names: Sequence[str] | None) -> list[list[Any]]:
     return _read_csv(path, names)
 
 
+def as_rows(rows: Any, names: Sequence[str]) -> list[list[Any]]:
+    """Return rows of raw features as lists of plain numbers.
+
+    Args:
+        rows: Lists of lists, an array of shape (rows, features), or a data frame, whose
+            columns are matched by name, in any order, as those of a CSV file.
+        names: The model's feature names.
+
+    Raises:
+        FormatError: Not rows, or a data frame with other columns than the model's.
+    """
+    if hasattr(rows, "columns") and hasattr(rows, "to_numpy"):
+        header = [str(name) for name in rows.columns]
+        rows = rows.to_numpy()[:, _order("the data frame", header, names)]
+    if hasattr(rows, "tolist"):  # arrays and tensors
+        rows = rows.tolist()
+    try:
+        return [[_plain(x) for x in row] for row in rows]
+    except TypeError:
+        msg = (
+            "these are no rows: give a list of lists, an array of shape (rows, "
+            "features) or a data frame; one row is [[…]]"
+        )
+        raise FormatError(msg, code="no-rows") from None
+
+
+def _plain(value: Any) -> Any:
+    """Return a NumPy scalar as a Python number, anything else as it is."""
+    return value.item() if hasattr(value, "item") else value
+
+
 def _read_npy(path: Path) -> list[list[Any]]:
     import numpy as np
 
@@ -71,25 +102,21 @@ def _read_csv(path: Path, names: Sequence[str] | None) -> list[list[Any]]:
     first = 1
     if lines and not all(_is_number(text) for text in lines[0]):
         header, first = [name.strip() for name in lines.pop(0)], 2
-        order = _order(path, header, names)
+        order = None if names is None else _order(path.name, header, names)
     if not lines:
         raise FormatError(f"{path.name} has no rows", code="no-rows")
     return [_row(line, i, order) for i, line in enumerate(lines, start=first)]
 
 
-def _order(
-    path: Path, header: list[str], names: Sequence[str] | None
-) -> list[int] | None:
-    if names is None:
-        return None
+def _order(what: str, header: list[str], names: Sequence[str]) -> list[int]:
     missing = [n for n in names if n not in header]
     unknown = [n for n in header if n not in names]
     if len(set(header)) < len(header):
-        msg = f"{path.name}: its header names a column twice"
+        msg = f"{what}: its header names a column twice"
         raise FormatError(msg, code="wrong-feature-count")
     if missing or unknown:
         msg = (
-            f"{path.name}: its columns are not the model's "
+            f"{what}: its columns are not the model's "
             f"(missing: {', '.join(missing[:5]) or 'none'}; "
             f"unknown: {', '.join(unknown[:5]) or 'none'})"
         )

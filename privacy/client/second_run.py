@@ -103,7 +103,6 @@ def infer_compared(
     Raises:
         VerificationError: Two runs answer differently; both receipts are kept.
     """
-    rows = [list(row) for row in rows]
     first = yield from client.asked(
         model, rows, mode, meter, keep_input=True, extras=extras
     )

@@ -33,7 +33,7 @@ from privacy.errors import BackendError, FormatError, PrivacyError
 from privacy.fhe.spec import parse_spec
 from privacy.files import default_home
 from privacy.modes import Mode
-from privacy.publish.data import table_from_array
+from privacy.publish.data import names_of, table_from_array
 from privacy.publish.put import next_version, put_bundle, version_taken
 from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
 from privacy.publish.seal import Seal, beside, deposit, modes_to_publish, seal_part
@@ -79,14 +79,14 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             scikit-learn, XGBoost or Concrete-ML estimator, or a PyTorch or Brevitas
             module. docs/models.md lists what each mode can serve.
         data: Calibration rows, raw as users have them: a `.csv` or `.npy` file, or an
-            array of shape (rows, features).
+            array or data frame of shape (rows, features).
         name: The model's name.
         store: Folder of published models.
         version: By default one more than the newest.
         modes: Which modes to try; by default all, or only `tee` if it is sealed, since
             the others show the weights to the node operator.
         label: A CSV column holding the true classes, for the clear model's accuracy.
-        columns: Feature names, where `data` has none.
+        columns: Feature names, where `data` has none of its own.
         classes: Class names in output order, to replace the estimator's own.
         task: For networks: `classification` or `regression`; raw outputs by default.
         activation: For networks: one of `privacy.activations`.
@@ -103,6 +103,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         BackendError: No mode can serve the model; the message has every reason.
     """
     check_name(name)
+    columns = columns or names_of(data)
     if version is not None and (store / name / check_name(version)).exists():
         raise version_taken(name, version)
     modes, home = modes_to_publish(modes, seal), home or default_home()

@@ -81,6 +81,12 @@ def table_from_array(array: Any, *, names: Sequence[str] = ()) -> Table:
     return Table(names=names, rows=rows)
 
 
+def names_of(data: Any) -> tuple[str, ...]:
+    """Return the column names of a data frame; none of anything else."""
+    names = tuple(getattr(data, "columns", ()))
+    return names if all(isinstance(name, str) for name in names) else ()
+
+
 def _load_npy(path: Path) -> Any:
     try:
         array = np.load(path, allow_pickle=False)

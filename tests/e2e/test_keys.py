@@ -52,6 +52,8 @@ def test_keys_from_the_first_question_to_their_end(command, credit, rows, tmp_pa
     assert command("keys", "list") == {"keys": []}
 
     first = command(*ask)
+    gone = command("jobs", "--delete-result", first["job_id"])
+    assert (gone["status"], gone["output_sha256"]) == ("succeeded", None)
     (key,) = command("keys", "list", PRIVACY_PASSPHRASE="")["keys"]
     assert key["is_protected"]
     assert list(key["models"]) == [f"{credit.name}/1"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from privacy.bundle import Column
-from privacy.client.rows import range_caveats, read_rows
+from privacy.client.rows import as_rows, range_caveats, read_rows
 from privacy.errors import FormatError
 from privacy.modes import Mode
 
@@ -26,6 +26,32 @@ def test_a_csv_without_a_header_is_taken_in_order(tmp_path):
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
     (tmp_path / "r.csv").write_bytes(b"\xef\xbb\xbfb,a\n1,2\n")
     assert read_rows(tmp_path / "r.csv", NAMES) == [[2.0, 1.0]]
+
+
+def test_rows_may_be_lists_an_array_or_a_data_frame_by_name():
+    import pandas as pd
+
+    frame = pd.DataFrame({"b": [2, 4], "a": [1.5, 3.5]})
+    array = np.array([[1.5, 2], [3.5, 4]])
+    for given in (array.tolist(), list(array), array, frame):
+        found = as_rows(given, NAMES)
+        assert found == [[1.5, 2], [3.5, 4]]
+        assert {type(x) for row in found for x in row} <= {int, float}
+
+
+@pytest.mark.parametrize(
+    "given", [[1.0, 2.0], np.array([1.0, 2.0]), 7, None], ids=lambda g: type(g).__name__
+)
+def test_what_is_no_rows_is_refused(given):
+    with pytest.raises(FormatError, match=r"one row is \[\[…\]\]"):
+        as_rows(given, NAMES)
+
+
+def test_a_data_frame_of_other_columns_is_refused():
+    import pandas as pd
+
+    with pytest.raises(FormatError, match="missing: b; unknown: 7"):
+        as_rows(pd.DataFrame({"a": [1], 7: [2]}), NAMES)
 
 
 def test_an_archive_under_a_wrong_name_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,8 @@ from gateway.store.away import StoreAwayError
 from gateway.store.database import Database
 from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs, NewJob, Outcome
+from gateway.store.node_states import NodeStates
+from privacy.errors import ConflictError
 from privacy.modes import Mode
 from privacy.tee.kem import CLASSIC, KemKey
 from privacy.tee.seal import Purpose, seal_input
@@ -177,6 +180,51 @@ def shared() -> Iterator[Database]:
     database = Database(migrated())
     yield database
     database.close()
+
+
+def _namesake(gateways: Gateways, folder: Path, jobs: Jobs) -> Membership:
+    return Membership(gateways, jobs, folder, name="one", lease_s=0.5)
+
+
+def test_two_gateways_that_live_cannot_have_one_name(shared: Database, tmp_path: Path):
+    gateways, jobs = Gateways(shared), Jobs(shared)
+    one = _namesake(gateways, tmp_path / "a", jobs)
+    one.join()
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(
+            _namesake(gateways, tmp_path / "b", jobs).outlive_namesake
+        )
+        while not asked.done():
+            time.sleep(0.05)
+            assert gateways.beat(one._member)
+    with pytest.raises(ConflictError, match="PRIVACY_GATEWAY_NODE_NAME") as refusal:
+        asked.result()
+    assert refusal.value.code == "node-name-taken"
+    again = _namesake(gateways, tmp_path / "a", jobs)  # the same one, started again
+    again.outlive_namesake()
+    heir = _namesake(gateways, tmp_path / "c", jobs)  # nobody beats any more
+    heir.outlive_namesake()
+    assert gateways.all() == []
+
+
+def test_two_gateways_may_doubt_a_node_at_once(shared: Database):
+    states = NodeStates(shared)
+    with ThreadPoolExecutor() as threads:
+        with shared.write() as c:
+            states.mark(c, "far", "quarantined", "it lied")
+            other = threads.submit(_suspect, shared)
+            time.sleep(0.2)
+            assert not other.done()  # it waits for what we write
+        other.result(10)
+    states.refresh()
+    assert [(s.node, s.state) for s in states.all().values()] == [
+        ("far", "quarantined")
+    ]
+
+
+def _suspect(database: Database) -> None:
+    with database.write() as c:
+        NodeStates(database).mark(c, "far", "suspect", "it differs")
 
 
 class _Runner:

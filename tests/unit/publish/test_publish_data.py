@@ -4,6 +4,7 @@ import pytest
 from privacy.errors import FormatError
 from privacy.publish.data import (
     hold_back,
+    names_of,
     read_table,
     rounded_range,
     table_from_array,
@@ -21,6 +22,14 @@ def test_a_csv_gives_names_rows_and_labels(tmp_path):
     assert table.names == ("a", "b")
     assert table.rows.tolist() == [[1, 2], [3, 40]]
     assert table.labels == ("yes", "no")
+
+
+def test_a_data_frame_names_its_columns_and_an_array_does_not():
+    import pandas as pd
+
+    assert names_of(pd.DataFrame({"a": [1], "b": [2]})) == ("a", "b")
+    for nameless in (pd.DataFrame([[1, 2]]), np.zeros((1, 2)), "table.csv"):
+        assert names_of(nameless) == ()
 
 
 @pytest.mark.parametrize(
