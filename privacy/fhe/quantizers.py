@@ -126,7 +126,9 @@ def raw_outputs(integers: Ints | Floats, steps: OutputSteps | SumSteps) -> Float
             return sums
         # `cumsum` adds one after the other, on every machine.
         whole = np.cumsum(sums, axis=1)[:, -1:]
-        return np.concatenate([1.0 - whole if steps.complement else -sums, sums], axis=1)
+        return np.concatenate(
+            [1.0 - whole if steps.complement else -sums, sums], axis=1
+        )
     zero_point = np.array(steps.zero_point, dtype=np.float64)
     values: Floats = steps.scale * (integers - zero_point)
     if steps.sum_last:

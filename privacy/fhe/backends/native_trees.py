@@ -206,7 +206,7 @@ def _module(
 
 
 def _stated(made: Plan, samples: list[Ints]) -> tuple[int, list[Ints]]:
-    """Return the width of sums that Concrete is told, and samples that do not refute it.
+    """Return the width of sums that Concrete is told, and samples that agree with it.
 
     Above the bits of each number Concrete keeps one free, for look-ups. A sum is not
     looked up but decrypted, modulo twice its stated width, so the free bit is its
