@@ -31,13 +31,13 @@ from gateway.api.limits import RateFields, RequestLimits
 from gateway.audit_trail import AuditTrail
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
-from gateway.node import Gateway, open_database
+from gateway.node import Gateway
+from gateway.opening import open_database
 from gateway.server import DrainingServer, server_options
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys
 from gateway.traces import start_traces, stop_traces
 from privacy.errors import UnavailableError
-from privacy.tls import server_context
 
 _DESCRIPTION = """
 Run one model blind (FHE), with a proof (ZK) or in an attested enclave (TEE).
@@ -141,18 +141,12 @@ def run(
     """
     configure_logs()
     start_traces()
-    context = server_context(settings.tls) if settings.tls else None
+    options = server_options(settings)
     app = create_app(settings, engines=engines)
     gateway: Gateway = app.state.gateway
     gateway.open()  # here, so that a taken folder is a typed error
     announce(gateway.api_keys.bootstrap())
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        **server_options(settings),
-        ssl_context_factory=(lambda _config, _default: context) if context else None,
-    )
+    config = uvicorn.Config(app, host=settings.host, port=settings.port, **options)
     server = DrainingServer(config, gateway.drain)
     try:
         server.run()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gateway.api import problems
 from gateway.api.limits import RequestLimits
+from gateway.handshake import Connections
 from gateway.logs import RequestLog, configure_logs
 from gateway.problems import problem_of
 from gateway.server import bounded_protocol
@@ -103,7 +104,9 @@ def run_broker(broker: Broker, *, verifier: Json, host: str, port: int) -> None:
         host=host,
         port=port,
         loop="uvloop",
-        http=bounded_protocol(head_timeout_s=_HEAD_TIMEOUT_S, by_address=_BY_ADDRESS),
+        http=bounded_protocol(
+            head_timeout_s=_HEAD_TIMEOUT_S, known=Connections(_BY_ADDRESS)
+        ),
         log_config=None,
         access_log=False,
         server_header=False,

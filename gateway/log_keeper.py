@@ -48,6 +48,16 @@ class Refusals:
             return None
         return {"count": sum(counts.values()), "status": counts, "from": addresses}
 
+    def give_back(self, taken: Json) -> None:
+        """Count again what was taken and could not be noted."""
+        with self._lock:
+            for counts, more in (
+                (self._counts, taken["status"]),
+                (self._addresses, taken["from"]),
+            ):
+                for name, count in more.items():
+                    counts[name] = counts.get(name, 0) + count
+
 
 class LogKeeper:
     """The background work on both logs of one gateway."""
@@ -119,8 +129,12 @@ class LogKeeper:
     def note_refusals(self) -> None:
         """Note how many requests were refused for who sent them."""
         if details := self._refusals.take():
-            who = Who()
-            self._audit.record(Act(action="refused", who=who, details=details))
+            try:
+                who = Who()
+                self._audit.record(Act(action="refused", who=who, details=details))
+            except BaseException:
+                self._refusals.give_back(details)
+                raise
 
     def archive(self) -> None:
         """Move old audit entries to files, from where the chain goes on.

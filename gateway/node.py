@@ -15,12 +15,13 @@ from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
 from gateway.jobs.deletions import Deletions
 from gateway.jobs.hub import Hub
-from gateway.jobs.membership import Membership, gateway_id
+from gateway.jobs.membership import Membership
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
 from gateway.lock import FolderLock
 from gateway.log_keeper import LogKeeper, Refusals
 from gateway.logs import error_id_of
+from gateway.opening import open_blobs, open_database, open_uploads
 from gateway.peers.peers import Peers
 from gateway.quality.service import Quality, watch
 from gateway.registry import ModelRegistry
@@ -29,7 +30,7 @@ from gateway.signing import KEY_FILE, ReceiptKeys
 from gateway.store.api_keys import ApiKeys
 from gateway.store.audit import WHO, Act, Audit, Who
 from gateway.store.away import StoreAwayError
-from gateway.store.blobs import Blobs, BlobStore
+from gateway.store.blobs import BlobStore
 from gateway.store.comparisons import Comparisons
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
@@ -38,18 +39,16 @@ from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
 from gateway.store.node_states import NodeStates
-from gateway.store.parts import Parts
 from gateway.store.peers import PeerStore
 from gateway.store.receipt_log import ReceiptLog
 from gateway.store.results import Results
 from gateway.store.tenants import Tenants
-from gateway.store.uploads import Allowance, Uploads
+from gateway.store.uploads import Uploads
 from gateway.store.webhooks import Webhooks
 from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
 from gateway.webhooks.sender import Sender
 from privacy import __version__
 from privacy.encoding import Json
-from privacy.errors import FormatError
 from privacy.publisher import Trust, load_trust
 
 if TYPE_CHECKING:
@@ -99,6 +98,7 @@ class Gateway:
         self.settings = settings
         self.rates = Rates(settings.rate_limits)
         self.ready = self.draining = False
+        self._background: list[asyncio.Task[None]] = []
         self._engines = engines
         self._lock: FolderLock | None = None
         self._trusted: Trust | None = None
@@ -127,12 +127,11 @@ class Gateway:
         self.tenants = Tenants(self.database)
         self.tokens = _tokens(self.settings)
         self.blobs = open_blobs(self.settings)
-        parts = Parts(_uploads_dir(self.settings))
-        self.uploads = Uploads(
-            self.database, self.blobs, parts, _allowance(self.settings)
-        )
+        self.uploads = open_uploads(self.settings, self.database, self.blobs)
         self.contract_inputs = ContractInputs(
-            (self.settings.blobs_dir or data_dir) / "contract-inputs",
+            self.database,
+            self.blobs,
+            self.uploads,
             ttl_s=self.settings.contract_inputs_ttl_s,
         )
         self.jobs = Jobs(self.database)
@@ -155,10 +154,28 @@ class Gateway:
         )
 
     async def start(self) -> None:
-        """Start running jobs, those of an earlier life first."""
+        """Start running jobs, those of an earlier life first.
+
+        What was started is stopped again if the rest cannot be.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _start(self) -> None:
         settings = self.settings
         # Tasks begun here act on this gateway's behalf; requests say on whose they do.
         WHO.set(Who(actor="gateway", gateway=settings.node_name))
+        self.membership = Membership(
+            self.gateways,
+            self.jobs,
+            settings.data_dir,
+            name=settings.node_name,
+            lease_s=settings.lease_s,
+        )
+        await asyncio.to_thread(self.membership.outlive_namesake)
         work = settings.data_dir / "work"
         await asyncio.to_thread(_forget_finished, work, self.jobs.unfinished())
         self.scheduler = Scheduler(
@@ -169,13 +186,6 @@ class Gateway:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
         if self._cluster:
             self._cluster.start(self.scheduler)
-        self.membership = Membership(
-            self.gateways,
-            self.jobs,
-            settings.data_dir,
-            name=settings.node_name,
-            lease_s=settings.lease_s,
-        )
         self.quality = Quality(
             database=self.database,
             comparisons=self.comparisons,
@@ -205,7 +215,7 @@ class Gateway:
             max_queued=settings.max_queued_jobs,
             max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
-            runs=Runs(),
+            runs=Runs(threads=16 if settings.blobs_s3 else 2),
             membership=self.membership,
             simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
@@ -214,20 +224,18 @@ class Gateway:
         )
         for job_id in await asyncio.to_thread(self.membership.join):
             self.service.begin(job_id)
-        rounds = self.membership.run(self.service, self.service.hub)
         self._keeper = self._log_keeper()
         self.deletions = Deletions(
             database=self.database,
             tenants=self.tenants,
             uploads=self.uploads,
-            contract_inputs=self.contract_inputs,
             service=self.service,
             log_receipts=self._keeper.tick,
         )
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._background = [asyncio.create_task(self._sweep())]
         await asyncio.to_thread(self.audit.record, _started(settings))
-        self._background = [
-            asyncio.create_task(rounds),
+        self._background += [
+            asyncio.create_task(self.membership.run(self.service, self.service.hub)),
             asyncio.create_task(self._sender().run()),
             asyncio.create_task(every(_MEASURES_S, self.measures.write)),
             asyncio.create_task(watch(self.quality, self.service.begin)),
@@ -259,17 +267,22 @@ class Gateway:
     async def stop(self) -> None:
         """Stop workers and enclaves; unfinished jobs go on at the next start."""
         self.ready = False
-        for task in (self._sweeping, *self._background):
+        begun = vars(self)  # a start that broke off has made only some of these
+        for task in self._background:
             task.cancel()
-        await self.scheduler.close()
+        if "scheduler" in begun:
+            await self.scheduler.close()
         if self._cluster:
             await self._cluster.close()
-        await self.service.runs.close()
-        try:
-            await asyncio.to_thread(self.membership.leave)
-        except StoreAwayError as exc:  # others find out by themselves
-            _log.warning("store-away", code=exc.code)
-        await asyncio.to_thread(self._keeper.close)
+        if "service" in begun:
+            await self.service.runs.close()
+        if "membership" in begun:
+            try:
+                await asyncio.to_thread(self.membership.leave)
+            except StoreAwayError as exc:  # others find out by themselves
+                _log.warning("store-away", code=exc.code)
+        if "_keeper" in begun:
+            await asyncio.to_thread(self._keeper.close)
         _log.info("stopped", node=self.settings.node_name)
 
     def close(self) -> None:
@@ -372,49 +385,6 @@ def _tokens(settings: Settings) -> "Tokens | None":
     from gateway.identity.tokens import Tokens  # 8 MB that few gateways need
 
     return Tokens(settings.oidc_issuers)
-
-
-def _allowance(settings: Settings) -> Allowance:
-    return Allowance(
-        max_bytes=settings.max_upload_bytes,
-        quota_bytes=settings.max_bytes_by_tenant,
-        ttl_s={"keys": settings.keys_ttl_s, "blob": settings.inputs_ttl_s},
-    )
-
-
-def open_database(data_dir: Path, url: str = "") -> Database:
-    """Return the database at an address, or that of a data folder, made if absent."""
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Database(url or data_dir / "gateway.sqlite")
-
-
-def open_blobs(settings: Settings) -> BlobStore:
-    """Return where blobs are.
-
-    Raises:
-        FormatError: A folder and a bucket, or the bucket's address is none.
-    """
-    if not settings.blobs_s3:
-        return Blobs(settings.blobs_dir or settings.data_dir / "blobs")
-    if settings.blobs_dir:
-        msg = (
-            "both blobs_dir and blobs_s3 are set: blobs are in one place, leave one out"
-        )
-        raise FormatError(msg, code="blobs-twice")
-    from gateway.store.s3 import S3Blobs
-
-    cache = settings.data_dir / "blobs" / "copies"
-    return S3Blobs(settings.blobs_s3, cache, cache_bytes=settings.blobs_cache_bytes)
-
-
-def _uploads_dir(settings: Settings) -> Path:
-    """Return where uploads arrive: on the disk of the blobs, to be renamed once whole.
-
-    It is a gateway's own, for it goes on with what an earlier life of its received.
-    """
-    if settings.blobs_dir:
-        return settings.blobs_dir / "uploads" / gateway_id(settings.data_dir)
-    return settings.data_dir / "blobs" / "uploads"
 
 
 def _forget_finished(work: Path, unfinished: list[str]) -> None:

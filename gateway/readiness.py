@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -12,10 +13,29 @@ from privacy.encoding import Json
 from privacy.errors import PrivacyError, UnavailableError
 
 _PATIENCE_S = 5.0
-_GOOD_FOR_S = 1.0
+_TOLD_FOR_S = 1.0
 _NO_BLOB = "0" * 64
-_turns: WeakKeyDictionary[Gateway, asyncio.Lock] = WeakKeyDictionary()
-_good_until: WeakKeyDictionary[Gateway, float] = WeakKeyDictionary()
+
+
+@dataclass(slots=True)
+class _Look:
+    """The last look at a gateway's stores, which may be under way."""
+
+    task: "asyncio.Task[None]"
+    ended_at: float = 0.0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether what it found, or will find, is still told."""
+        return not self.task.done() or time.monotonic() < self.ended_at + _TOLD_FOR_S
+
+    def end(self, task: "asyncio.Task[None]") -> None:
+        self.ended_at = time.monotonic()
+        if not task.cancelled():
+            task.exception()  # it may be that nobody waits for it any more
+
+
+_looks: WeakKeyDictionary[Gateway, _Look] = WeakKeyDictionary()
 
 
 async def check_ready(gateway: Gateway) -> Json:
@@ -45,12 +65,17 @@ async def check_ready(gateway: Gateway) -> Json:
 
 
 async def _check_stores_now_and_then(gateway: Gateway) -> None:
-    """Look at the stores, unless that was done a moment ago: anybody may ask."""
-    async with _turns.setdefault(gateway, asyncio.Lock()):
-        if time.monotonic() < _good_until.get(gateway, 0.0):
-            return
-        await asyncio.to_thread(_check_stores, gateway)
-        _good_until[gateway] = time.monotonic() + _GOOD_FOR_S
+    """Look at the stores, unless that was done a moment ago: anybody may ask.
+
+    One look is under way at a time, however many ask and however long it takes: a store
+    that hangs holds up one thread.
+    """
+    look = _looks.get(gateway)
+    if look is None or not look.is_fresh:
+        task = asyncio.create_task(asyncio.to_thread(_check_stores, gateway))
+        look = _looks[gateway] = _Look(task)
+        task.add_done_callback(look.end)
+    await asyncio.shield(look.task)
 
 
 def _check_stores(gateway: Gateway) -> None:

@@ -7,18 +7,19 @@ address may have, nor how long an answer may wait for somebody who does not read
 import asyncio
 import signal
 import socket
-from collections import Counter
+import ssl
 from collections.abc import Awaitable, Callable
-from ipaddress import ip_address, ip_network
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from gateway.api.limits import MAX_HEADER_BYTES
+from gateway.handshake import Connections, Handshake
 from gateway.logs import error_id_of
 from gateway.settings import Settings
+from privacy.tls import server_context
 
 _UNREAD_S = 60.0
 
@@ -28,9 +29,7 @@ class BoundedProtocol(H11Protocol):
 
     head_timeout_s: ClassVar[float]
     unread_timeout_s: ClassVar[float] = _UNREAD_S
-    by_address: ClassVar[int]
-    trusted: ClassVar[tuple[str, ...]]
-    open_by_address: ClassVar[Counter[str]]
+    known: ClassVar[Connections]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """See `H11Protocol`."""
@@ -43,9 +42,7 @@ class BoundedProtocol(H11Protocol):
         """Begin; one address too often is cut off at once."""
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
-        self.open_by_address[self._address] += 1
-        is_over = self.open_by_address[self._address] > self.by_address
-        if is_over and not _is_within(self._address, self.trusted):
+        if not self.known.enter(self._address):
             transport.abort()
         self._expect_head()
 
@@ -53,9 +50,7 @@ class BoundedProtocol(H11Protocol):
         """End."""
         self._cancel_head_timer()
         self._cancel_unread_timer()
-        self.open_by_address[self._address] -= 1
-        if self.open_by_address[self._address] <= 0:
-            del self.open_by_address[self._address]
+        self.known.leave(self._address)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -144,34 +139,44 @@ class DrainingServer(uvicorn.Server):
 
 
 def bounded_protocol(
-    *, head_timeout_s: float, by_address: int, trusted: tuple[str, ...] = ()
-) -> type[BoundedProtocol]:
+    *, head_timeout_s: float, known: Connections, tls: ssl.SSLContext | None = None
+) -> type[asyncio.Protocol]:
     """Return the protocol of one server's connections.
 
     Who reads nothing of an answer for a minute is cut off.
 
     Args:
         head_timeout_s: In which a request's head has to come, from the first byte on.
-        by_address: Connections that one address may have.
-        trusted: Addresses and networks that may have more.
+        known: Counts them.
+        tls: They begin with a handshake of it, which is bounded, too.
     """
-    bounds = {
-        "head_timeout_s": head_timeout_s,
-        "by_address": by_address,
-        "trusted": trusted,
-        "open_by_address": Counter[str](),
-    }
-    return type("Protocol", (BoundedProtocol,), bounds)
+    bounds = {"head_timeout_s": head_timeout_s, "known": known}
+    made = type("Protocol", (BoundedProtocol,), bounds)
+    if tls is None:
+        return made
+
+    def begun(**of_server: Any) -> Handshake:
+        return Handshake(made(**of_server), tls, known)
+
+    return cast("type[asyncio.Protocol]", begun)  # uvicorn only calls it
 
 
 def server_options(settings: Settings) -> dict[str, Any]:
-    """Return uvicorn's options, but for where to listen."""
+    """Return uvicorn's options, but for where to listen.
+
+    Raises:
+        FormatError: The files for TLS are not usable.
+    """
     return {
         "loop": "uvloop",
         "http": bounded_protocol(
             head_timeout_s=settings.head_timeout_s,
-            by_address=settings.max_connections_by_address,
-            trusted=settings.trusted_proxies,
+            known=Connections(
+                settings.max_connections_by_address,
+                settings.trusted_proxies,
+                settings.max_connections,
+            ),
+            tls=server_context(settings.tls) if settings.tls else None,
         ),
         "ws": "none",
         "h11_max_incomplete_event_size": MAX_HEADER_BYTES,
@@ -182,10 +187,3 @@ def server_options(settings: Settings) -> dict[str, Any]:
         "limit_concurrency": settings.max_connections,
         "timeout_graceful_shutdown": settings.stop_grace_s,
     }
-
-
-def _is_within(address: str, networks: tuple[str, ...]) -> bool:
-    try:
-        return any(ip_address(address) in ip_network(n) for n in networks)
-    except ValueError:  # a socket file has no address
-        return False

@@ -14,7 +14,7 @@ What this cannot do: a thief of today's key can say what the gateway can, its su
 included. Two histories that part are found out by whoever sees both.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 
@@ -247,6 +247,34 @@ def stricter(one: ReceiptKey, other: ReceiptKey) -> ReceiptKey:
         until=min(ends, default=""),
         revoked_log_size=min((s for s in sizes if s is not None), default=None),
     )
+
+
+def united(key_sets: Iterable[Mapping[str, ReceiptKey]]) -> dict[str, ReceiptKey]:
+    """Return the keys of several gateways; of one that two have, the stricter word."""
+    keys: dict[str, ReceiptKey] = {}
+    for found in key_sets:
+        for kid, key in found.items():
+            keys[kid] = stricter(keys.get(kid, key), key)
+    return keys
+
+
+def keys_beside(
+    kid: str, key_sets: Sequence[Mapping[str, ReceiptKey]]
+) -> dict[str, ReceiptKey]:
+    """Return the receipt keys of the gateway that one of them belongs to.
+
+    A thief can name the stolen key as a gateway's of his own: where several name it,
+    only keys count that all of them have, or all of those that revoked it.
+
+    Args:
+        kid: Id of that key.
+        key_sets: Of each gateway.
+    """
+    naming = [found for found in key_sets if kid in found]
+    revoked = [f for f in naming if f[kid].revoked_log_size is not None]
+    sets = [set(found) for found in revoked or naming]
+    common = set.intersection(*sets) if sets else set()
+    return {other: key for other, key in united(key_sets).items() if other in common}
 
 
 def public_keys(keys: Mapping[str, ReceiptKey]) -> dict[str, Ed25519PublicKey]:

@@ -21,6 +21,14 @@ def pytest_unconfigure() -> None:
         atexit.unregister(compiler._terminate_df_parallelization)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """With `-n`: what shares a fixture that is dear is run by one process."""
+    from tests.support.scheduling import Together
+
+    return Together(config, log)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def home_of_this_run(tmp_path_factory):
     """A home of its own: no test touches that of whoever runs it."""

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Response
 
 from gateway.api.auth import Admin, GatewayDep, JobReader, JobWriter
 from gateway.api.schemas import (
+    MAX_NODE_NAME,
     ComparisonOut,
     ComparisonsOut,
     DisputeOut,
@@ -26,7 +27,7 @@ from privacy.errors import NotFoundError
 
 router = APIRouter(tags=["disputes"])
 
-NodeName = Annotated[str, Path(min_length=1, max_length=63)]
+NodeName = Annotated[str, Path(min_length=1, max_length=MAX_NODE_NAME)]
 _State = Literal[
     "planned", "running", "compare", "agreed", "checked", "disputed", "impossible"
 ]

@@ -20,7 +20,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from gateway.api.auth import GatewayDep, JobWriter, ModelReader
+from gateway.api.auth import GatewayDep, JobWriter, ModelReader, count_stranger
 from gateway.api.problems import ANY_ROUTE, problem_headers
 from gateway.identity.caller import Caller
 from gateway.jobs.service import JobRequest
@@ -108,6 +108,7 @@ router = APIRouter(
     responses=_RESPONSES,
 )
 
+_OPEN = [Depends(count_stranger)]
 Text = Annotated[str, InPath(max_length=200)]
 _INFER_BODY = {
     "requestBody": {
@@ -117,7 +118,7 @@ _INFER_BODY = {
 }
 
 
-@router.get("")
+@router.get("", dependencies=_OPEN)
 async def server() -> Json:
     """Return what serves here."""
     return {
@@ -127,13 +128,13 @@ async def server() -> Json:
     }
 
 
-@router.get("/health/live")
+@router.get("/health/live", dependencies=_OPEN)
 async def live() -> Json:
     """Say that the process is alive."""
     return {"live": True}
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", dependencies=_OPEN)
 async def ready(gateway: GatewayDep) -> Json:
     """Say whether jobs are taken."""
     if not gateway.ready:

@@ -10,6 +10,8 @@ from privacy.runs import MAX_ROWS
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 in hex")]
 JobId = Annotated[str, Field(pattern="^job_[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
+MAX_NODE_NAME = 68
+"""A node's has 63 characters at most; a peer's begins with `peer:`."""
 Lifetime = Annotated[float, Field(gt=0, le=10 * 366 * 86400)]
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Time = Annotated[str, Field(description="RFC 3339, UTC, milliseconds")]
@@ -364,8 +366,8 @@ class DisputesOut(BaseModel):
 class ResolutionIn(StrictRequest):
     """An operator's decision on a dispute."""
 
-    at_fault: Annotated[str, Field(max_length=63, pattern=PRINTABLE)] = Field(
-        "", description="The node, which is quarantined; empty if none is."
+    at_fault: Annotated[str, Field(max_length=MAX_NODE_NAME, pattern=PRINTABLE)] = (
+        Field("", description="The node, which is quarantined; empty if none is.")
     )
     note: Annotated[str, Field(max_length=500, pattern=PRINTABLE)] = ""
 

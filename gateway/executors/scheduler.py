@@ -31,7 +31,13 @@ from gateway.executors.base import (
 from gateway.executors.memory import gpus_needed
 from privacy.bundle import Bundle
 from privacy.encoding import Json
-from privacy.errors import JobFailedError, LimitError, PrivacyError, UnavailableError
+from privacy.errors import (
+    ConflictError,
+    JobFailedError,
+    LimitError,
+    PrivacyError,
+    UnavailableError,
+)
 from privacy.modes import Mode
 
 MAX_LOST = 5
@@ -85,7 +91,14 @@ class Scheduler:
         self._ticks: set[int] = set()
 
     def add(self, node: Node) -> None:
-        """Give jobs to a node from now on; one of the same name is replaced."""
+        """Give jobs to a node from now on.
+
+        Raises:
+            ConflictError: Another one has its name: receipts and quarantine go by it.
+        """
+        if node.name in self._nodes:
+            msg = f"a node is called {node.name!r} already: give each its own name"
+            raise ConflictError(msg, code="node-name-taken")
         self._nodes[node.name] = node
         self._lost_until.pop(node.name, None)
         self.changed()
@@ -142,6 +155,22 @@ class Scheduler:
         """Return how many jobs of each mode wait for a node."""
         count = Counter(ticket.work.mode for ticket in self._waiting)
         return {mode: count[mode] for mode in Mode}
+
+    def check_stays(self, mode: Mode, bundle: Bundle, avoid: Collection[str]) -> None:
+        """Refuse a job that only nodes it must avoid could run; from any thread.
+
+        Raises:
+            UnavailableError: The message names them.
+        """
+        nodes = self.nodes().values()
+        able = {n.name for n in nodes if n.refusal(mode, bundle) is None}
+        if able and able <= set(avoid):
+            msg = (
+                f"of {bundle.manifest.name} in mode {mode} only "
+                f"{', '.join(sorted(able))} can run jobs now, and this one must not "
+                "leave: choose another mode, or let peers have it"
+            )
+            raise UnavailableError(msg, code="no-node")
 
     async def evidence(self, mode: Mode, bundle: Bundle, nonce: bytes) -> bytes:
         """Return fresh evidence of the enclave that jobs of a model will be sent to.

@@ -30,7 +30,7 @@ from gateway.store.away import StoreAwayError
 from gateway.store.gateways import Gateways, Member
 from gateway.store.jobs import Job, Jobs
 from privacy.encoding import Json
-from privacy.errors import FormatError
+from privacy.errors import ConflictError, FormatError
 from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.tee.evidence import parse_evidence
@@ -131,6 +131,37 @@ class Membership:
         for key_id in {key.id.hex() for key in keys} - self._enclaves:
             self._gateways.keep_enclave(key_id, self.id)
             self._enclaves.add(key_id)
+
+    def outlive_namesake(self) -> None:
+        """Return once nobody else has our name: quarantine and receipts go by it.
+
+        One that has died, and whose data folder is gone, is waited for.
+
+        Raises:
+            ConflictError: Another gateway that lives has it.
+        """
+        if not self._gateways.shared:
+            return
+        seen: Member | None = None
+        until = 0.0
+        while found := self._namesake():
+            if seen is None:
+                seen, until = found, time.monotonic() + found.lease_s
+            elif found != seen:
+                msg = (
+                    f"another gateway of this database is called {found.name!r}: "
+                    "give each a PRIVACY_GATEWAY_NODE_NAME of its own"
+                )
+                raise ConflictError(msg, code="node-name-taken")
+            elif time.monotonic() > until:
+                self._gateways.bury(found)
+                seen = None
+            time.sleep(_ROUND_S)
+
+    def _namesake(self) -> Member | None:
+        us = self._member
+        others = (m for m in self._gateways.all() if m.id != us.id)
+        return next((m for m in others if m.name == us.name), None)
 
     def join(self) -> set[str]:
         """Write this gateway down; return the open jobs that are its own to run."""

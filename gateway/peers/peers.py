@@ -15,7 +15,7 @@ from gateway.peers.link import Link, PeerLiedError
 from gateway.settings import Settings
 from gateway.store.peers import PeerStore
 from privacy.encoding import Json
-from privacy.errors import FormatError, NotFoundError
+from privacy.errors import NotFoundError
 
 _log = structlog.get_logger()
 _REFRESH_S = 15.0
@@ -54,9 +54,6 @@ class Peers:
         self._key_ids = key_ids
         path = settings.peers_file
         known = read_peers(path) if path else ()
-        if settings.node_name in {peer.name for peer in known}:
-            msg = f"a peer is called {settings.node_name}, as this gateway's own node"
-            raise FormatError(msg, code="peers-file")
         self.nodes = {
             peer.name: PeerNode(
                 peer,
@@ -75,7 +72,7 @@ class Peers:
         may = may_go_on(
             options, own=self._key_ids(), max_hops=self._settings.peer_max_hops
         )
-        return frozenset() if may else frozenset(self.nodes)
+        return frozenset() if may else frozenset(n.name for n in self.nodes.values())
 
     async def start(self, scheduler: Scheduler) -> None:
         """Ask them all who they are, but do not wait long, and let them have jobs."""
@@ -105,7 +102,7 @@ class Peers:
         Raises:
             NotFoundError: There is none, or it is not distrusted.
         """
-        self.store.trust(self._known(name).name)
+        self.store.trust(self._known(name).peer.name)
         self._known(name).distrusted = ""
 
     def lies(self, name: str) -> list[Json]:
@@ -114,7 +111,7 @@ class Peers:
         Raises:
             NotFoundError: There is none.
         """
-        return self.store.lies(self._known(name).name)
+        return self.store.lies(self._known(name).peer.name)
 
     def _known(self, name: str) -> PeerNode:
         if name not in self.nodes:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from gateway.store.away import StoreAwayError
 from privacy.encoding import check_sha256
 from privacy.errors import NotFoundError
 
@@ -33,7 +34,13 @@ class BlobStore(Protocol):
         """Do what takes long before a transaction names a blob; the file stays."""
 
     def keep(self, file: Path, sha256: str) -> None:
-        """Have a blob in the transaction that names it; the file goes."""
+        """Have a blob in the transaction that names it; the file goes.
+
+        Doing it again, for that transaction failed, is harmless.
+
+        Raises:
+            BlobRemovedError: Another removed it since it was brought: bring it again.
+        """
 
     def small(self, sha256: str) -> bytes | None:
         """Return a blob that is small, for which streaming would only cost time."""
@@ -44,8 +51,17 @@ class BlobStore(Protocol):
     def remove(self, digests: Collection[str]) -> int:
         """Remove blobs; return how many there were."""
 
-    def trim(self, in_use: Collection[str]) -> int:
+    def copies(self) -> set[str]:
+        """Return the digests of blobs of which this machine has a copy."""
+
+    def trim(self, *, in_use: Collection[str], gone: Collection[str]) -> int:
         """Remove copies that are needed no more; return how many."""
+
+
+class BlobRemovedError(StoreAwayError):
+    """A blob was removed between its upload and the transaction that names it."""
+
+    default_code = "blobs-unavailable"
 
 
 def missing(sha256: str) -> NotFoundError:
@@ -94,6 +110,8 @@ class Blobs:
         some file systems write it to the disk first.
         """
         final = self.path(sha256)
+        if not file.exists() and final.exists():
+            return  # it was moved before, in a transaction that failed
         if self.has(sha256, file.stat().st_size):
             with suppress(FileNotFoundError):  # removed meanwhile
                 os.utime(final)
@@ -140,9 +158,13 @@ class Blobs:
             path.unlink(missing_ok=True)
         return removed
 
-    def trim(self, in_use: Collection[str]) -> int:
-        """Remove nothing: these are no copies."""
-        _ = in_use
+    def copies(self) -> set[str]:
+        """Return nothing: these are the blobs themselves."""
+        return set()
+
+    def trim(self, *, in_use: Collection[str], gone: Collection[str]) -> int:
+        """Remove nothing."""
+        _ = in_use, gone
         return 0
 
 

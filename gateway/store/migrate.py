@@ -12,7 +12,7 @@ from privacy.errors import FormatError, UnavailableError
 
 FOLDER = Path(__file__).parent / "migrations"
 _FIRST = "0001"
-HEAD = "0011"
+HEAD = "0012"
 _LOCK = 0x70726976  # of PostgreSQL's advisory locks
 
 

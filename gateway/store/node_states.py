@@ -66,13 +66,18 @@ class NodeStates:
             state: What it is from now on.
             why: In words.
         """
-        values = {"state": state, "why": why, "at": now()}
-        ours = node_states.c.node == node
-        found = c.execute(sa.select(node_states.c.state).where(ours)).scalar()
-        if found is None:
-            c.execute(sa.insert(node_states).values(node=node, **values))
-        elif not (found == "quarantined" and state == "suspect"):
-            c.execute(sa.update(node_states).where(ours).values(**values))
+        add = self._database.insert(node_states)
+        c.execute(
+            add.on_conflict_do_update(  # another gateway may mark it just now
+                index_elements=["node"],
+                set_={n: add.excluded[n] for n in ("state", "why", "at")},
+                where=sa.or_(
+                    node_states.c.state != "quarantined",
+                    add.excluded.state != "suspect",
+                ),
+            ),
+            {"node": node, "state": state, "why": why, "at": now()},
+        )
         note(c, Act(action=f"node-{state}", target=node, details={"why": why}))
 
     def quarantine(self, node: str, why: str) -> None:

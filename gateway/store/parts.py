@@ -32,7 +32,7 @@ _KEEP_BYTES = 1 << 20  # less is sent again faster than it is gone on with
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose upload of what: a tenant, `blob` or `keys`, and the digest."""
+    """Whose upload of what: a tenant, a kind such as `keys`, and the digest."""
 
     tenant: str
     kind: str
@@ -110,6 +110,21 @@ class Parts:
             except FileNotFoundError:
                 continue  # it has arrived meanwhile
         return total
+
+    def tenants(self) -> set[str]:
+        """Return the tenants that have something on its way."""
+        return {path.name.partition("+")[0] for path in self._folder.iterdir()}
+
+    def write(self, content: bytes, owner: Owner) -> Path:
+        """Return a file with an upload that came as a whole.
+
+        Raises:
+            UnavailableError: The disk is full.
+        """
+        self._check_disk()
+        part = self._claim(owner, 0)
+        part.write_bytes(content)
+        return part
 
     def discard(self, owner: Owner) -> None:
         """Remove what a broken upload left."""

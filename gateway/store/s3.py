@@ -2,14 +2,18 @@
 
 Credentials, region and address are boto3's usual ones (`AWS_ACCESS_KEY_ID`, …,
 `AWS_ENDPOINT_URL_S3` for another server than Amazon's). An object is named by its
-digest, which every copy is checked against, so none goes stale; copies that were not
-used lately are removed when they take more room than they may.
+digest, which every copy is checked against, so none goes stale. Copies of blobs that
+nothing names any more go at the next sweep; those that were not used lately, when they
+take more room than they may.
+
+Uploads and downloads are no part of a transaction. What has to be, for nobody may name
+a blob while it is removed, is one short request, which a slow bucket has fail soon.
 """
 
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +22,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from gateway.store.away import StoreAwayError
-from gateway.store.blobs import SMALL_BYTES, missing
+from gateway.store.blobs import SMALL_BYTES, BlobRemovedError, missing
 from privacy.encoding import check_sha256, sha256_file
 from privacy.errors import FormatError, UnavailableError
 
@@ -52,7 +56,9 @@ class S3Blobs:
         self._prefix = f"{prefix}/" if prefix else ""
         self._cache, self._cache_bytes = cache, cache_bytes
         cache.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._s3 = _client()
+        self._s3 = _client(connect_timeout=5, read_timeout=30, attempts=3)
+        # Transactions wait for another 10 s, and pause for 30 s, at the longest.
+        self._brief = _client(connect_timeout=2, read_timeout=6, attempts=1)
 
     def fetch(self, sha256: str) -> Path:
         """Return a copy of a blob on this machine.
@@ -84,20 +90,29 @@ class S3Blobs:
         """Whether the blob is here, whole."""
         with suppress(FileNotFoundError):
             return self._copy(sha256).stat().st_size == size
-        return self._stored(sha256, size)
+        return self._stored(self._s3, sha256, size)
 
     def bring(self, file: Path, sha256: str) -> None:
         """Upload a file before a transaction names it, for that may take a while."""
-        if not self._stored(sha256, file.stat().st_size):
+        here = self._here(file, sha256)
+        if not self._stored(self._s3, sha256, here.stat().st_size):
             with _away():
-                self._s3.upload_file(str(file), self._bucket, self._key(sha256))
+                self._s3.upload_file(str(here), self._bucket, self._key(sha256))
 
     def keep(self, file: Path, sha256: str) -> None:
-        """Make sure in the transaction that names it that the blob is here."""
-        self.bring(file, sha256)  # again, should another have removed it meanwhile
-        file.chmod(0o600)
+        """Make sure in the transaction that names it that the blob is here.
+
+        Raises:
+            BlobRemovedError: It was removed since it was brought.
+            StoreAwayError: The bucket cannot be reached, or takes its time.
+        """
+        here = self._here(file, sha256)
+        if not self._stored(self._brief, sha256, here.stat().st_size):
+            msg = f"blob {sha256[:12]}… was removed just now: try again"
+            raise BlobRemovedError(msg)
+        here.chmod(0o600)
         with suppress(OSError):  # on another disk: it is fetched when it is needed
-            file.replace(self._copy(sha256))
+            here.replace(self._copy(sha256))
 
     def small(self, sha256: str) -> bytes | None:
         """Return a blob that is small, for which streaming would only cost time."""
@@ -118,33 +133,49 @@ class S3Blobs:
         return found
 
     def remove(self, digests: Collection[str]) -> int:
-        """Remove blobs; return how many names went."""
+        """Remove blobs; return how many names went.
+
+        Raises:
+            StoreAwayError: Some are still there: what names them has to stay, so that
+                the next sweep finds them.
+        """
         names = sorted(digests)
         for at in range(0, len(names), _AT_ONCE):
             some = names[at : at + _AT_ONCE]
             keys = [{"Key": self._key(sha256)} for sha256 in some]
             with _away():
-                self._s3.delete_objects(
+                answer = self._brief.delete_objects(
                     Bucket=self._bucket, Delete={"Objects": keys, "Quiet": True}
                 )
+            _check_removed(answer.get("Errors", ()))
             for sha256 in some:
                 self._copy(sha256).unlink(missing_ok=True)
         return len(names)
 
-    def trim(self, in_use: Collection[str]) -> int:
-        """Remove the copies that were used longest ago, if they take too much room.
+    def copies(self) -> set[str]:
+        """Return the digests of blobs of which this machine has a copy."""
+        return {path.name for path in self._cache.iterdir() if not path.suffix}
+
+    def trim(self, *, in_use: Collection[str], gone: Collection[str]) -> int:
+        """Remove copies of what is gone, and old ones if all take too much room.
 
         Args:
             in_use: Digests of copies that jobs may need.
+            gone: Digests of blobs that were removed, here or by another gateway.
         """
-        found = []
+        found, removed, horizon = [], 0, time.time() - _IN_USE_S
         for path in self._cache.iterdir():
             with suppress(FileNotFoundError):
                 status = path.stat()
-                found.append((status.st_mtime, status.st_size, path))
-        room, removed = self._cache_bytes - sum(size for _, size, _ in found), 0
+                broken_off = path.suffix and status.st_mtime < horizon
+                if path.name in gone or broken_off:
+                    path.unlink(missing_ok=True)
+                    removed += 1
+                else:
+                    found.append((status.st_mtime, status.st_size, path))
+        room = self._cache_bytes - sum(size for _, size, _ in found)
         for used_at, size, path in sorted(found):
-            if room >= 0 or used_at > time.time() - _IN_USE_S:
+            if room >= 0 or used_at > horizon:
                 break
             if path.name not in in_use:
                 path.unlink(missing_ok=True)
@@ -157,13 +188,17 @@ class S3Blobs:
         with _away():
             self._s3.delete_object(Bucket=self._bucket, Key=self._key(sha256))
 
-    def _stored(self, sha256: str, size: int) -> bool:
+    def _stored(self, client: Any, sha256: str, size: int) -> bool:
         try:
             with _away():
-                head = self._s3.head_object(Bucket=self._bucket, Key=self._key(sha256))
+                head = client.head_object(Bucket=self._bucket, Key=self._key(sha256))
         except FileNotFoundError:
             return False
         return bool(head["ContentLength"] == size)
+
+    def _here(self, file: Path, sha256: str) -> Path:
+        """Return a file, or where it was moved to in a transaction that failed."""
+        return file if file.exists() else self._copy(sha256)
 
     def _key(self, sha256: str) -> str:
         return f"{self._prefix}{check_sha256(sha256)}"
@@ -172,15 +207,27 @@ class S3Blobs:
         return self._cache / check_sha256(sha256)
 
 
-def _client() -> Any:
+def _check_removed(errors: Sequence[Mapping[str, str]]) -> None:
+    """Refuse an answer that names objects which were not removed."""
+    if errors:
+        code = str(errors[0].get("Code", ""))[:40]
+        _log.error("blobs-not-removed", blobs=len(errors), code=code)
+        msg = f"the bucket did not remove {len(errors)} blobs ({code}): try again later"
+        raise StoreAwayError(msg, code="blobs-unavailable")
+
+
+def _client(*, connect_timeout: float, read_timeout: float, attempts: int) -> Any:
     try:
         import boto3
         from botocore.config import Config
     except ImportError as exc:
         msg = "blobs_s3 needs boto3: pip install 'privacy-compute[s3]'"
         raise UnavailableError(msg, code="engine-missing") from exc
-    retries = {"mode": "standard", "max_attempts": 3}
-    config = Config(connect_timeout=5, read_timeout=30, retries=retries)
+    config = Config(
+        connect_timeout=connect_timeout,
+        read_timeout=read_timeout,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+    )
     return boto3.client("s3", config=config)
 
 

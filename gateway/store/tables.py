@@ -58,6 +58,16 @@ usage = sa.Table(
 )
 """How many bytes of uploads each tenant keeps: the sums of `uploads`."""
 
+contract_inputs = sa.Table(
+    "contract_inputs",
+    metadata,
+    sa.Column("tenant", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("created_at", sa.String, nullable=False),
+    sa.Index("contract_inputs_by_name", "name", "created_at"),
+)
+
 gateways = sa.Table(
     "gateways",
     metadata,

@@ -14,7 +14,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from gateway.store.arrival import Room
-from gateway.store.blobs import BlobStore
+from gateway.store.blobs import BlobRemovedError, BlobStore
 from gateway.store.database import BLOBS, Database
 from gateway.store.jobs import OPEN
 from gateway.store.parts import Owner, Parts
@@ -23,8 +23,17 @@ from gateway.store.tenants import Tenants
 from privacy.clock import later, now
 from privacy.errors import ConflictError, LimitError, NotFoundError
 
+NAMING = (
+    (uploads, "sha256"),
+    (pins, "sha256"),
+    (jobs, "output_sha256"),
+    (jobs, "evidence_sha256"),
+)
+"""The columns that keep files; inputs and keys of open jobs are uploads, too."""
+
 _TOUCH_SHARE = 0.02
 _AT_ONCE = 500
+_TRIES = 3
 _NEW_FILE_S = 3600.0  # a job that ends now may not have named its output yet
 _KEY = ("tenant", "kind", "sha256")
 _THIS = sa.and_(*(uploads.c[name] == sa.bindparam(f"this_{name}") for name in _KEY))
@@ -121,22 +130,47 @@ class Uploads:
             created_at=at,
             used_at=at,
         )
+        tries = 0
+        while True:
+            self._blobs.bring(part, owner.sha256)
+            try:
+                is_new = self._name(part, owner, row)
+            except BlobRemovedError:
+                if (tries := tries + 1) == _TRIES:
+                    raise
+            else:
+                self.parts.discard(owner)
+                return is_new
+
+    def _name(self, part: Path, owner: Owner, row: Upload) -> bool:
+        """Write the row of an upload that is here; tell whether it is new."""
         quota = self.quota_bytes(owner.tenant)
-        self._blobs.bring(part, owner.sha256)
         with self._database.write() as c:
             self._database.lock(c, BLOBS, shared=True)
             self._database.lock(c, f"uploads of {owner.tenant}")
             known = self._known_bytes(c, owner)
-            kept = self._kept_bytes(c, owner.tenant) - known + size
+            kept = self._kept_bytes(c, owner.tenant) - known + row.bytes
             if kept > quota:
                 part.unlink()
                 raise self._over_quota(owner.tenant)
             self._blobs.keep(part, owner.sha256)
             c.execute(self._own, asdict(row))
             if not known:
-                c.execute(self._count, {"tenant": owner.tenant, "bytes": size})
-        self.parts.discard(owner)
+                c.execute(self._count, {"tenant": owner.tenant, "bytes": row.bytes})
         return not known
+
+    def own_bytes(self, content: bytes, owner: Owner) -> None:
+        """Keep what is here as a whole for its owner, within its quota.
+
+        Raises:
+            LimitError: It is too large, or the tenant would keep too much.
+        """
+        self.room(owner).check(len(content))
+        part = self.parts.write(content, owner)
+        try:
+            self.own(part, owner)
+        finally:
+            part.unlink(missing_ok=True)
 
     def get(self, owner: Owner) -> Upload:
         """Return a tenant's upload.
@@ -216,7 +250,7 @@ class Uploads:
             if count := c.execute(needing).scalar_one():
                 msg = f"{count} unfinished jobs need this upload: cancel them or wait"
                 raise ConflictError(msg, code="upload-in-use")
-            known = self._forget(c, owner)
+            known = self.forget(c, owner)
             self.remove_unneeded(c, {owner.sha256})
         broken = self.parts.offset(owner)
         self.parts.discard(owner)
@@ -231,17 +265,23 @@ class Uploads:
         while True:
             with self.removing() as c:  # in parts: others name files meanwhile
                 found = self._unneeded_owners(c)
-                gone = {o.sha256 for o in found[:_AT_ONCE] if self._forget(c, o)}
+                gone = {o.sha256 for o in found[:_AT_ONCE] if self.forget(c, o)}
                 removed += self.remove_unneeded(c, gone)
             if len(found) <= _AT_ONCE:
                 return removed
 
     def trim_copies(self) -> int:
-        """Remove copies of blobs that no open job needs, if they take much room."""
-        names = (jobs.c.input_sha256, jobs.c.keys_sha256)
+        """Remove copies of blobs that are gone; others, if they take much room."""
+        copies = sorted(self._blobs.copies())
+        if not copies:
+            return 0
+        names, named = (jobs.c.input_sha256, jobs.c.keys_sha256), set[str]()
         with self._database.read() as c:
+            for at in range(0, len(copies), _AT_ONCE):
+                named |= _named(c, set(copies[at : at + _AT_ONCE]))
             rows = c.execute(sa.select(*names).where(_IS_OPEN)).all()
-        return self._blobs.trim({name for row in rows for name in row})
+        in_use = {name for row in rows for name in row}
+        return self._blobs.trim(in_use=in_use, gone=set(copies) - named)
 
     def remove_lost_files(self, *, older_than_s: float = _NEW_FILE_S) -> int:
         """Remove files that a crash left without anyone who names them.
@@ -262,6 +302,14 @@ class Uploads:
             self._database.lock(c, BLOBS)
             yield c
 
+    def forget(self, c: sa.Connection, owner: Owner) -> bool:
+        """Delete the row of an upload, in `removing`; tell whether there was one."""
+        size = self._known_bytes(c, owner)
+        if not size or not c.execute(_FORGET, _this(owner)).rowcount:
+            return False
+        c.execute(self._count, {"tenant": owner.tenant, "bytes": -size})
+        return True
+
     def remove_unneeded(self, c: sa.Connection, candidates: set[str]) -> int:
         """Remove those of these files that nothing names; return how many.
 
@@ -271,20 +319,7 @@ class Uploads:
         """
         if not candidates:
             return 0
-        named = [
-            sa.select(uploads.c.sha256).where(uploads.c.sha256.in_(candidates)),
-            sa.select(pins.c.sha256).where(pins.c.sha256.in_(candidates)),
-            *(
-                sa.select(column).where(column.in_(candidates))
-                for column in (jobs.c.output_sha256, jobs.c.evidence_sha256)
-            ),
-            *(
-                sa.select(column).where(_IS_OPEN)
-                for column in (jobs.c.input_sha256, jobs.c.keys_sha256)
-            ),
-        ]
-        needed = set(c.execute(sa.union(*named)).scalars())
-        return self._blobs.remove(candidates - needed)
+        return self._blobs.remove(candidates - _named(c, candidates))
 
     def _expired(self, upload: Upload) -> bool:
         return self.expires_at(upload) <= now()
@@ -312,14 +347,6 @@ class Uploads:
             ).all()
         ]
 
-    def _forget(self, c: sa.Connection, owner: Owner) -> bool:
-        """Delete the row of an upload; tell whether there was one."""
-        size = self._known_bytes(c, owner)
-        if not size or not c.execute(_FORGET, _this(owner)).rowcount:
-            return False
-        c.execute(self._count, {"tenant": owner.tenant, "bytes": -size})
-        return True
-
     def _known_bytes(self, c: sa.Connection, owner: Owner) -> int:
         row = c.execute(_ONE, _this(owner)).one_or_none()
         return int(row.bytes) if row else 0
@@ -335,6 +362,21 @@ class Uploads:
             "(`privacy keys uploads`), or ask the operator for more"
         )
         return LimitError(msg, code="quota-exceeded")
+
+
+def _named(c: sa.Connection, candidates: set[str]) -> set[str]:
+    """Return those of these digests that something names, and perhaps more."""
+    naming = [
+        *(
+            sa.select(table.c[name]).where(table.c[name].in_(candidates))
+            for table, name in NAMING
+        ),
+        *(
+            sa.select(column).where(_IS_OPEN)
+            for column in (jobs.c.input_sha256, jobs.c.keys_sha256)
+        ),
+    ]
+    return set(c.execute(sa.union(*naming)).scalars())
 
 
 def _this(owner: Owner) -> dict[str, str]:

@@ -183,14 +183,17 @@ class Webhooks:
     def rotate(self, webhook_id: str, *, tenant: str, both_for_s: float) -> Webhook:
         """Return a webhook with a new secret; the old one signs too for a while.
 
+        Not if it was made under another key: nobody here has that secret.
+
         Raises:
             NotFoundError: The tenant has none of that id.
         """
         with self._database.write() as c:
             found = _one(c, webhook_id, tenant)
+            has_old = found.key_id == self._key_id
             values = {
                 "secret_number": found.secret_number + 1,
-                "old_secret_until": now(plus_s=both_for_s),
+                "old_secret_until": now(plus_s=both_for_s) if has_old else "",
                 "key_id": self._key_id,
             }
             c.execute(sa.update(webhooks).where(_W.id == found.id).values(values))

@@ -13,7 +13,7 @@ from privacy.cli.passphrase import (
 )
 from privacy.client import Client
 from privacy.client.compare import Compared
-from privacy.client.wire import Call, Flow, post_json
+from privacy.client.wire import Call, post_json, told, told_list
 from privacy.encoding import Json
 from privacy.errors import FormatError, PrivacyError
 
@@ -84,7 +84,9 @@ def list_disputes(
     """List your disputes; with an operator's key, everybody's."""
     params = {"limit": str(limit), **({"state": state} if state else {})}
     with Client(gateway, api_key=api_key, home=home) as client:
-        found = client.run(_objects("disputes", params))
+        found = client.run(
+            told_list(Call("GET", "/v1/disputes", params=params), "disputes")
+        )
     if as_json:
         print_json({"disputes": found})
         return
@@ -114,7 +116,7 @@ def show_dispute(
 ) -> None:
     """Show a dispute: runs, claims, verdict; --json has the receipts."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        found = client.run(_object(Call("GET", f"/v1/disputes/{_name(dispute_id)}")))
+        found = client.run(told(Call("GET", f"/v1/disputes/{_name(dispute_id)}")))
     if as_json:
         print_json(found)
     else:
@@ -137,7 +139,7 @@ def resolve_dispute(
     body = {"at_fault": at_fault, "note": note}
     path = f"/v1/disputes/{_name(dispute_id)}/resolution"
     with Client(gateway, api_key=api_key, home=home) as client:
-        found = client.run(_object(post_json(path, body)))
+        found = client.run(told(post_json(path, body)))
     if as_json:
         print_json(found)
     else:
@@ -157,7 +159,7 @@ def quarantine(
     call = post_json(f"/v1/nodes/{_name(node)}/quarantine", {"why": why})
     call = Call("PUT", call.path, body=call.body, headers=call.headers)
     with Client(gateway, api_key=api_key, home=home) as client:
-        found = client.run(_object(call))
+        found = client.run(told(call))
     if as_json:
         print_json(found)
     else:
@@ -174,7 +176,7 @@ def release(
 ) -> None:
     """Trust a node again, whatever was held against it."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        client.run(_done(Call("DELETE", f"/v1/nodes/{_name(node)}/quarantine")))
+        client.run(told(Call("DELETE", f"/v1/nodes/{_name(node)}/quarantine")))
     if as_json:
         print_json({"node": node, "state": "ready"})
     else:
@@ -204,22 +206,7 @@ def _name(text: str) -> str:
     Raises:
         FormatError: It cannot.
     """
-    if not text or not all(c.isascii() and (c.isalnum() or c in "._-") for c in text):
-        msg = f"{text[:40]!r} is no name: letters, digits, '.', '_' and '-'"
+    if not text or not all(c.isascii() and (c.isalnum() or c in "._-:") for c in text):
+        msg = f"{text[:40]!r} is no name: letters, digits, '.', '_', '-' and ':'"
         raise FormatError(msg, code="bad-name")
     return text
-
-
-def _objects(name: str, params: dict[str, str]) -> Flow[list[Json]]:
-    reply = yield Call("GET", f"/v1/{name}", params=params)
-    found: list[Json] = reply.objects(name)
-    return found
-
-
-def _object(call: Call) -> Flow[Json]:
-    found: Json = (yield call).object("answer")
-    return found
-
-
-def _done(call: Call) -> Flow[None]:
-    yield call

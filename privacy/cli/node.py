@@ -10,7 +10,7 @@ from privacy.certs import Certificates
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
 from privacy.cli.output import out, print_json, print_one, progress, safe, size, table
 from privacy.client import Client
-from privacy.client.wire import Call, Flow
+from privacy.client.wire import Call, told
 from privacy.encoding import Json
 from privacy.errors import FormatError, UnavailableError
 from privacy.files import default_home
@@ -107,7 +107,7 @@ def nodes(
 ) -> None:
     """List the machines that run a gateway's jobs."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        found = client.run(_fetched())
+        found = client.run(told(Call("GET", "/v1/nodes")))
     if as_json:
         print_json(found)
         return
@@ -128,12 +128,6 @@ def _row(node: Json) -> list[str]:
         size(node["memory_bytes"]),
         ", ".join(f"{mode} {it['busy']}/{it['workers']}" for mode, it in modes),
     ]
-
-
-def _fetched() -> Flow[Json]:
-    reply = yield Call("GET", "/v1/nodes")
-    found: Json = reply.object("/v1/nodes")
-    return found
 
 
 def _modes(text: str) -> list[Mode]:

@@ -8,8 +8,7 @@ import typer
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
 from privacy.cli.output import print_json, print_one, safe, table
 from privacy.client import Client
-from privacy.client.wire import Call, Flow, told
-from privacy.encoding import Json
+from privacy.client.wire import Call, told, told_list
 from privacy.key_history import read_history
 
 PeerName = Annotated[str, typer.Argument(help="As the gateway's peers_file names it.")]
@@ -43,7 +42,9 @@ def lies(
 ) -> None:
     """List why a peer was distrusted, with what it said (needs the admin scope)."""
     with Client(gateway, api_key=api_key, home=home) as client:
-        found = client.run(_lies(name))
+        found = client.run(
+            told_list(Call("GET", f"/v1/peers/{quote(name, safe='')}/lies"), "lies")
+        )
     if as_json:
         print_json({"lies": found})
         return
@@ -64,8 +65,3 @@ def trust(
         client.run(told(Call("POST", f"/v1/peers/{quote(name, safe='')}/trust")))
     text = f"{safe(name)} gets jobs again"
     print_one({"trusted": name}, text, as_json=as_json)
-
-
-def _lies(name: str) -> Flow[list[Json]]:
-    reply = yield Call("GET", f"/v1/peers/{quote(name, safe='')}/lies")
-    return reply.objects("lies")  # type: ignore[no-any-return]

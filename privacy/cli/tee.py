@@ -6,14 +6,14 @@ from typing import Annotated, NoReturn
 import typer
 
 from privacy.bundle import open_bundle
-from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
-from privacy.cli.data_owner import (
+from privacy.cli.accepting import (
     AllowSimulated,
     AllowUnsigned,
     PlatformPolicy,
     RequireHybrid,
-    print_answer,
 )
+from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
+from privacy.cli.infer import print_answer
 from privacy.cli.output import as_object, out, print_json, progress, safe, table
 from privacy.client import Client
 from privacy.client.rows import read_rows

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from privacy.cli.accepting import AllowInsecureSrs
 from privacy.cli.app import AsJson, Commit, Hide, HomeDir, Salt, Show, command
-from privacy.cli.data_owner import AllowInsecureSrs
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.client.home import Home
 from privacy.client.proofs import ProvenAnswer, prove_file, verify_proof_file
@@ -15,14 +15,13 @@ from privacy.encoding import Json, b64url, check_sha256, sha256_hex
 from privacy.errors import FormatError
 from privacy.files import default_home, write_atomic
 
-JobSalt = Annotated[
-    str,
-    typer.Option(
-        "--salt",
-        help="Of the job, in base64url, for proofs that are about it; "
-        "else PROOF.salt, if that exists.",
-    ),
+SaltFile = Annotated[
+    Path | None,
+    typer.Option(help="File with the job's salt, in base64url; else PROOF.salt."),
 ]
+
+
+_MAX_SALT_BYTES = 1024
 
 
 @command("zk verify")
@@ -38,7 +37,7 @@ def verify(
         Path | None,
         typer.Option("--input", help="The raw rows that the proofs must be about."),
     ] = None,
-    salt: JobSalt = "",
+    salt_file: SaltFile = None,
     allow_insecure_srs: AllowInsecureSrs = False,
     home: HomeDir = None,
     as_json: AsJson = False,
@@ -55,7 +54,7 @@ def verify(
             bundle=bundle,
             model_sha256=None if model is None else check_sha256(model),
             rows=input_,
-            salt=_parse_salt(salt),
+            salt=_salt_of(salt_file),
             allow_insecure_srs=allow_insecure_srs,
         )
     if as_json:
@@ -69,13 +68,15 @@ def prove(
     bundle: Annotated[Path, typer.Argument(help="The publisher's whole folder.")],
     input_: Annotated[Path, typer.Option("--input", help="Raw rows to prove about.")],
     out_: Annotated[Path, typer.Option("--out", help="Where the proofs go.")],
-    salt: JobSalt = "",
+    salt_file: SaltFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Prove here: the input never leaves, the proofs are for `zk verify` by anyone."""
     _need_file(input_)
     with progress(quiet=as_json) as notify:
-        made, used = prove_file(bundle, input_, salt=_parse_salt(salt), progress=notify)
+        made, used = prove_file(
+            bundle, input_, salt=_salt_of(salt_file), progress=notify
+        )
     write_atomic(out_, made)
     if used:
         path = out_.with_name(f"{out_.name}.salt")
@@ -88,10 +89,15 @@ def prove(
         out.print(f"{safe(out_)}: {size(len(made))}; check with `privacy zk verify`")
 
 
-def _parse_salt(text: str) -> bytes | None:
+def _salt_of(file: Path | None) -> bytes | None:
     from privacy.zkml.blobs import parse_salt
 
-    return parse_salt(text) if text else None
+    if file is None:
+        return None
+    _need_file(file)
+    with file.open("rb") as opened:
+        text = opened.read(_MAX_SALT_BYTES).decode("ascii", "replace")
+    return parse_salt(text.strip())
 
 
 def _print_proven(answer: ProvenAnswer) -> None:

@@ -10,6 +10,7 @@ from privacy.client.home import Home
 from privacy.client.log import fetch_head
 from privacy.client.log_heads import LogHeads
 from privacy.client.wire import Call, Flow, Reply, odd_answer
+from privacy.errors import CannotVerifyError
 from privacy.key_history import ReceiptKey, check_counts, public_keys
 from privacy.transparency.audit_chain import ChainEnd, follow, parse_entry
 from privacy.transparency.tree_head import verify_head
@@ -75,11 +76,21 @@ def known_heads(
         gateway: Its address.
         notes: More signed tree heads.
         keys: Receipt keys by key id; a head of none of these is refused.
+
+    Raises:
+        CannotVerifyError: They are heads of several logs ("other-log").
     """
     seen = [link.note for link in LogHeads(home.log_folder(gateway)).all()]
-    found = {}
+    found, origin = {}, ""
     for note in [*seen, *notes]:
         head, kid = verify_head(note, public_keys(keys))
+        origin = origin or head.origin
+        if head.origin != origin:
+            msg = (
+                f"a tree head is of the log {head.origin}, not of {origin}: it says "
+                "nothing of this audit log, leave it out"
+            )
+            raise CannotVerifyError(msg, code="other-log")
         # What a revoked key signed says nothing: its thief may have.
         if head.audit_size and keys[kid].revoked_log_size is None:
             check_counts(keys[kid], finished_at=head.time)

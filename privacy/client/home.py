@@ -24,7 +24,7 @@ from privacy.clock import now
 from privacy.encoding import Json, check_sha256, parse_object, sha256_hex
 from privacy.errors import FormatError, VerificationError
 from privacy.files import locked, write_atomic
-from privacy.key_history import ReceiptKey, extend, read_history, stricter
+from privacy.key_history import ReceiptKey, extend, read_history, united
 from privacy.publisher import TRUST_FILE, trusted_publishers
 from privacy.tls import NO_TLS, TlsFiles
 
@@ -197,30 +197,10 @@ class Home:
             raise VerificationError(msg, code="publisher-changed")
 
     def all_trusted_keys(self) -> dict[str, ReceiptKey]:
-        """Return every receipt key of every gateway met so far.
+        """Return every receipt key of every gateway met so far."""
+        return united(self.key_sets())
 
-        Of a key that several gateways use, the strictest word counts.
-        """
-        keys: dict[str, ReceiptKey] = {}
-        for found in self._key_sets():
-            for kid, key in found.items():
-                keys[kid] = stricter(keys.get(kid, key), key)
-        return keys
-
-    def keys_beside(self, kid: str) -> dict[str, ReceiptKey]:
-        """Return the receipt keys of the gateway that one of them belongs to.
-
-        A thief can name the stolen key as a gateway's of his own: where several name
-        it, only keys count that all of them have, or all of those that revoked it.
-        """
-        naming = [found for found in self._key_sets() if kid in found]
-        revoked = [f for f in naming if f[kid].revoked_log_size is not None]
-        sets = [set(found) for found in revoked or naming]
-        common = set.intersection(*sets) if sets else set()
-        known = self.all_trusted_keys()
-        return {other: known[other] for other in known if other in common}
-
-    def _key_sets(self) -> list[dict[str, ReceiptKey]]:
+    def key_sets(self) -> list[dict[str, ReceiptKey]]:
         """Return the receipt keys of each gateway met so far."""
         paths = sorted((self.root / "gateways").glob("*.json"))
         pins = [self._read(path) for path in paths]

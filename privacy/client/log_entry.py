@@ -1,12 +1,13 @@
 """The log entry beside a receipt, checked offline."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from privacy.client.home import Home
 from privacy.client.log import verified_entry
 from privacy.client.log_heads import LogHeads, check_known
 from privacy.errors import CannotVerifyError, FormatError, VerificationError
-from privacy.key_history import ReceiptKey, public_keys
+from privacy.key_history import ReceiptKey, keys_beside, public_keys, united
 from privacy.receipt import parse_receipt
 from privacy.transparency.inclusion import SUFFIX
 from privacy.transparency.tree_head import TreeHead
@@ -26,19 +27,22 @@ class LogEntry:
     """
 
     def __init__(
-        self, receipt: Path, home: Home, trusted: dict[str, ReceiptKey] | None
+        self,
+        receipt: Path,
+        home: Home,
+        key_sets: Sequence[Mapping[str, ReceiptKey]],
     ) -> None:
         """Describe the entry of a receipt; nothing is read yet.
 
         Args:
             receipt: Its file.
-            home: Where pinned gateway keys and heads of logs are kept.
-            trusted: Receipt keys that may sign the head, by key id; by default those
-                of the gateway that signed the receipt, for in another's log it says
+            home: Where heads of logs are kept.
+            key_sets: Receipt keys of each gateway, by key id. Only those of the gateway
+                that signed the receipt may sign the head: in another's log it says
                 nothing.
         """
         self._path, self._home = receipt.with_suffix(SUFFIX), home
-        self._trusted = trusted
+        self._key_sets = key_sets
         self.index: int | None = None
         self._head: TreeHead | None = None
 
@@ -74,16 +78,14 @@ class LogEntry:
         for folder in self._home.log_folders():
             links = LogHeads(folder).all()
             if links and links[-1].head.origin == head.origin:
-                keys = self._trusted or self._home.all_trusted_keys()
-                return check_known(head, links, public_keys(keys))
+                keys = public_keys(united(self._key_sets))
+                return check_known(head, links, keys)
         caveats.append(_ALONE)
         return "no other head of this log is known here"
 
     def _signers(self, receipt: bytes) -> dict[str, ReceiptKey]:
-        if self._trusted is not None:
-            return self._trusted
         try:
             _, signer = parse_receipt(receipt)
         except FormatError as exc:
             raise VerificationError(exc.message, code="receipt-changed") from exc
-        return self._home.keys_beside(signer)
+        return keys_beside(signer, self._key_sets)

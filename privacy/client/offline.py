@@ -5,7 +5,7 @@ The receipt alone says who ran what. What lies beside it (`evidence.json`,
 that fails is exit code 6, a step that could not be taken is 7.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,7 +42,13 @@ from privacy.errors import (
     VerificationError,
 )
 from privacy.fhe.caveats import p_error_caveats
-from privacy.key_history import ReceiptKey, check_counts, public_keys
+from privacy.key_history import (
+    ReceiptKey,
+    check_counts,
+    keys_beside,
+    public_keys,
+    united,
+)
 from privacy.modes import Mode, WhoSeesWhat, who_sees_what
 from privacy.receipt import Receipt, parse_receipt, verify_receipt
 from privacy.runs import MAX_ROWS
@@ -88,7 +94,7 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
     path: Path,
     *,
     home: Home,
-    trusted: dict[str, ReceiptKey] | None = None,
+    trusted: Sequence[Mapping[str, ReceiptKey]] | None = None,
     bundle: Path | None = None,
     rows: Sequence[Sequence[float]] | Path | None = None,
     platform_policy: Path | None = None,
@@ -101,7 +107,8 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
     Args:
         path: The receipt file; its evidence and output lie beside it.
         home: Where pinned gateway keys and models are.
-        trusted: Receipt keys to trust instead of the pinned ones, by key id.
+        trusted: Receipt keys to trust instead of the pinned ones, by key id: those of
+            each gateway by themselves, for no gateway vouches for another.
         bundle: The model's files instead of those in `home`.
         rows: The raw input, or a file of it as `read_rows` takes, to check that
             proofs are about it. Other modes cannot show it: that is exit code 7.
@@ -113,8 +120,9 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
     """
     steps = _Steps()
     caveats: list[str] = []
-    keys = home.all_trusted_keys() if trusted is None else trusted
-    entry = LogEntry(path, home, trusted) if log else None
+    key_sets = home.key_sets() if trusted is None else trusted
+    keys = united(key_sets)
+    entry = LogEntry(path, home, key_sets) if log else None
     receipt = _authentic(path, keys, steps, entry, caveats)
     if receipt is not None and receipt.status == "succeeded":
         job = _Saved(
@@ -127,7 +135,7 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
             allow_simulated=allow_simulated,
             allow_insecure_srs=allow_insecure_srs,
             caveats=caveats,
-            others=public_keys(_others(path, home, keys)),
+            others=public_keys(_others(path, key_sets)),
         )
         caveats.extend(job.weaknesses())
         for name, check in job.checks().items():
@@ -192,12 +200,12 @@ def _authentic(
 
 
 def _others(
-    path: Path, home: Home, keys: dict[str, ReceiptKey]
+    path: Path, key_sets: Sequence[Mapping[str, ReceiptKey]]
 ) -> dict[str, ReceiptKey]:
     """Return the keys that are not the signer's: no gateway is its own peer."""
     _, signer = parse_receipt(_read(path, MAX_RECEIPT_BYTES))
-    own = {signer, *home.keys_beside(signer)}
-    return {kid: key for kid, key in keys.items() if kid not in own}
+    own = {signer, *keys_beside(signer, key_sets)}
+    return {kid: key for kid, key in united(key_sets).items() if kid not in own}
 
 
 def _code(steps: Sequence[Step]) -> int:

@@ -143,6 +143,13 @@ def told(call: Call) -> Flow[Json]:
     return value
 
 
+def told_list(call: Call, name: str) -> Flow[list[Json]]:
+    """Return the list of objects that is one member of a call's answer."""
+    reply = yield call
+    found: list[Json] = reply.objects(name)
+    return found
+
+
 def check_reply(call: Call, reply: Reply) -> Reply:
     """Return the reply if the flow expects its status.
 

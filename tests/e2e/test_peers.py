@@ -59,7 +59,7 @@ def test_a_peer_answers_and_the_client_checks_both_receipts(
     expected = diagnosis.model.predict(diagnosis.rows[:3])
     labels = [diagnosis.bundle.manifest.classes.index(r.label) for r in answer.rows]
     assert labels == list(expected)
-    assert answer.node == "far"
+    assert answer.node == "peer:far"
     assert any("far, another operator's gateway, ran" in c for c in answer.caveats)
     assert "far, another operator's gateway" in answer.who_sees_what.others_see
     assert (answer.receipt.parent / "peer-receipt.json").is_file()

@@ -8,8 +8,10 @@ gateway.start(); gateway.kill(); gateway.start(); gateway.stop()
 """
 
 import asyncio
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,17 +30,19 @@ from gateway.executors.base import Engines
 from gateway.server import server_options
 from gateway.settings import Settings
 from privacy.encoding import sha256_hex
-from privacy.tls import server_context
 from tests.support.fake_enclave import fake_enclave
 
 FAKE_ENGINES = Engines("tests.support.fake_worker:handler", fake_enclave)
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    """Return a port that neither another worker nor an outgoing connection takes."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    while True:
+        port = random.randrange(10_000 + worker, 32_000, workers)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def wait_until(
@@ -128,9 +132,6 @@ class ThreadGateway(_Served):
             self.app,
             port=self.settings.port,
             **{**server_options(self.settings), "timeout_graceful_shutdown": 1},
-            ssl_context_factory=(lambda _config, _default: server_context(settings.tls))
-            if settings.tls
-            else None,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
@@ -197,7 +198,13 @@ class ProcessGateway(_Served):
                 stdout=stdout,
                 stderr=stderr,
             )
-        wait_until(self._is_ready, seconds=90, what="the gateway never became ready")
+        with httpx.Client(timeout=2) as asking:
+            wait_until(
+                lambda: self._is_ready(asking),
+                seconds=90,
+                every_s=0.1,
+                what="the gateway never became ready",
+            )
         self.admin_key = out.read_text().split("shown once: ")[1].split()[0]
         return self
 
@@ -219,12 +226,12 @@ class ProcessGateway(_Served):
         self.process.send_signal(how)
         self.process.wait(30)
 
-    def _is_ready(self) -> bool:
+    def _is_ready(self, asking: httpx.Client) -> bool:
         assert self.process
         if self.process.poll() is not None:
             raise RuntimeError(self.log.read_text()[-2000:])
         try:
-            return httpx.get(f"{self.base_url}/readyz", timeout=2).is_success
+            return asking.get(f"{self.base_url}/readyz").is_success
         except httpx.TransportError:
             return False
 

@@ -1,9 +1,11 @@
 """What `deploy/` says agrees with the code; nothing of it is run here."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import pytest
 import yaml
 
 from gateway.api.metrics import _STATES
+from gateway.executors.ray.start import RunningNode, _record
 from gateway.metrics import REGISTRY
 from gateway.settings import Settings
 from privacy.cli import app
+from privacy.encoding import canonical_json
+from privacy.files import write_atomic
+from privacy.tee.process import identify
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
 KUBERNETES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
@@ -152,6 +158,33 @@ def test_every_pod_is_confined():
             mounted = {m["name"] for m in container["volumeMounts"]}
             has = {v["name"] for v in spec["volumes"]} | {"data"}
             assert mounted <= has
+
+
+def test_a_ray_pod_is_restarted_once_its_ray_has_ended(tmp_path: Path):
+    ray = _kubernetes()["RayCluster", "nodes"]["spec"]
+    groups = [ray["headGroupSpec"], *ray["workerGroupSpecs"]]
+    [probe] = {
+        tuple(container[f"{kind}Probe"]["exec"]["command"])
+        for group in groups
+        for container in group["template"]["spec"]["containers"]
+        for kind in ("startup", "liveness", "readiness")
+    }
+
+    def is_well() -> bool:
+        env = {**os.environ, "PRIVACY_HOME": str(tmp_path), "POD_NAME": "pod-1"}
+        return subprocess.run(probe, env=env, check=False).returncode == 0
+
+    assert not is_well()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        found = identify(process.pid)
+        assert found
+        node = asdict(RunningNode("pod-1", "127.0.0.1:6379", found))
+        write_atomic(_record(tmp_path, "pod-1"), canonical_json(node))
+        assert is_well()
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert not is_well()  # though nobody has asked yet how it ended
+    assert not is_well()
 
 
 def test_a_pod_has_time_to_drain():

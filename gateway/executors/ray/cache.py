@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from privacy.bundle import MANIFEST, SIGNATURE, Bundle, parse_manifest
+from privacy.bundle import MANIFEST, SIGNATURE, Bundle, Manifest, parse_manifest
 from privacy.encoding import check_sha256
 from privacy.errors import FormatError, LimitError
 from privacy.files import make_folder, write_atomic
@@ -38,6 +38,8 @@ class Cache:
         self._limit_bytes = limit_bytes
         self._sizes: OrderedDict[Path, int] = OrderedDict()
         self._in_use: Counter[Path] = Counter()
+        self._manifests: dict[str, Manifest] = {}
+        self._signatures: dict[Path, str] = {}
 
     def blob(self, sha256: str) -> Path:
         """Return where a blob lies, if it is here."""
@@ -107,11 +109,13 @@ class Cache:
         for blob in {self.blob(sha256) for sha256 in names.values()}:
             blob.unlink()  # what a model takes is counted once
             del self._sizes[blob]
-        if signature:
+        if signature and self._signatures.get(root) != signature:
             write_atomic(root / SIGNATURE, signature.encode())
-        self._sizes[root] = sum(p.stat().st_size for p in _files(root))
+            self._signatures[root] = signature
+        if names:
+            self._sizes[root] = sum(p.stat().st_size for p in _files(root))
         self._sizes.move_to_end(root)
-        manifest = parse_manifest((root / MANIFEST).read_bytes())
+        manifest = self._manifest(model_sha256, root / MANIFEST)
         return Bundle(root=root, manifest=manifest, sha256=model_sha256)
 
     @contextmanager
@@ -134,21 +138,23 @@ class Cache:
     def _unmade(self, model_sha256: str, mode: Mode) -> dict[str, str]:
         """Return files that a model's folder lacks, by name: their digests."""
         root = self._models / check_sha256(model_sha256)
-        manifest = root / MANIFEST
-        if not manifest.exists():
-            blob = self.blob(model_sha256)
-            if blob not in self._sizes:
-                return {MANIFEST: model_sha256}
-            names = {MANIFEST: model_sha256}
-            raw = blob.read_bytes()
-        else:
-            names, raw = {}, manifest.read_bytes()
+        where, names = root / MANIFEST, dict[str, str]()
+        if not where.exists():
+            where, names = self.blob(model_sha256), {MANIFEST: model_sha256}
+            if where not in self._sizes:
+                return names
         wanted = tuple(f"{part}/" for part in mode.parts)
         return names | {
             name: entry.sha256
-            for name, entry in parse_manifest(raw).files.items()
+            for name, entry in self._manifest(model_sha256, where).files.items()
             if name.startswith(wanted) and not (root / name).exists()
         }
+
+    def _manifest(self, model_sha256: str, where: Path) -> Manifest:
+        """Return a model's manifest, read once: every job asks for it."""
+        if model_sha256 not in self._manifests:
+            self._manifests[model_sha256] = parse_manifest(where.read_bytes())
+        return self._manifests[model_sha256]
 
     def remove_broken(self) -> None:
         """Remove what came of blobs whose sender has gone silent in the middle."""
@@ -158,14 +164,19 @@ class Cache:
                 if part.stat().st_mtime < horizon:
                     part.unlink()
 
+    def _remove(self, path: Path) -> None:
+        del self._sizes[path]
+        self._manifests.pop(path.name, None)
+        self._signatures.pop(path, None)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
     def _room(self, needed: int) -> None:
         """Remove what was used longest ago until there is room."""
         for path in list(self._sizes):
             if sum(self._sizes.values()) + needed <= self._limit_bytes:
                 return
             if not self._in_use[path]:
-                del self._sizes[path]
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                self._remove(path)
         if sum(self._sizes.values()) + needed > self._limit_bytes:
             msg = (
                 f"the node keeps at most {self._limit_bytes >> 20} MiB of keys and "

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-from collections.abc import Collection
 from importlib.util import find_spec
 
 import structlog
@@ -16,7 +15,7 @@ from gateway.settings import Settings
 from privacy import __version__
 from privacy.bundle import MANIFEST, SIGNATURE, Bundle
 from privacy.encoding import Json
-from privacy.errors import LimitError, PrivacyError, UnavailableError
+from privacy.errors import ConflictError, LimitError, PrivacyError, UnavailableError
 from privacy.modes import Mode
 
 _log = structlog.get_logger()
@@ -180,6 +179,7 @@ class RayCluster:
         self._evidence = settings.enclave_evidence
         self._scheduler: Scheduler | None = None
         self._nodes: dict[str, RayNode] = {}
+        self._refused: set[str] = set()
         self._link = Link(
             address=settings.ray_address,
             node_ip=host if host.startswith("127.") else "",
@@ -210,13 +210,24 @@ class RayCluster:
         for node_id, view in found.items():
             if node := self._nodes.get(node_id):
                 node.view = view
-                continue
-            name = _free_name(view, scheduler.nodes())
-            node = RayNode(name, view, self._link, evidence=self._evidence)
-            self._nodes[node_id] = node
-            _log.info("node-joined", node=name, modes=list(view["modes"]))
-            scheduler.add(node)
+            else:
+                self._join(scheduler, view)
+        self._refused &= set(found)
         scheduler.changed()
+
+    def _join(self, scheduler: Scheduler, view: Json) -> None:
+        """Give a scheduler a node, unless another has its name; then once that left."""
+        node = RayNode(view["name"], view, self._link, evidence=self._evidence)
+        try:
+            scheduler.add(node)
+        except ConflictError as exc:
+            if view["id"] not in self._refused:
+                _log.error("node-refused", node=node.name, id=view["id"], code=exc.code)
+            self._refused.add(view["id"])
+            return
+        self._refused.discard(view["id"])
+        self._nodes[view["id"]] = node
+        _log.info("node-joined", node=node.name, modes=list(view["modes"]))
 
 
 async def _tell(watch: Watch, words: "asyncio.Queue[Json | None]") -> None:
@@ -226,12 +237,6 @@ async def _tell(watch: Watch, words: "asyncio.Queue[Json | None]") -> None:
             watch.progress(word["progress"])
         else:
             await asyncio.to_thread(watch.started)
-
-
-def _free_name(view: Json, taken: Collection[str]) -> str:
-    """Return a node's name, made longer if another one has it."""
-    name = str(view["name"])
-    return f"{name}-{view['id'][:8]}" if name in taken else name
 
 
 def _model(mode: Mode, bundle: Bundle) -> tuple[Json, dict[str, str]]:

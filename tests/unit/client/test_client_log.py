@@ -105,13 +105,31 @@ def test_the_entry_of_another_receipt_is_false(site, home, client):
     assert (code, steps["log"]) == (6, "failed")
 
 
+def test_the_log_of_another_gateway_says_nothing_of_a_receipt(
+    site, home, client, tmp_path
+):
+    path = save(home, site, logged=False)
+    other = LogSite()
+    other.url, other.origin = "http://other.test", "privacy-compute/receipts/other"
+    other.log.append(path.read_bytes())
+    elsewhere = Home(tmp_path / "other")
+    transport = other.transport()
+    with Client(other.url, home=elsewhere.root, transport=transport) as there:
+        there.fetch_log_entries([path])
+    client.log_head()
+    own, others = home.receipt_keys(site.url), elsewhere.receipt_keys(other.url)
+    code, steps, _ = verdicts(path, home, trusted=[own, others])
+    assert (code, steps["log"]) == (7, "could not check")
+    assert steps["signature"] == "ok"
+
+
 def test_someone_who_saw_no_head_learns_what_was_not_checked(
     site, home, client, tmp_path
 ):
     path = save(home, site)
     client.fetch_log_entries([path])
     keys = home.receipt_keys(site.url)
-    code, _, verdict = verdicts(path, Home(tmp_path / "other"), trusted=keys)
+    code, _, verdict = verdicts(path, Home(tmp_path / "other"), trusted=[keys])
     assert code == 0
     assert any("whether others are shown another log" in c for c in verdict.caveats)
 

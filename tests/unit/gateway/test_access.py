@@ -259,6 +259,19 @@ def test_every_route_is_in_this_table_with_the_scope_that_it_says(api: Api):
     assert named == set(PUBLIC) | set(UNKNOWN)
 
 
+def test_a_false_key_is_counted_at_open_routes_and_refused_at_others(
+    gateway: ThreadGateway,
+):
+    with gateway.client("pk_wrong") as api:
+        for path in OPEN - {"/healthz", "/readyz"}:
+            assert "RateLimit" in api.get(path).headers, path
+        counted = gateway.app.state.gateway.refusals
+        counted.take()
+        for path in ("/v1/models", "/v2/models/demo"):
+            assert api.get(path).status_code == 401
+        assert counted.take()["status"] == {"401": 2}
+
+
 @ROUTES
 def test_no_route_answers_without_a_key(ask: Ask, method: str, path: str):
     for key in (

@@ -1,6 +1,7 @@
 """The audit log: in the database, over HTTP, and into its archive."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -223,6 +224,25 @@ def test_refusals_are_one_entry_with_counts(database, tmp_path):
     assert len(entry.details["from"]) == 16
 
 
+def test_refusals_that_cannot_be_noted_are_noted_later(database, tmp_path, monkeypatch):
+    keeping, audit = keeper(database, tmp_path)
+    keeping._refusals.add(401, "10.0.0.1")
+    with monkeypatch.context() as patched:
+
+        def away(_act):
+            raise StoreAwayError("the database is away")
+
+        patched.setattr(audit, "record", away)
+        with pytest.raises(StoreAwayError):
+            keeping.note_refusals()
+    keeping._refusals.add(403, "10.0.0.1")
+    keeping.note_refusals()
+    keeping.tick()
+    details = parse_entry(lines_of(audit)[-1]).details
+    assert details["status"] == {"401": 1, "403": 1}
+    assert details["from"] == {"10.0.0.1": 2}
+
+
 def entries_of(api, after=0):
     found = api.get("/v1/audit", params={"after": after}).json()["lines"]
     return [parse_entry(line.encode()) for line in found]
@@ -388,6 +408,18 @@ def test_a_changed_cut_or_headless_export_is_told_apart(privacy, tmp_path, api):
     head.write_bytes(link.note)
     code, told = privacy("audit", "verify", file, "--head", head, *elsewhere)
     assert (code, told["heads"]) == (0, 1)
+
+
+def test_a_head_of_another_log_is_not_held_against_an_export(
+    gateway, privacy, tmp_path
+):
+    file, head = tmp_path / "audit.jsonl", tmp_path / "head"
+    assert privacy("audit", "export", file)[0] == 0
+    store = gateway.app.state.gateway
+    other = replace(parse_head(store.receipt_log.head()), origin="another/log")
+    head.write_bytes(store.receipt_keys.sign_head(other))
+    code, told = privacy("audit", "verify", file, "--head", head)
+    assert (code, told["error"]["code"]) == (7, "other-log")
 
 
 def test_audit_verify_refuses_what_is_no_export(privacy, tmp_path):

@@ -1,13 +1,18 @@
 """Inputs handed over for contracts: true ones, bounded, private to their tenant."""
 
-import os
 import time
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from gateway.store import contract_inputs
+from gateway.store.blobs import Blobs
 from gateway.store.contract_inputs import ContractInputs, Name
+from gateway.store.parts import Parts
+from gateway.store.tables import contract_inputs as table
+from gateway.store.uploads import Allowance, Uploads
+from privacy.clock import now
 from privacy.encoding import pack
 from privacy.errors import LimitError, NotFoundError
 from privacy.onchain import input_blob, terms_of
@@ -96,44 +101,95 @@ def test_inputs_are_their_tenants_and_the_watchers(gateway, api, stranger, commi
     stranger.delete(url(commitment))
 
 
-def test_anothers_input_is_neither_replaced_nor_preferred(tmp_path):
-    store = ContractInputs(tmp_path, ttl_s=60)
-    store.put("first", NAME, b"1")
-    os.utime(tmp_path / "first" / NAME.file, (1, 1))
-    store.put("second", NAME, b"2")
+@pytest.fixture
+def make(tmp_path, database):
+    """Return a function that opens the store of a gateway with such a quota."""
+    blobs, parts = Blobs(tmp_path / "blobs"), Parts(tmp_path / "uploads")
+
+    def make(quota_bytes=1000):
+        allowance = Allowance(
+            max_bytes=1 << 20, quota_bytes=quota_bytes, ttl_s={contract_inputs.KIND: 60}
+        )
+        uploads = Uploads(database, blobs, parts, allowance)
+        return ContractInputs(database, blobs, uploads, ttl_s=60)
+
+    return make
+
+
+def age(database, tenant, seconds=50.0):
+    with database.write() as c:
+        these = sa.update(table).where(table.c.tenant == tenant)
+        c.execute(these.values(created_at=now(plus_s=-seconds)))
+
+
+def files(tmp_path):
+    folders = (tmp_path / "blobs", tmp_path / "uploads")
+    return [p for folder in folders for p in folder.rglob("*") if p.is_file()]
+
+
+def test_anothers_input_is_neither_replaced_nor_preferred(make, database):
+    store = make()
+    store.put("second", NAME, b"1")
+    age(database, "second")
+    store.put("first", NAME, b"2")
     assert store.get(NAME) == b"1"
-    assert store.get(NAME, tenant="second") == b"2"
-    store.delete("second", NAME)
+    assert store.get(NAME, tenant="first") == b"2"
+    store.delete("first", NAME)
     assert store.get(NAME) == b"1"
     with pytest.raises(NotFoundError):
         store.get(replace(NAME, is_sealed=True))
 
 
-def test_handing_an_input_over_again_gives_up_no_precedence(tmp_path):
-    store = ContractInputs(tmp_path, ttl_s=60)
+def test_handing_an_input_over_again_gives_up_no_precedence(make, database, tmp_path):
+    store = make()
     store.put("requester", NAME, b"to an enclave that has died")
-    os.utime(tmp_path / "requester" / NAME.file, (1, 1))
-    store.put("squatter", NAME, b"junk")
+    age(database, "requester")
+    store.put("a squatter", NAME, b"junk")
     assert not store.put("requester", NAME, b"to the next enclave")
     assert store.get(NAME) == b"to the next enclave"
+    assert len(files(tmp_path)) == 2  # the one that was replaced is gone
 
 
-def test_a_tenant_hands_over_so_many_inputs_and_no_more(tmp_path, monkeypatch):
+def test_a_tenant_hands_over_so_many_inputs_and_no_more(make, monkeypatch):
     monkeypatch.setattr(contract_inputs, "MAX_BY_TENANT", 1)
-    store = ContractInputs(tmp_path, ttl_s=60)
+    store = make()
     store.put("one", NAME, b"1")
     store.put("one", NAME, b"1")
     with pytest.raises(LimitError):
         store.put("one", replace(NAME, is_sealed=True), b"2")
 
 
-def test_inputs_expire_and_are_private(tmp_path):
-    store = ContractInputs(tmp_path, ttl_s=60)
+def test_inputs_are_within_their_tenants_quota(make, tmp_path):
+    store = make(quota_bytes=10)
+    store.put("one", NAME, b"12345678")
+    other = replace(NAME, is_sealed=True)
+    with pytest.raises(LimitError) as refusal:
+        store.put("one", other, b"123")
+    assert refusal.value.code == "quota-exceeded"
+    store.put("two", other, b"123")
+    store.delete("one", NAME)
+    store.put("one", other, b"1234567890")
+    assert len(files(tmp_path)) == 2
+
+
+def test_one_input_under_two_names_is_kept_until_both_are_gone(make, tmp_path):
+    store, other = make(), replace(NAME, model_sha256="ef" * 32)
+    for name in (NAME, other):
+        assert store.put("one", name, b"1")
+    store.delete("one", NAME)
+    assert store.get(other) == b"1"
+    store.delete("one", other)
+    assert not files(tmp_path)
+
+
+def test_inputs_expire_and_are_private(make, database, tmp_path):
+    store = make()
     store.put("one", NAME, b"1")
-    path = tmp_path / "one" / NAME.file
+    (path,) = files(tmp_path)
     assert path.stat().st_mode & 0o077 == 0
     assert store.sweep() == 0
-    long_ago = time.time() - 61
-    os.utime(path, (long_ago, long_ago))
+    age(database, "one", 61)
+    with pytest.raises(NotFoundError):
+        store.get(NAME)
     assert store.sweep() == 1
     assert not path.exists()

@@ -1,7 +1,11 @@
 import asyncio
+import socket
+import time
+from contextlib import ExitStack, suppress
 
 import pytest
 
+from gateway import handshake
 from gateway.executors.base import NodeLostError
 from gateway.peers.config import Peer
 from gateway.peers.link import Link
@@ -12,7 +16,9 @@ from privacy.client import AsyncClient, Client, TlsFiles
 from privacy.client.home import Home
 from privacy.errors import FormatError, UnavailableError
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.live_gateway import ThreadGateway
+from tests.support.live_gateway import ThreadGateway, wait_until
+
+AT_ONCE = 5
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +39,8 @@ def gateway(certs, tmp_path_factory):
         tls_cert=own / "tls.crt",
         tls_key=own / "tls.key",
         tls_client_ca=own / "trust.pem",
+        max_connections_by_address=AT_ONCE,
+        trusted_proxies=[],
     ) as gateway:
         yield gateway
 
@@ -104,6 +112,35 @@ def test_plain_http_gets_no_answer(gateway, tmp_path):
         with pytest.raises(UnavailableError) as caught:
             client.models()
         assert caught.value.code == "gateway-unreachable"
+
+
+def _silent(gateway):
+    return socket.create_connection(("127.0.0.1", gateway.settings.port), 10)
+
+
+def _is_served(gateway, tmp_path, tls):
+    with suppress(UnavailableError):
+        return _models(gateway, tmp_path, tls) == ["demo"]
+    return False
+
+
+def test_who_says_nothing_in_a_handshake_is_cut_off(gateway, monkeypatch):
+    monkeypatch.setattr(handshake, "HANDSHAKE_S", 0.3)
+    with _silent(gateway) as sock:
+        began = time.monotonic()
+        assert sock.recv(1) == b""
+        assert 0.2 < time.monotonic() - began < 5
+
+
+def test_connections_in_a_handshake_count_for_their_address(gateway, mine, tmp_path):
+    with ExitStack() as stack:
+        for _ in range(AT_ONCE):
+            stack.enter_context(_silent(gateway))
+        with _silent(gateway) as one_more, suppress(ConnectionError):
+            assert one_more.recv(1) == b""
+        with pytest.raises(UnavailableError):
+            _models(gateway, tmp_path, mine)
+    wait_until(lambda: _is_served(gateway, tmp_path, mine))
 
 
 def _peer(gateway, tls):

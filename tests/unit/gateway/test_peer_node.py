@@ -1,6 +1,7 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import httpx
 import hypothesis
@@ -8,10 +9,13 @@ import pytest
 from hypothesis import strategies as st
 
 from gateway.executors.base import Done, NodeLostError, Watch, Work
-from gateway.executors.peer import PeerNode, _models
+from gateway.executors.peer import PeerNode
 from gateway.executors.scheduler import Scheduler
+from gateway.peers import exchange
 from gateway.peers.check import Asked, check_receipt
+from gateway.peers.exchange import Exchange
 from gateway.peers.link import Link, PeerLiedError
+from gateway.peers.site import _MOST_TRIES, Tries, offered
 from privacy.client.wire import Reply
 from privacy.encoding import sha256_hex
 from privacy.errors import FormatError, JobFailedError, UnavailableError
@@ -108,7 +112,7 @@ def test_a_job_goes_to_a_peer_and_its_checked_answer_comes_back(
     done = asyncio.run(go())
     assert done.output.read_bytes() == OUTPUT
     assert done.evidence.read_bytes() == EVIDENCE
-    assert (done.evidence_kind, done.node) == ("proof", "acme")
+    assert (done.evidence_kind, done.node) == ("proof", "peer:acme")
     assert json.loads(done.peer_receipt)["receipt"]["node"] == "theirs"
     assert told[0] == "started"
     assert {"stage": "run at peer acme", "done": 1, "total": 2} in told
@@ -199,7 +203,10 @@ def test_a_lie_is_found_kept_and_the_job_goes_on_elsewhere(
 
 
 @pytest.mark.parametrize("how", SLOW)
-def test_a_job_that_takes_too_long_goes_on_elsewhere(bundle, work, watch, how):
+def test_a_job_that_takes_too_long_goes_on_elsewhere(
+    bundle, work, watch, how, monkeypatch
+):
+    monkeypatch.setattr(exchange, "_CANCEL_S", 0.1)
     peer, spare = LyingPeer(bundle, lie=how), Spare("own")
 
     async def go():
@@ -229,7 +236,7 @@ def test_a_job_that_fails_there_costs_the_peer_no_other_job(bundle, work, watch)
             assert caught.value.code == "peer-job-failed"
             peer.lie = ""
             assert scheduler.describe()[0]["state"] == "ready"
-            assert (await scheduler.run(work(), watch)).node == "acme"
+            assert (await scheduler.run(work(), watch)).node == "peer:acme"
 
     asyncio.run(go())
 
@@ -313,6 +320,52 @@ def test_cancelling_ends_the_job_there_too(bundle, work, watch):
 
     asyncio.run(go())
     assert peer.jobs["job_0"]["status"] == "cancelled"
+
+
+class Unheard(httpx.ASGITransport):
+    """Does what it is asked, but answers no POST; or nothing at all, if it is down."""
+
+    is_deaf, is_down = True, False
+
+    async def handle_async_request(self, request):
+        if self.is_down:
+            raise httpx.ConnectError("refused")
+        reply = await super().handle_async_request(request)
+        if request.method == "POST" and self.is_deaf:
+            await asyncio.sleep(60)
+        return reply
+
+
+@pytest.mark.parametrize("goes_down", [False, True])
+def test_a_job_whose_name_there_we_were_not_told_is_cancelled_there(
+    bundle, work, watch, goes_down
+):
+    peer = LyingPeer(bundle)
+    peer.hold, transport = 1000, Unheard(peer)
+
+    async def go():
+        async with node_of(peer, transport=transport) as node:
+            run = asyncio.create_task(node.run(work(), watch))
+            await peer.started.wait()
+            transport.is_deaf, transport.is_down = False, goes_down
+            node.cancel("job_ours")
+            with pytest.raises(JobFailedError):
+                await run
+            await asyncio.gather(*node._parting)
+            transport.is_down = False
+            await node.refresh()
+
+    asyncio.run(go())
+    assert [j["status"] for j in peer.jobs.values()] == ["cancelled"]
+
+
+def test_jobs_that_never_succeeded_are_not_remembered_for_ever():
+    tries = Tries()
+    for number in range(_MOST_TRIES + 5):
+        tries.again(f"job_{number}")
+    tries.again("job_9")
+    assert tries.key("job_9") == "job_9.2"
+    assert [tries.key(f"job_{n}") for n in (4, 5)] == ["job_4", "job_5.1"]
 
 
 def test_closing_leaves_the_job_there_for_the_next_life(bundle, work, watch):
@@ -465,6 +518,13 @@ def test_evidence_of_a_peers_enclave_is_passed_through(bundle):
     assert asyncio.run(go()) == b"evidence of the peer"
 
 
+def _no_work(bundle):
+    none = Path("none")
+    return Work(
+        job_id="job", mode=Mode.FHE, bundle=bundle, input=none, keys=None, folder=none
+    )
+
+
 _JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
     lambda below: (
@@ -492,7 +552,10 @@ def test_whatever_a_peer_answers_is_a_job_or_a_lie(bundle, value):
         lied=lambda *_: None,
     )
     reply = Reply(200, {}, json.dumps(value).encode())
-    for read in (node._job, lambda reply: _models(node._link, reply)):
+    for read in (
+        Exchange(node._site, _no_work(bundle))._job,
+        lambda reply: offered(node._link, reply),
+    ):
         with suppress(PeerLiedError):  # and nothing else
             read(reply)
 

@@ -26,7 +26,7 @@ def _peers_file(folder, far, name="acme", **more):
         "url": far.base_url,
         "api_key_file": "acme.key",
         "receipt_keys": [k["kid"] for k in shown],
-        "modes": ["fhe", "zkml"],
+        "modes": ["fhe", "zkml", "tee"],
         "allow_clear_inputs": True,
         **more,
     }
@@ -76,14 +76,14 @@ def _keys(gateway):
 
 def test_a_peer_runs_the_job_and_its_receipt_is_chained_into_ours(near, far, api):
     job = api.order({"do": "echo"}, wait=20, options={"note": 1}).json()
-    assert (job["status"], job["peer"]) == ("succeeded", "acme")
+    assert (job["status"], job["peer"]) == ("succeeded", "peer:acme")
     ours = verify_receipt(
         api.get(job["links"]["receipt"]).content, public_keys(_keys(near))
     )
     raw = api.get(job["links"]["peer-receipt"]).content
     theirs = verify_receipt(raw, public_keys(_keys(far)))
     assert ours.peer_receipt_sha256 == sha256_hex(raw)
-    assert (ours.node, theirs.node) == ("acme", "theirs")
+    assert (ours.node, theirs.node) == ("peer:acme", "theirs")
     for name in ("model_sha256", "input_sha256", "output_sha256", "evidence_sha256"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert ours.options == {"note": 1}
@@ -94,7 +94,7 @@ def test_a_peer_runs_the_job_and_its_receipt_is_chained_into_ours(near, far, api
 
 def test_who_sees_what_names_the_peer(api):
     job = api.order({"do": "echo"}, wait=20).json()
-    told = who_sees_what(Mode.ZKML, peer="acme").as_dict()
+    told = who_sees_what(Mode.ZKML, peer="peer:acme").as_dict()
     assert job["who_sees_what"] == told
     assert "acme, another operator's gateway" in told["others_see"]
     assert "in the clear" in told["others_see"]
@@ -131,9 +131,9 @@ def test_a_bad_input_is_the_clients_fault_here_too(api):
 def test_the_node_list_shows_the_peer(api):
     found = api.get("/v1/nodes").json()["nodes"]
     assert [(n["name"], n["kind"], n["state"]) for n in found] == [
-        ("acme", "peer", "ready")
+        ("peer:acme", "peer", "ready")
     ]
-    assert found[0]["modes"].keys() == {"fhe", "zkml"}
+    assert found[0]["modes"].keys() == {"fhe", "zkml", "tee"}
     assert "pk_" not in json.dumps(found)
 
 
@@ -147,6 +147,13 @@ def test_the_node_list_shows_the_peer(api):
 def test_jobs_that_must_stay_or_came_from_a_peer_are_not_passed_on(api, options):
     job = api.order({"do": "echo"}, wait=20, options=options).json()
     assert job["problem"]["code"] == "no-node"
+
+
+def test_a_sealed_job_that_must_stay_is_refused_where_only_a_peer_has_enclaves(api):
+    must_stay = {"peers": "never"}
+    refused = api.order({"do": "echo"}, mode="tee", options=must_stay)
+    assert (refused.status_code, refused.json()["code"]) == (503, "no-node")
+    assert "peer:acme" in refused.json()["detail"]
 
 
 def test_odd_options_about_peers_are_refused(api):
@@ -189,7 +196,7 @@ def test_the_commands_show_the_key_and_forgive(near, far, tmp_path, capsys):
     assert run(["peers", "lies", "acme", *here]) == 0
     assert run(["peers", "trust", "acme", *here]) == 4
     assert run(["nodes", *here]) == 0
-    assert '"acme"' in capsys.readouterr().out
+    assert '"peer:acme"' in capsys.readouterr().out
 
 
 def test_a_job_that_no_peer_ran_has_no_peer_receipt(far):
@@ -214,17 +221,19 @@ def test_a_saved_answer_is_checked_with_the_peers_receipt(near, far, api, tmp_pa
         assert "acme" in asdict(verdict.who_sees_what)["others_see"]
         return {s.name: s for s in verdict.steps}, verdict
 
-    found, _ = steps(_keys(near) | _keys(far))
+    found, _ = steps([_keys(near), _keys(far)])
     assert found["peer receipt"].verdict == "ok"
     assert "signed by a key that you trust" in found["peer receipt"].detail
-    found, verdict = steps(_keys(near))
-    assert found["peer receipt"].verdict == "ok"
-    assert any("a key that is not known here" in c for c in verdict.caveats)
+    # In one key set with the gateway's own, the peer's is a key of the gateway's.
+    for trusted in ([_keys(near)], [_keys(near) | _keys(far)]):
+        found, verdict = steps(trusted)
+        assert found["peer receipt"].verdict == "ok"
+        assert any("a key that is not known here" in c for c in verdict.caveats)
     raw = (tmp_path / "peer-receipt.json").read_bytes()
     (tmp_path / "peer-receipt.json").write_bytes(raw.replace(b"theirs", b"others"))
-    found, verdict = steps(_keys(near))
+    found, verdict = steps([_keys(near)])
     assert found["peer receipt"].verdict == "failed"
     assert verdict.exit_code == 6
     (tmp_path / "peer-receipt.json").unlink()
-    found, _ = steps(_keys(near))
+    found, _ = steps([_keys(near)])
     assert found["peer receipt"].verdict == "could not check"

@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -22,8 +23,8 @@ ECHO = {"do": "echo"}
 
 @pytest.fixture(autouse=True)
 def _looks_each_time(monkeypatch):
-    monkeypatch.setattr(readiness, "_GOOD_FOR_S", 0.0)
-    readiness._good_until.clear()
+    monkeypatch.setattr(readiness, "_TOLD_FOR_S", 0.0)
+    readiness._looks.clear()
 
 
 def _refused(api: Api, code: str) -> None:
@@ -45,14 +46,35 @@ def test_readiness_says_what_was_looked_at(api: Api):
     }
 
 
-def test_who_asks_often_makes_no_work(api: Api, monkeypatch):
-    monkeypatch.setattr(readiness, "_GOOD_FOR_S", 60.0)
-    api.get("/readyz").raise_for_status()
+@pytest.mark.parametrize("is_well", [True, False])
+def test_who_asks_often_makes_no_work(api: Api, monkeypatch, *, is_well: bool):
+    monkeypatch.setattr(readiness, "_TOLD_FOR_S", 60.0)
     looked = []
-    monkeypatch.setattr(readiness, "_check_stores", looked.append)
+
+    def look(gateway: object) -> None:
+        looked.append(gateway)
+        if not is_well:
+            raise StoreAwayError("away", code="blobs-unavailable")
+
+    monkeypatch.setattr(readiness, "_check_stores", look)
     for _ in range(5):
-        api.get("/readyz").raise_for_status()
-    assert not looked
+        assert api.get("/readyz").is_success == is_well
+    assert len(looked) == 1
+
+
+def test_a_store_that_hangs_holds_up_one_thread(api: Api, monkeypatch):
+    monkeypatch.setattr(readiness, "_PATIENCE_S", 0.05)
+    looked, go_on = [], threading.Event()
+
+    def hang(gateway: object) -> None:
+        looked.append(gateway)
+        go_on.wait(30)
+
+    monkeypatch.setattr(readiness, "_check_stores", hang)
+    for _ in range(3):
+        _refused(api, "stores-slow")
+    go_on.set()
+    assert len(looked) == 1
 
 
 def test_no_room_means_not_ready(api: Api, monkeypatch):
@@ -96,7 +118,7 @@ def test_no_node_means_not_ready(gateway: ThreadGateway, api: Api, monkeypatch):
 
 def test_waiting_for_runs_ends_with_them_or_in_time():
     async def run() -> None:
-        runs, stop = Runs(), asyncio.Event()
+        runs, stop = Runs(threads=1), asyncio.Event()
 
         async def complete(_: str) -> None:
             await stop.wait()

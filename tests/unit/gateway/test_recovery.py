@@ -1,7 +1,10 @@
 """Rows that an earlier life of the gateway left behind, whatever state it died in."""
 
+import asyncio
 import errno
+import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -9,28 +12,37 @@ from typing import NoReturn
 import pytest
 
 from gateway.jobs.runs import Complete, Runs
-from gateway.node import _forget_finished, open_database
+from gateway.node import Gateway, _forget_finished
+from gateway.opening import open_database
+from gateway.store.audit import Audit
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
-from gateway.store.jobs import Jobs, NewJob
+from gateway.store.jobs import Job, Jobs, NewJob
 from privacy.bundle import Bundle
-from privacy.encoding import sha256_hex
+from privacy.encoding import Json, sha256_hex
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.live_gateway import ThreadGateway, wait_until
+from tests.support.live_gateway import FAKE_ENGINES, ThreadGateway, wait_until
 
 ORDER = b'{"do":"echo"}'
+SLEEP = b'{"do":"sleep","seconds":60}'
 
 
 def _leave(
-    folder: Path, job_id: str, bundle: Bundle, *, starts: int = 0, model: str = ""
+    folder: Path,
+    job_id: str,
+    bundle: Bundle,
+    *,
+    starts: int = 0,
+    model: str = "",
+    order: bytes = ORDER,
 ) -> None:
     """Write what a gateway that died right after accepting a job leaves behind."""
     database = open_database(folder / "data")
     blobs = Blobs(folder / "data" / "blobs")
-    path = blobs.path(sha256_hex(ORDER))
+    path = blobs.path(sha256_hex(order))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(ORDER)
+    path.write_bytes(order)
     jobs = Jobs(database)
     new = NewJob(
         id=job_id,
@@ -42,7 +54,7 @@ def _leave(
         model_sha256=model or bundle.sha256,
         mode="zkml",
         simulated=False,
-        input_sha256=sha256_hex(ORDER),
+        input_sha256=sha256_hex(order),
         keys_sha256="",
         options={},
     )
@@ -67,6 +79,37 @@ def test_rows_that_have_not_ended_are_run_at_the_next_start(tmp_path: Path):
             assert api.get(f"/v1/jobs/{job_id}/receipt").is_success
 
 
+def _children() -> set[str]:
+    found = Path(f"/proc/{os.getpid()}/task").glob("*/children")
+    return {pid for path in found for pid in path.read_text().split()}
+
+
+@pytest.mark.slow
+def test_a_start_that_fails_midway_leaves_no_worker_and_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _leave(tmp_path, "sleeping", write_bundle(tmp_path / "models"), order=SLEEP)
+    served, before = ThreadGateway.fake(tmp_path), _children()
+    gateway = Gateway(served.settings, FAKE_ENGINES)
+
+    def away(*_: object) -> NoReturn:
+        wait_until(lambda: _children() - before, what="no worker was started")
+        raise StoreAwayError("the database is away")
+
+    async def start() -> None:
+        gateway.open()
+        with pytest.raises(StoreAwayError):
+            await gateway.start()
+        gateway.close()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Audit, "record", away)
+        asyncio.run(start())
+    assert _children() <= before
+    with served, served.client() as api:
+        assert api.delete("/v1/jobs/sleeping").json()["status"] == "cancelled"
+
+
 class _Broken(Runs):
     def begin(self, job_id: str, complete: Complete) -> None:
         _ = complete
@@ -79,7 +122,7 @@ def test_a_row_whose_run_never_began_is_run_when_it_is_asked_again(tmp_path: Pat
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         holder = gateway.app.state.gateway
         whole = holder.service
-        holder.service = replace(whole, runs=_Broken())
+        holder.service = replace(whole, runs=_Broken(threads=1))
         assert api.order({"do": "echo"}, headers=headers).status_code == 500
         holder.service = whole
         job = api.order({"do": "echo"}, headers=headers, wait=20).json()
@@ -133,6 +176,48 @@ def test_a_full_disk_delays_a_job_and_loses_nothing(
         assert job["status"] == "succeeded"
         assert api.get(job["links"]["result"]).is_success
     assert len(tried) >= 3
+
+
+def test_an_end_that_was_undone_is_written_again_though_its_files_were_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bundle(tmp_path / "models")
+    write_end, undone = Jobs._write_end, []
+
+    def undo_once(self: Jobs, job: Job, row: Json, keep: Callable[[], None]) -> bool:
+        def keep_in_vain() -> None:
+            keep()
+            if not undone:
+                undone.append(job.id)
+                raise StoreAwayError("away at the commit")
+
+        return write_end(self, job, row, keep_in_vain)
+
+    monkeypatch.setattr(Jobs, "_write_end", undo_once)
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        job = api.order({"do": "echo"}, wait=20).json()
+        assert job["status"] == "succeeded"
+        assert undone == [job["id"]]
+        assert api.get(job["links"]["result"]).is_success
+
+
+def test_a_defect_at_the_end_of_a_job_fails_it_rather_than_leave_it_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bundle(tmp_path / "models")
+
+    keep = Blobs.keep
+
+    def fail(self: Blobs, file: Path, sha256: str) -> None:
+        if "work" in file.parts:
+            raise RuntimeError("a defect")
+        keep(self, file, sha256)
+
+    monkeypatch.setattr(Blobs, "keep", fail)
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        job = api.order({"do": "echo"}, wait=20).json()
+    assert job["status"] == "failed"
+    assert job["problem"]["code"] == "internal"
 
 
 def test_rows_of_an_unfinished_job_outlive_the_gateway_and_no_others_do(tmp_path: Path):

@@ -1,19 +1,25 @@
 """Blobs in a bucket, on moto's server: an emulator of S3, over real HTTP."""
 
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
 
-from gateway.node import open_blobs
+from gateway.opening import open_blobs
 from gateway.settings import Settings
 from gateway.store.away import StoreAwayError
+from gateway.store.blobs import BlobRemovedError
+from gateway.store.database import Database
+from gateway.store.parts import Owner, Parts
 from gateway.store.s3 import S3Blobs
-from privacy.encoding import sha256_hex
+from gateway.store.uploads import Allowance, Uploads
+from privacy.encoding import pack, sha256_hex
 from privacy.errors import FormatError, NotFoundError
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import ThreadGateway
@@ -56,12 +62,17 @@ def _given(tmp_path: Path, content: bytes = CONTENT) -> Path:
     return file
 
 
+def _keep(blobs: S3Blobs, file: Path, sha256: str) -> None:
+    blobs.bring(file, sha256)
+    blobs.keep(file, sha256)
+
+
 def test_a_kept_blob_is_had_by_every_machine(
     blobs: S3Blobs, bucket: str, tmp_path: Path
 ):
     other = S3Blobs(bucket, tmp_path / "other", cache_bytes=1)
     assert not other.has(DIGEST, len(CONTENT))
-    blobs.keep(_given(tmp_path), DIGEST)
+    _keep(blobs, _given(tmp_path), DIGEST)
     assert not (tmp_path / "given").exists()
     for store in (blobs, other):
         assert store.has(DIGEST, len(CONTENT))
@@ -77,21 +88,85 @@ def test_a_kept_blob_is_had_by_every_machine(
 
 
 def test_a_blob_removed_between_upload_and_naming_is_uploaded_again(
-    blobs: S3Blobs, bucket: str, tmp_path: Path
+    blobs: S3Blobs,
+    bucket: str,
+    tmp_path: Path,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
 ):
-    file = _given(tmp_path)
-    blobs.bring(file, DIGEST)
-    blobs.remove({DIGEST})
-    blobs.keep(file, DIGEST)
+    brought = []
+
+    def bring(self: S3Blobs, file: Path, sha256: str) -> None:
+        real(self, file, sha256)
+        brought.append(sha256)
+        if len(brought) == 1:
+            self.remove({sha256})  # by another gateway
+
+    real = S3Blobs.bring
+    monkeypatch.setattr(S3Blobs, "bring", bring)
+    allowance = Allowance(max_bytes=1 << 20, quota_bytes=1 << 20, ttl_s={"blob": 60})
+    uploads = Uploads(database, blobs, Parts(tmp_path / "uploads"), allowance)
+    uploads.own_bytes(CONTENT, Owner("a", "blob", DIGEST))
+    assert brought == [DIGEST, DIGEST]
     other = S3Blobs(bucket, tmp_path / "other", cache_bytes=1)
     assert other.fetch(DIGEST).read_bytes() == CONTENT
     blobs.remove({DIGEST})
 
 
+def test_no_upload_is_part_of_a_transaction_that_names_its_blob(
+    blobs: S3Blobs, tmp_path: Path
+):
+    file = _given(tmp_path)
+    with pytest.raises(BlobRemovedError):
+        blobs.keep(file, DIGEST)
+    assert file.exists()
+    assert blobs.older_than(-60) == set()
+
+
+def test_a_blob_of_a_transaction_that_failed_is_kept_again(
+    blobs: S3Blobs, tmp_path: Path
+):
+    file = _given(tmp_path)
+    for _ in range(2):
+        blobs.bring(file, DIGEST)
+        blobs.keep(file, DIGEST)
+    assert blobs.fetch(DIGEST).read_bytes() == CONTENT
+    blobs.remove({DIGEST})
+
+
+def test_blobs_that_the_bucket_did_not_remove_are_not_taken_for_removed(
+    blobs: S3Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _keep(blobs, _given(tmp_path), DIGEST)
+
+    def refuse(**_: Any) -> dict[str, Any]:
+        return {"Errors": [{"Key": DIGEST, "Code": "SlowDown"}]}
+
+    with monkeypatch.context() as patched:
+        patched.setattr(blobs._brief, "delete_objects", refuse)
+        with pytest.raises(StoreAwayError, match="SlowDown"):
+            blobs.remove({DIGEST})
+    assert blobs.remove({DIGEST}) == 1
+    assert blobs.older_than(-60) == set()
+
+
+def test_a_bucket_that_does_not_answer_holds_up_a_transaction_for_seconds_only(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        blobs = S3Blobs(bucket, tmp_path / "copies", cache_bytes=1)
+        began = time.monotonic()
+        with pytest.raises(StoreAwayError):
+            blobs.remove({DIGEST})
+        assert time.monotonic() - began < 9  # others wait 10 s for such a lock
+
+
 def test_bytes_that_somebody_put_in_a_blobs_place_are_not_taken(
     blobs: S3Blobs, bucket: str, tmp_path: Path
 ):
-    blobs.keep(_given(tmp_path), DIGEST)
+    _keep(blobs, _given(tmp_path), DIGEST)
     other = S3Blobs(bucket, tmp_path / "other", cache_bytes=1)
     client = boto3.client("s3")
     client.put_object(Bucket="blobs", Key=f"some/prefix/{DIGEST}", Body=CONTENT[::-1])
@@ -99,7 +174,7 @@ def test_bytes_that_somebody_put_in_a_blobs_place_are_not_taken(
         other.fetch(DIGEST)
     assert not list((tmp_path / "other").iterdir())
     assert not other.has(DIGEST, len(CONTENT))  # so it is uploaded again
-    other.keep(_given(tmp_path), DIGEST)
+    _keep(other, _given(tmp_path), DIGEST)
     assert other.fetch(DIGEST).read_bytes() == CONTENT
     blobs.remove({DIGEST})
 
@@ -111,10 +186,11 @@ def test_copies_unused_for_long_make_room_unless_a_job_needs_them(
     for i in range(4):
         content = bytes([i]) * 10_000
         digests.append(sha256_hex(content))
-        blobs.keep(_given(tmp_path, content), digests[-1])
+        _keep(blobs, _given(tmp_path, content), digests[-1])
         os.utime(tmp_path / "copies" / digests[-1], (time.time() - 9000 + i,) * 2)
     blobs.fetch(digests[3])
-    assert blobs.trim({digests[0]}) == 2
+    assert blobs.copies() == set(digests)
+    assert blobs.trim(in_use={digests[0]}, gone=()) == 2
     left = {path.name for path in (tmp_path / "copies").iterdir()}
     assert left == {digests[0], digests[3]}
     assert blobs.fetch(digests[1]).read_bytes() == b"\1" * 10_000
@@ -177,5 +253,19 @@ def test_two_gateways_share_a_bucket_and_leave_nothing_in_it(
         for listed in one.get("/v1/jobs").json()["jobs"]:
             two.delete(listed["links"]["result"]).raise_for_status()
         two.delete(f"/v1/blobs/{job['input_sha256']}").raise_for_status()
-        store = gateways[0].app.state.gateway.blobs
-        assert store.older_than(-60) == set()
+        sealed = pack([bytes(32), bytes(32), bytes(32), b"ciphertext"])
+        for_contract = f"/v1/contract-inputs/{'1' * 64}?model=demo&sealed=true"
+        assert one.put(for_contract, content=sealed).status_code == 201
+        assert two.get(for_contract).content == sealed
+        two.delete(for_contract).raise_for_status()
+        stores = [gateway.app.state.gateway for gateway in gateways]
+        assert stores[0].blobs.older_than(-60) == set()
+        # Copies that the other one has are not served, and go.
+        assert stores[0].blobs.copies()
+        for api in (one, two):
+            assert api.get(job["links"]["result"]).json()["code"] == "result-gone"
+            assert api.head(f"/v1/blobs/{job['input_sha256']}").status_code == 404
+            assert api.get(for_contract).status_code == 404
+        for store in stores:
+            store.uploads.trim_copies()
+            assert not store.blobs.copies()

@@ -9,7 +9,13 @@ import pytest
 from gateway.executors import scheduler as module
 from gateway.executors.base import Done, Watch, Work
 from gateway.executors.scheduler import MAX_LOST, Scheduler
-from privacy.errors import BackendError, JobFailedError, LimitError, UnavailableError
+from privacy.errors import (
+    BackendError,
+    ConflictError,
+    JobFailedError,
+    LimitError,
+    UnavailableError,
+)
 from privacy.modes import Mode
 from tests.support.fake_node import FakeNode
 from tests.support.hand_made_bundle import write_bundle
@@ -126,6 +132,30 @@ def test_when_all_are_busy_jobs_wait_in_the_order_of_asking(tmp_path: Path):
         assert node.ran == ["a", "b", "c"]
 
     play(scenario, tmp_path, FakeNode("only"))
+
+
+def test_a_second_node_of_a_name_is_refused(tmp_path: Path):
+    async def scenario(desk: _Desk, node: FakeNode) -> None:
+        with pytest.raises(ConflictError) as refusal:
+            desk.scheduler.add(FakeNode("a"))
+        assert refusal.value.code == "node-name-taken"
+        assert desk.scheduler.nodes() == {"a": node}
+
+    play(scenario, tmp_path, FakeNode("a"))
+
+
+def test_a_job_that_only_nodes_could_run_which_it_avoids_is_told_so(tmp_path: Path):
+    async def scenario(desk: _Desk, own: FakeNode, peer: FakeNode) -> None:
+        check = desk.scheduler.check_stays
+        check(Mode.ZKML, desk.bundle, {"peer"})
+        check(Mode.TEE, desk.bundle, set())
+        check(Mode.FHE, desk.bundle, {"peer"})  # nobody can: the job waits for one
+        with pytest.raises(UnavailableError, match="only peer can run") as refusal:
+            check(Mode.TEE, desk.bundle, {"peer"})
+        assert refusal.value.code == "no-node"
+
+    own = FakeNode("own", modes=[Mode.ZKML])
+    play(scenario, tmp_path, own, FakeNode("peer", modes=[Mode.ZKML, Mode.TEE]))
 
 
 def test_a_job_that_must_wait_holds_up_nobody_whom_another_node_serves(tmp_path: Path):

@@ -1,8 +1,10 @@
 """Two gateways on one PostgreSQL and one folder of blobs; fake engines."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -10,15 +12,18 @@ from typing import Any, NoReturn
 import pytest
 
 from gateway.jobs.membership import Membership
+from gateway.node import Gateway
 from gateway.store.away import StoreAwayError
 from gateway.store.database import Database
 from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs, NewJob, Outcome
+from gateway.store.node_states import NodeStates
+from privacy.errors import ConflictError
 from privacy.modes import Mode
 from privacy.tee.kem import CLASSIC, KemKey
 from privacy.tee.seal import Purpose, seal_input
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.live_gateway import Api, ThreadGateway, wait_until
+from tests.support.live_gateway import FAKE_ENGINES, Api, ThreadGateway, wait_until
 from tests.support.postgres import migrated
 
 Start = Callable[[str], ThreadGateway]
@@ -177,6 +182,53 @@ def shared() -> Iterator[Database]:
     database = Database(migrated())
     yield database
     database.close()
+
+
+def _namesake(gateways: Gateways, folder: Path, jobs: Jobs) -> Membership:
+    return Membership(gateways, jobs, folder, name="one", lease_s=0.5)
+
+
+def test_two_gateways_that_live_cannot_have_one_name(start: Start, tmp_path: Path):
+    settings = start("one").settings.model_copy(update={"data_dir": tmp_path / "other"})
+    second = Gateway(settings, FAKE_ENGINES)
+    second.open()
+    try:
+        with pytest.raises(ConflictError, match="PRIVACY_GATEWAY_NODE_NAME") as refusal:
+            asyncio.run(second.start())
+    finally:
+        second.close()
+    assert refusal.value.code == "node-name-taken"
+
+
+def test_the_name_of_a_gateway_that_died_is_free(shared: Database, tmp_path: Path):
+    gateways, jobs = Gateways(shared), Jobs(shared)
+    _namesake(gateways, tmp_path / "a", jobs).join()
+    again = _namesake(gateways, tmp_path / "a", jobs)  # the same one, started again
+    again.outlive_namesake()
+    assert len(gateways.all()) == 1
+    heir = _namesake(gateways, tmp_path / "b", jobs)  # the first one's folder is gone
+    heir.outlive_namesake()
+    assert gateways.all() == []
+
+
+def test_two_gateways_may_doubt_a_node_at_once(shared: Database):
+    states = NodeStates(shared)
+    with ThreadPoolExecutor() as threads:
+        with shared.write() as c:
+            states.mark(c, "far", "quarantined", "it lied")
+            other = threads.submit(_suspect, shared)
+            time.sleep(0.2)
+            assert not other.done()  # it waits for what we write
+        other.result(10)
+    states.refresh()
+    assert [(s.node, s.state) for s in states.all().values()] == [
+        ("far", "quarantined")
+    ]
+
+
+def _suspect(database: Database) -> None:
+    with database.write() as c:
+        NodeStates(database).mark(c, "far", "suspect", "it differs")
 
 
 class _Runner:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from gateway.jobs.deletions import tables_of_tenants
+from gateway.jobs.deletions import Deletions, tables_of_tenants
+from gateway.store.contract_inputs import Name
 from gateway.store.parts import Owner
 from gateway.store.tables import metadata, pins, uploads
 from privacy.encoding import sha256_hex
@@ -163,6 +164,9 @@ def test_deleting_a_tenant_leaves_nothing_of_it_and_all_of_others(
         mine = leaver.upload(b"only mine")
         shared = leaver.upload(b"also another's")
         pinned = leaver.upload(b"kept for a dispute")
+        handed_over = sha256_hex(b"an input for a contract")
+        name = Name("ab" * 32, "cd" * 32, is_sealed=True)
+        gateway.contract_inputs.put("leaver", name, b"an input for a contract")
         with gateway.database.write() as c:
             pin = {"dispute_id": "d", "sha256": pinned, "tenant": "leaver"}
             c.execute(sa.insert(pins).values(**pin))
@@ -177,7 +181,8 @@ def test_deleting_a_tenant_leaves_nothing_of_it_and_all_of_others(
         query = sa.select(sa.func.count()).where(table.c.tenant == "leaver")
         with gateway.database.read() as c:
             assert not c.execute(query).scalar_one(), table.name
-    for sha256 in (mine, pinned, done["input_sha256"], done["output_sha256"]):
+    made = (done["input_sha256"], done["output_sha256"], done["evidence_sha256"])
+    for sha256 in (mine, pinned, handed_over, *made):
         assert not gateway.blobs.path(sha256).exists()
     assert gateway.blobs.path(shared).exists()
     assert operator.head(f"/v1/blobs/{shared}").status_code == 200
@@ -217,6 +222,26 @@ def test_what_a_request_left_after_the_deletion_goes_too(
     asyncio.run(gateway.deletions.sweep())
     assert not gateway.blobs.path(owner.sha256).exists()
     assert gateway.uploads.of("late", "blob") == []
+
+
+def test_a_deleted_tenant_that_left_nothing_is_not_deleted_again(
+    served: ThreadGateway, operator: Api, monkeypatch: pytest.MonkeyPatch
+):
+    deletions = served.app.state.gateway.deletions
+    operator.post("/v1/tenants", json={"id": "clean"})
+    assert operator.delete("/v1/tenants/clean").json()["state"] == "deleted"
+    again: list[str] = []
+
+    async def delete(_: Deletions, tenant_id: str) -> None:
+        again.append(tenant_id)
+
+    monkeypatch.setattr(Deletions, "delete", delete)
+    asyncio.run(deletions.sweep())
+    assert not again
+    late = deletions.uploads.parts.write(b"late", Owner("clean", "blob", "0" * 64))
+    asyncio.run(deletions.sweep())
+    late.unlink()
+    assert again == ["clean"]
 
 
 def test_every_table_that_names_a_tenant_is_emptied_of_it():

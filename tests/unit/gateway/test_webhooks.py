@@ -343,6 +343,18 @@ def test_after_a_rotation_both_secrets_sign_for_a_while(bench: Bench):
     asyncio.run(run())
 
 
+def test_a_rotation_under_another_key_promises_no_signature_by_the_old_secret(
+    bench: Bench, tmp_path: Path
+):
+    webhook = bench.add("https://example.com/")
+    other = Bench(tmp_path / "db.sqlite", key=b"o" * 32)
+    rotated = other.webhooks.rotate(webhook.id, tenant="acme", both_for_s=60)
+    assert rotated.old_secret_until == ""
+    again = other.webhooks.rotate(webhook.id, tenant="acme", both_for_s=60)
+    assert again.old_secret_until > now()
+    other.database.close()
+
+
 def test_a_gateway_with_another_key_leaves_webhooks_alone(bench: Bench, tmp_path: Path):
     async def run() -> None:
         other = Bench(tmp_path / "db.sqlite", key=b"o" * 32)

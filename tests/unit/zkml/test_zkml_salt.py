@@ -145,8 +145,11 @@ def test_the_commands_keep_the_salt_beside_the_proofs(
     check = ["zk", "verify", str(proofs), "--bundle", str(salted.root), *given]
     check += ["--allow-insecure-srs", "--json"]
     assert run(check) == 0
-    assert run([*check, "--salt", b64url(b"x" * 32)]) == 6
-    assert run([*check, "--salt", "short"]) == 2
+    other = tmp_path / "other.salt"
+    for content, code in ((b64url(b"x" * 32) + "\n", 6), ("short", 2)):
+        other.write_text(content)
+        assert run([*check, "--salt-file", str(other)]) == code
+    assert run([*check, "--salt-file", str(tmp_path / "none")]) == 2
     kept.write_text("no salt")
     assert run(check) == 7
     kept.unlink()
