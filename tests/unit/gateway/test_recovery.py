@@ -15,7 +15,8 @@ import pytest
 
 from gateway.jobs.runs import Complete, Runs
 from gateway.jobs.service import _Ended
-from gateway.node import Gateway, _forget_finished, open_database
+from gateway.node import Gateway, _forget_finished
+from gateway.opening import open_database
 from gateway.store.audit import Audit
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
