@@ -51,6 +51,7 @@ def shell(tmp_path):
     return run
 
 
+@pytest.mark.timeout(900)  # one of them publishes, and nothing is remembered
 def test_every_command_of_the_readme_runs(shell):
     lines = commands()
     assert len(lines) >= 9
