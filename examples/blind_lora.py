@@ -13,6 +13,7 @@ import copy
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from torch.nn import functional
 from privacy.cli.output import duration, fail, progress, size
 from privacy.client import Client
 from privacy.client.hybrid import connect
+from privacy.client.lora import LoraTrainer
+from privacy.encoding import Json
 from privacy.errors import PrivacyError
 from privacy.hybrid import HybridSpec
 from privacy.publish.hybrid import client_state, publish_layers
@@ -34,21 +37,6 @@ WIDTH, RANK, BATCH, SCANS = 48, 8, 32, 200
 LEARNT, SLOW_S = 0.1, 10.0
 LAYERS = ("0", "2")
 console = Console(highlight=False)
-
-
-class Adapted(nn.Module):
-    """A layer, plus a product of two thin matrices that starts at zero."""
-
-    def __init__(self, layer: Any, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.layer = layer
-        self.lora_a = nn.Linear(inputs, RANK, bias=False)
-        self.lora_b = nn.Linear(RANK, outputs, bias=False)
-        nn.init.zeros_(self.lora_b.weight)
-
-    def forward(self, x: Any) -> Any:
-        """Return what the layer says, corrected."""
-        return self.layer(x) + self.lora_b(self.lora_a(x))
 
 
 def network() -> nn.Sequential:
@@ -73,21 +61,22 @@ def digits() -> tuple[Any, Any, Any]:
     return x, x.flip(1), y
 
 
-def fit(model: Any, x: Any, y: Any, *, steps: int, rate: float) -> None:
-    """Train what of the model asks for gradients; say how it goes if it is slow."""
-    wanted = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(wanted, lr=rate)
-    started = time.monotonic()
+def batches(x: Any, y: Any, steps: int) -> Iterator[tuple[Any, Any]]:
+    """Yield rows drawn at random, and what they show."""
     picks = torch.Generator().manual_seed(1)
-    for step in range(steps):
+    for _ in range(steps):
         at = torch.randint(len(x), (BATCH,), generator=picks)
-        loss = functional.cross_entropy(model(x[at]), y[at])
+        yield x[at], y[at]
+
+
+def fit(model: nn.Module, x: Any, y: Any) -> None:
+    """Train a network, all of it, in the clear."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for given, wanted in batches(x, y, 1500):
+        loss = functional.cross_entropy(model(given), wanted)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if (took := time.monotonic() - started) > SLOW_S:
-            console.print(f"step {step + 1}: loss {loss:.3f}, {duration(took)}")
-            started += took
 
 
 @torch.no_grad()
@@ -96,13 +85,21 @@ def right(model: Any, x: Any, y: Any) -> float:
     return float((model(x).argmax(dim=1) == y).float().mean())
 
 
-def adapt(model: nn.Sequential, x: Any, y: Any, *, steps: int) -> None:
-    """Freeze a network, put adapters around two of its layers, and train those."""
-    model.requires_grad_(requires_grad=False)
+def adapt(model: nn.Sequential, x: Any, y: Any, *, steps: int) -> LoraTrainer:
+    """Put adapters around two layers of a network, and train those."""
     torch.manual_seed(2)
-    model[0] = Adapted(model[0], 64, WIDTH)
-    model[2] = Adapted(model[2], WIDTH, WIDTH)
-    fit(model, x, y, steps=steps, rate=2e-2)
+    trainer = LoraTrainer(model, LAYERS, rank=RANK, rate=2e-2)
+    started = time.monotonic()
+
+    def tell(event: Json) -> None:
+        nonlocal started
+        if (took := time.monotonic() - started) > SLOW_S:
+            step, loss = event["done"], event["loss"]
+            console.print(f"step {step}: loss {loss:.3f}, {duration(took)}")
+            started += took
+
+    trainer.fit(batches(x, y, steps), functional.cross_entropy, progress=tell)
+    return trainer
 
 
 def main() -> int:
@@ -117,7 +114,7 @@ def main() -> int:
     console.rule("1. the publisher trains, and publishes two layers")
     torch.manual_seed(0)
     base = network()
-    fit(base, upright[seen], truth[seen], steps=1500, rate=3e-3)
+    fit(base, upright[seen], truth[seen])
     read = right(base, upright[kept], truth[kept])
     console.print(f"upright digits read rightly: {read:.1%}")
     spec = published(base, args.folder)
@@ -130,7 +127,8 @@ def main() -> int:
         usage = connect(blind, spec, client)
         blind.load_state_dict(client_state(base, spec))
         started = time.monotonic()
-        adapt(blind, scans[seen], truth[seen], steps=args.steps)
+        trainer = adapt(blind, scans[seen], truth[seen], steps=args.steps)
+        torch.save(trainer.state(), args.folder / "adapters.pt")
         took = time.monotonic() - started
         after = right(blind, scans[kept], truth[kept])
     clear = copy.deepcopy(base)

@@ -31,7 +31,8 @@ from gateway.api.limits import RateFields, RequestLimits
 from gateway.audit_trail import AuditTrail
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
-from gateway.node import Gateway, open_database
+from gateway.node import Gateway
+from gateway.opening import open_database
 from gateway.server import DrainingServer, server_options
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys

@@ -4,6 +4,8 @@ A detached signature (RFC 7515 appendix F) is `HEADER..SIGNATURE`: what it signs
 beside it.
 """
 
+from functools import lru_cache
+
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -20,12 +22,21 @@ from privacy.errors import FormatError
 
 def key_id(public_key: Ed25519PublicKey) -> str:
     """Return the RFC 7638 thumbprint of a key."""
-    return b64url(bytes.fromhex(sha256_hex(canonical_json(bare_jwk(public_key)))))
+    return _thumbprint(public_key.public_bytes_raw())
+
+
+@lru_cache(maxsize=128)
+def _thumbprint(raw: bytes) -> str:
+    return b64url(bytes.fromhex(sha256_hex(canonical_json(_bare_jwk(raw)))))
 
 
 def bare_jwk(public_key: Ed25519PublicKey) -> Json:
     """Return the members of a JSON Web Key that make the key, and no other."""
-    return {"crv": "Ed25519", "kty": "OKP", "x": b64url(public_key.public_bytes_raw())}
+    return _bare_jwk(public_key.public_bytes_raw())
+
+
+def _bare_jwk(raw: bytes) -> Json:
+    return {"crv": "Ed25519", "kty": "OKP", "x": b64url(raw)}
 
 
 def public_jwk(public_key: Ed25519PublicKey) -> Json:

@@ -54,6 +54,7 @@ from privacy.errors import (
     ConflictError,
     FormatError,
     JobFailedError,
+    NotFoundError,
     PrivacyError,
     UnavailableError,
 )
@@ -95,6 +96,13 @@ class _Ended:
     files: Mapping[str, Path] = field(default_factory=dict)
     node: str = ""
     peer_receipt: bytes = b""
+
+
+@dataclass(slots=True)
+class _Course:
+    """A run under way: the job as this gateway wrote it last, if it did."""
+
+    job: Job | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +161,7 @@ class JobService:
             msg = "this gateway is stopping and takes no jobs: ask another, or later"
             raise UnavailableError(msg, code="draining")
         with span("job.accept"):
-            job, is_new = await asyncio.to_thread(
+            job, is_new = await self.runs.in_thread(
                 self._accept, request, tenant, idempotency_key
             )
         if not is_new:
@@ -162,7 +170,7 @@ class JobService:
             return await self.get(job.id, tenant=tenant, wait_s=wait_s)
         with self.hub.follow(job.id) as inbox:
             if job.gateway == self.membership.id:
-                self.begin(job.id)
+                self.begin(job.id, accepted=job)
             return await _latest(job, inbox, wait_s)
 
     def view(self, job: Job) -> Json:
@@ -201,11 +209,18 @@ class JobService:
                 self.runs.abandon(job_id)
         return await self.runs.wait(for_s)
 
-    def begin(self, job_id: str) -> None:
-        """Begin the run of an accepted job, unless it is under way."""
+    def begin(self, job_id: str, *, accepted: Job | None = None) -> None:
+        """Begin the run of a job, unless it is under way.
+
+        Args:
+            job_id: The job.
+            accepted: It, if it was written just now: then it is not read again.
+        """
         if self.draining.is_set():
             return
-        self.runs.begin(job_id, partial(self._complete, by=self.membership.id))
+        course = _Course(accepted)
+        complete = partial(self._complete, by=self.membership.id, course=course)
+        self.runs.begin(job_id, complete)
 
     def under_way(self) -> set[str]:
         """Return the jobs whose runs are under way."""
@@ -223,7 +238,7 @@ class JobService:
         """
         self.runs.abandon(job_id)
 
-    async def _complete(self, job_id: str, *, by: str) -> None:
+    async def _complete(self, job_id: str, *, by: str, course: _Course) -> None:
         """Run a job, and write its terminal state unless it has one.
 
         What is left of the run goes last, for nobody waits for that; and not if the
@@ -231,33 +246,47 @@ class JobService:
         """
         folder = self.folder / job_id
         with span("job", {"privacy.job.id": job_id}):
-            end = await _lasting(job_id, lambda: self._run(job_id, folder, by))
+            run = partial(self._run, job_id, folder, by, course)
+            end = await _lasting(job_id, run)
             with span("job.receipt"):
-                await _lasting(job_id, lambda: self._end(job_id, end, by=by))
+                end = await self._ended(job_id, end, by, course)
             add_facts({"privacy.status": end.outcome.status, "privacy.node": end.node})
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        await self.runs.in_thread(partial(shutil.rmtree, folder, ignore_errors=True))
 
-    async def _run(self, job_id: str, folder: Path, by: str) -> _Ended:
-        meter, spans, watch = RunMeter(), JobSpans(), self._watch(job_id, by)
+    async def _run(self, job_id: str, folder: Path, by: str, course: _Course) -> _Ended:
+        meter, spans, watch = RunMeter(), JobSpans(), self._watch(job_id, by, course)
         try:
             with full_disk():
-                work = await asyncio.to_thread(self._work, job_id, folder)
+                work = await self.runs.in_thread(self._work, job_id, folder, course)
                 add_facts(
                     {"privacy.mode": work.mode, "privacy.model": work.bundle.sha256}
                 )
                 watch = spans.around(meter.around(watch))
                 done = await self.executor.run(work, watch)
             self.measures.note(meter.measure(done, work))
-            return await asyncio.to_thread(_succeeded, done)
+            return await self.runs.in_thread(_succeeded, done)
         except StoreAwayError:
             raise
         except PrivacyError as exc:
             return _Ended(_failure(exc, job_id))
         except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
-            problem = internal_problem(error_id_of(exc, job=job_id))
-            return _Ended(Outcome("failed", problem))
+            return _Ended(_defect(exc, job_id))
         finally:
             spans.end()
+
+    async def _ended(
+        self, job_id: str, end: _Ended, by: str, course: _Course
+    ) -> _Ended:
+        """Write how a run ended; a defect in doing so ends the job as failed."""
+        write = partial(self._end, job_id, by=by, course=course)
+        try:
+            await _lasting(job_id, partial(write, end))
+        except NotFoundError:  # it was deleted meanwhile, with its tenant
+            _log.info("job-gone", job=job_id)
+        except Exception as exc:  # noqa: BLE001 - a job must end
+            end = _Ended(_defect(exc, job_id))
+            await _lasting(job_id, partial(write, end))
+        return end
 
     def _accept(
         self, request: JobRequest, tenant: str, idempotency_key: str | None
@@ -305,10 +334,9 @@ class JobService:
         own = self.tenants.own(tenant).max_queued_jobs
         return self.max_queued_by_tenant if own is None else own
 
-    def _work(self, job_id: str, folder: Path) -> Work:
-        job = self.jobs.find(job_id)
-        if job.finished:  # cancelled before its workflow began
-            raise JobFailedError(f"the job has {job.status}", code="cancelled")
+    def _work(self, job_id: str, folder: Path, course: _Course) -> Work:
+        job = course.job or self.jobs.find(job_id)
+        _check_open(job)
         if job.attempts >= _MAX_ATTEMPTS:
             msg = f"the node died {job.attempts} times while it ran this job"
             raise BackendError(msg, code="worker-died")
@@ -330,28 +358,27 @@ class JobService:
             avoid=self.peers.avoided(job.options) | self.quality.avoid(job),
         )
 
-    def _watch(self, job_id: str, by: str) -> Watch:
+    def _watch(self, job_id: str, by: str, course: _Course) -> Watch:
+        def started() -> None:
+            job = course.job = self.jobs.start(job_id, by=by)
+            self.hub.changed(job)
+            _check_open(job)
+
         return Watch(
-            started=lambda: self.hub.changed(self.jobs.start(job_id, by=by)),
+            started=started,
             progress=lambda progress: self.hub.report(job_id, progress),
         )
 
-    async def _end(self, job_id: str, end: _Ended, *, by: str | None = None) -> Job:
-        def seal(job: Job, outcome: Outcome, finished_at: str) -> bytes:
-            # Files come as the row that names them is written: whoever removes those
-            # that no row names waits for that.
-            with full_disk():
-                for sha256, file in end.files.items():
-                    self.blobs.keep(file, sha256)
-            return self._seal(job, outcome, finished_at, end)
-
-        for sha256, file in end.files.items():
-            await asyncio.to_thread(self.blobs.bring, file, sha256)
-        if end.peer_receipt:
-            await asyncio.to_thread(self.peers.keep, job_id, end.peer_receipt)
-        job, ended = await asyncio.to_thread(
-            self.jobs.finish, job_id, end.outcome, seal, by=by
-        )
+    async def _end(
+        self,
+        job_id: str,
+        end: _Ended,
+        *,
+        by: str | None = None,
+        course: _Course | None = None,
+    ) -> Job:
+        known = course.job if course else None
+        job, ended = await self.runs.in_thread(self._write_end, job_id, end, by, known)
         if ended:
             job_ended(job)
             self.quality.ended(job_id)
@@ -359,7 +386,39 @@ class JobService:
             self.hub.changed(job)
         return job
 
-    def _seal(self, job: Job, outcome: Outcome, finished_at: str, end: _Ended) -> bytes:
+    def _write_end(
+        self, job_id: str, end: _Ended, by: str | None, known: Job | None
+    ) -> tuple[Job, bool]:
+        """Write how a run ended."""
+
+        def keep() -> None:
+            with full_disk():
+                for sha256, file in end.files.items():
+                    self.blobs.keep(file, sha256)
+
+        for sha256, file in end.files.items():
+            self.blobs.bring(file, sha256)
+        if end.peer_receipt:
+            self.peers.keep(job_id, end.peer_receipt)
+        seal = partial(self._seal, end)
+        try:
+            job, ended = self.jobs.finish(
+                job_id, end.outcome, seal, keep=keep, by=by, known=known
+            )
+        except NotFoundError:
+            self._take_back(end)
+            raise
+        if not ended:
+            self._take_back(end)
+        return job, ended
+
+    def _take_back(self, end: _Ended) -> None:
+        """Remove what was brought of a run whose end came too late."""
+        if end.files:
+            with self.uploads.removing() as c:
+                self.uploads.remove_unneeded(c, set(end.files))
+
+    def _seal(self, end: _Ended, job: Job, outcome: Outcome, finished_at: str) -> bytes:
         """Return the receipt file of a job that ends now."""
         receipt = Receipt(
             job_id=job.id,
@@ -385,6 +444,12 @@ class JobService:
             else "",
         )
         return self.receipt_keys.sign(receipt)
+
+
+def _check_open(job: Job) -> None:
+    """Refuse to run a job that was cancelled before it began."""
+    if job.finished:
+        raise JobFailedError(f"the job has {job.status}", code="cancelled")
 
 
 async def _lasting(job_id: str, act: Callable[[], Awaitable[_T]]) -> _T:
@@ -468,6 +533,11 @@ def _succeeded(done: Done) -> _Ended:
         peer=done.node if done.peer_receipt else "",
     )
     return _Ended(outcome, files, done.node, done.peer_receipt)
+
+
+def _defect(exc: Exception, job_id: str) -> Outcome:
+    """Return how a job ends under which the gateway itself failed; it is logged."""
+    return Outcome("failed", internal_problem(error_id_of(exc, job=job_id)))
 
 
 def _failure(exc: PrivacyError, job_id: str) -> Outcome:

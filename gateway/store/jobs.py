@@ -90,11 +90,29 @@ _BY_IDEMPOTENCY_KEY = sa.select(*_CHOSEN).where(
     jobs.c.tenant == sa.bindparam("tenant"),
     jobs.c.idempotency_key == sa.bindparam("key"),
 )
-_QUEUED = sa.select(
-    sa.func.count(),
-    sa.func.count().filter(jobs.c.tenant == sa.bindparam("tenant")),
-).where(jobs.c.status == "queued", jobs.c.mode == sa.bindparam("mode"))
+_NEW = (*(f.name for f in fields(NewJob)), "status")
+_QUEUED = (
+    sa.select(
+        sa.func.count().label("everyones"),
+        sa.func.count().filter(jobs.c.tenant == sa.bindparam("tenant")).label("own"),
+    )
+    .where(jobs.c.status == "queued", jobs.c.mode == sa.bindparam("mode"))
+    .subquery()
+)
 _INSERT = sa.insert(jobs)
+_INSERT_IF_ROOM = (
+    sa.insert(jobs)
+    .from_select(
+        _NEW,
+        sa.select(*(sa.bindparam(n, type_=jobs.c[n].type).label(n) for n in _NEW))
+        .select_from(_QUEUED)
+        .where(
+            _QUEUED.c.everyones < sa.bindparam("most", type_=sa.Integer),
+            _QUEUED.c.own < sa.bindparam("most_own", type_=sa.Integer),
+        ),
+    )
+    .returning(jobs.c.seq)
+)
 _START = (
     sa.update(jobs)
     .where(
@@ -110,10 +128,16 @@ _START = (
             else_=jobs.c.started_at,
         ),
     )
+    .returning(*_CHOSEN)
 )
 _FINISH = (
     sa.update(jobs)
-    .where(jobs.c.id == sa.bindparam("job_id"), jobs.c.status.in_(OPEN))
+    .where(
+        jobs.c.id == sa.bindparam("job_id"),
+        jobs.c.status.in_(OPEN),
+        jobs.c.gateway == sa.bindparam("its_gateway"),
+        jobs.c.attempts == sa.bindparam("its_attempts"),
+    )
     .values(
         {
             name: sa.bindparam(name)
@@ -192,15 +216,14 @@ class Jobs:
             earlier = key and _repeated(c, new.tenant, key, new.request_sha256)
             if earlier:
                 return earlier, False
-            whose = {"tenant": new.tenant, "mode": new.mode}
-            everyones, own = c.execute(_QUEUED, whose).one()
-            if everyones >= max_queued or own >= max_queued_by_tenant:
+            limits = {"most": max_queued, "most_own": max_queued_by_tenant}
+            if not c.execute(_INSERT_IF_ROOM, {**_row(new), **limits}).first():
                 msg = f"many jobs of mode {new.mode} are waiting already: try later"
                 raise LimitError(msg, code="queue-full")
-            insert_job(c, new)
+            note(c, _submitted(new))
             if also:
                 also(c)
-            return _one(c, _BY_ID, job_id=new.id), True
+            return _accepted(new), True
 
     def get(self, job_id: str, *, tenant: str) -> Job:
         """Return a tenant's job.
@@ -285,11 +308,15 @@ class Jobs:
 
         Raises:
             ConflictError: Another gateway than `by` runs it ("job-elsewhere").
+            NotFoundError: There is no such job.
         """
-        with self._database.write() as connection:
-            connection.execute(_START, {"job_id": job_id, "at": now(), "by": by})
-            job = _one(connection, _BY_ID, job_id=job_id)
-        if job.gateway != by and not job.finished:
+        values = {"job_id": job_id, "at": now(), "by": by}
+        with self._database.statement() as connection:
+            row = connection.execute(_START, values).one_or_none()
+        if row is not None:
+            return _job(row)
+        job = self.find(job_id)
+        if not job.finished:
             msg = "another gateway runs this job by now"
             raise ConflictError(msg, code="job-elsewhere")
         return job
@@ -300,7 +327,9 @@ class Jobs:
         outcome: Outcome,
         seal: Callable[[Job, Outcome, str], bytes],
         *,
+        keep: Callable[[], None] = lambda: None,
         by: str | None = None,
+        known: Job | None = None,
     ) -> tuple[Job, bool]:
         """Write a job's terminal state with its receipt, once.
 
@@ -308,33 +337,63 @@ class Jobs:
             job_id: The job.
             outcome: How it ended; ignored if it has ended already.
             seal: Makes the receipt from the job, the outcome and the time.
+            keep: Has the blobs that the outcome names, in the same transaction: who
+                removes blobs that no row names waits for its end.
             by: Ignore it also if another gateway runs the job by now.
+            known: The job as it is likely to be, which saves reading it.
 
         Returns:
             The job as stored, and whether this call ended it.
         """
-        finished_at = now()
-        with self._database.write() as connection:
-            if outcome.output_sha256:
-                self._database.lock(connection, BLOBS, shared=True)
-            job = _one(connection, _BY_ID.with_for_update(), job_id=job_id)
+        while True:
+            job, known = known or self.find(job_id), None
             if job.finished or by not in {None, job.gateway}:
                 return job, False
-            ended = {
-                **{f.name: getattr(outcome, f.name) for f in fields(Outcome)},
-                "finished_at": finished_at,
-            }
-            receipt = seal(job, outcome, finished_at)
-            values = {**ended, "receipt": receipt, "job_id": job_id}
-            connection.execute(_FINISH, values)
-            return replace(job, **ended), True
+            at = now()
+            ended = {f.name: getattr(outcome, f.name) for f in fields(Outcome)}
+            ended["finished_at"] = at
+            row = {**ended, "receipt": seal(job, outcome, at)}
+            if self._write_end(job, row, keep):
+                return replace(job, **ended), True
+
+    def _write_end(self, job: Job, row: Json, keep: Callable[[], None]) -> bool:
+        """Write the end of a job unless it has changed since it was read."""
+        as_read = {"its_gateway": job.gateway, "its_attempts": job.attempts}
+        with self._database.write() as c:
+            if row["output_sha256"]:
+                self._database.lock(c, BLOBS, shared=True)
+            if not c.execute(_FINISH, {**row, **as_read, "job_id": job.id}).rowcount:
+                return False
+            keep()
+            return True
 
 
 def insert_job(c: sa.Connection, new: NewJob) -> None:
     """Write a job that waits, in a write transaction."""
-    values = {f.name: getattr(new, f.name) for f in fields(NewJob)}
-    c.execute(_INSERT, {**values, "status": "queued"})
+    c.execute(_INSERT, _row(new))
     note(c, _submitted(new))
+
+
+def _row(new: NewJob) -> Json:
+    return {
+        **{f.name: getattr(new, f.name) for f in fields(NewJob)},
+        "status": "queued",
+    }
+
+
+def _accepted(new: NewJob) -> Job:
+    """Return a job as `insert_job` writes it."""
+    return Job(
+        **_row(new),
+        attempts=0,
+        started_at="",
+        finished_at="",
+        problem=None,
+        output_sha256="",
+        evidence_sha256="",
+        evidence_kind="",
+        peer="",
+    )
 
 
 def _submitted(new: NewJob) -> Act:

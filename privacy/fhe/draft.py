@@ -13,8 +13,9 @@ from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.binning import BitNode, owners, walk
 from privacy.fhe.leaf_numbers import Numbering, plan_numbers
 from privacy.fhe.leaf_tables import leaf_sums
-from privacy.fhe.plan import Plan, Steps, in_steps, plan, walk_steps
+from privacy.fhe.plan import Plan, plan
 from privacy.fhe.quantizers import SumSteps, raw_outputs
+from privacy.fhe.rounding import walk_sums
 from privacy.fhe.thermometer import Edges, thermometer
 
 TABLE_BITS = (4, 5, 6)
@@ -28,20 +29,21 @@ class Draft:
 
     Attributes:
         bins: Most bins a feature has; 0 if the edges are the model's own thresholds.
+        whole: The trees in whole steps.
         output: From sums to raw outputs.
     """
 
     edges: tuple[Edges, ...]
     bins: int
     trees: tuple[BitNode, ...]
-    steps: Steps
+    whole: tuple[BitNode, ...]
     sum_bits: int
     base: tuple[float, ...]
     output: SumSteps
 
     def sums(self, bits: Ints) -> Ints:
         """Return the circuit's integers for rows of bits, by walking the trees."""
-        return walk_steps(self.trees, bits, self.steps)
+        return walk_sums(self.whole, bits)
 
     def unrounded(self, rows: Floats) -> Floats:
         """Return raw outputs with the trained leaves: what binning alone changed."""
@@ -63,9 +65,8 @@ class Draft:
 
     def _plan(self, table_bits: int) -> Plan:
         return plan(
-            self.trees,
+            self.whole,
             owners(self.edges),
-            self.steps,
             table_bits=table_bits,
             sum_bits=self.sum_bits,
         )
@@ -127,10 +128,7 @@ def by_leaves(draft: Draft, rows: Floats) -> LeafDraft:
     Raises:
         BackendError: A tree has too many leaves, or the two differ.
     """
-    least, scale = draft.steps.least, draft.steps.scale
-    pairs = zip(draft.trees, least, strict=True)
-    whole = [in_steps(tree, own, scale) for tree, own in pairs]
-    vary = [tree for tree in whole if tree.children]
+    vary = [tree for tree in draft.whole if tree.children]
     owner, numbered = owners(draft.edges), dict[int, tuple[Numbering, ...]]()
 
     def plan_at(table_bits: int) -> Plan:

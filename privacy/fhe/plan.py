@@ -1,11 +1,8 @@
 """Plan a circuit for trees on bits: look-ups, and what they are summed into.
 
-Leaf values are measured from the least leaf of their tree and rounded to steps, each
-output by itself; then tests that no longer matter are dropped, and what is left is cut
-into blocks: for each output apart or, where that takes fewer, one for each leaf, whose
-look-up says whether it is reached and counts in every output's sum. The steps are as
-wide as makes the sum of every tree's greatest leaf fit the sum's bits, so no input can
-overflow a sum.
+Trees whose leaves are whole steps (`privacy.fhe.rounding`) are cut into blocks: for
+each output apart or, where that takes fewer, one for each leaf, whose look-up says
+whether it is reached and counts in every output's sum.
 """
 
 from collections.abc import Sequence
@@ -16,7 +13,7 @@ import numpy as np
 
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
-from privacy.fhe.binning import BitNode, leaves, walk
+from privacy.fhe.binning import BitNode, leaves
 from privacy.fhe.blocks import cut, leaf_blocks
 from privacy.fhe.indices import Block, fits, index_of
 
@@ -46,44 +43,9 @@ class Plan:
     sum_bits: int
 
 
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """How leaves become whole numbers: `rint((leaf - least) / scale)`.
-
-    Attributes:
-        least: The least leaf of each tree, (trees, outputs).
-        scale: The width of a step, (outputs,).
-    """
-
-    least: Floats
-    scale: Floats
-
-
-def leaf_steps(trees: Sequence[BitNode], sum_bits: int) -> Steps:
-    """Return the finest steps whose sum fits, whichever leaf each tree gives."""
-    values = [np.array(list(leaves(tree))) for tree in trees]
-    least = np.array([v.min(axis=0) for v in values])
-    span = np.array([v.max(axis=0) for v in values]) - least
-    limit = (1 << sum_bits) - 1
-    scale = span.sum(axis=0) / limit
-    scale[scale == 0] = 1.0
-    while (over := np.rint(span / scale).sum(axis=0) > limit).any():
-        scale[over] *= 1.001  # rounding up took the sum over: a notch coarser
-    return Steps(least=least, scale=scale)
-
-
-def walk_steps(trees: Sequence[BitNode], bits: Ints, steps: Steps) -> Ints:
-    """Return the sums a plan must give, (rows, outputs), by walking the trees."""
-    total = np.zeros((len(bits), len(steps.scale)))
-    for tree, least in zip(trees, steps.least, strict=True):
-        total += np.rint((walk(tree, bits) - least) / steps.scale)
-    return total.astype(np.int64)
-
-
 def plan(
     trees: Sequence[BitNode],
     owner: Sequence[int],
-    steps: Steps,
     *,
     table_bits: int,
     sum_bits: int,
@@ -91,9 +53,8 @@ def plan(
     """Return the look-ups that compute the sums of trees.
 
     Args:
-        trees: Trees on bits; leaves hold a value for each output.
+        trees: What `round_leaves` gave for `sum_bits`.
         owner: The feature of each bit; bits of one feature ascend with their edges.
-        steps: What `leaf_steps` gave for `sum_bits`.
         table_bits: A table has `2**table_bits` entries.
         sum_bits: A sum has so many bits.
 
@@ -101,10 +62,9 @@ def plan(
         BackendError: A path has more conditions than a table can count, or nothing
             depends on the input.
     """
-    outputs, found = len(steps.scale), list[LookUp]()
-    for tree, least in zip(trees, steps.least, strict=True):
-        whole = in_steps(tree, least, steps.scale)
-        for block, into in _blocks(whole, owner, 1 << table_bits, outputs):
+    outputs, found = len(next(leaves(trees[0]))), list[LookUp]()
+    for tree in trees:
+        for block, into in _blocks(tree, owner, 1 << table_bits, outputs):
             found.append(look_up(block, owner, table_bits, into))
     if not found:
         msg = "the model's answer does not depend on its input"
@@ -162,21 +122,6 @@ def look_up(
         table=tuple(table),
         into=tuple(int(times) for times in into),
     )
-
-
-def in_steps(node: BitNode, least: Floats, scale: Floats) -> BitNode:
-    """Return a tree in whole steps of each output, without tests that do not matter.
-
-    Args:
-        node: The tree.
-        least: Its least leaf, one number an output.
-        scale: The width of a step, likewise.
-    """
-    if node.children is None:
-        steps = np.rint((np.array(node.value) - least) / scale)
-        return BitNode(value=tuple(steps.tolist()))
-    below, above = (in_steps(c, least, scale) for c in node.children)
-    return below if below == above else BitNode(node.bit, below, above)
 
 
 def _one(node: BitNode, output: int) -> BitNode:

@@ -59,8 +59,8 @@ class SumSteps:
     Attributes:
         scale: One number for each sum.
         offset: Likewise.
-        complement: There is one sum, for the second of two probabilities; the first
-            is what it leaves of 1.
+        complement: The sums are probabilities of all classes but the first, which has
+            what they leave of 1.
         mirror: There is one sum, half the difference of two outputs, of which nothing
             else matters; the first output is its negative.
         trees: The circuit gives no sums but the number of each tree's leaf, and these
@@ -124,8 +124,11 @@ def raw_outputs(integers: Ints | Floats, steps: OutputSteps | SumSteps) -> Float
         sums: Floats = np.array(steps.scale) * integers + np.array(steps.offset)
         if not (steps.complement or steps.mirror):
             return sums
-        first = 1.0 - sums if steps.complement else -sums
-        return np.concatenate([first, sums], axis=1)
+        # `cumsum` adds one after the other, on every machine.
+        whole = np.cumsum(sums, axis=1)[:, -1:]
+        return np.concatenate(
+            [1.0 - whole if steps.complement else -sums, sums], axis=1
+        )
     zero_point = np.array(steps.zero_point, dtype=np.float64)
     values: Floats = steps.scale * (integers - zero_point)
     if steps.sum_last:
@@ -205,7 +208,7 @@ def parse_sums(value: Json) -> SumSteps:
     except (KeyError, TypeError, ValueError) as exc:
         raise FormatError("the circuit's output steps are malformed") from exc
     flags = found.complement, found.mirror
-    as_many = len(scale) == len(offset) and (len(scale) == 1 or not any(flags))
+    as_many = len(scale) == len(offset) and (len(scale) == 1 or not found.mirror)
     are_flags = all(type(f) is bool for f in flags) and flags != (True, True)
     if not (
         are_flags and isinstance(trees, list) and scale and as_many and min(scale) > 0

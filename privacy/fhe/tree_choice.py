@@ -12,10 +12,10 @@ import numpy as np
 
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats
-from privacy.fhe.binning import bin_trees, quantile_edges, threshold_edges, walk
+from privacy.fhe.binning import bin_trees, quantile_edges, threshold_edges
 from privacy.fhe.draft import Draft, LeafDraft, TreesDraft, by_leaves
-from privacy.fhe.plan import leaf_steps, walk_steps
 from privacy.fhe.quantizers import SumSteps, raw_outputs
+from privacy.fhe.rounding import round_leaves
 from privacy.fhe.thermometer import Edges, thermometer
 from privacy.publishing import accuracy
 from privacy.trees import Ensemble, Node
@@ -53,7 +53,7 @@ def choose(
     Raises:
         BackendError: No feature has an edge: nothing depends on the input.
     """
-    alone, complement = _one_of_two(ensemble)
+    alone, complement = _but_first(ensemble)
     make = partial(_draft, alone, calibration, complement=complement)
     exact = threshold_edges(alone, calibration.shape[1])
     clear = make(exact, 0, SUM_BITS[-1]).unrounded(calibration)
@@ -122,7 +122,7 @@ def draft_at(
     Raises:
         BackendError: No feature has an edge: nothing depends on the input.
     """
-    alone, complement = _one_of_two(ensemble)
+    alone, complement = _but_first(ensemble)
     edges = (
         quantile_edges(calibration, bins)
         if bins
@@ -154,18 +154,12 @@ def _draft(
         msg = "the model's answer does not depend on its input"
         raise BackendError(msg, code="fhe-constant-model")
     trees = bin_trees(ensemble, edges, calibration)
-    steps = leaf_steps(trees, sum_bits)
-    bits = thermometer(calibration, edges)
-    offset = np.array(ensemble.base) + steps.least.sum(axis=0)
-    total = np.zeros((len(bits), len(offset)))
-    for tree, least in zip(trees, steps.least, strict=True):
-        total += walk(tree, bits) - least
-    # Rounding every tree up or down on average would shift all answers.
-    offset += (total - steps.scale * walk_steps(trees, bits, steps)).mean(axis=0)
+    whole = round_leaves(trees, thermometer(calibration, edges), sum_bits)
+    offset = np.array(ensemble.base) + whole.offset
     output = SumSteps(
-        tuple(steps.scale.tolist()), tuple(offset.tolist()), complement=complement
+        tuple(whole.scale.tolist()), tuple(offset.tolist()), complement=complement
     )
-    return Draft(edges, bins, trees, steps, sum_bits, ensemble.base, output)
+    return Draft(edges, bins, trees, whole.trees, sum_bits, ensemble.base, output)
 
 
 def _loss(raw: Floats, clear: Floats, activation: str, task: str) -> float:
@@ -177,15 +171,15 @@ def _loss(raw: Floats, clear: Floats, activation: str, task: str) -> float:
     return error / max(float(np.var(clear)), _TINY) - _WANTED_ERROR
 
 
-def _one_of_two(ensemble: Ensemble) -> tuple[Ensemble, bool]:
-    """Keep the second of two probabilities only, and say whether there were two."""
-    if ensemble.activation != "none" or len(ensemble.base) != 2:  # noqa: PLR2004
+def _but_first(ensemble: Ensemble) -> tuple[Ensemble, bool]:
+    """Leave out the first of several probabilities, and say whether there were any."""
+    if ensemble.activation != "none" or len(ensemble.base) == 1:
         return ensemble, False
 
-    def second(node: Node) -> Node:
+    def others(node: Node) -> Node:
         if node.left is None or node.right is None:
             return Node(value=node.value[1:])
-        return replace(node, left=second(node.left), right=second(node.right))
+        return replace(node, left=others(node.left), right=others(node.right))
 
-    trees = tuple(second(tree) for tree in ensemble.trees)
+    trees = tuple(others(tree) for tree in ensemble.trees)
     return Ensemble(trees, ensemble.base[1:], "none"), True

@@ -117,14 +117,15 @@ def _audit(
         "files": _check_files(bundle),  # 1
         "onnx": _check_onnx(onnx, params),  # 2
         "srs": _check_srs(srs, kept, params),  # 3
-        "settings": _check_settings(backend, made, params),  # 4
     }
-    progress({"stage": "rebuild the circuit and its keys"})
-    shutil.copyfile(srs, made.srs)
     fixed, plain = scratch / "fixed.onnx", scratch / "plain.onnx"
     fix_batch(onnx, plain)
     shutil.copyfile(plain, fixed)
-    rewrite(fixed, np.array(params.input_minimum), np.array(params.input_maximum))
+    low, high = np.array(params.input_minimum), np.array(params.input_maximum)
+    bits = rewrite(fixed, low, high).output_bits
+    checks["settings"] = _check_settings(backend, made, params, bits)  # 4
+    progress({"stage": "rebuild the circuit and its keys"})
+    shutil.copyfile(srs, made.srs)
     if params.visibility.salted:
         widen_input(fixed, params.features)
     backend.recompile(fixed, made)
@@ -183,10 +184,11 @@ def _check_srs(srs: Path, kept: CircuitFiles, params: ZkmlParams) -> str:
 
 
 def _check_settings(
-    backend: ProofSystem, made: CircuitFiles, params: ZkmlParams
+    backend: ProofSystem, made: CircuitFiles, params: ZkmlParams, output_bits: int
 ) -> str:
     try:
         found = backend.describe(made.settings)
+        found["output_scale_bits"] += output_bits
     except (KeyError, TypeError, ValueError) as exc:
         msg = "the settings are not those of a circuit"
         raise VerificationError(msg, code="wrong-settings") from exc

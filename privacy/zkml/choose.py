@@ -43,6 +43,7 @@ class Model:
 
     `calibration`, `corners` and `held` are as the circuit takes them: less `offset`, by
     `scale`. `low` and `high`, the range that jobs may use, are before that.
+    The circuit's outputs are 2**output_bits times the model's.
     """
 
     onnx: Path
@@ -55,6 +56,7 @@ class Model:
     high: Any
     offset: Any
     scale: Any
+    output_bits: int
     task: str
     activation: str
     salted: bool
@@ -94,7 +96,8 @@ def prepare(request: PartRequest, scratch: Path, *, salted: bool = False) -> Mod
         msg = f"the model takes {features} features, the calibration rows differ"
         raise FormatError(msg, code="wrong-feature-count")
     low, high = widened_range(np.concatenate([calibration, held]), margin=_MARGIN)
-    offset, scale = rewrite(onnx, low, high)
+    made = rewrite(onnx, low, high)
+    offset, scale = made.offset, made.scale
     corners = far_corners(onnx, (low - offset) / scale, (high - offset) / scale)
     corners_clear = run_onnx(plain, corners * scale + offset)
     if salted:
@@ -110,6 +113,7 @@ def prepare(request: PartRequest, scratch: Path, *, salted: bool = False) -> Mod
         high=high,
         offset=offset,
         scale=scale,
+        output_bits=made.output_bits,
         task=request.task,
         activation=request.activation,
         salted=salted,
@@ -151,6 +155,8 @@ def compile_circuit(
     facts = backend.compile(model.onnx, quantized, choice, visibility, files)
     if facts.input_scale_bits != choice.scale_bits:
         raise BackendError("the engine changed the input's scale")
+    bits = facts.output_scale_bits + model.output_bits
+    facts = replace(facts, output_scale_bits=bits)
     return Circuit(choice, facts, files, model.salted)
 
 

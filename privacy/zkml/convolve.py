@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from privacy.encoding import Json
-from privacy.zkml.onnx_prep import inner_values
+from privacy.zkml.onnx_prep import inner_values, prune
 
 _DIMENSIONS = 4
 
@@ -48,10 +48,7 @@ def convolve(path: Path, features: int) -> None:
         made = _product(graph, node, patches, weights, f"convolve_{number}")
         for offset, other in enumerate(made):
             graph.node.insert(at + offset, other)
-    used = {name for node in graph.node for name in node.input}
-    kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    prune(graph)
     onnx.save(model, str(path))
 
 

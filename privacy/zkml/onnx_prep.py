@@ -46,6 +46,26 @@ def input_name(graph: Any) -> str:
     return str(_inputs(graph)[0].name)
 
 
+def constants(graph: Any) -> dict[str, Any]:
+    """Return the arrays of a graph's weights and constants by name."""
+    from onnx import numpy_helper
+
+    weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.name == "value":
+                weights[node.output[0]] = numpy_helper.to_array(attribute.t)
+    return weights
+
+
+def prune(graph: Any) -> None:
+    """Remove weights that no node takes any more."""
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+
 def _inputs(graph: Any) -> list[Any]:
     weights = {tensor.name for tensor in graph.initializer}
     return [i for i in graph.input if i.name not in weights]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy.zkml.onnx_prep import input_name
+from privacy.zkml.onnx_prep import constants, input_name
 
 _HALF_WIDTH = 16.0
 _COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
@@ -38,8 +38,7 @@ def prescale(path: Path, low: Any, high: Any) -> tuple[Any, Any]:
     found = list(_comparisons(model.graph, len(low)))
     if not found or None in found:
         return np.zeros(len(low)), np.ones(len(low))
-    half = np.maximum((high - low) / 2, 2.0**-40)
-    offset, scale = (low + high) / 2, 2.0 ** np.ceil(np.log2(half / _HALF_WIDTH))
+    offset, scale = one_scale(low, high)
     for i, item in enumerate(found):
         node, select, threshold = item
         factor = np.where(select.any(axis=0), scale @ select, 1.0)
@@ -52,9 +51,20 @@ def prescale(path: Path, low: Any, high: Any) -> tuple[Any, Any]:
     return offset, scale
 
 
+def one_scale(low: Any, high: Any) -> tuple[Any, Any]:
+    """Return offset and scale that bring every feature to the same range.
+
+    Args:
+        low: Least value of each feature.
+        high: Greatest value of each feature.
+    """
+    half = np.maximum((high - low) / 2, 2.0**-40)
+    return (low + high) / 2, 2.0 ** np.ceil(np.log2(half / _HALF_WIDTH))
+
+
 def _comparisons(graph: Any, features: int) -> Iterator[Any]:
     """Yield (comparison, one-hot selection, thresholds), or None for any other use."""
-    weights, given_out = _constants(graph), {value.name for value in graph.output}
+    weights, given_out = constants(graph), {value.name for value in graph.output}
     for pick in _users(graph, input_name(graph)):
         select = _selection(pick, weights, features)
         if select is None or pick.output[0] in given_out:
@@ -68,17 +78,6 @@ def _comparisons(graph: Any, features: int) -> Iterator[Any]:
                 yield None
                 return
             yield node, select, threshold.astype(np.float64)
-
-
-def _constants(graph: Any) -> dict[str, Any]:
-    from onnx import numpy_helper
-
-    weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    for node in graph.node:
-        for attribute in node.attribute if node.op_type == "Constant" else ():
-            if attribute.name == "value":
-                weights[node.output[0]] = numpy_helper.to_array(attribute.t)
-    return weights
 
 
 def _selection(pick: Any, weights: dict[str, Any], features: int) -> Any:

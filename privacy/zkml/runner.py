@@ -37,12 +37,25 @@ class Runner:
         self._params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
         self._backend = load_backend(self._params.system)
         check_version(self._backend, self._params)
-        names = [n for n in bundle.manifest.files if n.startswith("zkml/")]
-        bundle.check_files(names)
+        self._bundle = bundle
+        self._seen: tuple[tuple[int, ...], ...] = ()
+        self._check_files()
         self._files = CircuitFiles(bundle.root / "zkml")
         self._model_sha256 = bundle.sha256
         memory = bundle.manifest.mode(Mode.ZKML).cost.get("memory_bytes")
         self._memory_bytes = memory if isinstance(memory, int) else 0
+
+    def _check_files(self) -> None:
+        """Compare the circuit's files with the manifest, if any was written to.
+
+        The engine opens them anew for each proof, and waits for ever on some of those
+        that were spoilt.
+        """
+        names = [n for n in self._bundle.manifest.files if n.startswith("zkml/")]
+        found = tuple(_written(self._bundle.path(name)) for name in names)
+        if found != self._seen:
+            self._bundle.check_files(names)
+            self._seen = found
 
     def run(
         self,
@@ -59,6 +72,7 @@ class Runner:
             FormatError: The blob is malformed or a row is out of range.
             UnavailableError: The node has too little memory now.
             BackendError: The engine failed, or made a proof that does not verify.
+            VerificationError: A file was changed.
         """
         if keys is not None:
             raise FormatError("a zkml job takes no keys", code="unexpected-keys")
@@ -90,5 +104,15 @@ class Runner:
         return RunResult(make_outputs(outputs), make_evidence(evidence), "proof")
 
     def _prove(self, row: list[int]) -> Proof:
+        self._check_files()
         bits = self._params.input_scale_bits
         return prove_row(self._backend, self._files, row, scale_bits=bits)
+
+
+def _written(path: Path) -> tuple[int, ...]:
+    """Return what differs once a file was written to; nothing of one that is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

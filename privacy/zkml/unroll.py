@@ -16,6 +16,7 @@ import numpy as np
 
 from privacy.errors import BackendError
 from privacy.zkml.onnx_prep import open_session
+from privacy.zkml.writer import Writer
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
 _ATTRIBUTES: dict[str, set[str]] = {
@@ -99,37 +100,11 @@ def _values(model: Any, names: Sequence[str]) -> _Values:
     return found
 
 
-class _Writer:
-    """Makes nodes and constants with names of their own."""
-
-    def __init__(self, prefix: str, graph: Any) -> None:
-        self.nodes: list[Any] = []
-        self._prefix, self._graph, self._count = prefix, graph, 0
-
-    def name(self) -> str:
-        self._count += 1
-        return f"{self._prefix}/{self._count}"
-
-    def constant(self, value: Any) -> str:
-        import onnx
-
-        made = onnx.numpy_helper.from_array(np.asarray(value), self.name())
-        self._graph.initializer.append(made)
-        return str(made.name)
-
-    def __call__(self, kind: str, *inputs: str, out: str = "", **how: Any) -> str:
-        import onnx
-
-        made = out or self.name()
-        self.nodes.append(onnx.helper.make_node(kind, list(inputs), [made], **how))
-        return made
-
-
 @dataclass(frozen=True, slots=True)
 class _Layer:
     """A layer's weights by gate, each of shape (hidden, …), and its writer."""
 
-    write: _Writer
+    write: Writer
     of_input: Any
     of_state: Any
     input_bias: Any
@@ -201,7 +176,7 @@ def _written_out(
     node: Any, given: dict[str, str], seen: _Values, graph: Any
 ) -> list[Any]:
     gates, step = _STEPS[node.op_type]
-    write = _Writer(f"unrolled/{node.output[0] or node.output[1]}", graph)
+    write = Writer(f"unrolled/{node.output[0] or node.output[1]}", graph)
     steps, batch, _ = seen.shapes[given["X"]]
     if batch != 1:
         raise BackendError("a recurrent layer has another batch than one row")
@@ -234,7 +209,7 @@ def _written_out(
     return write.nodes
 
 
-def _give(write: _Writer, node: Any, states: list[str], cell: str, hidden: int) -> None:
+def _give(write: Writer, node: Any, states: list[str], cell: str, hidden: int) -> None:
     """Write the layer's outputs: all states, the last one, the last cell."""
     outputs = [*node.output, "", "", ""]
     if outputs[0]:

@@ -25,7 +25,8 @@ NOT_LIMITED = {
     f"{name}_per_minute": 0 for name in ("submits", "uploads", "reads", "strangers")
 }
 IN_URL = ("%00", "a%00b", "a%0ab", "%7f", "%c2%80", "%e2%80%ae", "%ed%a0%80", "%ff")
-IN_JSON = ("\x00", "a\x00b", "\x01", "\x7f", "\ud800", "\ufffe")
+STORABLE = "\ufffe"  # no character, but PostgreSQL keeps it
+IN_JSON = ("\x00", "a\x00b", "\x01", "\x7f", "\ud800", STORABLE)
 DIGEST = "0" * 64
 SAMPLES = {
     "model": "demo",
@@ -165,13 +166,9 @@ def _tricked(
         yield trick
 
 
-def _target(
-    path: str, operation: dict[str, Any], samples: dict[str, str], **given: str
-) -> str:
+def _target(path: str, operation: dict[str, Any], samples: dict[str, str]) -> str:
     """Return the address of a route, with all that it needs."""
-    filled = re.sub(
-        r"{(\w+)}", lambda m: given.get(m[1]) or samples.get(m[1], DIGEST), path
-    )
+    filled = re.sub(r"{(\w+)}", lambda m: samples.get(m[1], DIGEST), path)
     query = {
         p["name"]: samples.get(p["name"], "1")
         for p in operation.get("parameters", ())
@@ -187,7 +184,7 @@ def test_in_a_path_they_lead_nowhere(
     for method, path, operation in _operations(spec):
         for name in re.findall(r"{(\w+)}", path):
             for trick in IN_URL:
-                url = _target(path, operation, samples, **{name: trick})
+                url = _target(path, operation, {**samples, name: trick})
                 status = send(method, url, headers={"Upload-Offset": "0"})
                 assert 400 <= status < 500, (method, url)
                 asked += 1
@@ -230,7 +227,7 @@ def test_in_a_body_they_are_no_defect(
                 status = send(method, url, body=body, headers={})
                 assert status < 500, (method, url, body)
                 asked += 1
-                if status < 400:
+                if status < 400 and trick != STORABLE:
                     taken.add((method, path))
-    assert asked > 200
+    assert asked > 150
     assert taken == {("POST", "/v1/jobs")}  # its options are anything that is JSON

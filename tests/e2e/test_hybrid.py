@@ -11,6 +11,7 @@ import torch
 
 from privacy.client import verify_saved
 from privacy.client.hybrid import connect
+from privacy.client.lora import LoraTrainer
 from privacy.client.wire import Call
 from privacy.errors import FormatError, NotFoundError
 from privacy.hybrid import parse_hybrid
@@ -159,3 +160,22 @@ def test_a_layer_answers_as_concrete_mls_own_hybrid_model(
         off = (layer(given[:3]) - clear).abs().max()
     assert 0 < off < 0.05  # theirs runs encrypted, at 8 bits
     assert (told - clear).abs().max() <= off
+
+
+def test_adapters_train_around_an_encrypted_layer_as_around_a_clear_one(
+    net, spec, owner, images
+):
+    module = Net().eval()
+    connect(module, spec, owner)
+    module.load_state_dict(client_state(net, spec))
+    batches = [(images[:4], torch.tensor([0, 1, 0, 1]))] * 2
+    losses = []
+    for one in (copy.deepcopy(net), module):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(2)
+            trainer = LoraTrainer(one, ["mlp.0"], rank=2)
+        losses.append(trainer.fit(batches, torch.nn.functional.cross_entropy))
+    clear, told = losses
+    assert clear[1] < clear[0]
+    assert told == pytest.approx(clear, rel=0.01)
+    assert told[0] - told[1] == pytest.approx(clear[0] - clear[1], rel=0.2)

@@ -12,6 +12,7 @@ Source: docs/adr/0006-fhe-native-trees.md
 import json
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -26,11 +27,11 @@ from privacy.fhe.binning import owners
 from privacy.fhe.compiled import Compiled, circuit_members
 from privacy.fhe.draft import Draft, TreesDraft, ranks
 from privacy.fhe.keysets import TREES, shipped
-from privacy.fhe.plan import Plan
+from privacy.fhe.plan import Plan, evaluate
 from privacy.fhe.thermometer import Edges
 
-_SAMPLES = 32
-_LITTLE_MORE = 1.05
+_SAMPLES, _DRAWN = 32, 512
+_LITTLE_MORE = 1.02
 _BATCH_ROWS = 8
 _BATCH_LOOK_UPS = 1024
 """A batch takes no more look-ups than this, or rows would wait for too long."""
@@ -142,7 +143,7 @@ def _outputs(draft: TreesDraft, integers: Ints) -> Floats:
         for sums in (_held(draft, row) for row in integers.tolist())
     ]
     if steps.complement:
-        rows = [[1.0 - second, second] for (second,) in rows]
+        rows = [[1.0 - [*accumulate(others)][-1], *others] for others in rows]
     return np.array(rows, dtype=np.float64)
 
 
@@ -193,8 +194,9 @@ def _module(
     made: Plan, edges: Sequence[Edges], configuration: fhe.Configuration
 ) -> fhe.Module:
     """Return a compiled circuit for each number of rows, all on one key set."""
-    functions = {rows: _function(made, rows) for rows in _batches(made)}
-    samples = [s[:, list(_used(made))] for s in _samples(edges)]
+    width, whole = _stated(made, _samples(edges))
+    functions = {rows: _function(made, rows, width) for rows in _batches(made)}
+    samples = [s[:, list(_used(made))] for s in whole]
     inputs = {
         f.name: [np.concatenate([s] * rows) for s in samples]
         for rows, f in functions.items()
@@ -203,10 +205,26 @@ def _module(
     return compiler.compile(inputs, configuration)
 
 
-def _function(made: Plan, rows: int) -> FunctionDef:
+def _stated(made: Plan, samples: list[Ints]) -> tuple[int, list[Ints]]:
+    """Return the width of sums that Concrete is told, and samples that agree with it.
+
+    Above the bits of each number Concrete keeps one free, for look-ups. A sum is not
+    looked up but decrypted, modulo twice its stated width, so the free bit is its
+    uppermost: a bit for nothing. Samples are those whose sums leave it 0, if there are
+    enough, and if tables do.
+    """
+    less = made.sum_bits - 1
+    if max(max(u.table) for u in made.look_ups) < 1 << less:
+        low = [s for s in samples if evaluate(made, s).max() < 1 << less]
+        if len(low) >= _SAMPLES:
+            return less, low[:_SAMPLES]
+    return made.sum_bits, samples[:_SAMPLES]
+
+
+def _function(made: Plan, rows: int, width: int) -> FunctionDef:
     """Return the circuit: (rows, bits that are used) to (rows, outputs).
 
-    Widths are stated, not sampled: an index has the table's bits and a sum the plan's,
+    Widths are stated, not sampled: an index has the table's bits and a sum `width`,
     both of which bound every input. Samples only tell Concrete the rest.
     """
     longest = max(len(u.bits) for u in made.look_ups)
@@ -226,7 +244,7 @@ def _function(made: Plan, rows: int) -> FunctionDef:
     def run(x: Any) -> Any:
         index = np.sum(x[:, position] * weight, axis=2) + constant
         steps = tables[fhe.hint(index, bit_width=made.table_bits)]
-        return fhe.hint(steps @ into, bit_width=made.sum_bits)
+        return fhe.hint(steps @ into, bit_width=width)
 
     run.__name__ = f"rows_{rows}"
     return FunctionDef(run, {"x": "encrypted"})
@@ -241,7 +259,7 @@ def _samples(edges: Sequence[Edges]) -> list[Ints]:
     """Return thermometers: all empty, all full, and some at random heights."""
     rng = np.random.default_rng(0)
     height = np.array([len(e.edges) for e in edges])
-    heights = [0 * height, height, *rng.integers(0, height + 1, (_SAMPLES, len(edges)))]
+    heights = [0 * height, height, *rng.integers(0, height + 1, (_DRAWN, len(edges)))]
     owner = np.array(owners(edges))
     place = np.concatenate([np.arange(h) for h in height])
     return [(place < h[owner]).astype(np.int64)[None] for h in heights]

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from privacy.errors import BackendError
 from privacy.zkml.system import CircuitChoice, CircuitSize, ProofSystem, Visibility
-from privacy.zkml.tune.cost import Cost, blocks, estimate, fits
+from privacy.zkml.tune.cost import RESERVED_ROWS, Cost, blocks, estimate, fits
 from privacy.zkml.tune.machine import speed
 from privacy.zkml.tune.numbers import Numbers, unless_panicked
 
-_BASES = tuple(1 << bits for bits in range(6, 14))
-_FEW_BASES = (512, 1024, 4096)
+_BASES = tuple(
+    base for bits in range(6, 14) for base in ((1 << bits) - RESERVED_ROWS, 1 << bits)
+)
+"""Powers of two, and the most that as many rows hold without another column."""
+_FEW_BASES = tuple(base for base in _BASES if base + RESERVED_ROWS in {512, 1024, 4096})
 _INNER = (1, 2, 3)
 _LEAST_LOGROWS, _MOST_LOGROWS = 8, 22
 _MOST_BLOCKS = 12
@@ -43,10 +46,12 @@ def lay_out(
 
     Of layouts that cost the same, the one with the fewest cells is kept.
     """
-    measured = partial(backend.size, onnx, visibility=visibility, scratch=scratch)
+    measured = _once(
+        partial(backend.size, onnx, visibility=visibility, scratch=scratch)
+    )
     best: dict[Cost, tuple[int, Candidate]] = {}
     started, bases = time.monotonic(), list(_BASES)
-    tables = numbers.table_rows
+    tables, pace = numbers.table_rows, speed()
     while bases:
         for choice, size in _sizes(measured, numbers, bases.pop()):
             for logrows in range(_LEAST_LOGROWS, _MOST_LOGROWS + 1):
@@ -56,7 +61,7 @@ def lay_out(
                     or blocks(size, laid) > _MOST_BLOCKS
                 ):
                     continue
-                cost = estimate(size, laid, speed=speed())
+                cost = estimate(size, laid, speed=pace)
                 if cost not in best or size.assignments < best[cost][0]:
                     best[cost] = (size.assignments, Candidate(laid, cost))
                 if blocks(size, laid) == 1:
@@ -64,6 +69,21 @@ def lay_out(
         if time.monotonic() - started > _SIZING_S:
             bases = [b for b in bases if b in _FEW_BASES]
     return [candidate for _, candidate in best.values()]
+
+
+def _once(
+    measured: Callable[[CircuitChoice], CircuitSize],
+) -> Callable[[CircuitChoice], CircuitSize]:
+    """Return the same, which measures no size twice: digits count, not their base."""
+    known: dict[CircuitChoice, CircuitSize] = {}
+
+    def remembered(choice: CircuitChoice) -> CircuitSize:
+        alike = replace(choice, decomp_base=_BASES[0])
+        if alike not in known:
+            known[alike] = measured(choice)
+        return known[alike]
+
+    return remembered
 
 
 def _sizes(

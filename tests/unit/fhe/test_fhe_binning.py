@@ -199,6 +199,8 @@ def test_sums_become_raw_outputs():
     assert raw_outputs(np.array([[2, 3]]), SUMS).tolist() == [[2.0, 5.0]]
     one = SumSteps(scale=(0.25,), offset=(0.0,), complement=True)
     assert raw_outputs(np.array([[1], [4]]), one).tolist() == [[0.75, 0.25], [0, 1]]
+    two = SumSteps(scale=(0.25, 0.5), offset=(0.0, 0.0), complement=True)
+    assert raw_outputs(np.array([[1, 1]]), two).tolist() == [[0.25, 0.25, 0.5]]
 
 
 def test_sum_steps_survive_json():
@@ -213,7 +215,8 @@ def test_sum_steps_survive_json():
         {"scale": [1.0]},
         {"scale": "x"},
         {"complement": 1},
-        {"complement": True},
+        {"complement": True, "mirror": True},
+        {"mirror": True},
         {"more": 1},
     ],
 )

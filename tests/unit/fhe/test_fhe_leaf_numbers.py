@@ -12,23 +12,17 @@ from privacy.errors import BackendError, FormatError
 from privacy.fhe.binning import BitNode, walk
 from privacy.fhe.leaf_numbers import plan_numbers
 from privacy.fhe.leaf_tables import LeafTable, leaf_sums, parse_table, table_to_json
-from privacy.fhe.plan import evaluate, in_steps, leaf_steps, walk_steps
+from privacy.fhe.plan import evaluate
 from privacy.fhe.quantizers import SumSteps, parse_sums, raw_outputs, steps_to_json
+from privacy.fhe.rounding import round_leaves, walk_sums
 from tests.unit.fhe.test_fhe_blocks import INPUTS, OWNER, full, trees
-
-
-def whole(forest, steps):
-    """Return the trees in whole steps, those that are a leaf left out."""
-    pairs = zip(forest, steps.least, strict=True)
-    found = [in_steps(tree, least, steps.scale) for tree, least in pairs]
-    return [tree for tree in found if tree.children]
 
 
 @settings(deadline=None, max_examples=10)
 @given(st.lists(trees(outputs=3, depth=3), min_size=1, max_size=2))
 def test_the_numbers_lead_to_what_walking_the_trees_gives(forest):
-    steps = leaf_steps(forest, 8)
-    if not (varying := whole(forest, steps)):
+    whole = round_leaves(forest, INPUTS, 8).trees
+    if not (varying := [tree for tree in whole if tree.children]):
         return
     made, numberings = plan_numbers(varying, OWNER, table_bits=4)
     numbers = evaluate(made, INPUTS)
@@ -37,7 +31,7 @@ def test_the_numbers_lead_to_what_walking_the_trees_gives(forest):
     assert (np.stack([n.walk(INPUTS) for n in numberings], axis=1) == numbers).all()
     tables = [n.table() for n in numberings]
     found = leaf_sums(tables, numbers)
-    assert (found == walk_steps(forest, INPUTS, steps)).all()
+    assert (found == walk_sums(whole, INPUTS)).all()
 
 
 def random_inputs(bits, rows=400):

@@ -73,11 +73,26 @@ def test_three_classes_give_the_clear_models_margins(margins, forest_keys, tmp_p
 
 def test_a_regression_gives_the_clear_models_values(regression, forest_keys, tmp_path):
     keys = FheClient(regression.client_json).share_keys(forest_keys)
-    found = answers(regression, keys, regression.held[:2], tmp_path)
+    at = regression.clear[:, 0].argsort()[[0, -1]]
+    found = answers(regression, keys, regression.held[at], tmp_path)
     worst = regression.result.accuracy["max_error"]
-    assert np.abs(found - regression.clear[:2]).max() <= worst
+    assert np.abs(found - regression.clear[at]).max() <= worst
     assert worst < 2 * regression.clear.std()
     assert "label_agreement" not in regression.result.accuracy
+
+
+def test_a_sum_holds_a_bit_more_than_the_engine_was_told(
+    regression, forest_keys, tmp_path
+):
+    spec = parse_spec(regression.client_json)
+    (gate,) = json.loads(spec.program)["circuits"][0]["outputs"]
+    told = gate["typeInfo"]["lweCiphertext"]["encoding"]["integer"]["width"]
+    assert told == regression.result.params["n_bits"]["sum"] - 1
+    keys = FheClient(regression.client_json).share_keys(forest_keys)
+    greatest = regression.held[regression.clear[:, 0].argsort()[-1:]]
+    ((found,),) = answers(regression, keys, greatest, tmp_path)
+    (scale,), (offset,) = spec.output.scale, spec.output.offset
+    assert (found - offset) / scale > 1 << told
 
 
 def test_a_lone_tree_of_many_classes_answers_with_its_leaf(

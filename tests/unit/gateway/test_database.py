@@ -4,7 +4,7 @@ import shutil
 import signal
 import threading
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 import gateway.app  # noqa: F401 - every module with tables
+from gateway.store.away import StoreAwayError
 from gateway.store.database import Database, database_engine, sqlite_engine
 from gateway.store.migrate import FOLDER, HEAD, migrate
 from gateway.store.tables import metadata
@@ -233,3 +234,27 @@ def test_a_defect_in_a_statement_is_not_called_an_absent_database(tmp_path: Path
         database.read() as c,
     ):
         c.execute(sa.text("SELECT * FROM absent"))
+
+
+@pytest.mark.parametrize(
+    ("fresh_s", "met"),
+    [(0.0, nullcontext()), (60.0, pytest.raises(StoreAwayError))],
+    ids=["idle", "in use"],
+)
+def test_a_connection_that_was_lost_is_found_out_unless_it_was_used_just_now(
+    monkeypatch: pytest.MonkeyPatch, fresh_s: float, met: AbstractContextManager[object]
+):
+    monkeypatch.setattr("gateway.store.database._FRESH_S", fresh_s)
+    url = new_database()
+    with closing(Database(url)) as database, closing(Database(url)) as other:
+        with other.read() as c:
+            end = sa.text("SELECT pg_terminate_backend(:pid, 5000)")
+            c.execute(end, {"pid": _backend(database)})
+        with met:
+            _backend(database)
+        assert _backend(database)  # once at most
+
+
+def _backend(database: Database) -> int:
+    with database.read() as c:
+        return int(c.execute(sa.text("SELECT pg_backend_pid()")).scalar_one())

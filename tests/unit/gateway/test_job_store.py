@@ -68,6 +68,33 @@ def test_a_finished_job_cannot_start_again(jobs: Jobs):
     assert jobs.find("1").attempts == 0
 
 
+def test_a_job_that_changed_since_it_was_read_ends_as_it_is_now(jobs: Jobs):
+    accepted, _ = jobs.accept(_new("1"), max_queued=9, max_queued_by_tenant=9)
+    started = jobs.start("1")
+    sealed: list[Job] = []
+
+    def seal(job: Job, *_: object) -> bytes:
+        sealed.append(job)
+        return b"receipt"
+
+    ended, ours = jobs.finish("1", Outcome("failed"), seal, known=accepted)
+    assert ours
+    assert sealed == [accepted, started]
+    assert ended == jobs.find("1")
+
+
+def test_an_end_whose_files_cannot_be_kept_is_not_written(jobs: Jobs):
+    accepted, _ = jobs.accept(_new("1"), max_queued=9, max_queued_by_tenant=9)
+
+    def fail() -> None:
+        raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        jobs.finish("1", Outcome("succeeded"), _seal, keep=fail, known=accepted)
+    assert jobs.find("1") == accepted
+    assert jobs.receipt("1") is None
+
+
 def test_attempts_count_and_the_first_start_is_kept(jobs: Jobs):
     jobs.accept(_new("1"), max_queued=9, max_queued_by_tenant=9)
     first = jobs.start("1")

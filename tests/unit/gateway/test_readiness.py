@@ -118,7 +118,7 @@ def test_no_node_means_not_ready(gateway: ThreadGateway, api: Api, monkeypatch):
 
 def test_waiting_for_runs_ends_with_them_or_in_time():
     async def run() -> None:
-        runs, stop = Runs(), asyncio.Event()
+        runs, stop = Runs(threads=1), asyncio.Event()
 
         async def complete(_: str) -> None:
             await stop.wait()

@@ -3,24 +3,27 @@
 import asyncio
 import errno
 import os
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from gateway.jobs.runs import Complete, Runs
-from gateway.node import Gateway, _forget_finished, open_database
-from gateway.signing import ReceiptKeys
+from gateway.jobs.service import _Ended
+from gateway.node import Gateway, _forget_finished
+from gateway.opening import open_database
 from gateway.store.audit import Audit
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
-from gateway.store.jobs import Jobs, NewJob
+from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from privacy.bundle import Bundle
-from privacy.encoding import sha256_hex
-from privacy.receipt import Receipt
+from privacy.encoding import Json, sha256_hex
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import FAKE_ENGINES, ThreadGateway, wait_until
 
@@ -84,6 +87,7 @@ def _children() -> set[str]:
     return {pid for path in found for pid in path.read_text().split()}
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_midway_leaves_no_worker_and_no_lock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -121,7 +125,7 @@ def test_a_row_whose_run_never_began_is_run_when_it_is_asked_again(tmp_path: Pat
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         holder = gateway.app.state.gateway
         whole = holder.service
-        holder.service = replace(whole, runs=_Broken())
+        holder.service = replace(whole, runs=_Broken(threads=1))
         assert api.order({"do": "echo"}, headers=headers).status_code == 500
         holder.service = whole
         job = api.order({"do": "echo"}, headers=headers, wait=20).json()
@@ -177,25 +181,72 @@ def test_a_full_disk_delays_a_job_and_loses_nothing(
     assert len(tried) >= 3
 
 
-def test_an_end_that_is_written_after_all_finds_its_files_where_they_were_put(
+def test_an_end_that_was_undone_is_written_again_though_its_files_were_moved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     write_bundle(tmp_path / "models")
-    tried = []
+    write_end, undone = Jobs._write_end, []
 
-    def sign(keys: ReceiptKeys, receipt: Receipt) -> bytes:
-        tried.append(receipt.job_id)
-        if len(tried) == 1:  # its files are in their place, the row is not written
-            raise StoreAwayError("the database is away")
-        return real(keys, receipt)
+    def undo_once(self: Jobs, job: Job, row: Json, keep: Callable[[], None]) -> bool:
+        def keep_in_vain() -> None:
+            keep()
+            if not undone:
+                undone.append(job.id)
+                raise StoreAwayError("away at the commit")
 
-    real = ReceiptKeys.sign
-    monkeypatch.setattr(ReceiptKeys, "sign", sign)
+        return write_end(self, job, row, keep_in_vain)
+
+    monkeypatch.setattr(Jobs, "_write_end", undo_once)
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         job = api.order({"do": "echo"}, wait=20).json()
         assert job["status"] == "succeeded"
-        assert api.get(job["links"]["evidence"]).content == b"fake proof"
-    assert len(tried) == 2
+        assert undone == [job["id"]]
+        assert api.get(job["links"]["result"]).is_success
+
+
+def test_what_was_brought_of_a_run_that_ends_too_late_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bundle(tmp_path / "models")
+    brought: list[Path] = []
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        service = gateway.app.state.gateway.service
+        cancelled = _Ended(Outcome("cancelled"))
+        seal = partial(service._seal, cancelled)
+
+        def bring(self: Blobs, file: Path, sha256: str) -> None:
+            """As into a bucket; then another gateway cancels the job."""
+            if "work" in file.parts:
+                path = self.path(sha256)
+                path.parent.mkdir(exist_ok=True)
+                brought.append(Path(shutil.copyfile(file, path)))
+                service.jobs.finish(file.parent.name, cancelled.outcome, seal)
+
+        monkeypatch.setattr(Blobs, "bring", bring)
+        job = api.order({"do": "echo"}, wait=20).json()
+        wait_until(lambda: not service.under_way(), seconds=20)
+    assert job["status"] == "cancelled"
+    assert brought
+    assert not [path for path in brought if path.exists()]
+
+
+def test_a_defect_at_the_end_of_a_job_fails_it_rather_than_leave_it_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bundle(tmp_path / "models")
+
+    keep = Blobs.keep
+
+    def fail(self: Blobs, file: Path, sha256: str) -> None:
+        if "work" in file.parts:
+            raise RuntimeError("a defect")
+        keep(self, file, sha256)
+
+    monkeypatch.setattr(Blobs, "keep", fail)
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        job = api.order({"do": "echo"}, wait=20).json()
+    assert job["status"] == "failed"
+    assert job["problem"]["code"] == "internal"
 
 
 def test_rows_of_an_unfinished_job_outlive_the_gateway_and_no_others_do(tmp_path: Path):

@@ -16,7 +16,7 @@ from privacy.publishing import PartRequest
 from privacy.zkml.choose import prepare
 from privacy.zkml.field import quantize
 from privacy.zkml.onnx_prep import fix_batch, open_session
-from privacy.zkml.rewrite import rewrite
+from privacy.zkml.rewrite import Rewritten, rewrite
 from privacy.zkml.saturate import tables_are_cut
 from privacy.zkml.system import (
     CircuitChoice,
@@ -75,9 +75,9 @@ def test_convolutions_become_products_that_take_fewer_cells(
     path = tmp_path / "m.onnx"
     export(path, image(*layers))
     before, many = run(path), cells(path, tmp_path)
-    rewrite(path, LOW, HIGH)
+    made = rewrite(path, LOW, HIGH)
     assert "Conv" not in operators(path)
-    assert np.allclose(run(path), before, atol=1e-5)
+    assert np.allclose(run(path) / 2**made.output_bits, before, atol=1e-5)
     assert cells(path, tmp_path) < many
 
 
@@ -162,8 +162,8 @@ def test_a_table_of_a_folded_sigmoid_holds_the_positive_half_alone(
 ) -> None:
     path = tmp_path / "m.onnx"
     export(path, Steep(nn.Sigmoid(), steepness=20.0))
-    offset, scale = rewrite(path, LOW, HIGH)
-    rows = quantize(np.array([LOW, HIGH]) / scale - offset / scale, scale_bits=8)
+    rewrite(path, LOW, HIGH)
+    rows = quantize(np.array([LOW, HIGH]), scale_bits=8)
     choice = CircuitChoice(8, 1024, 4, 1, 1, 13)
     (tmp_path / "circuit").mkdir()
     files = CircuitFiles(tmp_path / "circuit")
@@ -265,13 +265,13 @@ def test_corners_are_compared_with_the_model_before_it_is_rewritten(
 ) -> None:
     """Or a circuit of a wrongly rewritten model would be found right."""
 
-    def spoil(path: Path, low: Any, _high: Any) -> tuple[Any, Any]:
+    def spoil(path: Path, low: Any, _high: Any) -> Rewritten:
         model = onnx.load(str(path))
         for weights in model.graph.initializer:
             kept = numpy_helper.to_array(weights)
             weights.CopyFrom(numpy_helper.from_array(2 * kept, weights.name))
         onnx.save(model, str(path))
-        return np.ones(len(low)), np.full(len(low), 4.0)
+        return Rewritten(np.ones(len(low)), np.full(len(low), 4.0))
 
     monkeypatch.setattr("privacy.zkml.choose.rewrite", spoil)
     request = PartRequest.from_json(linear.request(tmp_path / "out"))

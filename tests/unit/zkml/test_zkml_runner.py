@@ -1,6 +1,7 @@
 """The node's side, in the gateway's own worker process."""
 
 import json
+import shutil
 import time
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,13 @@ import pytest
 
 from privacy.bundle import Bundle, write_manifest
 from privacy.encoding import b64url, canonical_json
-from privacy.errors import BackendError, FormatError, PrivacyError, UnavailableError
+from privacy.errors import (
+    BackendError,
+    FormatError,
+    PrivacyError,
+    UnavailableError,
+    VerificationError,
+)
 from privacy.zkml import make_input, parse_outputs
 from privacy.zkml import verify_proofs as verify_strictly
 
@@ -151,6 +158,26 @@ def test_keys_that_do_not_match_the_circuit_never_give_an_answer(
     with pytest.raises(BackendError) as caught:
         node.run(rows[:1], bundle=mixed)
     assert caught.value.code == "proof-inconsistent"
+
+
+def test_a_file_spoilt_after_it_was_loaded_is_found_at_once(
+    node: Any, bundle: Bundle, rows: Any, tmp_path: Path
+) -> None:
+    """The engine would wait for ever on some proving keys that were spoilt."""
+    shutil.copytree(bundle.root, tmp_path, dirs_exist_ok=True)
+    mine = write_manifest(tmp_path, replace(bundle.manifest, version="2"))
+    assert node.run(rows[:1], bundle=mine)
+    for name in ("zkml/pk.key", "zkml/network.ezkl", "zkml/kzg.srs"):
+        kept = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(kept[: len(kept) // 2])
+        started = time.monotonic()
+        with pytest.raises(VerificationError) as caught:
+            node.run(rows[:1], bundle=mine)
+        assert caught.value.code == "bundle-changed"
+        assert name in caught.value.message
+        assert time.monotonic() - started < 5
+        (tmp_path / name).write_bytes(kept)
+    assert node.run(rows[:1], bundle=mine)
 
 
 def test_make_input_refuses_what_no_node_would_take() -> None:

@@ -1,0 +1,121 @@
+"""Round the leaves of trees to whole steps, so that their sums come close.
+
+Leaf values are measured from the least leaf of their tree, each output by itself. A
+step is as wide as makes the sum of every tree's greatest leaf fit the sum's bits, so no
+input can overflow a sum.
+
+Whether a leaf is rounded up or down is chosen for all trees together: leaf by leaf,
+what brings the sums of the calibration rows that reach it closest to those of the exact
+leaves, until nothing changes. What one tree's leaf lost another's makes good. Against
+rounding each leaf by itself the squared error falls to a fourth or less, on other rows
+too, so sums need a bit or two less, trees have fewer leaves that differ, and circuits
+fewer look-ups.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy.fhe.backend import Floats, Ints
+from privacy.fhe.binning import BitNode, leaves, walk
+
+_SWEEPS = 20
+_PRIOR_ROWS = 4
+"""A leaf keeps as near its own value as if so many more rows asked for just that."""
+
+
+@dataclass(frozen=True, slots=True)
+class WholeTrees:
+    """Trees in whole steps: an output is near `scale * sum of leaves + offset`.
+
+    Attributes:
+        trees: Tests that no longer matter are left out; every tree's least leaf is 0.
+        scale: The width of a step, (outputs,).
+        offset: Likewise.
+    """
+
+    trees: tuple[BitNode, ...]
+    scale: Floats
+    offset: Floats
+
+
+def round_leaves(trees: Sequence[BitNode], bits: Ints, sum_bits: int) -> WholeTrees:
+    """Return trees whose leaves are whole steps, as fine as sums have bits for.
+
+    Args:
+        trees: Trees on bits; leaves hold a value for each output.
+        bits: Of the calibration rows, (rows, bits).
+        sum_bits: All sums are from 0 to below `2**sum_bits`.
+    """
+    values = [np.array(list(leaves(tree))) for tree in trees]
+    least = np.array([v.min(axis=0) for v in values])
+    scale = _scale(np.array([np.ptp(v, axis=0) for v in values]), sum_bits)
+    exact = [(v - low) / scale for v, low in zip(values, least, strict=True)]
+    reached = [walk(_numbered(tree), bits)[:, 0].astype(np.int64) for tree in trees]
+    steps, missing = _together(exact, reached)
+    whole = [_put(tree, iter(s)) for tree, s in zip(trees, steps, strict=True)]
+    return WholeTrees(tuple(whole), scale, least.sum(axis=0) + scale * missing)
+
+
+def walk_sums(trees: Sequence[BitNode], bits: Ints) -> Ints:
+    """Return the sums of whole trees' leaves for rows of bits, (rows, outputs)."""
+    total: Ints = sum(walk(tree, bits) for tree in trees).astype(np.int64)  # type: ignore[union-attr]
+    return total
+
+
+def _scale(span: Floats, sum_bits: int) -> Floats:
+    """Return the finest steps whose sum fits, whichever leaf each tree gives."""
+    limit = (1 << sum_bits) - 1
+    scale: Floats = span.sum(axis=0) / limit
+    scale[scale == 0] = 1.0
+    while (over := np.rint(span / scale).sum(axis=0) > limit).any():
+        scale[over] *= 1.001  # rounding up took the sum over: a notch coarser
+    return scale
+
+
+def _together(
+    exact: Sequence[Floats], reached: Sequence[Ints]
+) -> tuple[list[Floats], Floats]:
+    """Return each tree's leaves in whole steps, and what their sums lack on average.
+
+    Args:
+        exact: The leaves of each tree in steps, (leaves, outputs); the least are 0.
+        reached: The number of the leaf of each tree that rows reach, (rows,).
+    """
+    steps = [np.rint(values) for values in exact]
+    most = [s.max(axis=0) for s in steps]  # beyond which sums could overflow
+    pairs = zip(exact, steps, reached, strict=True)
+    lack = np.sum([(v - s)[at] for v, s, at in pairs], axis=0)
+    for _ in range(_SWEEPS):
+        before = lack
+        centred = lack - lack.mean(axis=0)
+        for t, (values, at) in enumerate(zip(exact, reached, strict=True)):
+            mine = np.eye(len(values))[at]
+            wanted = mine.T @ (centred + steps[t][at]) + _PRIOR_ROWS * values
+            near = np.rint(wanted / (mine.sum(axis=0)[:, None] + _PRIOR_ROWS))
+            near = near.clip(np.floor(values), np.minimum(np.ceil(values), most[t]))
+            moved = (steps[t] - near)[at]
+            steps[t], centred, lack = near, centred + moved, lack + moved
+        if np.array_equal(lack, before):
+            break
+    return steps, lack.mean(axis=0)
+
+
+def _numbered(tree: BitNode) -> BitNode:
+    """Return the tree with the numbers of its leaves for values."""
+    return _put(tree, iter(np.arange(len(list(leaves(tree))))[:, None]), keep=True)
+
+
+def _put(tree: BitNode, values: Iterator[Floats], *, keep: bool = False) -> BitNode:
+    """Return the tree with other values, without tests that no longer matter.
+
+    Args:
+        tree: The tree.
+        values: Of its leaves, in order.
+        keep: Keep all tests.
+    """
+    if tree.children is None:
+        return BitNode(value=tuple(next(values).astype(np.float64).tolist()))
+    below, above = (_put(child, values, keep=keep) for child in tree.children)
+    return below if below == above and not keep else BitNode(tree.bit, below, above)

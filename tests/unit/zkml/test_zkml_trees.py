@@ -1,0 +1,184 @@
+"""Trees walked a depth at a time, by one comparison each, answer as before."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
+from sklearn.ensemble import (
+    GradientBoostingClassifier,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+from sklearn.tree import DecisionTreeClassifier
+
+from privacy.publish.core import to_onnx
+from privacy.publish.trees import tree_module
+from privacy.trees import Ensemble, Node, ensemble_of
+from privacy.zkml.onnx_prep import fix_batch, open_session
+from privacy.zkml.read_trees import read_trees
+from privacy.zkml.rewrite import rewrite
+from privacy.zkml.system import CircuitChoice, Visibility, load_backend
+
+CHOICE = CircuitChoice(9, 512, 2, 1, 1, 22)
+FEATURES = 13
+
+
+def write(path: Path, ensemble: Ensemble | None, features: int = FEATURES) -> None:
+    assert ensemble is not None
+    path.write_bytes(to_onnx(tree_module(ensemble), features))
+    fix_batch(path, path)
+
+
+def run(path: Path, rows: Any) -> Any:
+    session, name = open_session(path.read_bytes())
+    return np.concatenate(
+        [session.run(None, {name: row[None].astype(np.float32)})[0] for row in rows]
+    )
+
+
+def cells(path: Path, scratch: Path) -> int:
+    seen = Visibility(input="private")
+    return load_backend().size(path, CHOICE, seen, scratch).assignments
+
+
+@pytest.fixture(scope="module")
+def wine() -> tuple[Any, Any]:
+    return load_wine(return_X_y=True)  # type: ignore[no-any-return]
+
+
+def rewritten(path: Path, rows: Any) -> Any:
+    low, high = rows.min(axis=0) - 1.0, rows.max(axis=0) + 1.0
+    drawn = np.random.default_rng(0).uniform(low, high, (200, rows.shape[1]))
+    before = run(path, drawn)
+    made = rewrite(path, low, high)
+    assert np.abs(run(path, (drawn - made.offset) / made.scale) - before).max() < 1e-5
+    return before
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        DecisionTreeClassifier(random_state=0),
+        RandomForestClassifier(10, max_depth=4, random_state=0),
+        GradientBoostingClassifier(n_estimators=4, max_depth=3, random_state=0),
+        GradientBoostingClassifier(n_estimators=12, max_depth=1, random_state=0),
+    ],
+    ids=["tree", "forest", "boosted", "stumps"],
+)
+def test_trees_of_several_classes_keep_their_answers(
+    tmp_path: Path, wine: Any, model: Any
+) -> None:
+    path = tmp_path / "m.onnx"
+    write(path, ensemble_of(model.fit(*wine)))
+    assert len(np.unique(rewritten(path, wine[0]).argmax(axis=1))) == 3
+
+
+def test_a_regressor_keeps_its_answers(tmp_path: Path) -> None:
+    x, y = load_diabetes(return_X_y=True)
+    forest = RandomForestRegressor(5, max_depth=5, random_state=0).fit(x, y)
+    write(tmp_path / "m.onnx", ensemble_of(forest), x.shape[1])
+    low, high = x.min(axis=0), x.max(axis=0)
+    before = run(tmp_path / "m.onnx", x[:100])
+    made = rewrite(tmp_path / "m.onnx", low, high)
+    moved = (x[:100] - made.offset) / made.scale
+    assert np.allclose(run(tmp_path / "m.onnx", moved), before, rtol=1e-5)
+
+
+def test_a_forest_takes_half_of_the_cells(tmp_path: Path) -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    path = tmp_path / "m.onnx"
+    forest = RandomForestClassifier(10, max_depth=4, random_state=0).fit(x, y)
+    write(path, ensemble_of(forest), x.shape[1])
+    many = cells(path, tmp_path)
+    rewrite(path, x.min(axis=0), x.max(axis=0))
+    assert cells(path, tmp_path) < 0.55 * many
+
+
+def test_trees_that_share_comparisons_make_each_once(tmp_path: Path) -> None:
+    """Four comparisons of twelve trees: selecting would take a dozen more."""
+    rng = np.random.default_rng(0)
+
+    def leaf() -> Node:
+        return Node(value=(float(rng.normal()),))
+
+    def node(feature: int, left: Node, right: Node) -> Node:
+        return Node(feature, 0.5, left, right)
+
+    trees = tuple(
+        node(0, node(1, leaf(), leaf()), node(2, node(3, leaf(), leaf()), leaf()))
+        for _ in range(12)
+    )
+    path = tmp_path / "m.onnx"
+    write(path, Ensemble(trees, (0.25,), "none"), 4)
+    rewritten(path, rng.uniform(0, 1, (50, 4)))
+    (equal,) = [n for n in onnx.load(str(path)).graph.node if n.op_type == "Equal"][:1]
+    assert cells(path, tmp_path) < 12 * 22 + 4 * 10 + 12 * 8
+    assert equal
+
+
+def test_what_is_read_are_the_trees_that_were_written(
+    tmp_path: Path, wine: Any
+) -> None:
+    x, y = wine
+    ensemble = ensemble_of(
+        RandomForestClassifier(4, max_depth=3, random_state=1).fit(x, y)
+    )
+    write(tmp_path / "m.onnx", ensemble)
+    assert ensemble is not None
+    found = read_trees(tmp_path / "m.onnx")
+    assert found is not None
+    assert sorted(map(_shape, found.roots)) == sorted(map(_shape, ensemble.trees))
+
+
+def _shape(node: Node) -> str:
+    if not (node.left and node.right):
+        return f"({', '.join(f'{v:.5f}' for v in node.value)})"
+    below = f"{_shape(node.left)} {_shape(node.right)}"
+    return f"[{node.feature} {node.threshold:.6g} {below}]"
+
+
+def _swap(model: Any) -> None:
+    """Lead the other way at one depth."""
+    node = [n for n in model.graph.node if n.op_type == "Sub"][-1]
+    node.input[0], node.input[1] = node.input[1], node.input[0]
+
+
+def _less(model: Any) -> None:
+    next(n for n in model.graph.node if n.op_type == "Greater").op_type = "Less"
+
+
+def _by_row(model: Any) -> None:
+    node = next(n for n in model.graph.node if n.op_type == "Concat")
+    node.attribute[0].i = 0
+
+
+def _twice(model: Any) -> None:
+    node = [n for n in model.graph.node if n.op_type == "Mul"][-1]
+    node.input[1] = node.input[0]
+
+
+def _shorter(model: Any) -> None:
+    model.graph.output[0].name = model.graph.node[-2].output[0]
+
+
+def _ends_otherwise(model: Any) -> None:
+    model.graph.node[-1].op_type = "Sub"
+
+
+@pytest.mark.parametrize(
+    "change", [_swap, _less, _by_row, _twice, _ends_otherwise], ids=lambda f: f.__name__
+)
+def test_a_graph_that_does_anything_else_is_not_read(
+    tmp_path: Path, wine: Any, change: Any
+) -> None:
+    path = tmp_path / "m.onnx"
+    forest = RandomForestClassifier(3, max_depth=3, random_state=0).fit(*wine)
+    write(path, ensemble_of(forest))
+    assert read_trees(path)
+    model = onnx.load(str(path))
+    change(model)
+    onnx.save(model, str(path))
+    assert read_trees(path) is None
