@@ -200,6 +200,20 @@ def test_two_gateways_that_live_cannot_have_one_name(start: Start, tmp_path: Pat
     assert refusal.value.code == "node-name-taken"
 
 
+def test_of_two_namesakes_that_start_at_once_one_goes_on(
+    shared: Database, tmp_path: Path
+):
+    gateways, jobs = Gateways(shared), Jobs(shared)
+    both = [_namesake(gateways, tmp_path / name, jobs) for name in "ab"]
+    for one in both:
+        one.outlive_namesake()  # neither is written down yet
+    with ThreadPoolExecutor() as threads:
+        joined = [threads.submit(one.join) for one in both]
+    refusals = [error for call in joined if (error := call.exception())]
+    assert [getattr(error, "code", "") for error in refusals] == ["node-name-taken"]
+    assert len(gateways.all()) == 1
+
+
 def test_the_name_of_a_gateway_that_died_is_free(shared: Database, tmp_path: Path):
     gateways, jobs = Gateways(shared), Jobs(shared)
     _namesake(gateways, tmp_path / "a", jobs).join()
