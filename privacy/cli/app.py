@@ -125,7 +125,8 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as exc:
         if not as_json and not exc.format_message():
             return exc.exit_code  # no command was given: the help is shown
-        text = f"{exc.format_message() or 'no command.'} See `privacy --help`."
+        what = (exc.format_message() or "no command").rstrip(".")
+        text = f"{what}. See `privacy --help`."
         return fail(FormatError(text, code="usage"), as_json=as_json)
     except (typer.Abort, KeyboardInterrupt) as exc:
         return _failed(KeyboardInterrupt(exc), as_json)
