@@ -7,6 +7,7 @@ and forgets everything; `--fund` gives 100 ether to who pays (`privacy chain acc
 """
 
 import argparse
+import signal
 import socket
 import subprocess
 import sys
@@ -77,6 +78,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8545)
     parser.add_argument("--fund", metavar="ADDRESS", help="give it 100 ether")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # and the chain with us
     try:
         with chain(args.port) as url:
             if args.fund:
