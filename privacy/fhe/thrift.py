@@ -2,8 +2,7 @@
 
 Which trees fit how many tables depends on which leaves are alike. Often a single leaf
 that one row in a hundred reaches is what takes one more look-up; a step up or down, it
-is like another. A leaf of 20 trees' is worth a step of some sixty: it changes the
-answers of those few rows by less than rounding does.
+is like another. The answers to those few rows change by that one step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from privacy.fhe.binning import BitNode, leaves
 from privacy.fhe.plan import count_look_ups
 from privacy.fhe.rounding import put_leaves, reached_leaves
 
-_RARE = 0.02
+_RARE = 0.03
 """A leaf may be moved if it is reached by at most this share of the rows."""
 _MOVES = 2
 """So many leaves of a tree are moved at most."""
