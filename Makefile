@@ -17,10 +17,10 @@ demo: ## one model in every mode, through a gateway on this machine
 demo-chain: contracts-tools ## a contract asks, the gateway proves, the chain verifies
 	@$(BIN)/python examples/demo_chain.py
 
-test: ## every test that is not slow
+test: ## every test that is not slow, in two processes
 	$(SETUP) dev
 	@$(BIN)/python scripts/contracts_tools.py
-	$(BIN)/pytest -m "not slow" $(ARGS)
+	$(BIN)/pytest -n 2 -m "not slow" $(ARGS)
 
 test-slow: ## the slow tests
 	$(SETUP) dev

@@ -81,6 +81,9 @@ def main() -> int:
         with chain(args.port) as url:
             if args.fund:
                 fund(url, args.fund)
+            node = Rpc(url)
+            node.ask("evm_setIntervalMining", 1)  # what is confirmed is some blocks old
+            node.close()
             print(f"a chain at {url}, until this is stopped", flush=True)
             while True:
                 time.sleep(3600)

@@ -43,6 +43,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     joblib.dump(model, folder / "breast_cancer.joblib")
     table.assign(diagnosis=truth).to_csv(folder / "breast_cancer.csv", index=False)
+    print(f"wrote {folder / 'breast_cancer.joblib'} and {folder / 'breast_cancer.csv'}")
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     joblib.dump(model, folder / "credit.joblib")
     table.assign(outcome=truth).to_csv(folder / "credit.csv", index=False)
+    print(f"wrote {folder / 'credit.joblib'} and {folder / 'credit.csv'}")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ def main(folder: Path) -> None:
     example = torch.tensor(table.to_numpy()[:2], dtype=torch.float32)
     torch.jit.save(torch.jit.trace(model, example), str(folder / "wine_net.pt"))
     table.assign(cultivar=truth).to_csv(folder / "wine_net.csv", index=False)
+    print(f"wrote {folder / 'wine_net.pt'} and {folder / 'wine_net.csv'}")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from gateway.api.limits import RateFields, RequestLimits
 from gateway.audit_trail import AuditTrail
 from gateway.executors.base import Engines
 from gateway.logs import RequestLog, configure_logs
-from gateway.node import Gateway, open_database
+from gateway.node import Gateway
+from gateway.opening import open_database
 from gateway.server import DrainingServer, server_options
 from gateway.settings import Settings
 from gateway.store.api_keys import ApiKeys
@@ -137,6 +138,7 @@ def run(
     Raises:
         UnavailableError: Another gateway uses the data folder.
         FormatError: The files for TLS are not usable.
+        PrivacyError: What else keeps it from starting.
     """
     configure_logs()
     start_traces()
@@ -149,10 +151,12 @@ def run(
     server = DrainingServer(config, gateway.drain)
     try:
         server.run()
-    except KeyboardInterrupt:
-        pass  # it stopped as it was told
+    except (KeyboardInterrupt, SystemExit):
+        pass  # it stopped as it was told, or could not start
     finally:
         stop_traces()
+    if gateway.failure:
+        raise gateway.failure
     if not server.started:
         msg = "the gateway could not start: its log says why"
         raise UnavailableError(msg, code="not-started")

@@ -35,9 +35,7 @@ class Refusals:
     def add(self, status: int, address: str) -> None:
         """Count one; of addresses only the first ones are told apart."""
         with self._lock:
-            self._counts[str(status)] = self._counts.get(str(status), 0) + 1
-            if address in self._addresses or len(self._addresses) < _MOST_ADDRESSES:
-                self._addresses[address] = self._addresses.get(address, 0) + 1
+            self._add({str(status): 1}, {address: 1})
 
     def take(self) -> Json | None:
         """Return what was counted since the last call, None if nothing."""
@@ -51,12 +49,14 @@ class Refusals:
     def give_back(self, taken: Json) -> None:
         """Count again what was taken and could not be noted."""
         with self._lock:
-            for counts, more in (
-                (self._counts, taken["status"]),
-                (self._addresses, taken["from"]),
-            ):
-                for name, count in more.items():
-                    counts[name] = counts.get(name, 0) + count
+            self._add(taken["status"], taken["from"])
+
+    def _add(self, counts: dict[str, int], addresses: dict[str, int]) -> None:
+        for status, count in counts.items():
+            self._counts[status] = self._counts.get(status, 0) + count
+        for address, count in addresses.items():
+            if address in self._addresses or len(self._addresses) < _MOST_ADDRESSES:
+                self._addresses[address] = self._addresses.get(address, 0) + count
 
 
 class LogKeeper:

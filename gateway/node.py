@@ -15,12 +15,13 @@ from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
 from gateway.jobs.deletions import Deletions
 from gateway.jobs.hub import Hub
-from gateway.jobs.membership import Membership, gateway_id
+from gateway.jobs.membership import Membership
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
 from gateway.lock import FolderLock
 from gateway.log_keeper import LogKeeper, Refusals
 from gateway.logs import error_id_of
+from gateway.opening import open_blobs, open_database, open_uploads
 from gateway.peers.peers import Peers
 from gateway.quality.service import Quality, watch
 from gateway.registry import ModelRegistry
@@ -29,9 +30,8 @@ from gateway.signing import KEY_FILE, ReceiptKeys
 from gateway.store.api_keys import ApiKeys
 from gateway.store.audit import WHO, Act, Audit, Who
 from gateway.store.away import StoreAwayError
-from gateway.store.blobs import Blobs, BlobStore
+from gateway.store.blobs import BlobStore
 from gateway.store.comparisons import Comparisons
-from gateway.store.contract_inputs import KIND as CONTRACT_INPUT
 from gateway.store.contract_inputs import ContractInputs
 from gateway.store.database import Database
 from gateway.store.disputes import Disputes
@@ -39,18 +39,17 @@ from gateway.store.gateways import Gateways
 from gateway.store.jobs import Jobs
 from gateway.store.measures import Measures
 from gateway.store.node_states import NodeStates
-from gateway.store.parts import Parts
 from gateway.store.peers import PeerStore
 from gateway.store.receipt_log import ReceiptLog
 from gateway.store.results import Results
 from gateway.store.tenants import Tenants
-from gateway.store.uploads import Allowance, Uploads
+from gateway.store.uploads import Uploads
 from gateway.store.webhooks import Webhooks
 from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
 from gateway.webhooks.sender import Sender
 from privacy import __version__
 from privacy.encoding import Json
-from privacy.errors import FormatError
+from privacy.errors import PrivacyError
 from privacy.publisher import Trust, load_trust
 
 if TYPE_CHECKING:
@@ -100,6 +99,7 @@ class Gateway:
         self.settings = settings
         self.rates = Rates(settings.rate_limits)
         self.ready = self.draining = False
+        self.failure: PrivacyError | None = None  # why it could not start
         self._background: list[asyncio.Task[None]] = []
         self._engines = engines
         self._lock: FolderLock | None = None
@@ -129,10 +129,7 @@ class Gateway:
         self.tenants = Tenants(self.database)
         self.tokens = _tokens(self.settings)
         self.blobs = open_blobs(self.settings)
-        parts = Parts(_uploads_dir(self.settings))
-        self.uploads = Uploads(
-            self.database, self.blobs, parts, _allowance(self.settings)
-        )
+        self.uploads = open_uploads(self.settings, self.database, self.blobs)
         self.contract_inputs = ContractInputs(
             self.database,
             self.blobs,
@@ -165,7 +162,8 @@ class Gateway:
         """
         try:
             await self._start()
-        except BaseException:
+        except BaseException as exc:
+            self.failure = exc if isinstance(exc, PrivacyError) else None
             await self.stop()
             raise
 
@@ -390,53 +388,6 @@ def _tokens(settings: Settings) -> "Tokens | None":
     from gateway.identity.tokens import Tokens  # 8 MB that few gateways need
 
     return Tokens(settings.oidc_issuers)
-
-
-def _allowance(settings: Settings) -> Allowance:
-    return Allowance(
-        max_bytes=settings.max_upload_bytes,
-        quota_bytes=settings.max_bytes_by_tenant,
-        ttl_s={
-            "keys": settings.keys_ttl_s,
-            "blob": settings.inputs_ttl_s,
-            CONTRACT_INPUT: settings.contract_inputs_ttl_s,
-        },
-    )
-
-
-def open_database(data_dir: Path, url: str = "") -> Database:
-    """Return the database at an address, or that of a data folder, made if absent."""
-    data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return Database(url or data_dir / "gateway.sqlite")
-
-
-def open_blobs(settings: Settings) -> BlobStore:
-    """Return where blobs are.
-
-    Raises:
-        FormatError: A folder and a bucket, or the bucket's address is none.
-    """
-    if not settings.blobs_s3:
-        return Blobs(settings.blobs_dir or settings.data_dir / "blobs")
-    if settings.blobs_dir:
-        msg = (
-            "both blobs_dir and blobs_s3 are set: blobs are in one place, leave one out"
-        )
-        raise FormatError(msg, code="blobs-twice")
-    from gateway.store.s3 import S3Blobs
-
-    cache = settings.data_dir / "blobs" / "copies"
-    return S3Blobs(settings.blobs_s3, cache, cache_bytes=settings.blobs_cache_bytes)
-
-
-def _uploads_dir(settings: Settings) -> Path:
-    """Return where uploads arrive: on the disk of the blobs, to be renamed once whole.
-
-    It is a gateway's own, for it goes on with what an earlier life of its received.
-    """
-    if settings.blobs_dir:
-        return settings.blobs_dir / "uploads" / gateway_id(settings.data_dir)
-    return settings.data_dir / "blobs" / "uploads"
 
 
 def _forget_finished(work: Path, unfinished: list[str]) -> None:

@@ -130,11 +130,13 @@ class ModelRegistry:
             self.refresh()
             found = self._match(name, version)
         if not found:
-            names = sorted({b.manifest.name for b in self._all()})
-            wanted = name[:63] if version is None else f"{name[:63]} {version[:63]}"
+            there = [b.manifest for b in self._all()]
+            names = sorted({m.name for m in there})
+            versions = [f"{m.name}/{m.version}" for m in there if m.name == name]
+            wanted = name[:63] if version is None else f"{name[:63]}/{version[:63]}"
             msg = (
                 f"there is no model {wanted!r}; this gateway has "
-                f"{', '.join(names)[:300] or 'none: publish one first'}"
+                f"{', '.join(versions or names)[:300] or 'none: publish one first'}"
             )
             raise NotFoundError(msg, code="unknown-model")
         return found[0]

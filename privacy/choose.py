@@ -167,7 +167,7 @@ def choose(
     }
     fitting = [o for o in offers if not reasons[o.mode]]
     if not fitting:
-        each = "; ".join(f"{mode}: {', '.join(why)}" for mode, why in reasons.items())
+        each = ". ".join(f"{mode}: {'; '.join(why)}" for mode, why in reasons.items())
         msg = f"no mode fits the policy. {each or 'The model offers none'}"
         raise NotFoundError(msg, code="no-mode-fits")
     best = min(fitting, key=_cost)
@@ -195,7 +195,7 @@ def _against(policy: Policy, offer: Offer, allowed: _Allowed) -> Iterator[str]:
     """Give every reason why a mode does not fit."""
     believed = allowed.simulated or not offer.simulated
     if not believed:
-        yield "its enclave is simulated: allow that if you accept it"
+        yield "its enclave is simulated (accept that with --allow-simulated)"
     shown = exposure(offer.mode, simulated=not believed, sealed=offer.sealed)
     for name, (what, _) in _HIDDEN.items():
         seen_by = getattr(shown, f"{what}_to") & HIDE_FROM.get(
@@ -210,7 +210,7 @@ def _against(policy: Policy, offer: Offer, allowed: _Allowed) -> Iterator[str]:
 def _unproven(to: str, offer: Offer, allowed: _Allowed) -> Iterator[str]:
     if offer.insecure_srs and not allowed.insecure_srs:
         # Also where no proof was asked for: the client refuses such proofs by itself.
-        yield "the maker of its SRS can forge proofs: allow that if you accept it"
+        yield "the maker of its SRS can forge proofs (accept: --allow-insecure-srs)"
     if not to:
         return
     shown = exposure(offer.mode, simulated=offer.simulated)
@@ -235,7 +235,7 @@ def _too_much(policy: Policy, offer: Offer) -> Iterator[str]:
         if found is None:
             yield f"nothing is known of its {what}: run it once by its name"
         elif found > most:
-            yield f"its {what} is about {found:.4g} {unit}, wanted: {most:.4g} at most"
+            yield f"its {what} is about {found:.4g} {unit}, wanted: {most:.4g} {unit}"
 
 
 def _for(policy: Policy, offer: Offer, allowed: _Allowed) -> Iterator[str]:

@@ -125,13 +125,12 @@ def load_trust(
     """Return whom to trust: a home's publishers, and those in files that must exist.
 
     Raises:
-        NotFoundError: A file is missing.
-        FormatError: One holds no keys.
+        FormatError: A file is missing, or holds no keys.
     """
     found = trusted_publishers(home / TRUST_FILE)
     for file in files:
         if not file.is_file():
-            raise NotFoundError(f"there is no file {file}", code="no-such-file")
+            raise FormatError(f"there is no file {file}", code="no-such-file")
         found |= trusted_publishers(file)
     return Trust(frozenset(found), allow_unsigned=allow_unsigned)
 

@@ -104,7 +104,11 @@ def tls_problem(exc: BaseException) -> str:
             said = str(seen.reason).lower().replace("_", " ")
             return f"it refused the client certificate, or the lack of one ({said})"
         if isinstance(seen, ssl.SSLError):
-            return f"TLS failed ({seen.reason or type(seen).__name__})"
+            why = seen.reason or type(seen).__name__
+            if "EOF" in why:
+                # In TLS 1.3 a client learns of its certificate's refusal by that.
+                return "it broke off, perhaps for want of another client certificate"
+            return f"TLS failed ({why})"
         seen = seen.__cause__ or seen.__context__
     return ""
 

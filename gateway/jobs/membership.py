@@ -27,10 +27,10 @@ import structlog
 from gateway.jobs.hub import Hub, News
 from gateway.logs import error_id_of
 from gateway.store.away import StoreAwayError
-from gateway.store.gateways import Gateways, Member
+from gateway.store.gateways import Gateways, Member, name_taken
 from gateway.store.jobs import Job, Jobs
 from privacy.encoding import Json
-from privacy.errors import ConflictError, FormatError
+from privacy.errors import FormatError
 from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.tee.evidence import parse_evidence
@@ -148,11 +148,7 @@ class Membership:
             if seen is None:
                 seen, until = found, time.monotonic() + found.lease_s
             elif found != seen:
-                msg = (
-                    f"another gateway of this database is called {found.name!r}: "
-                    "give each a PRIVACY_GATEWAY_NODE_NAME of its own"
-                )
-                raise ConflictError(msg, code="node-name-taken")
+                raise name_taken(found)
             elif time.monotonic() > until:
                 self._gateways.bury(found)
                 seen = None
@@ -164,7 +160,11 @@ class Membership:
         return next((m for m in others if m.name == us.name), None)
 
     def join(self) -> set[str]:
-        """Write this gateway down; return the open jobs that are its own to run."""
+        """Write this gateway down; return the open jobs that are its own to run.
+
+        Raises:
+            ConflictError: Another gateway took its name just now.
+        """
         self._gateways.join(self._member)
         self._gateways.claim(self.id)
         return self._jobs.open_of(self.id)
@@ -257,7 +257,8 @@ class Membership:
         """
         before = self.id
         self._member = replace(self._member, id=uuid.uuid4().hex, life=uuid.uuid4().hex)
-        self.join()
+        self._gateways.join(self._member, allow_namesake=True)  # it serves already
+        self._gateways.claim(self.id)
         self._gateways.move_enclaves(before, self.id)
 
     def _look(self) -> None:

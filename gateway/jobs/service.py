@@ -54,6 +54,7 @@ from privacy.errors import (
     ConflictError,
     FormatError,
     JobFailedError,
+    NotFoundError,
     PrivacyError,
     UnavailableError,
 )
@@ -280,6 +281,8 @@ class JobService:
         write = partial(self._end, job_id, by=by, course=course)
         try:
             await _lasting(job_id, partial(write, end))
+        except NotFoundError:  # it was deleted meanwhile, with its tenant
+            _log.info("job-gone", job=job_id)
         except Exception as exc:  # noqa: BLE001 - a job must end
             end = _Ended(_defect(exc, job_id))
             await _lasting(job_id, partial(write, end))
@@ -398,9 +401,22 @@ class JobService:
         if end.peer_receipt:
             self.peers.keep(job_id, end.peer_receipt)
         seal = partial(self._seal, end)
-        return self.jobs.finish(
-            job_id, end.outcome, seal, keep=keep, by=by, known=known
-        )
+        try:
+            job, ended = self.jobs.finish(
+                job_id, end.outcome, seal, keep=keep, by=by, known=known
+            )
+        except NotFoundError:
+            self._take_back(end)
+            raise
+        if not ended:
+            self._take_back(end)
+        return job, ended
+
+    def _take_back(self, end: _Ended) -> None:
+        """Remove what was brought of a run whose end came too late."""
+        if end.files:
+            with self.uploads.removing() as c:
+                self.uploads.remove_unneeded(c, set(end.files))
 
     def _seal(self, end: _Ended, job: Job, outcome: Outcome, finished_at: str) -> bytes:
         """Return the receipt file of a job that ends now."""

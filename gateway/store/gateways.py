@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from gateway.store.database import Database
 from gateway.store.tables import enclaves, gateways, jobs
 from privacy.clock import now
+from privacy.errors import ConflictError
 
 _OPEN = jobs.c.status.in_(("queued", "running"))
 _THIS = sa.and_(
@@ -51,14 +52,25 @@ class Gateways:
         self._database = database
         self.shared = database.shared
 
-    def join(self, member: Member) -> None:
+    def join(self, member: Member, *, allow_namesake: bool = False) -> None:
         """Write a gateway down; an earlier life of it is over.
 
         On a database that is not shared, every other gateway's life is.
+
+        Args:
+            member: The gateway.
+            allow_namesake: Another one may have its name.
+
+        Raises:
+            ConflictError: Another one has its name ("node-name-taken").
         """
         whose = gateways.c.id == member.id if self.shared else sa.true()
         with self._database.write() as c:
             c.execute(sa.delete(gateways).where(whose))
+            self._database.lock(c, "names of gateways")  # two may start at once
+            same = sa.select(gateways.c.id).where(gateways.c.name == member.name)
+            if not allow_namesake and c.execute(same).first():
+                raise name_taken(member)
             row = {
                 "id": member.id,
                 "life": member.life,
@@ -140,6 +152,15 @@ class Gateways:
         with self._database.write() as c:
             c.execute(old)
         return 0
+
+
+def name_taken(member: Member) -> ConflictError:
+    """Return the error of a gateway whose name another one has."""
+    msg = (
+        f"another gateway of this database is called {member.name!r}: "
+        "give each a PRIVACY_GATEWAY_NODE_NAME of its own"
+    )
+    return ConflictError(msg, code="node-name-taken")
 
 
 def _key(member: Member) -> dict[str, str]:

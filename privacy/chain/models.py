@@ -26,6 +26,7 @@ EVIDENCE = {"proof": PROOF, "attestation": ATTESTATION, "both": BOTH}
 """What a request can want an answer to come with; `Evidence` in Types.sol."""
 
 _LOG_BLOCKS = 5_000
+_ENDS = {"Fulfilled": "answered", "Refunded": "refunded"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,20 +210,52 @@ def request_inference(
 def public_input_of(coordinator: OnChain, request_id: int, *, newest: int) -> list[int]:
     """Return the input that a request published, from the chain's logs.
 
-    They are searched backwards from the block `newest`, in ranges that nodes allow.
-
     Raises:
         NotFoundError: No log of that request is there.
     """
-    topics = [coordinator.abi.topic("Requested"), request_id.to_bytes(32, "big")]
-    last = newest
+    event = _last_event(coordinator, request_id, {"Requested"}, newest=newest)
+    return [int(v) for v in event.values["input"]]
+
+
+def outcome_of(coordinator: OnChain, request_id: int) -> Json:
+    """Return what became of a request: `state`, and of an answered one what it says.
+
+    The state is `open`, `answered` or `refunded`; `outputs` are whole numbers, a
+    model's outputs times 2**bits.
+
+    Raises:
+        NotFoundError: There is no such request.
+    """
+    if not 0 < request_id < int(coordinator.view("nextRequestId")):
+        msg = f"the coordinator has no request {request_id}"
+        raise NotFoundError(msg, code="unknown-request")
+    newest, names = coordinator.rpc.block_number(), {"Requested", *_ENDS}
+    event = _last_event(coordinator, request_id, names, newest=newest)
+    found: Json = {"request_id": request_id, "state": _ENDS.get(event.name, "open")}
+    if event.name == "Fulfilled":
+        found["provider"] = event.values["provider"]
+        found["outputs"] = [int(v) for v in event.values["outputs"]]
+    return found
+
+
+def _last_event(
+    coordinator: OnChain, request_id: int, names: set[str], *, newest: int
+) -> Event:
+    """Return a request's last event of these names, from the chain's logs.
+
+    They are searched backwards from the block `newest`, in ranges that nodes allow.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    last, topics = newest, [None, request_id.to_bytes(32, "big")]
     while last >= 0:
         first = max(0, last - _LOG_BLOCKS + 1)
-        logs = coordinator.rpc.logs(
-            coordinator.address, [*topics], first=first, last=last
-        )
-        for event in events(coordinator.abi, logs, coordinator.address):
-            return [int(v) for v in event.values["input"]]
+        logs = coordinator.rpc.logs(coordinator.address, topics, first=first, last=last)
+        found = events(coordinator.abi, logs, coordinator.address)
+        for event in reversed(found):
+            if event.name in names and event.values.get("requestId") == request_id:
+                return event
         last = first - 1
     raise NotFoundError(f"the chain's node has no log of request {request_id}")
 

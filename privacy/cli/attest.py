@@ -15,7 +15,7 @@ from privacy.cli.attest_results import (
 )
 from privacy.cli.collateral import Cache, Product, Service, parse_time, vendors
 from privacy.cli.output import out, print_json, safe, table
-from privacy.errors import FormatError, NotFoundError, PrivacyError
+from privacy.errors import FormatError, PrivacyError
 from privacy.tee.attest import Verdict, attest, show
 from privacy.tee.checks import Checklist
 from privacy.tee.collateral import FileCollateral
@@ -206,7 +206,7 @@ def _print_verdict(verdict: Verdict) -> None:
 
 def _read(path: Path, *, limit: int = MAX_BYTES) -> bytes:
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", code="no-such-file")
+        raise FormatError(f"there is no file {path}", code="no-such-file")
     with path.open("rb") as file:
         return file.read(limit + 1)
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
 from privacy.cli.app import AsJson, HomeDir, command
 from privacy.cli.collateral import parse_time
 from privacy.cli.output import as_object, out, print_json, print_one, safe, table
-from privacy.errors import FormatError, NotFoundError, PrivacyError
+from privacy.errors import FormatError, PrivacyError
 from privacy.files import default_home, write_atomic
 from privacy.jws import key_id, public_jwk
 from privacy.publisher import load_private_key, publisher_key, trusted_publishers
@@ -188,7 +188,7 @@ def _rows(result: CheckedResult) -> list[tuple[str, object]]:
 
 def _keys(path: Path) -> list[Ed25519PublicKey]:
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", code="no-such-file")
+        raise FormatError(f"there is no file {path}", code="no-such-file")
     keys = list(trusted_publishers(path).values())
     if not keys:
         raise FormatError(f"{path} holds no public key: see attest verifier-key")
@@ -197,6 +197,6 @@ def _keys(path: Path) -> list[Ed25519PublicKey]:
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", code="no-such-file")
+        raise FormatError(f"there is no file {path}", code="no-such-file")
     with path.open("rb") as file:
         return file.read(_MAX_BYTES)

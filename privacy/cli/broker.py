@@ -65,7 +65,7 @@ def _policy(path: Path | None, *, allow_simulated: bool) -> KeyPolicy:
     raw = b""
     if path is not None:
         if not path.is_file():
-            raise NotFoundError(f"there is no file {path}", code="no-such-file")
+            raise FormatError(f"there is no file {path}", code="no-such-file")
         with path.open("rb") as file:
             raw = file.read(_MAX_BYTES + 1)
     return parse_key_policy(raw, allow_simulated=allow_simulated)

@@ -16,6 +16,7 @@ from privacy.chain.models import (
     OrderOptions,
     answer_of,
     input_path,
+    outcome_of,
     request_inference,
     served_model,
     verify_on_chain,
@@ -40,9 +41,10 @@ from privacy.cli.chain_common import (
 )
 from privacy.cli.output import out, print_json, print_one
 from privacy.encoding import finite_rows
-from privacy.errors import FormatError
+from privacy.errors import AppraisalError, FormatError
 from privacy.files import write_atomic
 from privacy.modes import Mode
+from privacy.onchain import terms_of
 from privacy.runs import MAX_ROWS
 from privacy.zkml.blobs import Proof, parse_evidence
 from privacy.zkml.params import parse_params
@@ -105,6 +107,8 @@ def request(
         allow_insecure_srs=allow_insecure_srs,
         allow_simulated=allow_simulated,
     )
+    if options.evidence != ATTESTATION and not allow_insecure_srs:
+        _check_srs(model)
     given = _read_input(model, input_)
     with open_chain(chain) as (config, node):
         _hand_over(folder, model, given, config, options, gateway)
@@ -124,6 +128,24 @@ def request(
         f"request {made}, input {commitment}",
         as_json=as_json,
     )
+
+
+@command("chain show")
+def show(
+    request_id: Annotated[int, typer.Argument(min=1)],
+    bundle: Annotated[Path, typer.Option(help="The model's folder.")],
+    chain: ChainFile = DEFAULT_CHAIN,
+    as_json: AsJson = False,
+) -> None:
+    """Show what became of a request: open, answered with what, or refunded."""
+    bits = terms_of(open_bundle(bundle, check_files=False).manifest).output_bits
+    with open_chain(chain) as (config, node):
+        found = outcome_of(contract(node, config, "coordinator"), request_id)
+    line = f"request {request_id} is {found['state']}"
+    if "outputs" in found:
+        found["outputs"] = [v / 2.0**bits for v in found["outputs"]]
+        line += f" by {found['provider']}: outputs {found['outputs']}"
+    print_one(found, line, as_json=as_json)
 
 
 @command("chain deliver")
@@ -178,6 +200,20 @@ def verify(
         f"the chain accepts the proof; outputs {values}",
         as_json=as_json,
     )
+
+
+def _check_srs(bundle: Bundle) -> None:
+    """Refuse a model whose proofs the contracts will refuse, before its row is sent.
+
+    Raises:
+        AppraisalError: The maker of its SRS can forge them.
+    """
+    if parse_params(bundle.manifest.mode(Mode.ZKML).params).insecure_srs:
+        msg = (
+            "nothing was sent: the maker of this model's SRS can forge its proofs. Ask "
+            "a model under the public one, or accept that with --allow-insecure-srs"
+        )
+        raise AppraisalError(msg, code="insecure-srs")
 
 
 def _read_input(bundle: Bundle, path: Path) -> Input:

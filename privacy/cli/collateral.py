@@ -10,7 +10,7 @@ import typer
 
 from privacy.cli.app import AsJson, command
 from privacy.cli.output import out, print_json, progress, table
-from privacy.errors import FormatError, NotFoundError
+from privacy.errors import FormatError
 from privacy.files import default_home
 from privacy.tee.cache import CollateralCache
 from privacy.tee.collateral import Collateral, FileCollateral
@@ -166,6 +166,6 @@ def _print(collateral: Collateral, now: datetime, *, as_json: bool) -> None:
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", code="no-such-file")
+        raise FormatError(f"there is no file {path}", code="no-such-file")
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)

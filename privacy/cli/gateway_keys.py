@@ -44,7 +44,7 @@ def rotate_key(
     The gateway may run: it signs with the new key within a second.
     """
     try:
-        from gateway.node import open_database
+        from gateway.opening import open_database
         from gateway.settings import load_settings
         from gateway.signing import KEY_FILE, ReceiptKeys
         from gateway.store.receipt_log import ReceiptLog

@@ -44,6 +44,7 @@ from privacy.cli.passphrase import (
 )
 from privacy.client import Answer, Client
 from privacy.client.rows import read_rows
+from privacy.encoding import Json
 from privacy.errors import AuthError
 from privacy.modes import Mode
 
@@ -158,7 +159,7 @@ def _saved_key(client: Client, gateway: str) -> str:
     address = client.home.address(gateway).rstrip("/")
     key = client.api_key if address == client.gateway else client.home.api_key(address)
     if not key:
-        msg = f"log in to {address} first: privacy login {address} --name NAME"
+        msg = f"there is no login for {address}: privacy login ADDRESS --name NAME"
         raise AuthError(msg)
     return key
 
@@ -225,8 +226,7 @@ def jobs(
             if as_json:
                 print_json(job)
             else:
-                rows = [[k, str(v)] for k, v in job.items() if v not in (None, "")]
-                table("", ["", "job"], rows)
+                print_job(job)
             return
         found = client.jobs(limit=limit)
     if as_json:
@@ -239,9 +239,19 @@ def jobs(
             j["status"],
             f"{j['model']}/{j['version']}",
             j["mode"],
-            j["submitted_at"],
+            str(j["submitted_at"])[:19],
             (j["problem"] or {}).get("code", ""),
         ]
         for j in found
     ]
     table("", columns, rows)
+
+
+def print_job(job: Json) -> None:
+    """Print what a job says, what is in it a row each; links are for programs."""
+    rows = []
+    for name, value in job.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        if name != "links":
+            rows += [[f"{name} {k}".strip(), str(v)] for k, v in inner.items()]
+    table("", ["", "job"], [row for row in rows if row[1] not in {"None", ""}])

@@ -5,6 +5,7 @@ standard output holds exactly one JSON value, also when the command fails.
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,10 @@ from rich.table import Table
 from privacy.encoding import Json
 from privacy.errors import PrivacyError
 
+_FILE_COLUMNS = 200
 out = Console(highlight=False, emoji=False)
+if not (out.is_terminal or "COLUMNS" in os.environ):
+    out.width = _FILE_COLUMNS  # nothing is gained by folding what a program reads
 err = Console(stderr=True, highlight=False, emoji=False)
 
 
@@ -33,7 +37,7 @@ def print_one(value: Any, line: str, *, as_json: bool) -> None:
     if as_json:
         print_json(value)
     else:
-        out.print(line)
+        out.print(line, soft_wrap=True)
 
 
 def safe(value: object) -> str:
@@ -67,8 +71,8 @@ def fail(exc: PrivacyError, *, as_json: bool) -> int:
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table to standard output."""
     grid = Table(title=safe(title) or None, title_justify="left")
-    for column in columns:
-        grid.add_column(safe(column), overflow="fold")
+    for i, column in enumerate(columns):
+        grid.add_column(safe(column), overflow="fold", no_wrap=not i)
     for row in rows:
         grid.add_row(*(safe(cell) for cell in row))
     out.print(grid)

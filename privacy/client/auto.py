@@ -88,7 +88,9 @@ def basis_of(told: Json) -> str:
     """Return in words where an estimate comes from."""
     runs = told.get("runs")
     words = {
-        "measured": f"measured over {runs if isinstance(runs, int) else '?'} runs",
+        "measured": "measured once"
+        if runs == 1
+        else f"measured over {runs if isinstance(runs, int) else '?'} runs",
         "publisher": "the publisher's figure",
     }
     return words.get(str(told.get("basis")), "none")

@@ -15,7 +15,7 @@ from privacy.client.model import Notify
 from privacy.client.passphrase import Unlock
 from privacy.client.wire import Flow
 from privacy.encoding import Json
-from privacy.errors import FormatError, NotFoundError
+from privacy.errors import FormatError
 from privacy.modes import Mode
 
 if TYPE_CHECKING:
@@ -142,15 +142,14 @@ def load_platform_policy(path: Path | None) -> "EvidencePolicy | None":
     """Return the policy on the machine below an enclave, if a file is given.
 
     Raises:
-        NotFoundError: There is no such file.
-        FormatError: It is no such policy.
+        FormatError: There is no such file, or it is no such policy.
     """
     if path is None:
         return None
     from privacy.tee.policy import parse_platform_policy
 
     if not path.is_file():
-        raise NotFoundError(f"there is no file {path}", code="no-such-file")
+        raise FormatError(f"there is no file {path}", code="no-such-file")
     with path.open("rb") as file:
         return parse_platform_policy(file.read(_MAX_POLICY_BYTES + 1))
 

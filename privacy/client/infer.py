@@ -1,7 +1,8 @@
 """The main flow: one input, one job, one answer that has been checked.
 
 1. Fetch the model's manifest and public files; compare with the pinned digests.
-2. Check and standardise the rows; make the mode's input blob; upload it.
+2. Check the rows, and that the proofs would count; standardise the rows; make the
+   mode's input blob; upload it.
 3. Submit the job and follow it to its end.
 4. Verify the receipt's signature and that every digest in it is ours.
 5. Let the mode verify its evidence and open the output.
@@ -46,6 +47,7 @@ from privacy.client.wire import (
     post_json,
     problem_exception,
 )
+from privacy.client.zkml_session import check_srs
 from privacy.encoding import Json, b64url, finite_rows, sha256_hex
 from privacy.errors import (
     CannotVerifyError,
@@ -113,6 +115,7 @@ def infer(
     caveats = range_caveats(
         rows, manifest.columns, mode, allow_out_of_range=context.allow_out_of_range
     )
+    check_srs(context, bundle, mode)
     meter.start()
     yield from fetch_files(bundle, mode, context.notify)
     meter.stage("model")

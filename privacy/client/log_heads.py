@@ -146,7 +146,7 @@ def check_known(
         )
         raise CannotVerifyError(msg, code="log-head-unknown")
     check_consistency((head.size, head.root), (head.size, same[0].root), ())
-    return f"{len(links)} heads seen, up to {links[-1].head.size} entries, agree"
+    return f"heads seen: {len(links)}, up to {links[-1].head.size} entries, agree"
 
 
 def _link(value: Json) -> Link:

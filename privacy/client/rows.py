@@ -1,7 +1,7 @@
 """The data owner's rows: taken as given or read from a file, held against the range."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,13 +62,19 @@ def as_rows(rows: Any, names: Sequence[str]) -> list[list[Any]]:
     if hasattr(rows, "tolist"):  # arrays and tensors
         rows = rows.tolist()
     try:
-        return [[_plain(x) for x in row] for row in rows]
+        return [[_plain(x) for x in _cells(row)] for row in rows]
     except TypeError:
         msg = (
             "these are no rows: give a list of lists, an array of shape (rows, "
             "features) or a data frame; one row is [[…]]"
         )
         raise FormatError(msg, code="no-rows") from None
+
+
+def _cells(row: Any) -> Any:
+    if isinstance(row, str | Mapping):  # they could be iterated, to no good
+        raise TypeError
+    return row
 
 
 def _plain(value: Any) -> Any:
@@ -173,11 +179,15 @@ def range_caveats(
     ]
     if not odd:
         return ()
-    names = sorted({name for _, name in odd})
-    more = ", …" if len(names) > _NAMED else ""
+    named = {name for _, name in odd}
+    ranges = [
+        f"{c.name} {c.minimum:g} to {c.maximum:g}" for c in columns if c.name in named
+    ]
+    more = ", …" if len(ranges) > _NAMED else ""
     outside = (
-        f"{len(odd)} values lie outside the range the model was calibrated on "
-        f"({', '.join(names[:_NAMED])}{more}; first in row {odd[0][0]})"
+        f"{len(odd)} {'value lies' if len(odd) == 1 else 'values lie'} outside the "
+        f"range the model was calibrated on ({', '.join(ranges[:_NAMED])}{more}; "
+        f"first in row {odd[0][0]})"
     )
     if not allow_out_of_range:
         msg = (

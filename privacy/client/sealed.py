@@ -179,7 +179,9 @@ def check_new_passphrase(passphrase: str) -> None:
         FormatError: It is.
     """
     if len(passphrase) < MIN_PASSPHRASE:
-        msg = f"the passphrase is shorter than {MIN_PASSPHRASE} characters: choose more"
+        msg = (
+            f"the passphrase has fewer than {MIN_PASSPHRASE} characters: take a longer"
+        )
         raise FormatError(msg, code="passphrase-too-short")
 
 

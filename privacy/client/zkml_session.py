@@ -11,11 +11,28 @@ from privacy.client.answer import Check
 from privacy.client.context import Context, Opened, Prepared, param
 from privacy.client.wire import Flow, Work
 from privacy.encoding import b64url, canonical_json, parse_canonical
-from privacy.errors import VerificationError
+from privacy.errors import AppraisalError, VerificationError
 from privacy.modes import Mode
 
 if TYPE_CHECKING:
     from privacy.zkml import Verifier
+
+
+def check_srs(context: Context, bundle: Bundle, mode: Mode) -> None:
+    """Refuse a mode whose proofs would not be accepted, before a row is sent for them.
+
+    Raises:
+        AppraisalError: Their SRS is one that its maker can forge with.
+    """
+    if mode not in {Mode.ZKML, Mode.TEE_ZKML} or context.allow_insecure_srs:
+        return
+    if param(bundle, Mode.ZKML, "insecure_srs", bool):
+        msg = (
+            "nothing was sent: the proofs would be under an SRS that its maker can "
+            "forge with. Have the model published under the public ceremony's, or say "
+            "that you trust the publisher: allow_insecure_srs (--allow-insecure-srs)"
+        )
+        raise AppraisalError(msg, code="insecure-srs")
 
 
 @dataclass(slots=True)

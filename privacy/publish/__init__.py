@@ -102,7 +102,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
         BackendError: No mode can serve the model; the message has every reason.
     """
     check_name(name)
-    columns = columns or names_of(data)
+    columns, store = columns or names_of(data), Path(store)
     if version is not None and (store / name / check_name(version)).exists():
         raise version_taken(name, version)
     modes, home = modes_to_publish(modes, seal), home or default_home()

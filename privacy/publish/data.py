@@ -64,7 +64,11 @@ def table_from_array(array: Any, *, names: Sequence[str] = ()) -> Table:
     try:
         rows = np.asarray(array, dtype=np.float64)
     except (TypeError, ValueError):
-        raise FormatError("the data is not numbers", code="not-a-number") from None
+        types = getattr(array, "dtypes", {})
+        odd = [str(k) for k in names_of(array) if types[k].kind not in "fiub"]
+        which = f": leave out {', '.join(odd[:5])}" if odd else ""
+        msg = f"the data is not numbers{which}"
+        raise FormatError(msg, code="not-a-number") from None
     if rows.ndim != 2 or 0 in rows.shape:  # noqa: PLR2004 - rows and columns
         msg = f"the data has shape {rows.shape}, expected (rows, columns)"
         raise FormatError(msg, code="no-rows")

@@ -330,7 +330,7 @@ def _appraise(
     if failed:
         msg = (
             f"the evidence is genuine, with {failed[0].found}: give the collateral, or "
-            "accept that with allow_unchecked_collateral"
+            "accept that with allow_unchecked_collateral (--allow-unchecked-collateral)"
         )
         raise CannotVerifyError(msg, code="collateral-missing")
     caveats = [

@@ -25,7 +25,7 @@ from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.ocsp import load_der_ocsp_response
 
 from privacy.encoding import Json, parse_object
-from privacy.errors import FormatError, NotFoundError
+from privacy.errors import FormatError
 from privacy.tee.detect import pem_blocks, pem_certificates
 from privacy.tee.rim import parse_rim
 
@@ -94,8 +94,8 @@ class FileCollateral:
         """Return what the files hold, whatever the evidence is.
 
         Raises:
-            NotFoundError: A path is not there.
-            FormatError: A file that was named, not found in a folder, is unknown.
+            FormatError: A path is not there, or a file that was named, not found in a
+                folder, is unknown.
         """
         found = Collateral()
         for path in self.paths:
@@ -108,7 +108,7 @@ class FileCollateral:
             elif path.is_file():
                 found += parse_collateral(_read(path), what=path.name)
             else:
-                raise NotFoundError(f"there is no {path}", code="no-such-file")
+                raise FormatError(f"there is no {path}", code="no-such-file")
         return found
 
 

@@ -203,7 +203,7 @@ def of_other_kind(*, simulated: bool) -> VerificationError:
         return VerificationError(msg, code="hardware-evidence")
     msg = (
         "the evidence is simulated: it proves nothing about where the model runs; "
-        "accept it on purpose with allow_simulated for tests and development"
+        "for tests and development accept it with allow_simulated (--allow-simulated)"
     )
     return VerificationError(msg, code="simulated-evidence")
 

@@ -283,13 +283,13 @@ def test_proofs_are_checked_alone_and_the_circuit_is_rebuilt(
 def test_a_zkml_answer_under_an_insecure_srs_is_refused_unless_allowed(
     gateway, diagnosis, tmp_path
 ):
-    key = gateway.new_key("models:read", "jobs:read", "jobs:write")
-    with (
-        Client(gateway.base_url, api_key=key, home=tmp_path) as strict,
-        pytest.raises(AppraisalError) as caught,
-    ):
-        strict.infer(diagnosis.name, diagnosis.rows[:1], mode="zkml")
-    assert caught.value.code == "insecure-srs"
+    key = gateway.new_key("models:read", "jobs:read", "jobs:write", tenant="strict")
+    with Client(gateway.base_url, api_key=key, home=tmp_path) as strict:
+        for mode in ("zkml", "tee+zkml"):
+            with pytest.raises(AppraisalError, match="nothing was sent") as caught:
+                strict.infer(diagnosis.name, diagnosis.rows[:1], mode=mode)
+            assert caught.value.code == "insecure-srs"
+        assert strict.uploads()["uploads"] == strict.jobs() == []
 
 
 @pytest.mark.parametrize(

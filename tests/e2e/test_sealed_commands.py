@@ -171,7 +171,7 @@ def test_what_sealing_needs_is_asked_for_before_the_long_work(privacy, model, tm
             3,
             "passphrase-missing",
         ),
-        (["--seal", "http://x", "--seal-policy", "nowhere"], {}, 4, "no-such-file"),
+        (["--seal", "http://x", "--seal-policy", "nowhere"], {}, 2, "no-such-file"),
     ]
     for more, environment, code, slug in cases:
         said = privacy(*publish, *more, code=code, **environment)

@@ -153,7 +153,7 @@ def test_limits_are_met_by_estimates_and_by_nothing_else():
     fhe, zkml, *_ = offers()
     policy = Policy(hide_input_from="everyone", max_latency_s=2.0)
     assert choose(policy, [fhe]).mode is Mode.FHE
-    with pytest.raises(NotFoundError, match=r"about 2\.1 s, wanted: 2 at most"):
+    with pytest.raises(NotFoundError, match=r"about 2\.1 s, wanted: 2 s"):
         choose(policy, [replace(fhe, slow_latency_s=2.1)])
     with pytest.raises(NotFoundError, match="nothing is known of its latency"):
         choose(policy, [replace(fhe, slow_latency_s=None)])

@@ -166,7 +166,7 @@ def test_publishers_trusted_at_once_are_all_trusted(tmp_path):
 
 
 def test_a_named_trust_file_must_exist_and_hold_keys(tmp_path):
-    with pytest.raises(NotFoundError):
+    with pytest.raises(FormatError, match="there is no file"):
         load_trust(tmp_path, [tmp_path / "none.json"])
     single = tmp_path / "one.json"
     single.write_text(json.dumps(public_jwk(KEY.public_key())))

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,8 +94,17 @@ class NodeActor:
         self._used_at = time.monotonic()
         self._caretaker: asyncio.Task[None] | None = None
 
-    async def status(self) -> Json:
-        """Return what a scheduler wants to know."""
+    async def status(self, fetched: Sequence[str]) -> Json:
+        """Return what a scheduler wants to know.
+
+        Args:
+            fetched: Jobs whose results somebody has: what is left of them is removed
+                soon, but not at once, for a gateway that has taken a job over may ask
+                for it, too.
+        """
+        for job_id in fetched:
+            if (job := self._jobs.get(job_id)) and job.over.is_set():
+                job.kept_until = time.monotonic() + LINGER_S
         if self._caretaker is None:
             self._caretaker = asyncio.create_task(self._look_after())
         return {
@@ -145,14 +155,6 @@ class NodeActor:
             raise NotFoundError(msg, code="unknown-job")
         path = self._jobs[job_id].folder / name
         return await asyncio.to_thread(_piece, path, offset)
-
-    async def forget(self, job_id: str) -> None:
-        """Remove soon what is left of a job that has ended: it was fetched.
-
-        Not at once, for a gateway that has taken the job over may ask for it, too.
-        """
-        if (job := self._jobs.get(job_id)) and job.over.is_set():
-            job.kept_until = time.monotonic() + LINGER_S
 
     async def cancel(self, job_id: str) -> None:
         """Stop a job if it waits or runs here."""

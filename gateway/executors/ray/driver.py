@@ -52,6 +52,7 @@ class _Node:
         self.known = False  # whether we could ask what it does already
         self.asking: asyncio.Task[None] | None = None
         self.sending: dict[str, asyncio.Task[None]] = {}
+        self.fetched: list[str] = []  # jobs of which it may forget what is left
         self._actor: Any = None
 
     async def actor(self, worker_target: str) -> Any:
@@ -91,6 +92,7 @@ class _Node:
                 lifetime="detached",
                 get_if_exists=True,
                 max_concurrency=1000,
+                enable_task_events=False,  # of each call, for Ray's dashboard
                 num_cpus=view["cpus"],  # our jobs have the whole node
                 num_gpus=view["gpus"],
                 resources={NODE_RESOURCE: 1},
@@ -178,11 +180,13 @@ class Driver:
             said: Json = await actor.run.remote(request)
             if "missing" in said:
                 await self._send_all(node, actor, said["missing"], files)
-            elif end := await self._followed(actor, call, said):
+            elif end := await self._followed(node, actor, call, said):
                 return end
         raise _never_enough()
 
-    async def _followed(self, actor: Any, call: Json, said: Json) -> Json | None:
+    async def _followed(
+        self, node: _Node, actor: Any, call: Json, said: Json
+    ) -> Json | None:
         """Pass on what a node says about a job until it has ended.
 
         None if the node knows it no more: another gateway had it, and forgot it.
@@ -192,10 +196,10 @@ class Driver:
             for word in said["words"]:
                 if "done" in word:
                     await _fetch(actor, job_id, word["done"], call["folder"])
-                    actor.forget.remote(job_id)
+                    node.fetched.append(job_id)
                     return {"kind": word["done"]["kind"]}
                 if "error" in word:
-                    actor.forget.remote(job_id)
+                    node.fetched.append(job_id)
                     raise error_from(**word["error"])
                 self.send(id=call["id"], event=word)
             said = await actor.follow.remote(job_id, said["seen"])
@@ -261,7 +265,8 @@ async def _ask(node: _Node, worker_target: str) -> None:
             node.known = True
             actor = await node.actor(worker_target)
         if actor:
-            asked = asyncio.ensure_future(_result(actor.status.remote()))
+            fetched, node.fetched = node.fetched, []
+            asked = asyncio.ensure_future(_result(actor.status.remote(fetched)))
             node.status = await asyncio.wait_for(asked, _STATUS_WAIT_S)
     except (RayError, TimeoutError):
         node.forget_actor()

@@ -73,10 +73,16 @@ def test_a_row_is_asked_about_answered_and_checked(site, cli, evidence, row, tmp
     assert asked["input_commitment"] == f"{site.proofs[0].instances[0]:064x}"
     kept = tmp_path / "inputs" / f"{asked['input_commitment']}.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    look = ("show", asked["request_id"], *bundle)
+    assert cli(*look, uses=["--chain"])["state"] == "open"
     proven = cli("verify", model, "--evidence", evidence, *bundle, uses=["--chain"])
     assert len(proven["outputs"]) == 1
     told = cli("deliver", asked["request_id"], "--evidence", evidence, *bundle)
     assert told["credit_wei"] == FEE == site.credit(PROVIDER)
+    shown = cli(*look, uses=["--chain"])
+    assert (shown["state"], shown["outputs"]) == ("answered", proven["outputs"])
+    strange = cli("show", 10**6, *bundle, uses=["--chain"], exit_code=4)
+    assert strange["code"] == "unknown-request"
     again = ("deliver", asked["request_id"], "--evidence", evidence, *bundle)
     assert "RequestEnded" in cli(*again, exit_code=5)["message"]
 

@@ -90,7 +90,7 @@ def test_verify_reads_hex_and_base64_too(capsys, quote, tmp_path):
         (["--at", "2060-01-01T00:00:00Z"], 6, "certificate-expired"),
         (["--at", "2025-01-01T00:00:00"], 2, "bad-time"),
         (["--at", "yesterday"], 2, "bad-time"),
-        (["--collateral", "/nowhere"], 4, "no-such-file"),
+        (["--collateral", "/nowhere"], 2, "no-such-file"),
         (["--collateral", __file__], 2, "unknown-collateral"),
     ],
 )
@@ -123,7 +123,7 @@ def test_show_prints_fields(capsys, quote):
 def test_show_of_no_evidence_and_no_file_fails(capsys, tmp_path):
     (tmp_path / "x").write_bytes(b"no evidence")
     assert run(["attest", "show", str(tmp_path / "x"), "--json"]) == 2
-    assert run(["attest", "show", str(tmp_path / "y"), "--json"]) == 4
+    assert run(["attest", "show", str(tmp_path / "y"), "--json"]) == 2
 
 
 def test_verify_takes_a_policy_file_that_says_all(capsys, quote, tmp_path):
@@ -176,7 +176,7 @@ def test_a_result_of_verify_is_accepted_by_check_result(
     code, found = check("--verifier", str(quote))
     assert (code, found["error"]["code"]) == (2, "not-json")
     code, found = check("--verifier", str(tmp_path / "none"))
-    assert (code, found["error"]["code"]) == (4, "no-such-file")
+    assert (code, found["error"]["code"]) == (2, "no-such-file")
     options = [*trusted, "--allow-simulated"]
     assert run(["attest", "check-result", str(token), *options]) == 0
     assert "SIMULATED" in capsys.readouterr().out

@@ -81,9 +81,9 @@ def test_verify_says_which_service_failed(capsys, quote, services, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "code"),
     [
-        (["show", "missing"], 4, "no-such-file"),
+        (["show", "missing"], 2, "no-such-file"),
         (["show", "--at", "now"], 2, "bad-time"),
-        (["fetch", "missing"], 4, "no-such-file"),
+        (["fetch", "missing"], 2, "no-such-file"),
         (["fetch", __file__], 2, "unknown-format"),
     ],
 )

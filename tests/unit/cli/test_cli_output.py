@@ -1,5 +1,6 @@
 """What commands print: never an escape sequence, and always one JSON value."""
 
+import io
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import typer
 
 from privacy.cli import app, output
 from privacy.cli.app import command, run
+from privacy.cli.infer import print_job
 from privacy.errors import FormatError, VerificationError
 
 HOSTILE = "\x1b]0;owned\x07\x9b2J\u202e[red]x[/red]\ud800:skull:"
@@ -27,6 +29,16 @@ def test_hostile_text_reaches_the_terminal_as_plain_text(show, capsys, monkeypat
     assert ":skull:" in printed
     assert r"\x1b]0;owned" in printed
     assert not set(printed) & set("\x1b\x07\x9b\u202e\ud800")
+
+
+def test_a_job_is_printed_a_fact_a_row_without_links(capsys):
+    sees = {"operator_sees_input": "no: encrypted"}
+    job = {"id": "job_1", "problem": None, "who_sees_what": sees, "links": {"a": "/v1"}}
+    print_job(job)
+    printed = capsys.readouterr().out
+    assert "who_sees_what operator_sees_input" in printed
+    assert "no: encrypted" in printed
+    assert not any(word in printed for word in ("None", "/v1", "{"))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +63,13 @@ def test_usage_errors_are_one_json_value_too(arguments, code, capsys):
     assert run([*arguments, "--json"]) == 2
     printed = capsys.readouterr()
     assert json.loads(printed.out)["error"]["code"] == code
+
+
+def test_a_question_nobody_answers_does_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    gateway = ["--gateway", "http://127.0.0.1:9", "--home", str(tmp_path)]
+    assert run(["tenants", "delete", "acme", *gateway]) == 130
+    assert "nothing was done" in capsys.readouterr().err
 
 
 @pytest.fixture

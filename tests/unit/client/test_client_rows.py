@@ -40,7 +40,8 @@ def test_rows_may_be_lists_an_array_or_a_data_frame_by_name():
 
 
 @pytest.mark.parametrize(
-    "given", [[1.0, 2.0], np.array([1.0, 2.0]), 7, None], ids=lambda g: type(g).__name__
+    "given",
+    [[1.0, 2.0], np.array([1.0, 2.0]), [{"a": 1, "b": 2}], ["ab"], "ab", 7, None],
 )
 def test_what_is_no_rows_is_refused(given):
     with pytest.raises(FormatError, match=r"one row is \[\[…\]\]"):
@@ -111,7 +112,7 @@ def test_values_out_of_range_are_refused_without_being_quoted():
         range_caveats(rows, RANGES, Mode.FHE, allow_out_of_range=False)
     assert caught.value.code == "out-of-range"
     assert "2 values" in caught.value.message
-    assert "(a, b; first in row 2)" in caught.value.message
+    assert "(a 0 to 1, b -1 to 1; first in row 2)" in caught.value.message
     assert "1.625" not in caught.value.message
 
 
@@ -119,5 +120,5 @@ def test_values_out_of_range_are_refused_without_being_quoted():
 def test_values_out_of_range_are_named_where_they_are_allowed(mode, does):
     rows = [[0.5, 2.0]]
     (words,) = range_caveats(rows, RANGES, Mode(mode), allow_out_of_range=True)
-    assert "(b; first in row 1)" in words
+    assert "(b -1 to 1; first in row 1)" in words
     assert does in words

@@ -226,21 +226,24 @@ def test_refusals_are_one_entry_with_counts(database, tmp_path):
 
 def test_refusals_that_cannot_be_noted_are_noted_later(database, tmp_path, monkeypatch):
     keeping, audit = keeper(database, tmp_path)
-    keeping._refusals.add(401, "10.0.0.1")
+    for i in range(1, 17):
+        keeping._refusals.add(401, f"10.0.0.{i}")
     with monkeypatch.context() as patched:
 
         def away(_act):
+            keeping._refusals.add(403, "10.0.0.1")
+            keeping._refusals.add(403, "10.0.0.17")
             raise StoreAwayError("the database is away")
 
         patched.setattr(audit, "record", away)
         with pytest.raises(StoreAwayError):
             keeping.note_refusals()
-    keeping._refusals.add(403, "10.0.0.1")
     keeping.note_refusals()
     keeping.tick()
     details = parse_entry(lines_of(audit)[-1]).details
-    assert details["status"] == {"401": 1, "403": 1}
-    assert details["from"] == {"10.0.0.1": 2}
+    assert details["status"] == {"401": 16, "403": 2}
+    assert details["from"]["10.0.0.1"] == 2
+    assert len(details["from"]) == 16
 
 
 def entries_of(api, after=0):

@@ -96,7 +96,7 @@ def test_a_job_runs_once_its_files_are_here_and_is_told_to_all_who_ask(
         assert output["echo"] == order
         piece = await lab.actor.read("job_1", "output", 5)
         assert bytes(piece) == bytes(done["inline"]["output"])[5:]
-        await lab.actor.forget("job_1")
+        await lab.actor.status(["job_1", "unknown"])
         await lab.actor._remove_old(time.monotonic() + LINGER_S - 1)
         assert (await lab.run(lab.request(order)))[-1]["done"] is done  # not yet
         await lab.actor._remove_old(time.monotonic() + LINGER_S + 1)
@@ -118,7 +118,7 @@ def test_a_cancelled_job_and_a_refused_one_say_why(play: Callable[[Scenario], No
         await lab.actor.cancel("job_1")
         assert (await asleep)[-1]["error"]["code"] == "cancelled"
         assert time.monotonic() - began < 2
-        status = await lab.actor.status()
+        status = await lab.actor.status([])
         assert status["node"]["modes"]["zkml"]["busy"] == 0
         assert lab.bundle.sha256 in status["warm"]["zkml"]
         lab.actor._caretaker.cancel()

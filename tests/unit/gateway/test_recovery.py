@@ -3,21 +3,25 @@
 import asyncio
 import errno
 import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from gateway.jobs.runs import Complete, Runs
-from gateway.node import Gateway, _forget_finished, open_database
+from gateway.jobs.service import _Ended
+from gateway.node import Gateway, _forget_finished
+from gateway.opening import open_database
 from gateway.store.audit import Audit
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
-from gateway.store.jobs import Job, Jobs, NewJob
+from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from privacy.bundle import Bundle
 from privacy.encoding import Json, sha256_hex
 from tests.support.hand_made_bundle import write_bundle
@@ -198,6 +202,32 @@ def test_an_end_that_was_undone_is_written_again_though_its_files_were_moved(
         assert job["status"] == "succeeded"
         assert undone == [job["id"]]
         assert api.get(job["links"]["result"]).is_success
+
+
+def test_what_was_brought_of_a_run_that_ends_too_late_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bundle(tmp_path / "models")
+    brought: list[Path] = []
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        service = gateway.app.state.gateway.service
+        cancelled = _Ended(Outcome("cancelled"))
+        seal = partial(service._seal, cancelled)
+
+        def bring(self: Blobs, file: Path, sha256: str) -> None:
+            """As into a bucket; then another gateway cancels the job."""
+            if "work" in file.parts:
+                path = self.path(sha256)
+                path.parent.mkdir(exist_ok=True)
+                brought.append(Path(shutil.copyfile(file, path)))
+                service.jobs.finish(file.parent.name, cancelled.outcome, seal)
+
+        monkeypatch.setattr(Blobs, "bring", bring)
+        job = api.order({"do": "echo"}, wait=20).json()
+        wait_until(lambda: not service.under_way(), seconds=20)
+    assert job["status"] == "cancelled"
+    assert brought
+    assert not [path for path in brought if path.exists()]
 
 
 def test_a_defect_at_the_end_of_a_job_fails_it_rather_than_leave_it_running(

@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import pytest
 
-from gateway.node import open_blobs
+from gateway.opening import open_blobs
 from gateway.settings import Settings
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import BlobRemovedError

@@ -1,5 +1,6 @@
 """Two gateways on one PostgreSQL and one folder of blobs; fake engines."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 import pytest
 
 from gateway.jobs.membership import Membership
+from gateway.node import Gateway
 from gateway.store.away import StoreAwayError
 from gateway.store.database import Database
 from gateway.store.gateways import Gateways
@@ -21,7 +23,7 @@ from privacy.modes import Mode
 from privacy.tee.kem import CLASSIC, KemKey
 from privacy.tee.seal import Purpose, seal_input
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.live_gateway import Api, ThreadGateway, wait_until
+from tests.support.live_gateway import FAKE_ENGINES, Api, ThreadGateway, wait_until
 from tests.support.postgres import migrated
 
 Start = Callable[[str], ThreadGateway]
@@ -186,23 +188,39 @@ def _namesake(gateways: Gateways, folder: Path, jobs: Jobs) -> Membership:
     return Membership(gateways, jobs, folder, name="one", lease_s=0.5)
 
 
-def test_two_gateways_that_live_cannot_have_one_name(shared: Database, tmp_path: Path):
-    gateways, jobs = Gateways(shared), Jobs(shared)
-    one = _namesake(gateways, tmp_path / "a", jobs)
-    one.join()
-    with ThreadPoolExecutor() as threads:
-        asked = threads.submit(
-            _namesake(gateways, tmp_path / "b", jobs).outlive_namesake
-        )
-        while not asked.done():
-            time.sleep(0.05)
-            assert gateways.beat(one._member)
-    with pytest.raises(ConflictError, match="PRIVACY_GATEWAY_NODE_NAME") as refusal:
-        asked.result()
+def test_two_gateways_that_live_cannot_have_one_name(start: Start, tmp_path: Path):
+    settings = start("one").settings.model_copy(update={"data_dir": tmp_path / "other"})
+    second = Gateway(settings, FAKE_ENGINES)
+    second.open()
+    try:
+        with pytest.raises(ConflictError, match="PRIVACY_GATEWAY_NODE_NAME") as refusal:
+            asyncio.run(second.start())
+    finally:
+        second.close()
     assert refusal.value.code == "node-name-taken"
+
+
+def test_of_two_namesakes_that_start_at_once_one_goes_on(
+    shared: Database, tmp_path: Path
+):
+    gateways, jobs = Gateways(shared), Jobs(shared)
+    both = [_namesake(gateways, tmp_path / name, jobs) for name in "ab"]
+    for one in both:
+        one.outlive_namesake()  # neither is written down yet
+    with ThreadPoolExecutor() as threads:
+        joined = [threads.submit(one.join) for one in both]
+    refusals = [error for call in joined if (error := call.exception())]
+    assert [getattr(error, "code", "") for error in refusals] == ["node-name-taken"]
+    assert len(gateways.all()) == 1
+
+
+def test_the_name_of_a_gateway_that_died_is_free(shared: Database, tmp_path: Path):
+    gateways, jobs = Gateways(shared), Jobs(shared)
+    _namesake(gateways, tmp_path / "a", jobs).join()
     again = _namesake(gateways, tmp_path / "a", jobs)  # the same one, started again
     again.outlive_namesake()
-    heir = _namesake(gateways, tmp_path / "c", jobs)  # nobody beats any more
+    assert len(gateways.all()) == 1
+    heir = _namesake(gateways, tmp_path / "b", jobs)  # the first one's folder is gone
     heir.outlive_namesake()
     assert gateways.all() == []
 

@@ -11,14 +11,16 @@ import pytest
 import sqlalchemy as sa
 
 from gateway.jobs.deletions import Deletions, tables_of_tenants
+from gateway.metrics import REGISTRY
 from gateway.store.contract_inputs import Name
 from gateway.store.parts import Owner
-from gateway.store.tables import metadata, pins, uploads
+from gateway.store.tables import jobs, metadata, pins, uploads
 from privacy.encoding import sha256_hex
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.issuer import AUDIENCE, ISSUER, LocalIssuer
 from tests.support.live_gateway import Api, ThreadGateway, wait_until
 
+JOB = {"where": "job"}
 SCOPES = ("models:read", "jobs:read", "jobs:write")
 
 
@@ -196,6 +198,27 @@ def test_deleting_a_tenant_leaves_nothing_of_it_and_all_of_others(
     body = {"tenant": "leaver", "scopes": ["jobs:read"]}
     assert status(operator.post("/v1/api-keys", json=body)) == (409, "tenant-deleted")
     assert operator.get("/v1/tenants/leaver").json()["state"] == "deleted"
+
+
+def test_a_run_whose_job_was_deleted_at_another_gateway_leaves_no_files(
+    served: ThreadGateway, operator: Api
+):
+    gateway = served.app.state.gateway
+    job_id = operator.order({"do": "sleep", "seconds": 60}).json()["id"]
+    wait_until(lambda: gateway.jobs.find(job_id).status == "running", seconds=20)
+    work = gateway.service.folder / job_id
+    assert work.exists()
+    with gateway.database.write() as c:
+        c.execute(sa.delete(jobs).where(jobs.c.id == job_id))
+    defects = _defects()
+    gateway.service.abandon(job_id)
+    wait_until(lambda: job_id not in gateway.service.under_way(), seconds=20)
+    assert not work.exists()
+    assert _defects() == defects
+
+
+def _defects() -> float:
+    return REGISTRY.get_sample_value("privacy_internal_errors_total", JOB) or 0.0
 
 
 def test_a_deletion_that_was_broken_off_goes_on(served: ThreadGateway):

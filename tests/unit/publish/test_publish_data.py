@@ -28,6 +28,8 @@ def test_a_data_frame_names_its_columns_and_an_array_does_not():
     import pandas as pd
 
     assert names_of(pd.DataFrame({"a": [1], "b": [2]})) == ("a", "b")
+    with pytest.raises(FormatError, match="not numbers: leave out b"):
+        table_from_array(pd.DataFrame({"a": [1], "b": ["x"]}))
     for nameless in (pd.DataFrame([[1, 2]]), np.zeros((1, 2)), "table.csv"):
         assert names_of(nameless) == ()
 
