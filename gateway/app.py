@@ -138,6 +138,7 @@ def run(
     Raises:
         UnavailableError: Another gateway uses the data folder.
         FormatError: The files for TLS are not usable.
+        PrivacyError: What else keeps it from starting.
     """
     configure_logs()
     start_traces()
@@ -150,10 +151,12 @@ def run(
     server = DrainingServer(config, gateway.drain)
     try:
         server.run()
-    except KeyboardInterrupt:
-        pass  # it stopped as it was told
+    except (KeyboardInterrupt, SystemExit):
+        pass  # it stopped as it was told, or could not start
     finally:
         stop_traces()
+    if gateway.failure:
+        raise gateway.failure
     if not server.started:
         msg = "the gateway could not start: its log says why"
         raise UnavailableError(msg, code="not-started")

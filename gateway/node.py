@@ -49,6 +49,7 @@ from gateway.webhooks.secrets import WebhookSecrets, load_webhook_secrets
 from gateway.webhooks.sender import Sender
 from privacy import __version__
 from privacy.encoding import Json
+from privacy.errors import PrivacyError
 from privacy.publisher import Trust, load_trust
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Gateway:
         self.settings = settings
         self.rates = Rates(settings.rate_limits)
         self.ready = self.draining = False
+        self.failure: PrivacyError | None = None  # why it could not start
         self._background: list[asyncio.Task[None]] = []
         self._engines = engines
         self._lock: FolderLock | None = None
@@ -160,7 +162,8 @@ class Gateway:
         """
         try:
             await self._start()
-        except BaseException:
+        except BaseException as exc:
+            self.failure = exc if isinstance(exc, PrivacyError) else None
             await self.stop()
             raise
 

@@ -119,8 +119,11 @@ class Uploads:
     def own(self, part: Path, owner: Owner, *, keyset_sha256: str = "") -> bool:
         """Keep a received file for its owner; tell whether it is new to the tenant.
 
+        The file goes, also if it cannot be kept: whoever sends it sends it again.
+
         Raises:
             LimitError: The tenant's quota was used up meanwhile.
+            StoreAwayError: The database or the blobs are away.
         """
         at, size = now(), part.stat().st_size
         row = Upload(
@@ -130,17 +133,23 @@ class Uploads:
             created_at=at,
             used_at=at,
         )
+        try:
+            is_new = self._keep(part, owner, row)
+        finally:
+            part.unlink(missing_ok=True)
+        self.parts.discard(owner)
+        return is_new
+
+    def _keep(self, part: Path, owner: Owner, row: Upload) -> bool:
+        """Have a file where blobs are, and its row; tell whether it is new."""
         tries = 0
         while True:
             self._blobs.bring(part, owner.sha256)
             try:
-                is_new = self._name(part, owner, row)
+                return self._name(part, owner, row)
             except BlobRemovedError:
                 if (tries := tries + 1) == _TRIES:
                     raise
-            else:
-                self.parts.discard(owner)
-                return is_new
 
     def _name(self, part: Path, owner: Owner, row: Upload) -> bool:
         """Write the row of an upload that is here; tell whether it is new."""
@@ -151,7 +160,6 @@ class Uploads:
             known = self._known_bytes(c, owner)
             kept = self._kept_bytes(c, owner.tenant) - known + row.bytes
             if kept > quota:
-                part.unlink()
                 raise self._over_quota(owner.tenant)
             self._blobs.keep(part, owner.sha256)
             c.execute(self._own, asdict(row))
@@ -166,11 +174,7 @@ class Uploads:
             LimitError: It is too large, or the tenant would keep too much.
         """
         self.room(owner).check(len(content))
-        part = self.parts.write(content, owner)
-        try:
-            self.own(part, owner)
-        finally:
-            part.unlink(missing_ok=True)
+        self.own(self.parts.write(content, owner), owner)
 
     def get(self, owner: Owner) -> Upload:
         """Return a tenant's upload.

@@ -49,7 +49,8 @@ class Rpc:
             answer = reply.json()
         except (httpx.HTTPError, ValueError) as exc:
             # Never the address: it may hold the operator's key for the node.
-            msg = f"the chain's node cannot be reached ({type(exc).__name__})"
+            why = type(exc).__name__
+            msg = f"the chain's node cannot be reached ({why}): is it running?"
             raise UnavailableError(msg, code="rpc-unreachable") from exc
         if not isinstance(answer, dict) or answer.get("id") != asked["id"]:
             raise UnavailableError("the chain's node answered something else")

@@ -128,8 +128,11 @@ def run(arguments: Sequence[str]) -> int:
         what = (exc.format_message() or "no command").rstrip(".")
         text = f"{what}. See `privacy --help`."
         return fail(FormatError(text, code="usage"), as_json=as_json)
-    except (typer.Abort, KeyboardInterrupt) as exc:
-        return _failed(KeyboardInterrupt(exc), as_json)
+    except typer.Abort:
+        msg = "nothing was done: a question was not answered with yes (--yes asks none)"
+        return fail(_InterruptedError(msg), as_json=as_json)
+    except KeyboardInterrupt as exc:
+        return _failed(exc, as_json)
     except BrokenPipeError as exc:
         return _failed(exc, as_json)
 

@@ -159,7 +159,7 @@ def _saved_key(client: Client, gateway: str) -> str:
     address = client.home.address(gateway).rstrip("/")
     key = client.api_key if address == client.gateway else client.home.api_key(address)
     if not key:
-        msg = f"log in to {address} first: privacy login {address} --name NAME"
+        msg = f"there is no login for {address}: privacy login ADDRESS --name NAME"
         raise AuthError(msg)
     return key
 

@@ -53,7 +53,10 @@ def _options(
         parsed = httpx.URL("")
     is_web = parsed.scheme in {"http", "https"} and parsed.host
     if not is_web or (parsed.port or 0) > _MAX_PORT:
-        msg = f"{url[:80]!r} is no gateway address: give one like {_EXAMPLE}"
+        msg = (
+            f"{url[:80]!r} is no gateway address: give one like {_EXAMPLE}, or a name "
+            "that `privacy login` saved"
+        )
         raise FormatError(msg, code="bad-address")
     # Unpacked answers could be far larger than what was sent: none are asked for.
     options = {

@@ -17,6 +17,7 @@ from privacy.fhe.plan import Plan, plan
 from privacy.fhe.quantizers import SumSteps, raw_outputs
 from privacy.fhe.rounding import walk_sums
 from privacy.fhe.thermometer import Edges, thermometer
+from privacy.fhe.thrift import thrifty
 
 TABLE_BITS = (4, 5, 6)
 """Each costs more than twice the one before, and saves less."""
@@ -54,6 +55,15 @@ class Draft:
         width = len(self.base)
         exact = replace(self.output, scale=(1.0,) * width, offset=(0.0,) * width)
         return raw_outputs(total, exact)
+
+    def thrifty(self, bits: Ints) -> "Draft":
+        """Return the draft with leaves moved where that saves look-ups.
+
+        Args:
+            bits: Of the calibration rows, (rows, bits).
+        """
+        size = 1 << TABLE_BITS[0]
+        return replace(self, whole=thrifty(self.whole, bits, owners(self.edges), size))
 
     def plan(self) -> Plan:
         """Return the plan with the smallest tables that can count the trees' paths.

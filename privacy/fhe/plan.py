@@ -74,6 +74,20 @@ def plan(
     return made
 
 
+def count_look_ups(tree: BitNode, owner: Sequence[int], size: int) -> int:
+    """Return how many look-ups a plan has for a tree.
+
+    Args:
+        tree: In whole steps.
+        owner: The feature of each bit.
+        size: Entries of a table.
+
+    Raises:
+        BackendError: A path has more conditions than a table can count.
+    """
+    return len(_blocks(tree, owner, size, len(next(leaves(tree)))))
+
+
 def _blocks(
     whole: BitNode, owner: Sequence[int], size: int, outputs: int
 ) -> list[tuple[Block, Floats]]:

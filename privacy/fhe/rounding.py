@@ -52,9 +52,9 @@ def round_leaves(trees: Sequence[BitNode], bits: Ints, sum_bits: int) -> WholeTr
     least = np.array([v.min(axis=0) for v in values])
     scale = _scale(np.array([np.ptp(v, axis=0) for v in values]), sum_bits)
     exact = [(v - low) / scale for v, low in zip(values, least, strict=True)]
-    reached = [walk(_numbered(tree), bits)[:, 0].astype(np.int64) for tree in trees]
+    reached = [reached_leaves(tree, bits) for tree in trees]
     steps, missing = _together(exact, reached)
-    whole = [_put(tree, iter(s)) for tree, s in zip(trees, steps, strict=True)]
+    whole = [put_leaves(tree, iter(s)) for tree, s in zip(trees, steps, strict=True)]
     return WholeTrees(tuple(whole), scale, least.sum(axis=0) + scale * missing)
 
 
@@ -102,20 +102,21 @@ def _together(
     return steps, lack.mean(axis=0)
 
 
-def _numbered(tree: BitNode) -> BitNode:
-    """Return the tree with the numbers of its leaves for values."""
-    return _put(tree, iter(np.arange(len(list(leaves(tree))))[:, None]), keep=True)
+def reached_leaves(tree: BitNode, bits: Ints) -> Ints:
+    """Return the number of the leaf that each row of bits reaches, (rows,)."""
+    numbers = np.arange(len(list(leaves(tree))), dtype=np.float64)[:, None]
+    reached: Ints = walk(put_leaves(tree, iter(numbers)), bits)[:, 0].astype(np.int64)
+    return reached
 
 
-def _put(tree: BitNode, values: Iterator[Floats], *, keep: bool = False) -> BitNode:
+def put_leaves(tree: BitNode, values: Iterator[Floats]) -> BitNode:
     """Return the tree with other values, without tests that no longer matter.
 
     Args:
         tree: The tree.
-        values: Of its leaves, in order.
-        keep: Keep all tests.
+        values: Of its leaves, in order, (outputs,) each.
     """
     if tree.children is None:
         return BitNode(value=tuple(next(values).astype(np.float64).tolist()))
-    below, above = (_put(child, values, keep=keep) for child in tree.children)
-    return below if below == above and not keep else BitNode(tree.bit, below, above)
+    below, above = (put_leaves(child, values) for child in tree.children)
+    return below if below == above else BitNode(tree.bit, below, above)

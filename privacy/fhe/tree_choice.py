@@ -73,13 +73,17 @@ def choose(
     widths = SUM_BITS if len(ensemble.trees) > 1 else _ONE_TREE_BITS
     drafts = [make(edges, bins, width) for width in widths]
     bits = thermometer(calibration, edges)
+
+    def lost_by(draft: Draft) -> float:
+        return loss(raw_outputs(draft.sums(bits), draft.output))
+
     most = max(lost, 0.0) + _ROUNDING
     if task == "regression":  # rounding shows in every value, in labels seldom
         most = max(lost + _ROUNDING, 0.0)
     for i, draft in enumerate(drafts):
-        rounded = loss(raw_outputs(draft.sums(bits), draft.output))
-        if rounded <= most:
-            return tuple(drafts[i:])
+        if lost_by(draft) <= most:
+            moved = draft.thrifty(bits)
+            return (moved if lost_by(moved) <= most else draft, *drafts[i + 1 :])
     return tuple(drafts[-1:])
 
 

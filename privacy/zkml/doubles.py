@@ -4,7 +4,8 @@ x + |x| is twice a ReLU and takes four cells less; a sum of four values takes th
 their mean some fifty. What follows in a network is mostly linear and carries such a
 power of two along, if biases are taken as often. The outputs then are too large by a
 power of two, which is a matter of their scale: it is told to whoever decodes them.
-Before anything that is not linear, the weights of the last layer take it off.
+Before anything that is not linear, the weights of the last layer take it off; and two
+bits of it before the outputs, which are the largest values and would need more digits.
 """
 
 import math
@@ -19,6 +20,8 @@ from privacy.zkml.onnx_prep import constants, inner_values, input_name, prune
 from privacy.zkml.writer import Writer
 
 _GAINING = frozenset({"Relu", "AveragePool"})
+_MOST_OFF = 2
+"""Bits that the weights before the outputs take off, and are less precise by."""
 _LINEAR = frozenset({"MatMul", "Gemm", "Conv"})
 _CARRYING = _GAINING | {
     "Add",
@@ -77,6 +80,7 @@ class _Work:
         self.bits = {input_name(graph): 0}
         self._moving = self._found()
         self._exact = self._needed()
+        self._last = self._before_outputs()
 
     def _found(self) -> set[str]:
         """Return the values that the input decides."""
@@ -118,6 +122,14 @@ class _Work:
                 exact |= set(self._inputs(node))
         return exact
 
+    def _before_outputs(self) -> set[str]:
+        """Return the values of linear layers that nothing linear comes after."""
+        late = {value.name for value in self._graph.output}
+        for node in reversed(self._graph.node):
+            if self._carries(node) and node.op_type not in _GAINING:
+                late |= set(self._inputs(node)) if late & set(node.output) else set()
+        return late
+
     def go(self) -> None:
         """Rewrite the nodes."""
         nodes = list(self._graph.node)
@@ -127,6 +139,8 @@ class _Work:
                 continue
             before = max(self.bits[name] for name in self._inputs(node))
             after = 0 if node.output[0] in self._exact else before
+            if self._is_linear(node) and node.output[0] in self._last:
+                after = max(0, after - _MOST_OFF)
             if node.op_type in _GAINING and node.output[0] not in self._exact:
                 after += self._gain(node)
             else:

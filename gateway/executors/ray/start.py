@@ -30,6 +30,8 @@ LOOPBACK = "127.0.0.2"
 """Ray takes 127.0.0.1 for "some address of this machine"; this one stays what it is."""
 START_S = 120.0
 _STOP_S = 30.0
+_SLOW = "The current node timed out during startup"
+"""Ray gives its own agents 15 s to begin, which is short where the machine is busy."""
 _NODE_SETTINGS = (
     "fhe_execution",
     "fhe_workers",
@@ -167,20 +169,7 @@ def start_node(
         **credentials.environment(),
     }
     log = plan.data / "ray.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(  # noqa: S603 - of this installation
-            plan.command(settings),
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=env,
-            start_new_session=True,
-        )
-    try:
-        _wait(process, log, progress)
-    except BaseException:
-        _end(process)
-        raise
+    process = _started(plan.command(settings), env, log, progress)
     found = identify(process.pid)
     if found is None:
         raise _not_started(log)
@@ -231,6 +220,38 @@ def _node_settings(plan: NodePlan) -> Mapping[str, str]:
         "PRIVACY_GATEWAY_DATA_DIR": str(plan.data.absolute()),
         "PRIVACY_GATEWAY_CPUS": str(plan.cpus),
     }
+
+
+def _started(
+    command: list[str],
+    env: Mapping[str, str],
+    log: Path,
+    progress: Progress,
+    *,
+    tries: int = 2,
+) -> "subprocess.Popen[bytes]":
+    """Return Ray's process once it is up."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(  # noqa: S603 - of this installation
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=env,
+            start_new_session=True,
+        )
+    try:
+        _wait(process, log, progress)
+    except BaseException as exc:
+        _end(process)
+        was_slow = isinstance(exc, UnavailableError) and _SLOW in log.read_text(
+            errors="replace"
+        )
+        if not was_slow or tries == 1:
+            raise
+    else:
+        return process
+    return _started(command, env, log, progress, tries=tries - 1)
 
 
 def _wait(process: "subprocess.Popen[bytes]", log: Path, progress: Progress) -> None:

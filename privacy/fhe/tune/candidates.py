@@ -148,6 +148,7 @@ def _fit_trees(draft_on: Callable[[Floats], Draft], rows: Floats) -> Outputs:
 def _compile_trees(subject: Subject, draft_on: Callable[[Floats], Draft]) -> Compiled:
     with readable("as an fhe-native circuit"):
         draft = draft_on(subject.calibration)
+        draft = draft.thrifty(thermometer(subject.calibration, draft.edges))
         found = answered(draft, subject.calibration, subject.options.answer)
     return compile_ensemble(subject, (found,))
 

@@ -6,13 +6,14 @@ cannot be split. Times, sizes and memory were fitted to measured circuits. The t
 also depends on the machine: `speed` is what this one takes, over what ours took.
 """
 
-import math
 from dataclasses import dataclass
 
 from privacy.zkml.system import CircuitChoice, CircuitSize
 
 RESERVED_ROWS = 6
 """Rows of every column that blind it."""
+TABLE_RESERVED_ROWS = 8
+"""Rows that a table of range checks leaves: with less it is split, and keys double."""
 
 _HASH_COLUMNS = (3, 4, 3)
 _CELL = 32
@@ -46,17 +47,18 @@ class Cost:
 
 def blocks(size: CircuitSize, choice: CircuitChoice) -> int:
     """Return how many blocks of columns the model's cells fill."""
-    rows = math.ceil(size.assignments / choice.num_inner_cols)
-    return math.ceil(rows / ((1 << choice.logrows) - RESERVED_ROWS))
+    usable = (1 << choice.logrows) - RESERVED_ROWS
+    return size.assignments // (choice.num_inner_cols * usable) + 1
 
 
 def fits(size: CircuitSize, choice: CircuitChoice, *, table_rows: int = 0) -> bool:
     """Return whether hashes, range checks and tables fit into 2**logrows rows.
 
-    A lookup table could be split like any other; provers then hang for ever.
+    A lookup table could be split like any other; provers then hang for ever. One of
+    range checks could be, too, but proofs and keys then are half as large again.
     """
     tallest = max(size.hash_rows, table_rows if size.lookups else 0)
-    least = max(tallest + RESERVED_ROWS, choice.decomp_base)
+    least = max(tallest + RESERVED_ROWS, choice.decomp_base + TABLE_RESERVED_ROWS)
     return least <= 1 << choice.logrows
 
 
@@ -77,8 +79,6 @@ def estimate(size: CircuitSize, choice: CircuitChoice, *, speed: float = 1.0) ->
             fixed + more[1],
             selectors + more[2],
         )
-    if choice.decomp_base > (1 << choice.logrows) - RESERVED_ROWS:
-        fixed += 1  # the table of the range check is split
     rows = 1 << choice.logrows
     million = rows / 1e6
     seconds = (

@@ -9,15 +9,19 @@ from pathlib import Path
 
 from privacy.errors import BackendError
 from privacy.zkml.system import CircuitChoice, CircuitSize, ProofSystem, Visibility
-from privacy.zkml.tune.cost import RESERVED_ROWS, Cost, blocks, estimate, fits
+from privacy.zkml.tune.cost import TABLE_RESERVED_ROWS, Cost, blocks, estimate, fits
 from privacy.zkml.tune.machine import speed
 from privacy.zkml.tune.numbers import Numbers, unless_panicked
 
 _BASES = tuple(
-    base for bits in range(6, 14) for base in ((1 << bits) - RESERVED_ROWS, 1 << bits)
+    base
+    for bits in range(6, 14)
+    for base in (1 << bits, (1 << (bits + 1)) - TABLE_RESERVED_ROWS)
 )
-"""Powers of two, and the most that as many rows hold without another column."""
-_FEW_BASES = tuple(base for base in _BASES if base + RESERVED_ROWS in {512, 1024, 4096})
+"""Powers of two, and the most that tables of as many rows hold."""
+_FEW_BASES = tuple(
+    base for base in _BASES if base + TABLE_RESERVED_ROWS in {512, 1024, 2048, 4096}
+)
 _INNER = (1, 2, 3)
 _LEAST_LOGROWS, _MOST_LOGROWS = 8, 22
 _MOST_BLOCKS = 12

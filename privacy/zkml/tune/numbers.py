@@ -5,6 +5,7 @@ bits of the largest value that the declared inputs lead to. Neither depends on h
 circuit is laid out, so both are found on circuits that are never proven.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ _PRIVATE = Visibility(input="private", params="fixed")
 
 _LEAST_BITS, MOST_BITS = 7, 14
 _MOST_REACH = 109
+_MOST_DIGIT_BITS = 16
 _TRIED_ROWS = 24
 _REACHING_ROWS = 8
 
@@ -36,13 +38,13 @@ class Numbers:
     Attributes:
         scale_bits: Fixed-point bits of inputs and parameters.
         multiplier: See `CircuitChoice.scale_rebase_multiplier`.
-        reach_bits: Every value's magnitude is below 2**reach_bits.
+        reach_bits: Every value's magnitude is below 2**reach_bits, told to a quarter.
         table_rows: Rows of the largest lookup table.
     """
 
     scale_bits: int
     multiplier: int
-    reach_bits: int
+    reach_bits: float
     table_rows: int
 
 
@@ -82,12 +84,13 @@ def measured(
         FormatError: They lead beyond what circuits hold.
     """
     choice = _wide(scale_bits, multiplier)
-    reach = _reach(backend, model, replace(choice, decomp_base=2), fresh)
+    reach: float = _reach(backend, model, replace(choice, decomp_base=2), fresh)
     if reach > _MOST_REACH:  # some operators do without base 2
         reach = _reach(backend, model, choice, fresh)
     if reach > _MOST_REACH:
         msg = f"the declared inputs lead to values beyond 2**{_MOST_REACH}"
         raise FormatError(msg, code="out-of-range")
+    reach = _to_a_quarter(backend, model, choice, reach, fresh)
     facts = compile_circuit(backend, model, choice, _PRIVATE, fresh()).facts
     return Numbers(scale_bits, multiplier, reach, facts.table_rows)
 
@@ -96,19 +99,48 @@ def _reach(
     backend: ProofSystem, model: Model, choice: CircuitChoice, fresh: Fresh
 ) -> int:
     """Return the bits that digits in the choice's base must hold at the corners."""
-    few = replace(model, corners=model.corners[:_REACHING_ROWS])
     digit = choice.decomp_base.bit_length() - 1
     low, high = 1, _MOST_REACH // digit + 1
     while low < high:
         middle = (low + high) // 2
-        tried = replace(choice, decomp_legs=middle)
-        try:
-            answers(backend, _compiled(backend, few, tried, fresh), few.corners)
+        if _holds(backend, model, replace(choice, decomp_legs=middle), fresh):
             high = middle
-        except (BackendError, FormatError) as exc:  # a weight may be beyond, too
-            unless_panicked(exc)
+        else:
             low = middle + 1
     return high * digit
+
+
+def _to_a_quarter(
+    backend: ProofSystem,
+    model: Model,
+    choice: CircuitChoice,
+    reach: float,
+    fresh: Fresh,
+) -> float:
+    """Return the least of the quarters of a bit below whole bits that still holds.
+
+    The last bit may decide whether one digit more is needed everywhere.
+    """
+    legs = math.ceil(reach / _MOST_DIGIT_BITS)
+    for quarters in (2, 1):  # halves first, and then the quarter below
+        less = reach - quarters / 4
+        tried = replace(choice, decomp_base=int(2 ** (less / legs)), decomp_legs=legs)
+        if _holds(backend, model, tried, fresh):
+            reach = less
+    return reach
+
+
+def _holds(
+    backend: ProofSystem, model: Model, choice: CircuitChoice, fresh: Fresh
+) -> bool:
+    """Return whether digits hold what the corners lead to."""
+    few = replace(model, corners=model.corners[:_REACHING_ROWS])
+    try:
+        answers(backend, _compiled(backend, few, choice, fresh), few.corners)
+    except (BackendError, FormatError) as exc:  # a weight may be beyond, too
+        unless_panicked(exc)
+        return False
+    return True
 
 
 def _inaccuracy(

@@ -1,5 +1,6 @@
 """What commands print: never an escape sequence, and always one JSON value."""
 
+import io
 import json
 
 import pytest
@@ -62,6 +63,13 @@ def test_usage_errors_are_one_json_value_too(arguments, code, capsys):
     assert run([*arguments, "--json"]) == 2
     printed = capsys.readouterr()
     assert json.loads(printed.out)["error"]["code"] == code
+
+
+def test_a_question_nobody_answers_does_nothing(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    gateway = ["--gateway", "http://127.0.0.1:9", "--home", str(tmp_path)]
+    assert run(["tenants", "delete", "acme", *gateway]) == 130
+    assert "nothing was done" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from gateway.app import create_app, run
 from gateway.settings import Settings
 from privacy.cli import operator
-from privacy.errors import UnavailableError
+from privacy.errors import ConflictError, PrivacyError, UnavailableError
 from tests.support.hand_made_bundle import write_bundle
-from tests.support.live_gateway import ProcessGateway, wait_until
+from tests.support.live_gateway import ProcessGateway, free_port, wait_until
 
 ENGINES = (
     "torch",
@@ -68,6 +68,22 @@ def test_importing_the_application_imports_no_engine(tmp_path: Path):
     loaded = set(json.loads(answer.stdout))
     assert {"fastapi", "sqlalchemy"} <= loaded
     assert not loaded & set(ENGINES)
+
+
+@pytest.mark.parametrize("failure", [ConflictError("taken", code="taken"), KeyError()])
+def test_who_serves_is_told_why_a_start_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+):
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise failure
+
+    for name in ("configure_logs", "start_traces", "stop_traces"):
+        monkeypatch.setattr(f"gateway.app.{name}", lambda: None)
+    monkeypatch.setattr("gateway.node.Membership", fail)
+    settings = Settings(data_dir=tmp_path, port=free_port(), local_modes=())
+    with pytest.raises(PrivacyError) as refusal:
+        run(settings, announce=lambda _: None)
+    assert refusal.value.code == getattr(failure, "code", "not-started")
 
 
 def test_two_gateways_never_share_a_data_folder(process: ProcessGateway):

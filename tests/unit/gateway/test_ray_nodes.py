@@ -10,7 +10,14 @@ from gateway.executors.ray import cluster as cluster_module
 from gateway.executors.ray.cluster import RayCluster, RayNode
 from gateway.executors.ray.credentials import Credentials
 from gateway.executors.ray.labels import labels, node_view, resources
-from gateway.executors.ray.start import NodePlan, default_host, running_nodes, stop_node
+from gateway.executors.ray.start import (
+    NodePlan,
+    RunningNode,
+    default_host,
+    running_nodes,
+    start_node,
+    stop_node,
+)
 from gateway.executors.scheduler import Scheduler
 from gateway.settings import Settings
 from privacy.certs import Certificates
@@ -176,6 +183,46 @@ def test_rays_sockets_lie_where_no_other_user_of_the_machine_can_go(
     with pytest.raises(UnavailableError) as refusal:
         _plan(tmp_path).command(Settings())
     assert refusal.value.code == "ray-start"
+
+
+_TWICE = """
+echo try >> {tries}
+[ $(wc -l < {tries}) = {needed} ] || {{ echo "{said}"; exit 1; }}
+echo "Ray runtime started."
+sleep 60
+"""
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
+@pytest.mark.parametrize(
+    ("said", "needed", "tries"),
+    [
+        ("The current node timed out during startup.", 2, 2),
+        ("The current node timed out during startup.", 3, 2),
+        ("the token is wrong", 2, 1),
+    ],
+    ids=["it was busy once", "it is busy", "no use in trying again"],
+)
+def test_a_node_whose_machine_was_too_busy_is_started_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, needed: int, tries: int
+):
+    credentials = Credentials(tmp_path / "cluster")
+    credentials.make(Certificates(tmp_path / "certs"), name="head", hosts=["127.0.0.2"])
+    log = tmp_path / "tries"
+    script = _TWICE.format(tries=log, needed=needed, said=said)
+    monkeypatch.setattr(NodePlan, "command", lambda *_: ["sh", "-c", script])
+
+    def start() -> RunningNode:
+        plan = _plan(tmp_path)
+        return start_node(plan, credentials, tmp_path, progress=lambda _: None)
+
+    if needed == tries:
+        assert start().process.alive
+        assert stop_node(tmp_path, "far").name == "far"
+    else:
+        with pytest.raises(UnavailableError, match="Ray did not start"):
+            start()
+    assert len(log.read_text().splitlines()) == tries
 
 
 def test_without_an_address_a_head_is_for_this_machine_only():

@@ -1,10 +1,11 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import sqlalchemy as sa
 
+from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
 from gateway.store.database import Database
 from gateway.store.jobs import Jobs, NewJob, Outcome
@@ -155,6 +156,21 @@ def test_what_is_refused_at_the_last_moment_leaves_nothing(store: Uploads):
     with pytest.raises(LimitError):
         put(store, b"x" * 25_001)
     assert [p for p in store._blobs._folder.rglob("*") if p.is_file()] == []
+
+
+@pytest.mark.parametrize("step", ["bring", "keep"])
+def test_what_cannot_be_kept_now_leaves_nothing_and_can_be_sent_again(
+    store: Uploads, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    def away(*_: object) -> NoReturn:
+        raise StoreAwayError("the bucket is away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Blobs, step, away)
+        with pytest.raises(StoreAwayError):
+            put(store)
+    assert [p for p in store._blobs._folder.rglob("*") if p.is_file()] == []
+    assert store.get(put(store)).bytes == len(CONTENT)
 
 
 def test_deleting_frees_the_quota_and_the_disk(store: Uploads):

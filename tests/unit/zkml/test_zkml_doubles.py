@@ -89,8 +89,8 @@ CNN = image(
 @pytest.mark.parametrize(
     ("module", "bits", "relus"),
     [
-        (MLP, 2, 0),
-        (CNN, 4, 0),
+        (MLP, 0, 0),
+        (CNN, 2, 0),
         (image(nn.AvgPool2d((4, 2), stride=2), nn.Flatten()), 3, 0),
         (nn.Sequential(nn.Linear(FEATURES, 4), nn.ReLU()), 1, 0),
         (Residual(), 0, 0),

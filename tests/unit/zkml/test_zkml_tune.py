@@ -24,7 +24,7 @@ from privacy.zkml.tune.options import parse_choices
 # Measured with EZKL 23.0.5: base, inner columns, logrows, cells, hash rows; then
 # columns of advice, fixed, selectors, and bytes of proving key and proof.
 MEASURED = [
-    (1024, 1, 10, 503, 0, 3, 4, 11, 5376635, 2272),
+    (1016, 1, 10, 503, 0, 3, 3, 11, 2951715, 1952),
     (1024, 1, 11, 503, 0, 3, 3, 11, 5902243, 1952),
     (1024, 1, 11, 503, 1232, 6, 7, 14, 16651795, 2912),
     (512, 2, 11, 539, 1232, 9, 7, 19, 20585763, 3840),
@@ -58,8 +58,10 @@ def test_what_does_not_fit_into_the_rows_is_not_laid_out() -> None:
     assert not fits(hashed, choice(logrows=10))
     assert fits(hashed, choice(logrows=11))
     assert not fits(hashed, choice(base=4096, logrows=11))
-    assert blocks(CircuitSize(2043, 0, lookups=False), choice()) == 2
-    assert blocks(CircuitSize(2042, 0, lookups=False), choice()) == 1
+    assert fits(hashed, choice(base=2040, logrows=11))
+    assert not fits(hashed, choice(base=2041, logrows=11)), "it would be split"
+    assert blocks(CircuitSize(2042, 0, lookups=False), choice()) == 2
+    assert blocks(CircuitSize(2041, 0, lookups=False), choice()) == 1
 
 
 def test_more_rows_cost_more_time_key_and_memory() -> None:
