@@ -14,6 +14,8 @@ from typing import cast
 
 from uvicorn.protocols.utils import get_remote_addr
 
+from gateway.addresses import network_of
+
 HANDSHAKE_S = 10.0
 """How long a handshake may take; slow lines need a second or two."""
 
@@ -21,6 +23,8 @@ HANDSHAKE_S = 10.0
 @dataclass(slots=True)
 class Connections:
     """How many connections each address has, in a handshake or past it.
+
+    Addresses of one IPv6 customer are one.
 
     Attributes:
         by_address: How many one may have.
@@ -36,14 +40,16 @@ class Connections:
 
     def enter(self, address: str) -> bool:
         """Count a connection, which has to `leave`; tell whether it may go on."""
-        self._open[address] += 1
-        return self._open[address] <= self.by_address or self._is_trusted(address)
+        whose = network_of(address)
+        self._open[whose] += 1
+        return self._open[whose] <= self.by_address or self._is_trusted(address)
 
     def leave(self, address: str) -> None:
         """Count a connection no more."""
-        self._open[address] -= 1
-        if self._open[address] <= 0:
-            del self._open[address]
+        whose = network_of(address)
+        self._open[whose] -= 1
+        if self._open[whose] <= 0:
+            del self._open[whose]
 
     def _is_trusted(self, address: str) -> bool:
         try:

@@ -13,8 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from privacy import __version__
 from privacy.activations import activate
 from privacy.encoding import Json
+
+TOOL = f"privacy-compute {__version__}"
+"""What a manifest says made it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ Counted in this process's memory: with N gateways a tenant may ask N times as of
 Every request is of one class, by its method, so that no route is forgotten.
 """
 
-import ipaddress
 import math
 import time
 from dataclasses import dataclass
@@ -13,10 +12,11 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
+from gateway.addresses import network_of
+
 _CLASSES = {"POST": "submit", "PUT": "upload", "PATCH": "upload"}
 _WINDOW_S = 60
 _STRANGERS = "unauthenticated"
-_IPV6_NETWORK = 64  # bits: what one customer of a provider has at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class Rates:
     async def of_stranger(self, address: str) -> Standing | None:
         """Count a request without a valid key or token; None if there is no limit."""
         return await self._count(
-            _STRANGERS, self._defaults.unauthenticated, _network(address)
+            _STRANGERS, self._defaults.unauthenticated, network_of(address)
         )
 
     async def _count(self, name: str, most: int, whose: str) -> Standing | None:
@@ -110,14 +110,3 @@ class Rates:
         stats = await self._limiter.get_window_stats(limit, name, whose)
         reset_s = max(1, math.ceil(stats.reset_time - time.time()))
         return Standing(name, most, max(0, stats.remaining), reset_s, not is_taken)
-
-
-def _network(address: str) -> str:
-    """Return what is counted together: an address, or an IPv6 customer's network."""
-    if ":" not in address:
-        return address
-    try:
-        found = ipaddress.ip_network((address, _IPV6_NETWORK), strict=False)
-    except ValueError:
-        return address[:64]
-    return str(found)

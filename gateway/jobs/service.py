@@ -10,7 +10,8 @@ A job's life:
 The row is all that is durable. After a crash runs begin again, here or at another
 gateway: a run is a pure function of its inputs, and the terminal state is written once,
 by whoever comes first (a run of the gateway that the row names, or `cancel`). A run
-that cannot write, since the database is away or the disk full, waits and tries again.
+that cannot write, since the database is away, the disk full or the receipt key rotated
+elsewhere, waits and tries again.
 """
 
 import asyncio
@@ -458,7 +459,7 @@ async def _lasting(job_id: str, act: Callable[[], Awaitable[_T]]) -> _T:
     while True:
         try:
             return await act()
-        except StoreAwayError as exc:
+        except UnavailableError as exc:
             _log.warning("job-waits", job=job_id, code=exc.code)
         await asyncio.sleep(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -120,8 +120,11 @@ class S3Blobs:
         return copy.read_bytes() if copy.stat().st_size <= SMALL_BYTES else None
 
     def older_than(self, seconds: float) -> set[str]:
-        """Return the digests of blobs that have lain here for so long."""
-        horizon, found = time.time() - seconds, set()
+        """Return the digests of blobs that have lain here for so long.
+
+        Objects of others, in a bucket that is not ours alone, are left alone.
+        """
+        horizon, found = time.time() - seconds, set[str]()
         with _away():
             pages = self._s3.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix
@@ -129,7 +132,8 @@ class S3Blobs:
             for page in pages:
                 for entry in page.get("Contents", ()):
                     if entry["LastModified"].timestamp() <= horizon:
-                        found.add(entry["Key"].rpartition("/")[2])
+                        with suppress(FormatError):
+                            found.add(check_sha256(entry["Key"][len(self._prefix) :]))
         return found
 
     def remove(self, digests: Collection[str]) -> int:

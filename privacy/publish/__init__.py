@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from privacy import __version__
 from privacy.bundle import (
     Bundle,
     Column,
@@ -38,7 +37,7 @@ from privacy.publish.put import next_version, put_bundle, version_taken
 from privacy.publish.quantized import has_quantized_layers, portable, qonnx_of
 from privacy.publish.seal import Seal, beside, deposit, modes_to_publish, seal_part
 from privacy.publisher import publisher_key, signer_of
-from privacy.publishing import PartRequest, PartResult
+from privacy.publishing import TOOL, PartRequest, PartResult
 from privacy.tee.measure import measure_folder
 from privacy.tee_zkml.program import PROGRAM
 from privacy.tee_zkml.publish import compose
@@ -164,7 +163,7 @@ def publish(  # noqa: PLR0913 - every one is a choice of the publisher's
             modes=parts,
             files=list_files(root, frozenset(public)),
             published_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            tool=f"privacy-compute {__version__}",
+            tool=TOOL,
         )
         final = put_bundle(
             root, manifest, store, private_key, fixed=version is not None

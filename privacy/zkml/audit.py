@@ -12,6 +12,9 @@ Plan:
     5. Compile the ONNX file with them and make the keys: the verifying key is equal.
     6. The circuit's answers are the model's, on rows drawn from the declared range.
 
+How models are rewritten is a matter of the release, how they are compiled one of the
+engine: a key that differs says nothing of a bundle that others made (`other-release`).
+
 The settings are taken as they are: they decide how coarse the circuit is, which step 6
 measures, and what it can hold. The compiled circuit itself differs from one compilation
 to the next in the order of its tables; the verifying key does not.
@@ -19,6 +22,8 @@ to the next in the order of its tables; the verifying key does not.
 
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +34,7 @@ from privacy.child import Handler, Progress, run_in_child
 from privacy.encoding import Json, sha256_file
 from privacy.errors import CannotVerifyError, VerificationError
 from privacy.modes import Mode
-from privacy.publishing import accuracy
+from privacy.publishing import TOOL, accuracy
 from privacy.zkml.candidates import Grade, shortfall
 from privacy.zkml.choose import run_onnx
 from privacy.zkml.field import dequantize
@@ -45,6 +50,7 @@ from privacy.zkml.srs import (
 )
 from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
 
+_OF_THE_RELEASE = frozenset({"wrong-settings", "wrong-verifying-key"})
 _ROWS = 32
 _IN_RANGE = Grade(part=1.0, share=0.9)
 """Rows are drawn from the whole range, far from the data: a few may differ."""
@@ -74,7 +80,8 @@ def audit(
         VerificationError: Something differs; the code says what: `bundle-changed`,
             `wrong-onnx`, `wrong-srs`, `wrong-settings`, `wrong-verifying-key` or
             `wrong-answers`.
-        CannotVerifyError: The ONNX file or the SRS is not here, or the engine failed.
+        CannotVerifyError: The ONNX file or the SRS is not here, the engine failed, or
+            another release or engine made the bundle, and leads to another key.
     """
     request = {
         "root": str(root),
@@ -93,10 +100,28 @@ def handler() -> Handler:
     def serve(request: Json, progress: Progress) -> Json:
         bundle = open_bundle(Path(request["root"]), check_files=False)
         given = {n: Path(request[n]) if request[n] else None for n in ("onnx", "srs")}
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, _as_made(backend, bundle):
             return _audit(backend, bundle, given, Path(scratch), progress)
 
     return serve
+
+
+@contextmanager
+def _as_made(backend: ProofSystem, bundle: Bundle) -> Iterator[None]:
+    """Say of a circuit that differs which release and engine would tell."""
+    params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
+    maker = f"{bundle.manifest.tool} with {params.system} {params.system_version}"
+    here = f"{TOOL} with {backend.name} {backend.version}"
+    try:
+        yield
+    except VerificationError as exc:
+        if maker == here or exc.code not in _OF_THE_RELEASE:
+            raise
+        msg = (
+            f"the bundle was made by {maker}, this is {here}, which may write the same "
+            f"model as another circuit: audit it with what made it ({exc.message})"
+        )
+        raise CannotVerifyError(msg, code="other-release") from exc
 
 
 def _audit(
@@ -238,6 +263,9 @@ def _compare(
             msg = "the manifest's hash of the weights is not this model's"
             raise VerificationError(msg, code="wrong-model-hash")
     raw: Any = np.array(answers)
+    if raw.shape != clear.shape:
+        msg = f"the circuit has {raw.shape[1]} outputs, the model {clear.shape[1]}"
+        raise VerificationError(msg, code="wrong-answers")
     activation, task = manifest.activation, manifest.task
     reason = shortfall(raw, clear, activation=activation, task=task, grade=_IN_RANGE)
     if reason:

@@ -80,7 +80,8 @@ def _answer(graph: Any) -> _Sum:
     for node in graph.node:
         if node.op_type == "Constant":
             continue
-        _need(node.op_type in _STEPS, all(name in known for name in node.input))
+        _need(node.op_type in _STEPS, node.domain in {"", "ai.onnx"})
+        _need(all(name in known for name in node.input))
         parts = [known[name] for name in node.input]
         known[node.output[0]] = _STEPS[node.op_type](node, *parts)
     answer = known.get(graph.output[0].name)
@@ -92,6 +93,12 @@ def _answer(graph: Any) -> _Sum:
 def _all(columns: Any, kind: type) -> None:
     _need(isinstance(columns, tuple))
     _need(*(type(c) is kind for c in columns))
+
+
+def _row(array: Any, width: int) -> None:
+    """Need an array that is one row: of another shape it would make several."""
+    _need(isinstance(array, np.ndarray))
+    _need(array.shape in {(width,), (1, width)}, np.isfinite(array).all())
 
 
 def _option(node: Any, name: str) -> list[int]:
@@ -106,9 +113,8 @@ def _gather(node: Any, columns: Any, picked: Any) -> Any:
 
 
 def _greater(_: Any, features: Any, thresholds: Any) -> Any:
-    _need(isinstance(thresholds, np.ndarray))
     _all(features, int)
-    _need(thresholds.size == len(features))
+    _row(thresholds, len(features))
     pairs = zip(features, thresholds.ravel(), strict=True)
     return tuple(Split(feature, float(limit)) for feature, limit in pairs)
 
@@ -123,6 +129,8 @@ def _cast(node: Any, columns: Any) -> Any:
 def _subtract(_: Any, whole: Any, part: Any) -> Any:
     if isinstance(whole, np.ndarray):
         _all(part, Split)
+        if whole.ndim:
+            _row(whole, whole.size)
         _need((whole == 1).all(), whole.size in (1, len(part)))
         return tuple(_Place(split, right=False) for split in part)
     _all(whole, _Place)
@@ -154,12 +162,13 @@ def _weigh(_: Any, places: Any, values: Any) -> Any:
     _all(places, _Place)
     _need(isinstance(values, np.ndarray))
     _need(values.ndim == 2, len(values) == len(places))  # noqa: PLR2004
+    _need(np.isfinite(values).all())
     return _Sum(places, values.astype(np.float64), np.zeros(values.shape[1]))
 
 
 def _add(_: Any, total: Any, base: Any) -> Any:
-    _need(isinstance(total, _Sum), isinstance(base, np.ndarray))
-    _need(base.size == total.base.size)
+    _need(isinstance(total, _Sum))
+    _row(base, total.base.size)
     return _Sum(total.places, total.values, total.base + base.ravel())
 
 

@@ -36,7 +36,10 @@ class Writer:
         import onnx
 
         made = out or self.name()
-        self.nodes.append(onnx.helper.make_node(kind, list(inputs), [made], **how))
+        # ONNX Runtime names what it fuses after these, and fails on two of one name.
+        name = f"{self._prefix}/node/{len(self.nodes)}"
+        node = onnx.helper.make_node(kind, list(inputs), [made], name, **how)
+        self.nodes.append(node)
         return made
 
     def columns(self, tensor: str, width: int) -> list[Column]:

@@ -59,6 +59,7 @@ def test_addresses_are_counted_by_themselves_and_ipv6_by_network():
     assert asyncio.run(count(*[f"192.0.2.{n}" for n in range(9)])) == 9
     assert asyncio.run(count(*[f"2001:db8::{n}" for n in range(9)])) == 5
     assert asyncio.run(count(*[f"2001:db8:{n}::1" for n in range(9)])) == 9
+    assert asyncio.run(count(*[f"::ffff:192.0.2.{n}" for n in range(9)])) == 9
 
 
 def test_many_addresses_do_not_slow_down_each_request():

@@ -17,6 +17,7 @@ from gateway.jobs.runs import Complete, Runs
 from gateway.jobs.service import _Ended
 from gateway.node import Gateway, _forget_finished
 from gateway.opening import open_database
+from gateway.signing import ReceiptKeys
 from gateway.store.audit import Audit
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs
@@ -24,6 +25,8 @@ from gateway.store.database import Database
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from privacy.bundle import Bundle
 from privacy.encoding import Json, sha256_hex
+from privacy.errors import UnavailableError
+from privacy.receipt import Receipt
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import FAKE_ENGINES, ThreadGateway, wait_until
 
@@ -228,6 +231,26 @@ def test_what_was_brought_of_a_run_that_ends_too_late_is_removed(
     assert job["status"] == "cancelled"
     assert brought
     assert not [path for path in brought if path.exists()]
+
+
+def test_a_job_waits_for_the_receipt_key_of_the_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bundle(tmp_path / "models")
+    real, tried = ReceiptKeys.sign, []
+
+    def sign(keys: ReceiptKeys, receipt: Receipt) -> bytes:
+        tried.append(receipt.status)
+        if len(tried) == 1:
+            msg = "another gateway rotated it"
+            raise UnavailableError(msg, code="receipt-key-mismatch")
+        return real(keys, receipt)
+
+    monkeypatch.setattr(ReceiptKeys, "sign", sign)
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        job = api.order({"do": "echo"}, wait=20).json()
+    assert job["status"] == "succeeded"
+    assert tried == ["succeeded", "succeeded"]
 
 
 def test_a_defect_at_the_end_of_a_job_fails_it_rather_than_leave_it_running(

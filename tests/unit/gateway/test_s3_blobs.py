@@ -113,6 +113,23 @@ def test_a_blob_removed_between_upload_and_naming_is_uploaded_again(
     blobs.remove({DIGEST})
 
 
+def test_objects_of_others_in_the_bucket_are_left_alone(
+    blobs: S3Blobs, tmp_path: Path, database: Database
+):
+    others = [f"some/prefix/{name}" for name in ("README", f"deeper/{DIGEST}")]
+    client = boto3.client("s3")
+    for key in others:
+        client.put_object(Bucket="blobs", Key=key, Body=b"not ours")
+    blobs.bring(_given(tmp_path), DIGEST)  # nobody names it
+    allowance = Allowance(max_bytes=1 << 20, quota_bytes=1 << 20, ttl_s={"blob": 60})
+    uploads = Uploads(database, blobs, Parts(tmp_path / "uploads"), allowance)
+    assert uploads.remove_lost_files(older_than_s=-60) == 1
+    left = client.list_objects_v2(Bucket="blobs")["Contents"]
+    assert {entry["Key"] for entry in left} == set(others)
+    for key in others:
+        client.delete_object(Bucket="blobs", Key=key)
+
+
 def test_no_upload_is_part_of_a_transaction_that_names_its_blob(
     blobs: S3Blobs, tmp_path: Path
 ):

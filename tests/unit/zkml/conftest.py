@@ -19,7 +19,7 @@ from privacy.bundle import (
     write_manifest,
 )
 from privacy.child import Child, run_in_child
-from privacy.publishing import PartRequest
+from privacy.publishing import TOOL, PartRequest
 from privacy.zkml import make_input
 
 _FEATURES = 30
@@ -189,7 +189,7 @@ def make_bundle(root: Path, model: Linear, **options: Any) -> Bundle:
         modes={"zkml": ModePart(**result)},
         files=list_files(root, public),
         published_at="2026-01-01T00:00:00Z",
-        tool="test",
+        tool=TOOL,
     )
     return write_manifest(root, manifest)
 

@@ -119,6 +119,19 @@ def test_what_is_pinned_but_does_not_fit_is_found(
     assert caught.value.code == code
 
 
+def test_what_another_release_made_is_not_called_false(copied: Bundle) -> None:
+    """It may have written the same model as another circuit."""
+    _coarser(copied)
+    signed_again(copied)
+    manifest = open_bundle(copied.root).manifest
+    write_manifest(copied.root, replace(manifest, tool="privacy-compute 0.0.9"))
+    with pytest.raises(
+        CannotVerifyError, match=r"by privacy-compute 0\.0\.9"
+    ) as caught:
+        audit(copied.root)
+    assert caught.value.code == "other-release"
+
+
 def test_a_file_that_is_not_pinned_is_found(copied: Bundle) -> None:
     _flip(copied.root / "zkml/pk.key", 1000)
     with pytest.raises(VerificationError) as caught:

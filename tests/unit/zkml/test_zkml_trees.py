@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.ensemble import (
     GradientBoostingClassifier,
@@ -17,7 +18,7 @@ from sklearn.tree import DecisionTreeClassifier
 from privacy.publish.core import to_onnx
 from privacy.publish.trees import tree_module
 from privacy.trees import Ensemble, Node, ensemble_of
-from privacy.zkml.onnx_prep import fix_batch, open_session
+from privacy.zkml.onnx_prep import constants, fix_batch, open_session
 from privacy.zkml.read_trees import read_trees
 from privacy.zkml.rewrite import rewrite
 from privacy.zkml.system import CircuitChoice, Visibility, load_backend
@@ -119,6 +120,26 @@ def test_trees_that_share_comparisons_make_each_once(tmp_path: Path) -> None:
     assert equal
 
 
+def test_nodes_that_onnx_runtime_fuses_have_names(tmp_path: Path) -> None:
+    """It names fused nodes after them, and loads no model with two of one name."""
+    values = iter(np.linspace(-1, 1, 20).tolist())
+    limits = (0.97, 0.09, 0.66)
+
+    def tree(*parts: Any) -> Node:
+        if not parts:
+            return Node(value=(next(values),))
+        feature, left, right = parts
+        return Node(feature, limits[feature], tree(*left), tree(*right))
+
+    leaf: Any = ()
+    one, two = (1, leaf, leaf), (2, leaf, leaf)
+    left = (0, leaf, (1, (1, leaf, two), (2, one, one)))
+    right = (0, (0, leaf, (2, leaf, (0, leaf, leaf))), one)
+    path = tmp_path / "m.onnx"
+    write(path, Ensemble((tree(0, left, right),), (0.25,), "none"), 3)
+    rewritten(path, np.array([[0.0] * 3, [1.0] * 3]))
+
+
 def test_what_is_read_are_the_trees_that_were_written(
     tmp_path: Path, wine: Any
 ) -> None:
@@ -160,8 +181,29 @@ def _twice(model: Any) -> None:
     node.input[1] = node.input[0]
 
 
-def _shorter(model: Any) -> None:
-    model.graph.output[0].name = model.graph.node[-2].output[0]
+def _replace(model: Any, name: str, array: Any) -> None:
+    (tensor,) = (t for t in model.graph.initializer if t.name == name)
+    tensor.CopyFrom(numpy_helper.from_array(array, name))
+
+
+def _several_rows(model: Any) -> None:
+    """As many thresholds, but against each feature each of them."""
+    node = next(n for n in model.graph.node if n.op_type == "Greater")
+    limits = constants(model.graph)[node.input[1]]
+    _replace(model, node.input[1], limits[:, None])
+
+
+def _no_number(model: Any) -> None:
+    """Nothing is greater; a circuit has no such thing."""
+    node = next(n for n in model.graph.node if n.op_type == "Greater")
+    limits = constants(model.graph)[node.input[1]].copy()
+    limits[0] = np.nan
+    _replace(model, node.input[1], limits)
+
+
+def _base_of_several_rows(model: Any) -> None:
+    node = model.graph.node[-1]
+    _replace(model, node.input[1], constants(model.graph)[node.input[1]][:, None])
 
 
 def _ends_otherwise(model: Any) -> None:
@@ -169,7 +211,18 @@ def _ends_otherwise(model: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [_swap, _less, _by_row, _twice, _ends_otherwise], ids=lambda f: f.__name__
+    "change",
+    [
+        _swap,
+        _less,
+        _by_row,
+        _twice,
+        _ends_otherwise,
+        _several_rows,
+        _no_number,
+        _base_of_several_rows,
+    ],
+    ids=lambda f: f.__name__,
 )
 def test_a_graph_that_does_anything_else_is_not_read(
     tmp_path: Path, wine: Any, change: Any
