@@ -1,18 +1,17 @@
 """ReLUs and averages written too large by a power of two, told or taken off."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from torch import nn
 
 from privacy.zkml.doubles import double
-from privacy.zkml.onnx_prep import fix_batch, open_session
 from privacy.zkml.system import CircuitChoice, Visibility, load_backend
+from tests.support import exported
+from tests.support.exported import answers, operators
 
 FEATURES = 64
 ROWS = np.random.default_rng(0).normal(size=(20, FEATURES)).astype(np.float32)
@@ -21,21 +20,11 @@ CHOICE = CircuitChoice(9, 512, 4, 1, 10, 22)
 
 def export(path: Path, module: Any) -> None:
     torch.manual_seed(0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module.eval(), (torch.zeros(1, FEATURES),), str(path), input_names=["x"]
-        )
-    fix_batch(path, path)
+    exported.export(path, module, features=FEATURES)
 
 
 def run(path: Path) -> Any:
-    session, name = open_session(path.read_bytes())
-    return np.concatenate([session.run(None, {name: row[None]})[0] for row in ROWS])
-
-
-def operators(path: Path) -> list[str]:
-    return [str(node.op_type) for node in onnx.load(str(path)).graph.node]
+    return answers(path, rows=ROWS)
 
 
 def cells(path: Path) -> int:

@@ -1,6 +1,5 @@
 """Models rewritten for circuits answer as before, with fewer cells."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from privacy.errors import BackendError
 from privacy.publishing import PartRequest
 from privacy.zkml.choose import prepare
 from privacy.zkml.field import quantize
-from privacy.zkml.onnx_prep import fix_batch, open_session
+from privacy.zkml.onnx_prep import fix_batch
 from privacy.zkml.rewrite import Rewritten, rewrite
 from privacy.zkml.saturate import tables_are_cut
 from privacy.zkml.system import (
@@ -24,6 +23,8 @@ from privacy.zkml.system import (
     Visibility,
     load_backend,
 )
+from tests.support import exported
+from tests.support.exported import answers, operators
 
 FEATURES = 36
 LOW, HIGH = -np.ones(FEATURES), np.ones(FEATURES)
@@ -32,21 +33,11 @@ CHOICE = CircuitChoice(9, 512, 4, 1, 10, 22)
 
 
 def export(path: Path, module: Any) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module.eval(), (torch.zeros(1, FEATURES),), str(path), input_names=["x"]
-        )
-    fix_batch(path, path)
+    exported.export(path, module, features=FEATURES)
 
 
 def run(path: Path) -> Any:
-    session, name = open_session(path.read_bytes())
-    return np.concatenate([session.run(None, {name: row[None]})[0] for row in ROWS])
-
-
-def operators(path: Path) -> list[str]:
-    return [str(node.op_type) for node in onnx.load(str(path)).graph.node]
+    return answers(path, rows=ROWS)
 
 
 def cells(path: Path, scratch: Path) -> int:
