@@ -2,10 +2,13 @@
 
 Leaf values are in the units of raw outputs. Thresholds are rounded so that float32
 comparisons decide as the library does: scikit-learn compares float32 features with
-float64 thresholds (`x <= t`), XGBoost with float32 ones (`x < t`).
+float64 thresholds (`x <= t`), XGBoost with float32 ones (`x < t`). XGBoost's are often
+values of the data, so which side these go to must survive fixed point as well:
+`Ensemble.strict` tells.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +31,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """Trees whose leaf values are summed with `base`; outputs are raw."""
+    """Trees whose leaf values are summed with `base`; outputs are raw.
+
+    Attributes:
+        strict: The library compares `x < t`; each threshold is the float32 before t.
+    """
 
     trees: tuple[Node, ...]
     base: tuple[float, ...]
     activation: str
+    strict: bool = False
 
 
 def ensemble_of(core: Any) -> Ensemble | None:
@@ -70,21 +78,29 @@ def _averaged(core: Any) -> Ensemble:
 
 def _gradient_boosting(core: Any) -> Ensemble:
     """Sum of `learning_rate * tree` for each class, on top of the initial estimate."""
-    width = core.estimators_.shape[1]
+    width, times = core.estimators_.shape[1], logit_times(core)
     rows = np.zeros((1, core.n_features_in_))
-    base = np.atleast_1d(core._raw_predict_init(rows)[0])  # noqa: SLF001 - no public way
+    base = times * core._raw_predict_init(rows).reshape(-1)  # noqa: SLF001 - no public way
     trees = []
     for stage in core.estimators_:
         for k, estimator in enumerate(stage):
 
             def leaf(values: Any, k: int = k) -> tuple[float, ...]:
-                value = core.learning_rate * float(values[0][0])
+                value = times * core.learning_rate * float(values[0][0])
                 return tuple(value if i == k else 0.0 for i in range(width))
 
             trees.append(_from_sklearn(estimator.tree_, leaf))
     is_classifier = hasattr(core, "classes_")
     activation = ("sigmoid" if width == 1 else "softmax") if is_classifier else "none"
     return Ensemble(tuple(trees), tuple(float(b) for b in base), activation)
+
+
+def logit_times(core: Any) -> float:
+    """Return how many times an estimator's decision function its logit is.
+
+    Of boosting with the exponential loss, probabilities are sigmoids of twice that.
+    """
+    return 2.0 if getattr(core, "loss", "") == "exponential" else 1.0
 
 
 def _from_sklearn(tree: Any, leaf: Callable[[Any], tuple[float, ...]]) -> Node:
@@ -107,41 +123,77 @@ def float32_at_most(value: float) -> float:
     return float(near if near <= value else np.nextafter(near, np.float32(-np.inf)))
 
 
+def float32_after(value: float) -> float:
+    """Return the least float32 above another."""
+    return float(np.nextafter(np.float32(value), np.float32(np.inf)))
+
+
+_XGBOOST_OBJECTIVES = {"binary:logistic", "multi:softprob", "reg:squarederror"}
+
+
 def _xgboost(core: Any) -> Ensemble:
-    booster = core.get_booster()
-    objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
-    is_classifier = hasattr(core, "classes_") and hasattr(core, "predict_proba")
-    known = {"binary:logistic", "multi:softprob", "reg:squarederror"}
-    if objective not in known:
-        msg = f"XGBoost objective {objective} is not one of {', '.join(sorted(known))}"
-        raise FormatError(msg, code="unsupported-model")
+    learner = _learner(core)
+    objective = learner["objective"]["name"]
     width = len(core.classes_) if objective == "multi:softprob" else 1
-    dumps = booster.get_dump(dump_format="json")
-    columns = booster.feature_names or [f"f{i}" for i in range(core.n_features_in_)]
+    model = learner["gradient_booster"]["model"]
     trees = tuple(
-        _from_xgboost(json.loads(text), columns, i % width, width)
-        for i, text in enumerate(dumps)
+        _from_xgboost(tree, at, width)
+        for tree, at in zip(model["trees"], model["tree_info"], strict=True)
     )
-    config = json.loads(booster.save_config())["learner"]["learner_model_param"]
-    base = float(config["base_score"])
+    base = float(learner["learner_model_param"]["base_score"])
     if objective == "binary:logistic":
         base = float(np.log(base / (1.0 - base)))
+    is_classifier = hasattr(core, "classes_") and hasattr(core, "predict_proba")
     activation = ("sigmoid" if width == 1 else "softmax") if is_classifier else "none"
-    return Ensemble(trees, (base,) * width, activation)
+    return Ensemble(trees, (base,) * width, activation, strict=True)
 
 
-def _from_xgboost(tree: Any, columns: list[str], at: int, width: int) -> Node:
-    if "leaf" in tree:
-        value = float(tree["leaf"])
-        return Node(value=tuple(value if i == at else 0.0 for i in range(width)))
-    children = {c["nodeid"]: c for c in tree["children"]}
-    threshold = np.float32(tree["split_condition"])
-    return Node(
-        feature=columns.index(tree["split"]),
-        threshold=float(np.nextafter(threshold, np.float32(-np.inf))),  # x < t
-        left=_from_xgboost(children[tree["yes"]], columns, at, width),
-        right=_from_xgboost(children[tree["no"]], columns, at, width),
-    )
+def _learner(core: Any) -> Any:
+    """Return XGBoost's own description of the trees that count.
+
+    Raises:
+        FormatError: They are summed, compared or missed in a way we do not know.
+    """
+    booster = core.get_booster()
+    last = getattr(core, "best_iteration", None)  # where training was stopped early
+    kept = booster if last is None else booster[: last + 1]
+    learner = json.loads(kept.save_raw("json"))["learner"]
+    objective, way = learner["objective"]["name"], learner["gradient_booster"]
+    if objective not in _XGBOOST_OBJECTIVES:
+        known = ", ".join(sorted(_XGBOOST_OBJECTIVES))
+        raise _unsupported(f"XGBoost objective {objective} is not one of {known}")
+    if way["name"] != "gbtree":
+        raise _unsupported(f"XGBoost booster {way['name']} is not gbtree")
+    missing = getattr(core, "missing", None)
+    if not (missing is None or math.isnan(missing)):
+        msg = f"XGBoost was told that {missing:g} is a missing value, which is a number"
+        raise _unsupported(f"{msg} here: train it with missing=nan")
+    if any(any(tree.get("split_type", ())) for tree in way["model"]["trees"]):
+        msg = "XGBoost compares categories: encode them as columns of 0 and 1"
+        raise _unsupported(msg)
+    return learner
+
+
+def _unsupported(msg: str) -> FormatError:
+    return FormatError(msg, code="unsupported-model")
+
+
+def _from_xgboost(tree: Any, at: int, width: int) -> Node:
+    limits = np.array(tree["split_conditions"], np.float32)  # or the values of leaves
+
+    def build(i: int) -> Node:
+        left, right = tree["left_children"][i], tree["right_children"][i]
+        if left < 0:
+            value = float(limits[i])
+            return Node(value=tuple(value if k == at else 0.0 for k in range(width)))
+        return Node(
+            feature=tree["split_indices"][i],
+            threshold=float(np.nextafter(limits[i], np.float32(-np.inf))),  # x < t
+            left=build(left),
+            right=build(right),
+        )
+
+    return build(0)
 
 
 Step = tuple[int, float, bool]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from privacy.publish.core import Expressed, columns_of
-from privacy.trees import Ensemble, ensemble_of
+from privacy.trees import Ensemble, ensemble_of, float32_after, logit_times
 
 
 def express_trees(core: Any) -> Expressed | None:
@@ -22,7 +22,10 @@ def express_trees(core: Any) -> Expressed | None:
     if ensemble.activation == "none":
         raw = core.predict_proba if hasattr(core, "classes_") else core.predict
     elif hasattr(core, "decision_function"):
-        raw = core.decision_function
+
+        def raw(rows: Any) -> Any:
+            return logit_times(core) * core.decision_function(rows)
+
     else:
 
         def raw(rows: Any) -> Any:
@@ -57,13 +60,15 @@ def tree_module(ensemble: Ensemble) -> Any:
 
     splits, levels, values = _levels(ensemble)
     picked = [feature for feature, _ in splits]
+    strict = ensemble.strict
+    thresholds = [float32_after(t) if strict else t for _, t in splits]
     lone = [tree.value for tree in ensemble.trees if not tree.left]
     constant = np.sum([ensemble.base, *lone], axis=0)
 
     class Trees(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            limits = torch.tensor([limit for _, limit in splits], dtype=torch.float32)
+            limits = torch.tensor(thresholds, dtype=torch.float32)
             self.register_buffer("threshold", limits)
             self.register_buffer("value", torch.tensor(values, dtype=torch.float32))
             base = torch.tensor(constant, dtype=torch.float32)
@@ -72,7 +77,9 @@ def tree_module(ensemble: Ensemble) -> Any:
         def forward(self, x: Any) -> Any:
             if not splits:
                 return x[:, :1] * 0.0 + self.base
-            above = (x[:, picked] > self.threshold).float()
+            given = x[:, picked]
+            is_above = given >= self.threshold if strict else given > self.threshold
+            above = is_above.float()
             right = above[:, levels[0].splits]
             reached, leaves = torch.cat([1.0 - right, right], dim=1), []
             for level in levels[1:]:

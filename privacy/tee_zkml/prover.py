@@ -124,6 +124,7 @@ def _prove(params: ZkmlParams, descriptors: Mapping[str, int]) -> Prove:
     backend = load_backend(params.system)
     check_version(backend, params)
     circuit, bits = HeldCircuit(descriptors=descriptors), params.input_scale_bits
+    backend.check_proving_key(circuit, logrows=params.logrows)
 
     def prove(row: Sequence[int]) -> bytes:
         return proof_to_bytes(prove_row(backend, circuit, row, scale_bits=bits))

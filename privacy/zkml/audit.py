@@ -12,8 +12,9 @@ Plan:
     5. Compile the ONNX file with them and make the keys: the verifying key is equal.
     6. The circuit's answers are the model's, on rows drawn from the declared range.
 
-How models are rewritten is a matter of the release, how they are compiled one of the
-engine: a key that differs says nothing of a bundle that others made (`other-release`).
+How models are rewritten is a matter of the release, which counts its ways in the
+manifest's `circuit_format`; how they are compiled is one of the engine. A key that
+differs says nothing of a bundle that others made (`other-release`).
 
 The settings are taken as they are: they decide how coarse the circuit is, which step 6
 measures, and what it can hold. The compiled circuit itself differs from one compilation
@@ -40,7 +41,7 @@ from privacy.zkml.choose import run_onnx
 from privacy.zkml.field import dequantize
 from privacy.zkml.onnx_prep import fix_batch
 from privacy.zkml.params import ZkmlParams, parse_params
-from privacy.zkml.rewrite import rewrite
+from privacy.zkml.rewrite import CIRCUIT_FORMAT, rewrite
 from privacy.zkml.salt import widen_input
 from privacy.zkml.srs import (
     check_verifier_srs,
@@ -110,8 +111,9 @@ def handler() -> Handler:
 def _as_made(backend: ProofSystem, bundle: Bundle) -> Iterator[None]:
     """Say of a circuit that differs which release and engine would tell."""
     params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
-    maker = f"{bundle.manifest.tool} with {params.system} {params.system_version}"
-    here = f"{TOOL} with {backend.name} {backend.version}"
+    maker = _named(bundle.manifest.tool, params.circuit_format, params.system)
+    maker += f" {params.system_version}"
+    here = _named(TOOL, CIRCUIT_FORMAT, backend.name) + f" {backend.version}"
     try:
         yield
     except VerificationError as exc:
@@ -122,6 +124,10 @@ def _as_made(backend: ProofSystem, bundle: Bundle) -> Iterator[None]:
             f"model as another circuit: audit it with what made it ({exc.message})"
         )
         raise CannotVerifyError(msg, code="other-release") from exc
+
+
+def _named(tool: str, circuit_format: int, system: str) -> str:
+    return f"{tool} (circuits of format {circuit_format}) with {system}"
 
 
 def _audit(

@@ -6,6 +6,9 @@ power of two along, if biases are taken as often. The outputs then are too large
 power of two, which is a matter of their scale: it is told to whoever decodes them.
 Before anything that is not linear, the weights of the last layer take it off; and two
 bits of it before the outputs, which are the largest values and would need more digits.
+
+Weights that take bits off are less precise by as many, and each bit counts towards the
+digits of every value. So in deep networks, only the first layers gain.
 """
 
 import math
@@ -22,6 +25,10 @@ from privacy.zkml.writer import Writer
 _GAINING = frozenset({"Relu", "AveragePool"})
 _MOST_OFF = 2
 """Bits that the weights before the outputs take off, and are less precise by."""
+_MOST_TAKEN = 3
+"""From this on nothing gains, where weights will take it off."""
+_MOST_TOLD = 8
+"""From this on no ReLU gains; averages do, which cost twenty times as much."""
 _LINEAR = frozenset({"MatMul", "Gemm", "Conv"})
 _CARRYING = _GAINING | {
     "Add",
@@ -80,6 +87,7 @@ class _Work:
         self.bits = {input_name(graph): 0}
         self._moving = self._found()
         self._exact = self._needed()
+        self._taken = self._taken_off()
         self._last = self._before_outputs()
 
     def _found(self) -> set[str]:
@@ -122,6 +130,23 @@ class _Work:
                 exact |= set(self._inputs(node))
         return exact
 
+    def _taken_off(self) -> set[str]:
+        """Return the values whose bits weights will take off for what is not linear."""
+        taken = set[str]()
+        for node in reversed(self._graph.node):
+            made, is_linear = set(node.output), self._is_linear(node)
+            passes = made & taken and (is_linear or self._carries(node))
+            if passes or (is_linear and made & self._exact):
+                taken |= set(self._inputs(node))
+        return taken
+
+    def _gains(self, node: Any, before: int) -> bool:
+        if node.op_type not in _GAINING or node.output[0] in self._exact:
+            return False
+        if node.output[0] in self._taken:
+            return before < _MOST_TAKEN
+        return before < _MOST_TOLD or node.op_type != "Relu"
+
     def _before_outputs(self) -> set[str]:
         """Return the values of linear layers that nothing linear comes after."""
         late = {value.name for value in self._graph.output}
@@ -141,7 +166,7 @@ class _Work:
             after = 0 if node.output[0] in self._exact else before
             if self._is_linear(node) and node.output[0] in self._last:
                 after = max(0, after - _MOST_OFF)
-            if node.op_type in _GAINING and node.output[0] not in self._exact:
+            if self._gains(node, before):
                 after += self._gain(node)
             else:
                 self._scale(node, before, after)

@@ -65,6 +65,8 @@ class ZkmlParams:
         srs: See `SrsFacts`.
         insecure_srs: The SRS is not of a public ceremony: its maker can forge proofs.
         onnx_sha256: The model in ONNX as it was published, `zkml/model.onnx`.
+        circuit_format: How models are written as circuits; see `rewrite`. 0 where the
+            manifest does not say: it is from before there were numbers.
     """
 
     system: str
@@ -90,6 +92,7 @@ class ZkmlParams:
     srs: SrsFacts
     insecure_srs: bool
     onnx_sha256: str
+    circuit_format: int = 0
 
     def to_json(self) -> Json:
         """Return the params as the manifest holds them."""
@@ -169,8 +172,8 @@ def parse_params(value: Json) -> ZkmlParams:
         FormatError: Members are missing, unknown or contradict one another.
     """
     names = {f.name for f in fields(ZkmlParams)}
-    if set(value) != names:
-        odd = ", ".join(sorted(set(value) ^ names))[:200]
+    if set(value) | {"circuit_format"} != names:
+        odd = ", ".join(sorted(set(value) ^ names - {"circuit_format"}))[:200]
         msg = f"the manifest's zkml params lack or add: {odd}"
         raise FormatError(msg, code="bundle-format")
     try:
@@ -223,6 +226,7 @@ def _check(p: ZkmlParams) -> None:
         != instance_names(p.visibility, features=p.features, outputs=p.outputs)
         or p.verifier_learns != verifier_learns(p.visibility)
         or type(p.proof_bytes) is not int
+        or type(p.circuit_format) is not int
         or p.system != "ezkl"
     ):
         msg = "the manifest's zkml params contradict one another"

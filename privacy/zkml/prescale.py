@@ -16,6 +16,8 @@ import numpy as np
 from privacy.zkml.onnx_prep import constants, input_name
 
 _HALF_WIDTH = 16.0
+_BEYOND = _HALF_WIDTH + 1
+"""Where thresholds are put that no allowed feature reaches: the numbers stay small."""
 _COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
 
 
@@ -42,9 +44,9 @@ def prescale(path: Path, low: Any, high: Any) -> tuple[Any, Any]:
     for i, item in enumerate(found):
         node, select, threshold = item
         factor = np.where(select.any(axis=0), scale @ select, 1.0)
-        moved = (threshold - offset @ select) / factor
         name = f"prescaled_threshold_{i}"
-        tensor = onnx.numpy_helper.from_array(moved.astype(np.float32), name)
+        limits = moved(threshold, offset @ select, factor)
+        tensor = onnx.numpy_helper.from_array(limits, name)
         model.graph.initializer.append(tensor)
         node.input[1] = name
     onnx.save(model, str(path))
@@ -60,6 +62,12 @@ def one_scale(low: Any, high: Any) -> tuple[Any, Any]:
     """
     half = np.maximum((high - low) / 2, 2.0**-40)
     return (low + high) / 2, 2.0 ** np.ceil(np.log2(half / _HALF_WIDTH))
+
+
+def moved(thresholds: Any, offset: Any, scale: Any) -> Any:
+    """Return thresholds, float32, that features on one scale are compared with."""
+    limits = (thresholds - offset) / scale
+    return np.clip(limits, -_BEYOND, _BEYOND).astype(np.float32)
 
 
 def _comparisons(graph: Any, features: int) -> Iterator[Any]:

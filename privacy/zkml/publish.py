@@ -23,6 +23,7 @@ from privacy.zkml.choose import Circuit, Model, prepare
 from privacy.zkml.field import to_hex
 from privacy.zkml.measure import measure
 from privacy.zkml.params import SrsFacts, ZkmlParams
+from privacy.zkml.rewrite import CIRCUIT_FORMAT
 from privacy.zkml.srs import obtain_srs, verifier_srs
 from privacy.zkml.system import CircuitFiles, ProofSystem, Visibility, load_backend
 from privacy.zkml.tune import TuneOptions, parse_options, tune
@@ -147,4 +148,5 @@ def _params(
         srs=srs,
         insecure_srs=srs.kind != "public",
         onnx_sha256=sha256_file(circuit.files.onnx),
+        circuit_format=CIRCUIT_FORMAT,
     )

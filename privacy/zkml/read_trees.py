@@ -19,10 +19,11 @@ from privacy.zkml.onnx_prep import constants, input_name
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Whether a feature is greater than a threshold."""
+    """Whether a feature is greater than a threshold; if `reaches`, or equal to it."""
 
     feature: int
     threshold: float
+    reaches: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,10 +46,15 @@ class _Sum:
 
 @dataclass(frozen=True, slots=True)
 class Trees:
-    """Trees whose leaf values are summed with `base`, float64 of shape (outputs,)."""
+    """Trees whose leaf values are summed with `base`, float64 of shape (outputs,).
+
+    Attributes:
+        strict: Nodes compare `x < threshold`, and not `x <= threshold`.
+    """
 
     roots: tuple[Node, ...]
     base: Any
+    strict: bool
 
 
 class _OtherError(Exception):
@@ -112,11 +118,12 @@ def _gather(node: Any, columns: Any, picked: Any) -> Any:
     return tuple(columns[int(i)] for i in picked)
 
 
-def _greater(_: Any, features: Any, thresholds: Any) -> Any:
+def _greater(node: Any, features: Any, thresholds: Any) -> Any:
     _all(features, int)
     _row(thresholds, len(features))
+    reaches = node.op_type == "GreaterOrEqual"
     pairs = zip(features, thresholds.ravel(), strict=True)
-    return tuple(Split(feature, float(limit)) for feature, limit in pairs)
+    return tuple(Split(feature, float(limit), reaches) for feature, limit in pairs)
 
 
 def _cast(node: Any, columns: Any) -> Any:
@@ -175,6 +182,7 @@ def _add(_: Any, total: Any, base: Any) -> Any:
 _STEPS: dict[str, Callable[..., Any]] = {
     "Gather": _gather,
     "Greater": _greater,
+    "GreaterOrEqual": _greater,
     "Cast": _cast,
     "Sub": _subtract,
     "Mul": _multiply,
@@ -202,25 +210,34 @@ def _trees(answer: _Sum) -> Trees:
         left, right = grow(sides[False]), grow(sides[True])
         return Node(at.feature, at.threshold, left, right)
 
-    return Trees(tuple(split(sides) for sides in _roots(below)), answer.base)
+    roots = tuple(split(sides) for sides in _roots(below))
+    kinds = {place.split.reaches for place in _every(answer.places)}
+    _need(len(kinds) == 1)  # nothing to compare, or both ways
+    return Trees(roots, answer.base, kinds.pop())
 
 
 def _below(leaves: Iterable[_Place]) -> dict[_Place | None, Any]:
     """Return by place what is left and right of it; of the roots, a list of places."""
     below: dict[_Place | None, Any] = {None: []}
+    for place in _every(leaves):
+        if place.above is None:
+            below[None].append(place)
+        else:
+            sides = below.setdefault(place.above, {})
+            _need(place.right not in sides)
+            sides[place.right] = place
+    return below
+
+
+def _every(leaves: Iterable[_Place]) -> Iterable[_Place]:
+    """Yield the places of leaves, and all above them, once each."""
     seen: set[_Place] = set()
     for leaf in leaves:
         place: _Place | None = leaf
         while place is not None and place not in seen:
             seen.add(place)
-            if place.above is None:
-                below[None].append(place)
-            else:
-                sides = below.setdefault(place.above, {})
-                _need(place.right not in sides)
-                sides[place.right] = place
+            yield place
             place = place.above
-    return below
 
 
 def _roots(below: dict[_Place | None, Any]) -> Iterable[dict[bool, _Place]]:

@@ -1,6 +1,8 @@
 """Write a model as circuits take it best: the same answers, from fewer cells.
 
-Publishing and audits do exactly this, one after the other.
+Publishing and audits do exactly this, one after the other. Whoever changes what becomes
+of any model raises `CIRCUIT_FORMAT`: audits then say of earlier bundles that another
+release made them, and not that they are false.
 """
 
 from dataclasses import dataclass
@@ -14,6 +16,8 @@ from privacy.zkml.read_trees import read_trees
 from privacy.zkml.saturate import saturate
 from privacy.zkml.unroll import unroll
 from privacy.zkml.walk_trees import walk_trees
+
+CIRCUIT_FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)

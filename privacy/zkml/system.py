@@ -196,6 +196,14 @@ class ProofSystem(Protocol):
         """Write the proving and the verifying key; the circuit and SRS exist."""
         ...
 
+    def check_proving_key(self, files: CircuitFiles, *, logrows: int) -> None:
+        """Refuse a proving key that the engine might wait on for ever.
+
+        Raises:
+            BackendError: It is not one of this circuit; code `bad-proving-key`.
+        """
+        ...
+
     def witness(
         self, files: CircuitFiles, row: Sequence[int], out: Path, *, scale_bits: int
     ) -> Witness:

@@ -7,6 +7,9 @@ cells, to select one costs a cell for each node. The rest follows from what is r
 - What leads to the right of a node is one product; to the left leads the rest.
 - The sum of the leaves' values is linear in these products, so leaves take no cells.
 - Where the outputs of every leaf add up to the same, the last is the rest of it.
+
+In fixed point a feature that is a threshold is neither greater than it nor less. So
+trees that compare `x < t` are walked in a mirror, where what leads right is less.
 """
 
 from collections import defaultdict
@@ -19,6 +22,7 @@ import numpy as np
 
 from privacy.trees import Node
 from privacy.zkml.onnx_prep import input_name
+from privacy.zkml.prescale import moved
 from privacy.zkml.read_trees import Split, Trees
 from privacy.zkml.writer import Column, Writer
 
@@ -57,6 +61,17 @@ def walk_trees(path: Path, trees: Trees, offset: Any, scale: Any) -> None:
 
 def _split(node: Node) -> Split:
     return Split(node.feature, node.threshold)
+
+
+def _same(node: Node) -> Node:
+    return node
+
+
+def _mirrored(node: Node) -> Node:
+    if not (node.left and node.right):
+        return node
+    left, right = _mirrored(node.left), _mirrored(node.right)
+    return Node(node.feature, node.threshold, right, left)
 
 
 def _inner(nodes: Iterable[Node | None]) -> list[Node]:
@@ -126,8 +141,10 @@ class _Walk:
     """Walks all trees at once, a depth at a time."""
 
     def __init__(self, write: Writer, trees: Trees) -> None:
-        self._write, self._roots = write, trees.roots
-        self._apart = _compared_apart(trees.roots)
+        self._write, self._mirrored = write, trees.strict
+        turned = _mirrored if trees.strict else _same
+        self._roots = [turned(root) for root in trees.roots]
+        self._apart = _compared_apart(self._roots)
         self._base = trees.base
         outputs = len(trees.base)
         total = _constant_total(trees.roots) if outputs > 1 else None
@@ -148,14 +165,15 @@ class _Walk:
         return self._write.constant(np.array([[value]], np.float32))
 
     def measure(self, given: str, offset: Any, scale: Any) -> None:
-        """Write how far features are above each of their thresholds."""
+        """Write how far features are above their thresholds; in a mirror, below."""
         nodes = [node for nodes in _depths(self._roots) for node in nodes]
         splits = list(dict.fromkeys(map(_split, nodes)))
         picked = np.array([split.feature for split in splits])
         limits = np.array([split.threshold for split in splits])
-        moved = ((limits - offset[picked]) / scale[picked]).astype(np.float32)
+        limits = moved(limits, offset[picked], scale[picked])
         features = self._write("Gather", given, self._write.constant(picked), axis=1)
-        above = self._write("Sub", features, self._write.constant(moved[None]))
+        sides = [features, self._write.constant(limits[None])]
+        above = self._write("Sub", *(sides[::-1] if self._mirrored else sides))
         columns = self._write.columns(above, len(splits))
         self._margins = dict(zip(splits, columns, strict=True))
 

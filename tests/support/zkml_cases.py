@@ -553,13 +553,14 @@ def _of_prover(
     )
 
 
+_BAD_KEY = "bad-proving-key"
 _NO_PROOF = "backend-failed engine-panicked proof-inconsistent worker-died out-of-range"
 PROVER = [
     _of_prover(
-        "another model's", "pk.key", _NO_PROOF, lambda lab: lab.read_other("pk.key")
+        "another model's", "pk.key", _BAD_KEY, lambda lab: lab.read_other("pk.key")
     ),
-    _of_prover("no key", "pk.key", _NO_PROOF, lambda _: b"no key"),
-    _of_prover("half", "pk.key", _NO_PROOF, lambda lab: lab.read("pk.key")[: 1 << 18]),
+    _of_prover("no key", "pk.key", _BAD_KEY, lambda _: b"no key"),
+    _of_prover("half", "pk.key", _BAD_KEY, lambda lab: lab.read("pk.key")[: 1 << 18]),
     _of_prover("no circuit", "network.ezkl", _NO_PROOF, lambda _: b"no circuit"),
     _of_prover(
         "another model's",
@@ -578,7 +579,7 @@ PROVER = [
     _of_prover("no JSON", "settings.json", _NO_PROOF, lambda _: b"{"),
     _of_prover("logrows 63", "settings.json", _NO_PROOF, _settings(logrows=63)),
     _of_prover(
-        "another model's", "vk.key", _NO_PROOF, lambda lab: lab.read_other("vk.key")
+        "another model's", "vk.key", _BAD_KEY, lambda lab: lab.read_other("vk.key")
     ),
 ]
 

@@ -24,6 +24,7 @@ from privacy.errors import (
     UnavailableError,
     VerificationError,
 )
+from privacy.zkml.backends.ezkl_keys import check_proving_key
 from privacy.zkml.blobs import Proof
 from privacy.zkml.field import MODULUS
 from privacy.zkml.saturate import tables_are_cut
@@ -153,6 +154,10 @@ class Backend:
             None,
             disable_selector_compression=False,
         )
+
+    def check_proving_key(self, files: CircuitFiles, *, logrows: int) -> None:
+        """Refuse a proving key that EZKL might wait on for ever."""
+        check_proving_key(files, logrows=logrows)
 
     def witness(
         self, files: CircuitFiles, row: Sequence[int], out: Path, *, scale_bits: int

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from sklearn.ensemble import (
@@ -52,6 +53,18 @@ CASES = {
     "boosting, three classes": (GradientBoostingClassifier(n_estimators=3), IRIS),
     "boosting regressor": (GradientBoostingRegressor(n_estimators=5), DIABETES),
     "xgboost": (XGBClassifier(n_estimators=8, max_depth=3), CANCER),
+    "boosting, exponential loss": (
+        GradientBoostingClassifier(loss="exponential", n_estimators=5),
+        CANCER,
+    ),
+    "xgboost of several trees at once": (
+        XGBClassifier(n_estimators=2, max_depth=2, num_parallel_tree=3, subsample=0.5),
+        IRIS,
+    ),
+    "xgboost, thresholds of the data": (
+        XGBClassifier(n_estimators=4, max_depth=3, tree_method="hist"),
+        IRIS,
+    ),
     "xgboost, three classes": (XGBClassifier(n_estimators=4, max_depth=3), IRIS),
     "xgboost regressor": (XGBRegressor(n_estimators=5, max_depth=3), DIABETES),
 }
@@ -102,6 +115,42 @@ def test_what_cannot_be_expressed_is_refused(export, model, code):
     with pytest.raises(FormatError) as caught:
         export(model, rows)
     assert caught.value.code == code
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_xgboost_that_stopped_early_is_published_as_it_predicts(export):
+    rows, truth = CANCER
+    model = XGBClassifier(n_estimators=30, max_depth=3, early_stopping_rounds=2)
+    model.fit(rows[:200], truth[:200], eval_set=[(rows[:20], 1 - truth[:20])])
+    assert model.best_iteration < 28
+    core = export(model, rows)
+    session = onnxruntime.InferenceSession(core.onnx)
+    ours = session.run(None, {"input": rows.astype(np.float32)})[0]
+    assert np.allclose(ours, core.clear(rows), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"booster": "dart"}, "booster dart is not gbtree"),
+        ({"missing": 0.0}, "0 is a missing value"),
+        ({"objective": "binary:hinge"}, "objective binary:hinge"),
+    ],
+)
+def test_xgboost_that_sums_or_compares_otherwise_is_refused(export, options, why):
+    rows, truth = CANCER
+    model = XGBClassifier(n_estimators=1, max_depth=1, **options).fit(rows, truth)
+    with pytest.raises(FormatError, match=why) as caught:
+        export(model, rows)
+    assert caught.value.code == "unsupported-model"
+
+
+def test_xgboost_that_compares_categories_is_refused(export):
+    frame = pd.DataFrame({"x": pd.Categorical(list("abcabcab"))})
+    model = XGBRegressor(n_estimators=1, enable_categorical=True, tree_method="approx")
+    model.fit(frame, [0.0, 1.0, 5.0] * 2 + [0.0, 1.0])
+    with pytest.raises(FormatError, match="categories"):
+        export(model, np.zeros((1, 1)))
 
 
 def test_another_width_is_refused(export):

@@ -132,6 +132,15 @@ def test_what_another_release_made_is_not_called_false(copied: Bundle) -> None:
     assert caught.value.code == "other-release"
 
 
+def test_circuits_of_another_format_are_not_called_false(copied: Bundle) -> None:
+    """Two snapshots of one version may write the same model as two circuits."""
+    _coarser(copied)
+    signed_again(copied, circuit_format=0)
+    with pytest.raises(CannotVerifyError, match="circuits of format 0") as caught:
+        audit(copied.root)
+    assert caught.value.code == "other-release"
+
+
 def test_a_file_that_is_not_pinned_is_found(copied: Bundle) -> None:
     _flip(copied.root / "zkml/pk.key", 1000)
     with pytest.raises(VerificationError) as caught:

@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import nn
 
 from privacy.zkml.doubles import double
@@ -114,6 +116,49 @@ def test_answers_are_the_same_less_a_power_of_two(
     assert np.allclose(run(path) / 2**bits, before, atol=1e-5)
     assert operators(path).count("Relu") == relus
     assert cells(path) <= many
+
+
+def _deep(layers: int, *end: Any) -> Any:
+    body = [m for _ in range(layers - 1) for m in (nn.Linear(8, 8), nn.ReLU())]
+    return nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), *body, *end)
+
+
+def _in_fixed_point(path: Path) -> Any:
+    """Return answers with every weight at 9 bits."""
+    model = onnx.load(str(path))
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32:
+            coarse = (np.rint(value * 512) / 512).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(coarse, tensor.name))
+    onnx.save(model, str(path))
+    return run(path)
+
+
+def test_many_layers_before_a_sigmoid_stay_as_precise(tmp_path: Path) -> None:
+    """Were its weights to take eight bits off, one bit would be left of them."""
+    module = _deep(8, nn.Linear(8, 4), nn.Sigmoid(), nn.Linear(4, 1))
+    with torch.no_grad():  # or the answer would hardly depend on the input
+        for layer in module[:-3:2]:
+            layer.weight.mul_(2.5)
+    paths = tmp_path / "m.onnx", tmp_path / "coarse.onnx"
+    for path in paths:
+        export(path, module)
+    exact = run(paths[0])
+    plain = np.abs(_in_fixed_point(paths[1]) - exact).max()
+    assert double(paths[0], FEATURES) == 0
+    ours = np.abs(_in_fixed_point(paths[0]) - exact).max()
+    assert ours < 4 * plain < np.ptp(exact) / 10
+
+
+def test_deep_networks_gain_eight_bits_at_most(tmp_path: Path) -> None:
+    """Each bit more would count in the digits of every value."""
+    path = tmp_path / "m.onnx"
+    export(path, _deep(12, nn.Linear(8, 2)))
+    before = run(path)
+    assert double(path, FEATURES) == 6
+    assert operators(path).count("Relu") == 4
+    assert np.allclose(run(path) / 2**6, before, atol=1e-5)
 
 
 def test_a_relu_takes_four_cells_less(tmp_path: Path) -> None:

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
 from sklearn.ensemble import (
     GradientBoostingClassifier,
     RandomForestClassifier,
     RandomForestRegressor,
 )
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+from xgboost import XGBRegressor
 
 from privacy.publish.core import to_onnx
 from privacy.publish.trees import tree_module
@@ -159,6 +160,99 @@ def _shape(node: Node) -> str:
         return f"({', '.join(f'{v:.5f}' for v in node.value)})"
     below = f"{_shape(node.left)} {_shape(node.right)}"
     return f"[{node.feature} {node.threshold:.6g} {below}]"
+
+
+def _in_fixed_point(path: Path, made: Any, rows: Any, bits: int = 9) -> Any:
+    """Return answers with features and constants as a circuit has them."""
+    model = onnx.load(str(path))
+    for tensor in model.graph.initializer:
+        value = numpy_helper.to_array(tensor)
+        if value.dtype == np.float32:
+            coarse = (np.rint(value * 2.0**bits) / 2**bits).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(coarse, tensor.name))
+    onnx.save(model, str(path))
+    return run(path, np.rint((rows - made.offset) / made.scale * 2**bits) / 2**bits)
+
+
+def test_features_that_are_a_threshold_of_xgboost_go_right(tmp_path: Path) -> None:
+    """Its thresholds are values of the data: most rows meet one."""
+    rows = np.random.default_rng(0).integers(0, 6, (300, 3)).astype(np.float64)
+    model = XGBRegressor(n_estimators=3, max_depth=3, tree_method="hist")
+    model.fit(rows, rows @ [1.0, -2.0, 0.5] + 3 * (rows[:, 0] > 2))
+    path = tmp_path / "m.onnx"
+    write(path, ensemble_of(model), 3)
+    low, high = rows.min(axis=0) - 0.7, rows.max(axis=0) + 0.7
+    trees = read_trees(path)
+    made = rewrite(path, low, high)
+    assert trees is not None
+    assert trees.strict
+    clear = model.predict(rows, output_margin=True)
+    assert np.abs(_in_fixed_point(path, made, rows)[:, 0] - clear).max() < 0.05
+
+
+def test_features_that_are_a_threshold_of_scikit_learn_go_left(tmp_path: Path) -> None:
+    rows = 2.0 * np.random.default_rng(0).integers(0, 4, (200, 3))
+    model = DecisionTreeRegressor(max_depth=4, random_state=0)
+    model.fit(rows, rows @ [1.0, -2.0, 0.5])
+    path = tmp_path / "m.onnx"
+    write(path, ensemble_of(model), 3)
+    made = rewrite(path, rows.min(axis=0) - 0.7, rows.max(axis=0) + 0.7)
+    asked = np.minimum(rows + 1, 5)  # between any two values of the data
+    clear = model.predict(asked)
+    assert np.abs(_in_fixed_point(path, made, asked)[:, 0] - clear).max() < 0.05
+
+
+def test_thresholds_that_nothing_reaches_stay_small(tmp_path: Path) -> None:
+    """A feature that never varied here has a scale of its own, far below one."""
+    leaves = [Node(value=(float(v),)) for v in range(3)]
+    far = Node(1, 1e6, Node(0, 0.5, leaves[0], leaves[1]), leaves[2])
+    path = tmp_path / "m.onnx"
+    write(path, Ensemble((far,), (0.0,), "none"), 2)
+    rows = np.array([[0.0, 3.0], [1.0, 3.0]])
+    before = run(path, rows)
+    made = rewrite(path, rows.min(axis=0), rows.max(axis=0))
+    assert np.array_equal(run(path, (rows - made.offset) / made.scale), before)
+    numbers = constants(onnx.load(str(path)).graph).values()
+    assert max(np.abs(v).max() for v in numbers) < 32
+
+
+@pytest.mark.parametrize(
+    ("kinds", "strict"),
+    [
+        (("Greater", "Greater"), False),
+        (("GreaterOrEqual", "GreaterOrEqual"), True),
+        (("Greater", "GreaterOrEqual"), None),
+    ],
+    ids=["less or equal", "less", "both"],
+)
+def test_trees_are_read_if_all_compare_in_one_way(
+    tmp_path: Path, kinds: tuple[str, str], strict: object
+) -> None:
+    nodes = list[Any]()
+    numbers: dict[str, Any] = {"one": [1.0], "values": [[1.0], [2.0], [3.0], [4.0]]}
+    for i, kind in enumerate(kinds):
+        numbers[f"limit{i}"] = [0.5]
+        nodes += [
+            helper.make_node("Gather", ["x", f"at{i}"], [f"g{i}"], axis=1),
+            helper.make_node(kind, [f"g{i}", f"limit{i}"], [f"o{i}"]),
+            helper.make_node("Cast", [f"o{i}"], [f"r{i}"], to=TensorProto.FLOAT),
+            helper.make_node("Sub", ["one", f"r{i}"], [f"l{i}"]),
+        ]
+    nodes.append(helper.make_node("Concat", ["l0", "r0", "l1", "r1"], ["e"], axis=1))
+    nodes.append(helper.make_node("MatMul", ["e", "values"], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "trees",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 1])],
+        [
+            *(numpy_helper.from_array(np.float32(v), n) for n, v in numbers.items()),
+            *(numpy_helper.from_array(np.array([i]), f"at{i}") for i in range(2)),
+        ],
+    )
+    onnx.save(helper.make_model(graph), str(tmp_path / "m.onnx"))
+    found = read_trees(tmp_path / "m.onnx")
+    assert (found.strict if found else None) is strict
 
 
 def _swap(model: Any) -> None:
