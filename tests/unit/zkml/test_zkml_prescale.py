@@ -9,8 +9,9 @@ import onnx
 import pytest
 import torch
 
+from privacy.zkml.field import quantize
 from privacy.zkml.onnx_prep import fix_batch, open_session
-from privacy.zkml.prescale import prescale
+from privacy.zkml.prescale import moved, prescale
 
 _LOW, _HIGH = np.array([0.0, -3e3, 1e-3]), np.array([0.01, 9e3, 2e-3])
 
@@ -65,6 +66,21 @@ def test_every_comparison_keeps_its_outcome(tmp_path: Path, *, gathers: bool) ->
     assert (np.abs(moved).max(axis=0) > 7).all()
     assert (np.abs(moved) <= 16).all()
     assert np.array_equal(np.frexp(scale)[0], [0.5] * 3), "powers of two divide exactly"
+
+
+def test_a_threshold_becomes_the_number_that_a_feature_equal_to_it_becomes() -> None:
+    """Most are near an edge: closer than a float32 can tell from it."""
+    rng = np.random.default_rng(0)
+    for bits in range(7, 15):
+        edges = (rng.integers(-(16 << bits), 16 << bits, 500) + 0.5) / 2.0**bits
+        values = edges + rng.uniform(-1e-8, 1e-8, 500)
+        made = moved(values, 0.0, 1.0)
+        assert made.dtype == np.float32
+        assert np.abs(made - values).max() < 3e-6
+        scaled = made.astype(np.float64) * 2.0**bits
+        away_from_zero = np.sign(scaled) * np.floor(np.abs(scaled) + 0.5)
+        clients = [row[0] for row in quantize(values[:, None], scale_bits=bits)]
+        assert np.array_equal(away_from_zero, clients)
 
 
 @pytest.mark.parametrize(
