@@ -136,10 +136,11 @@ def _xgboost(core: Any) -> Ensemble:
     objective = learner["objective"]["name"]
     width = len(core.classes_) if objective == "multi:softprob" else 1
     model = learner["gradient_booster"]["model"]
-    trees = tuple(
-        _from_xgboost(tree, at, width)
-        for tree, at in zip(model["trees"], model["tree_info"], strict=True)
-    )
+    made = list(zip(model["trees"], model["tree_info"], strict=True))
+    rounds = max(1, core.get_booster().num_boosted_rounds())
+    last = getattr(core, "best_iteration", rounds - 1)  # training may have gone on
+    used = made[: len(made) // rounds * (last + 1)]
+    trees = tuple(_from_xgboost(tree, at, width) for tree, at in used)
     base = float(learner["learner_model_param"]["base_score"])
     if objective == "binary:logistic":
         base = float(np.log(base / (1.0 - base)))
@@ -149,15 +150,12 @@ def _xgboost(core: Any) -> Ensemble:
 
 
 def _learner(core: Any) -> Any:
-    """Return XGBoost's own description of the trees that count.
+    """Return XGBoost's own description of its trees.
 
     Raises:
         FormatError: They are summed, compared or missed in a way we do not know.
     """
-    booster = core.get_booster()
-    last = getattr(core, "best_iteration", None)  # where training was stopped early
-    kept = booster if last is None else booster[: last + 1]
-    learner = json.loads(kept.save_raw("json"))["learner"]
+    learner = json.loads(core.get_booster().save_raw("json"))["learner"]
     objective, way = learner["objective"]["name"], learner["gradient_booster"]
     if objective not in _XGBOOST_OBJECTIVES:
         known = ", ".join(sorted(_XGBOOST_OBJECTIVES))
