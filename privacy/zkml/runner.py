@@ -1,12 +1,9 @@
 """The node's side: prove each row of a job, and check every proof before it leaves."""
 
-from collections.abc import Iterator
-from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 from privacy.bundle import Bundle
-from privacy.child import ChildDied, Progress
+from privacy.child import Progress
 from privacy.errors import FormatError
 from privacy.modes import Mode
 from privacy.runs import RowStore, RunResult
@@ -23,7 +20,6 @@ from privacy.zkml.field import dequantize
 from privacy.zkml.memory import check_memory
 from privacy.zkml.params import parse_params
 from privacy.zkml.prove import check_version, prove_row
-from privacy.zkml.rows import processes_for, prove_side_by_side
 from privacy.zkml.system import CircuitFiles, load_backend
 
 
@@ -48,10 +44,8 @@ class Runner:
         self._files = CircuitFiles(bundle.root / "zkml")
         self._backend.check_proving_key(self._files, logrows=self._params.logrows)
         self._model_sha256 = bundle.sha256
-        cost = bundle.manifest.mode(Mode.ZKML).cost
-        memory, row_s = cost.get("memory_bytes"), cost.get("latency_s")
+        memory = bundle.manifest.mode(Mode.ZKML).cost.get("memory_bytes")
         self._memory_bytes = memory if isinstance(memory, int) else 0
-        self._row_s = row_s if isinstance(row_s, float) else 0.0
 
     def _check_files(self) -> None:
         """Compare the circuit's files with the manifest, if any was written to.
@@ -89,7 +83,21 @@ class Runner:
         params.check_range(values)
         quantized = params.circuit_rows(values, salt)
         check_memory(self._memory_bytes)
-        proofs = self._proofs(quantized, progress, rows)
+        proofs: list[Proof] = []
+        for i, row in enumerate(quantized):
+            raw = rows.find(i) if rows else None
+            if raw is None:
+                raw = proof_to_bytes(self._prove(row))
+                if rows:
+                    rows.keep(i, raw)
+            proofs.append(
+                proof_from_bytes(
+                    raw,
+                    instances=len(params.instances),
+                    proof_bytes=params.proof_bytes,
+                )
+            )
+            progress({"stage": "prove", "done": i + 1, "total": len(quantized)})
         bits = params.output_scale_bits
         shown = [params.outputs_of(p.instances) for p in proofs]
         outputs = [dequantize(values, scale_bits=bits) for values in shown]
@@ -97,49 +105,10 @@ class Runner:
         evidence = Evidence(self._model_sha256, insecure, tuple(proofs))
         return RunResult(make_outputs(outputs), make_evidence(evidence), "proof")
 
-    def _proofs(
-        self, quantized: list[list[int]], progress: Progress, kept: RowStore | None
-    ) -> list[Proof]:
-        """Return the proofs of all rows, each kept once it is made."""
-        total = len(quantized)
-        found = [(i, kept.find(i)) for i in range(total)] if kept else []
-        made = {i: raw for i, raw in found if raw is not None}
-        if made:
-            progress({"stage": "prove", "done": len(made), "total": total})
-        todo = {i: row for i, row in enumerate(quantized) if i not in made}
-        for i, raw in self._proven(todo):
-            if kept:
-                kept.keep(i, raw)
-            made[i] = raw
-            progress({"stage": "prove", "done": len(made), "total": total})
-        of_form = partial(
-            proof_from_bytes,
-            instances=len(self._params.instances),
-            proof_bytes=self._params.proof_bytes,
-        )
-        return [of_form(made[i]) for i in range(total)]
-
-    def _proven(self, todo: dict[int, list[int]]) -> Iterator[tuple[int, bytes]]:
-        """Yield proofs as they are done; `todo` holds what is left to prove."""
-        many = processes_for(
-            len(todo), row_s=self._row_s, memory_bytes=self._memory_bytes
-        )
+    def _prove(self, row: list[int]) -> Proof:
+        self._check_files()
         bits = self._params.input_scale_bits
-        if many > 1:
-            with suppress(ChildDied):  # here, too, if a row is why: so the node is told
-                for i, raw in prove_side_by_side(
-                    self._files.root,
-                    dict(todo),
-                    scale_bits=bits,
-                    processes=many,
-                    before=self._check_files,
-                ):
-                    del todo[i]
-                    yield i, raw
-        for i, row in todo.items():
-            self._check_files()
-            proof = prove_row(self._backend, self._files, row, scale_bits=bits)
-            yield i, proof_to_bytes(proof)
+        return prove_row(self._backend, self._files, row, scale_bits=bits)
 
 
 def _written(path: Path) -> tuple[int, ...]:
