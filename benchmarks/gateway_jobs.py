@@ -223,5 +223,5 @@ def show(found: Json) -> None:
             f"{one['upload']['memory_bytes'] / 1e6:.1f}",
         )
         if "jobs_per_s_of_two" in one:
-            grid.add_row(f"{name}, 2 gateways", f"{one['jobs_per_s_of_two']:.0f}")
+            grid.add_row("two gateways", f"{one['jobs_per_s_of_two']:.0f}")
     Console().print(grid)
