@@ -249,18 +249,29 @@ class PeerNode:
             # Whoever sends a job that takes long must not cost the peer our trust.
             self._refused[work.bundle.sha256] = time.monotonic() + _SLOW_S
             raise NodeDeclinedError(msg, code=slow.code) from None
-        except PeerLiedError as exc:
-            await self._distrust(exc, exchange.asked)
-            raise NodeLostError(exc.message, code=exc.code) from exc
-        except PeerRefusedError as exc:
-            self._note_refusal(exc, work)
-            raise
-        except NodeLostError as exc:
-            if exc.code == "peer-unreachable":
-                self._told = _Told(exc.message)  # until it is asked again
+        except PrivacyError as exc:
+            if isinstance(exc, NodeDeclinedError) or not isinstance(exc, NodeLostError):
+                self._later(exchange.tidy())  # it does not go there again
+            await self._note_failure(exc, work, exchange)
             raise
         self._later(exchange.tidy())
         return done
+
+    async def _note_failure(
+        self, exc: PrivacyError, work: Work, exchange: Exchange
+    ) -> None:
+        """Remember of a job that failed what matters to others.
+
+        Raises:
+            NodeLostError: The peer lied: the job is to go on elsewhere.
+        """
+        if isinstance(exc, PeerLiedError):
+            await self._distrust(exc, exchange.asked)
+            raise NodeLostError(exc.message, code=exc.code) from exc
+        if isinstance(exc, PeerRefusedError):
+            self._note_refusal(exc, work)
+        elif exc.code == "peer-unreachable":
+            self._told = _Told(exc.message)  # until it is asked again
 
     async def _withdraw(self, exchange: Exchange) -> None:
         """End a job there, if not now then when the peer is reached again."""
