@@ -19,6 +19,7 @@ from gateway.peers.config import Peer
 from gateway.peers.exchange import Exchange
 from gateway.peers.link import Link, PeerLiedError, PeerRefusedError
 from gateway.peers.site import Offered, PinnedKeys, Site, offered
+from gateway.store.away import StoreAwayError
 from privacy.bundle import Bundle
 from privacy.encoding import Json, b64url
 from privacy.errors import (
@@ -250,8 +251,9 @@ class PeerNode:
             self._refused[work.bundle.sha256] = time.monotonic() + _SLOW_S
             raise NodeDeclinedError(msg, code=slow.code) from None
         except PrivacyError as exc:
-            if isinstance(exc, NodeDeclinedError) or not isinstance(exc, NodeLostError):
-                self._later(exchange.tidy())  # it does not go there again
+            comes_back = isinstance(exc, NodeLostError | StoreAwayError)
+            if isinstance(exc, NodeDeclinedError) or not comes_back:
+                self._later(exchange.tidy())
             await self._note_failure(exc, work, exchange)
             raise
         self._later(exchange.tidy())
