@@ -213,10 +213,9 @@ class JobService:
     async def drain(self, for_s: float) -> int:
         """Begin no more jobs; return how many still run after `for_s` at most."""
         self.draining.set()
-        for job_id in self.runs.under_way():
-            job = await asyncio.to_thread(self.jobs.find, job_id)
+        for job in await asyncio.to_thread(self.jobs.of, self.runs.under_way()):
             if job.status == "queued":
-                self.runs.abandon(job_id)
+                self.runs.abandon(job.id)
         return await self.runs.wait(for_s)
 
     def begin(self, job_id: str, *, accepted: Job | None = None) -> None:
@@ -291,11 +290,11 @@ class JobService:
         write = partial(self._write_end_of_run, job_id, by=by, course=course)
         try:
             return await _lasting(job_id, partial(self._end, partial(write, end)))
-        except NotFoundError:  # it was deleted meanwhile, with its tenant
-            _log.info("job-gone", job=job_id)
-            await self.runs.in_thread(_clear, course.folder)
-            return None
         except Exception as exc:  # noqa: BLE001 - a job must end
+            if _is_gone(exc):
+                _log.info("job-gone", job=job_id)
+                await self.runs.in_thread(_clear, course.folder)
+                return None
             write = partial(write, _Ended(_defect(exc, job_id)))
             return await _lasting(job_id, partial(self._end, write))
 
@@ -415,15 +414,16 @@ class JobService:
 
         for sha256, file in end.files.items():
             self.blobs.bring(file, sha256)
-        if end.peer_receipt:
-            self.peers.keep(job_id, end.peer_receipt)
         seal = partial(self._seal, end)
         try:
+            if end.peer_receipt:
+                self.peers.keep(job_id, end.peer_receipt)
             job, ended = self.jobs.finish(
                 job_id, end.outcome, seal, keep=keep, by=by, known=known
             )
-        except NotFoundError:
-            self._take_back(end)
+        except NotFoundError as exc:
+            if _is_gone(exc):
+                self._take_back(end)
             raise
         if not ended:
             self._take_back(end)
@@ -471,6 +471,11 @@ def _check_open(job: Job) -> None:
     """Refuse to run a job that was cancelled before it began."""
     if job.finished:
         raise JobFailedError(f"the job has {job.status}", code="cancelled")
+
+
+def _is_gone(exc: Exception) -> bool:
+    """Whether a job was deleted meanwhile, with its tenant; nothing else counts."""
+    return isinstance(exc, NotFoundError) and exc.code == "unknown-job"
 
 
 async def _lasting(job_id: str, act: Callable[[], Awaitable[_T]]) -> _T:
