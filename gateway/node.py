@@ -15,7 +15,9 @@ from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
 from gateway.jobs.deletions import Deletions
+from gateway.jobs.ends import Ends
 from gateway.jobs.hub import Hub
+from gateway.jobs.intake import Intake
 from gateway.jobs.membership import Membership
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
@@ -119,7 +121,7 @@ class Gateway:
             return
         data_dir = self.settings.data_dir
         self._cluster = self._ray_cluster()
-        self._simulated_enclaves = self.settings.evidence_source.is_simulated()
+        self.simulated_enclaves = self.settings.evidence_source.is_simulated()
         self._lock = FolderLock(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
         self.audit = Audit(self.database, gateway=self.settings.node_name)
@@ -154,7 +156,7 @@ class Gateway:
             self.settings,
             PeerStore(self.database),
             key_ids=self.receipt_keys.key_ids,
-            simulated=self._simulated_enclaves,
+            simulated=self.simulated_enclaves,
         )
 
     async def start(self) -> None:
@@ -208,21 +210,16 @@ class Gateway:
         )
         await self.peers.start(self.scheduler)
         self.service = JobService(
+            intake=self._intake(),
+            ends=self._ends(),
             jobs=self.jobs,
             blobs=self.blobs,
-            uploads=self.uploads,
-            tenants=self.tenants,
             registry=self.registry,
             executor=self.scheduler,
             hub=Hub(),
-            receipt_keys=self.receipt_keys,
-            node_name=settings.node_name,
-            max_queued=settings.max_queued_jobs,
-            max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
             runs=Runs(threads=16 if settings.blobs_s3 else 2),
             membership=self.membership,
-            simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
             quality=self.quality,
             peers=self.peers,
@@ -256,7 +253,7 @@ class Gateway:
             node=settings.node_name,
             models=len(self.registry.all()),
             enclave_evidence=settings.enclave_evidence,
-            simulated_enclaves=self._simulated_enclaves,
+            simulated_enclaves=self.simulated_enclaves,
         )
 
     async def drain(self) -> None:
@@ -329,6 +326,32 @@ class Gateway:
             self.audit.record(_trust_changed(trust))
         self._trusted = trust
         return trust
+
+    def _intake(self) -> Intake:
+        return Intake(
+            jobs=self.jobs,
+            blobs=self.blobs,
+            uploads=self.uploads,
+            tenants=self.tenants,
+            registry=self.registry,
+            executor=self.scheduler,
+            membership=self.membership,
+            quality=self.quality,
+            peers=self.peers,
+            max_queued=self.settings.max_queued_jobs,
+            max_queued_by_tenant=self.settings.max_queued_jobs_by_tenant,
+            simulated_enclaves=self.simulated_enclaves,
+        )
+
+    def _ends(self) -> Ends:
+        return Ends(
+            jobs=self.jobs,
+            blobs=self.blobs,
+            uploads=self.uploads,
+            peers=self.peers,
+            receipt_keys=self.receipt_keys,
+            node_name=self.settings.node_name,
+        )
 
     def _log_keeper(self) -> LogKeeper:
         return LogKeeper(

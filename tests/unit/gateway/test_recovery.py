@@ -13,8 +13,8 @@ from typing import NoReturn
 
 import pytest
 
+from gateway.jobs.ends import Ended
 from gateway.jobs.runs import Complete, Runs
-from gateway.jobs.service import _Ended
 from gateway.node import Gateway, _forget_finished
 from gateway.opening import open_database
 from gateway.signing import ReceiptKeys
@@ -214,8 +214,8 @@ def test_what_was_brought_of_a_run_that_ends_too_late_is_removed(
     brought: list[Path] = []
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         service = gateway.app.state.gateway.service
-        cancelled = _Ended(Outcome("cancelled"))
-        seal = partial(service._seal, cancelled)
+        cancelled = Ended(Outcome("cancelled"))
+        seal = partial(service.ends.seal, cancelled)
 
         def bring(self: Blobs, file: Path, sha256: str) -> None:
             """As into a bucket; then another gateway cancels the job."""
