@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _REFUSALS_S = 10.0
 _ARCHIVE_S = 3600.0
+_LOST_FILES_S = 3600.0
 _ITSELF = Who(actor="gateway")
 _MEASURES_S = 5.0
 
@@ -188,7 +190,7 @@ class Gateway:
         if settings.local_modes:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
         if self._cluster:
-            self._cluster.start(self.scheduler)
+            self._cluster.start(self.scheduler, reserved=self.membership.names)
         self.quality = Quality(
             database=self.database,
             comparisons=self.comparisons,
@@ -296,8 +298,11 @@ class Gateway:
             self._lock = None
 
     async def _sweep(self) -> None:
-        await _remove(self.uploads.remove_lost_files)
+        look_at = 0.0
         while True:
+            if time.monotonic() >= look_at:  # at every file there is
+                await _remove(self.uploads.remove_lost_files)
+                look_at = time.monotonic() + _LOST_FILES_S
             await _remove(self.uploads.sweep)
             await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)

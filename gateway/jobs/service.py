@@ -101,9 +101,17 @@ class _Ended:
 
 @dataclass(slots=True)
 class _Course:
-    """A run under way: the job as this gateway wrote it last, if it did."""
+    """A run under way.
+
+    Attributes:
+        job: It, as this gateway wrote it last, if it did.
+        folder: For its files.
+        ended: How it ended, once that was looked at: then its files may have gone.
+    """
 
     job: Job | None
+    folder: Path
+    ended: _Ended | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,17 +205,17 @@ class JobService:
         """
         await asyncio.to_thread(self.jobs.asked_to_cancel, job_id, tenant=tenant)
         self.executor.cancel(job_id)  # first: while we write, a worker may come free
-        job = await self._end(job_id, _Ended(Outcome("cancelled")))
+        cancelled = _Ended(Outcome("cancelled"))
+        job = await self._end(partial(self._write_end, job_id, cancelled))
         self.executor.cancel(job_id)  # again: it may have reached the executor since
         return job
 
     async def drain(self, for_s: float) -> int:
         """Begin no more jobs; return how many still run after `for_s` at most."""
         self.draining.set()
-        for job_id in self.runs.under_way():
-            job = await asyncio.to_thread(self.jobs.find, job_id)
+        for job in await asyncio.to_thread(self.jobs.of, self.runs.under_way()):
             if job.status == "queued":
-                self.runs.abandon(job_id)
+                self.runs.abandon(job.id)
         return await self.runs.wait(for_s)
 
     def begin(self, job_id: str, *, accepted: Job | None = None) -> None:
@@ -219,7 +227,7 @@ class JobService:
         """
         if self.draining.is_set():
             return
-        course = _Course(accepted)
+        course = _Course(accepted, self.folder / job_id)
         complete = partial(self._complete, by=self.membership.id, course=course)
         self.runs.begin(job_id, complete)
 
@@ -242,52 +250,53 @@ class JobService:
     async def _complete(self, job_id: str, *, by: str, course: _Course) -> None:
         """Run a job, and write its terminal state unless it has one.
 
-        What is left of the run goes last, for nobody waits for that; and not if the
-        gateway stops, for its next life goes on with the rows that are there.
+        What is left of the run goes then; and not if the gateway stops, for its next
+        life goes on with the rows that are there.
         """
-        folder = self.folder / job_id
         with span("job", {"privacy.job.id": job_id}):
-            run = partial(self._run, job_id, folder, by, course)
+            run = partial(self._run, job_id, by, course)
             end = await _lasting(job_id, run)
             with span("job.receipt"):
-                end = await self._ended(job_id, end, by, course)
-            add_facts({"privacy.status": end.outcome.status, "privacy.node": end.node})
-        await self.runs.in_thread(partial(shutil.rmtree, folder, ignore_errors=True))
+                job = await self._ended(job_id, end, by, course)
+            if job:
+                add_facts({"privacy.status": job.status, "privacy.node": end.node})
 
-    async def _run(self, job_id: str, folder: Path, by: str, course: _Course) -> _Ended:
+    async def _run(self, job_id: str, by: str, course: _Course) -> Done | _Ended:
         meter, spans, watch = RunMeter(), JobSpans(), self._watch(job_id, by, course)
         try:
             with full_disk():
-                work = await self.runs.in_thread(self._work, job_id, folder, course)
+                work = await self.runs.in_thread(self._work, job_id, course)
                 add_facts(
                     {"privacy.mode": work.mode, "privacy.model": work.bundle.sha256}
                 )
                 watch = spans.around(meter.around(watch))
                 done = await self.executor.run(work, watch)
             self.measures.note(meter.measure(done, work))
-            return await self.runs.in_thread(_succeeded, done)
         except StoreAwayError:
             raise
         except PrivacyError as exc:
             return _Ended(_failure(exc, job_id))
         except Exception as exc:  # noqa: BLE001 - a defect must end the job, not hang it
             return _Ended(_defect(exc, job_id))
+        else:
+            return done
         finally:
             spans.end()
 
     async def _ended(
-        self, job_id: str, end: _Ended, by: str, course: _Course
-    ) -> _Ended:
+        self, job_id: str, end: Done | _Ended, by: str, course: _Course
+    ) -> Job | None:
         """Write how a run ended; a defect in doing so ends the job as failed."""
-        write = partial(self._end, job_id, by=by, course=course)
+        write = partial(self._write_end_of_run, job_id, by=by, course=course)
         try:
-            await _lasting(job_id, partial(write, end))
-        except NotFoundError:  # it was deleted meanwhile, with its tenant
-            _log.info("job-gone", job=job_id)
+            return await _lasting(job_id, partial(self._end, partial(write, end)))
         except Exception as exc:  # noqa: BLE001 - a job must end
-            end = _Ended(_defect(exc, job_id))
-            await _lasting(job_id, partial(write, end))
-        return end
+            if _is_gone(exc):
+                _log.info("job-gone", job=job_id)
+                await self.runs.in_thread(_clear, course.folder)
+                return None
+            write = partial(write, _Ended(_defect(exc, job_id)))
+            return await _lasting(job_id, partial(self._end, write))
 
     def _accept(
         self, request: JobRequest, tenant: str, idempotency_key: str | None
@@ -335,7 +344,7 @@ class JobService:
         own = self.tenants.own(tenant).max_queued_jobs
         return self.max_queued_by_tenant if own is None else own
 
-    def _work(self, job_id: str, folder: Path, course: _Course) -> Work:
+    def _work(self, job_id: str, course: _Course) -> Work:
         job = course.job or self.jobs.find(job_id)
         _check_open(job)
         if job.attempts >= _MAX_ATTEMPTS:
@@ -345,14 +354,14 @@ class JobService:
         if bundle.sha256 != job.model_sha256:
             msg = f"model {job.model} {job.version} was replaced: submit the job again"
             raise ConflictError(msg, code="model-changed")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        course.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         return Work(
             job_id=job.id,
             mode=Mode(job.mode),
             bundle=bundle,
             input=self.blobs.fetch(job.input_sha256),
             keys=self.blobs.fetch(job.keys_sha256) if job.keys_sha256 else None,
-            folder=folder,
+            folder=course.folder,
             input_sha256=job.input_sha256,
             keys_sha256=job.keys_sha256,
             options={k: v for k, v in job.options.items() if k != SECOND_RUN_OF},
@@ -370,28 +379,34 @@ class JobService:
             progress=lambda progress: self.hub.report(job_id, progress),
         )
 
-    async def _end(
+    async def _end(self, write: Callable[[], tuple[Job, bool]]) -> Job:
+        """Tell everyone of an end that `write` writes, unless there was one."""
+        job, ended = await self.runs.in_thread(write)
+        if ended:
+            job_ended(job)
+            self.quality.ended(job.id)
+        if job.finished:
+            self.hub.changed(job)
+        return job
+
+    def _write_end_of_run(
+        self, job_id: str, end: Done | _Ended, by: str, course: _Course
+    ) -> tuple[Job, bool]:
+        """Write how a run ended, and remove what is left of it."""
+        if isinstance(end, Done):
+            end = course.ended = course.ended or _succeeded(end)
+        written = self._write_end(job_id, end, by=by, known=course.job)
+        _clear(course.folder)
+        return written
+
+    def _write_end(
         self,
         job_id: str,
         end: _Ended,
         *,
         by: str | None = None,
-        course: _Course | None = None,
-    ) -> Job:
-        known = course.job if course else None
-        job, ended = await self.runs.in_thread(self._write_end, job_id, end, by, known)
-        if ended:
-            job_ended(job)
-            self.quality.ended(job_id)
-        if job.finished:
-            self.hub.changed(job)
-        return job
-
-    def _write_end(
-        self, job_id: str, end: _Ended, by: str | None, known: Job | None
+        known: Job | None = None,
     ) -> tuple[Job, bool]:
-        """Write how a run ended."""
-
         def keep() -> None:
             with full_disk():
                 for sha256, file in end.files.items():
@@ -399,15 +414,16 @@ class JobService:
 
         for sha256, file in end.files.items():
             self.blobs.bring(file, sha256)
-        if end.peer_receipt:
-            self.peers.keep(job_id, end.peer_receipt)
         seal = partial(self._seal, end)
         try:
+            if end.peer_receipt:
+                self.peers.keep(job_id, end.peer_receipt)
             job, ended = self.jobs.finish(
                 job_id, end.outcome, seal, keep=keep, by=by, known=known
             )
-        except NotFoundError:
-            self._take_back(end)
+        except NotFoundError as exc:
+            if _is_gone(exc):
+                self._take_back(end)
             raise
         if not ended:
             self._take_back(end)
@@ -447,10 +463,19 @@ class JobService:
         return self.receipt_keys.sign(receipt)
 
 
+def _clear(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _check_open(job: Job) -> None:
     """Refuse to run a job that was cancelled before it began."""
     if job.finished:
         raise JobFailedError(f"the job has {job.status}", code="cancelled")
+
+
+def _is_gone(exc: Exception) -> bool:
+    """Whether a job was deleted meanwhile, with its tenant; nothing else counts."""
+    return isinstance(exc, NotFoundError) and exc.code == "unknown-job"
 
 
 async def _lasting(job_id: str, act: Callable[[], Awaitable[_T]]) -> _T:

@@ -20,7 +20,7 @@ from gateway.opening import open_database
 from gateway.signing import ReceiptKeys
 from gateway.store.audit import Audit
 from gateway.store.away import StoreAwayError
-from gateway.store.blobs import Blobs
+from gateway.store.blobs import Blobs, missing
 from gateway.store.database import Database
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from privacy.bundle import Bundle
@@ -262,7 +262,7 @@ def test_a_defect_at_the_end_of_a_job_fails_it_rather_than_leave_it_running(
 
     def fail(self: Blobs, file: Path, sha256: str) -> None:
         if "work" in file.parts:
-            raise RuntimeError("a defect")
+            raise missing(sha256)  # not found, as a job that was deleted is
         keep(self, file, sha256)
 
     monkeypatch.setattr(Blobs, "keep", fail)
