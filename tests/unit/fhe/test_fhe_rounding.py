@@ -29,7 +29,7 @@ def test_no_input_overflows_a_sum_whatever_rows_were_there(forest, sum_bits, row
         assert np.array(list(leaves(tree))).min(axis=0).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("count", [1, 40, 200, 255, 300, 600, 2000])
+@pytest.mark.parametrize("count", [1, 200, 300, 1000])
 def test_however_many_trees_share_a_sum_it_follows_theirs(count):
     """Of more trees than steps, those that keep none are made good by others."""
     rng = np.random.default_rng(0)

@@ -141,12 +141,11 @@ def test_boosting_that_stopped_early_leaves_out_the_trees_after_its_best(export)
     assert np.allclose(found, model.predict_proba(rows), atol=1e-6)
 
 
-@pytest.mark.parametrize("unit", [1.0, 1e-6])
-def test_an_export_that_differs_is_refused_whatever_the_targets_unit(
-    unit, export, tmp_path, monkeypatch
+def test_an_export_that_differs_is_refused_though_its_targets_are_tiny(
+    export, tmp_path, monkeypatch
 ):
     rows, truth = DIABETES
-    core = export(RandomForestRegressor(2, max_depth=3).fit(rows, unit * truth), rows)
+    core = export(RandomForestRegressor(2, max_depth=3).fit(rows, 1e-6 * truth), rows)
     other = replace(core, clear=lambda x: 1.01 * core.clear(x))
     monkeypatch.setattr("privacy.publish.prepare.load_core", lambda *_, **__: other)
     np.save(tmp_path / "rows.npy", rows)
