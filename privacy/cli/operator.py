@@ -18,7 +18,7 @@ from privacy.cli.app import (
     command,
 )
 from privacy.cli.broker import BrokerPassphrase, deposits_in, seal_from
-from privacy.cli.circuit import show_circuit
+from privacy.cli.circuit import circuit_lines, show_circuit
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.cli.tuning import show_tuning, with_tuning
 from privacy.encoding import Json
@@ -156,6 +156,7 @@ def publish(
                         "cost": p.cost,
                         "tuned": p.params.get("tuned"),
                         "p_error": p.params.get("p_error"),
+                        "circuit": circuit_lines(p.params),
                     }
                     for k, p in m.modes.items()
                 },
