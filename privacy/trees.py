@@ -36,7 +36,11 @@ class Ensemble:
 
 
 def ensemble_of(core: Any) -> Ensemble | None:
-    """Return the trees of a scikit-learn or XGBoost estimator; None if it has none."""
+    """Return the trees of a scikit-learn or XGBoost estimator; None if it has none.
+
+    Raises:
+        FormatError: Its trees do not say all that it answers, or a leaf is not finite.
+    """
     name = type(core).__name__
     readers: dict[str, Callable[[Any], Ensemble]] = {
         "DecisionTreeClassifier": _averaged,
@@ -50,7 +54,23 @@ def ensemble_of(core: Any) -> Ensemble | None:
         "XGBClassifier": _xgboost,
         "XGBRegressor": _xgboost,
     }
-    return readers[name](core) if name in readers else None
+    if name not in readers:
+        return None
+    found = readers[name](core)
+    held = [
+        value for tree in found.trees for _, leaf in paths(tree, ()) for value in leaf
+    ]
+    if not np.isfinite([*held, *found.base]).all():
+        raise _unsupported("a leaf of its trees is not a finite number: train it anew")
+    return found
+
+
+def margin_scale(core: Any) -> float:
+    """Return how many times its decision function an estimator's raw outputs are.
+
+    Of a boosted exponential loss the sigmoid of twice the decision is the probability.
+    """
+    return 2.0 if getattr(core, "loss", "") == "exponential" else 1.0
 
 
 def _averaged(core: Any) -> Ensemble:
@@ -70,7 +90,10 @@ def _averaged(core: Any) -> Ensemble:
 
 def _gradient_boosting(core: Any) -> Ensemble:
     """Sum of `learning_rate * tree` for each class, on top of the initial estimate."""
-    width = core.estimators_.shape[1]
+    width, scale = core.estimators_.shape[1], margin_scale(core)
+    if core.init_ != "zero" and not type(core.init_).__name__.startswith("Dummy"):
+        msg = f"its initial estimate is a {type(core.init_).__name__} of its own"
+        raise _unsupported(f"{msg}: train it without `init`")
     rows = np.zeros((1, core.n_features_in_))
     base = np.atleast_1d(core._raw_predict_init(rows)[0])  # noqa: SLF001 - no public way
     trees = []
@@ -78,13 +101,13 @@ def _gradient_boosting(core: Any) -> Ensemble:
         for k, estimator in enumerate(stage):
 
             def leaf(values: Any, k: int = k) -> tuple[float, ...]:
-                value = core.learning_rate * float(values[0][0])
+                value = scale * core.learning_rate * float(values[0][0])
                 return tuple(value if i == k else 0.0 for i in range(width))
 
             trees.append(_from_sklearn(estimator.tree_, leaf))
     is_classifier = hasattr(core, "classes_")
     activation = ("sigmoid" if width == 1 else "softmax") if is_classifier else "none"
-    return Ensemble(tuple(trees), tuple(float(b) for b in base), activation)
+    return Ensemble(tuple(trees), tuple(scale * float(b) for b in base), activation)
 
 
 def _from_sklearn(tree: Any, leaf: Callable[[Any], tuple[float, ...]]) -> Node:
@@ -109,25 +132,46 @@ def float32_at_most(value: float) -> float:
 
 def _xgboost(core: Any) -> Ensemble:
     booster = core.get_booster()
-    objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
+    config = json.loads(booster.save_config())["learner"]
+    objective = config["objective"]["name"]
     is_classifier = hasattr(core, "classes_") and hasattr(core, "predict_proba")
     known = {"binary:logistic", "multi:softprob", "reg:squarederror"}
     if objective not in known:
         msg = f"XGBoost objective {objective} is not one of {', '.join(sorted(known))}"
         raise FormatError(msg, code="unsupported-model")
+    _check_xgboost(core, config)
     width = len(core.classes_) if objective == "multi:softprob" else 1
+    alike = int(config["gradient_booster"]["gbtree_model_param"]["num_parallel_tree"])
     dumps = booster.get_dump(dump_format="json")
+    if (best := getattr(core, "best_iteration", None)) is not None:  # stopped early
+        dumps = dumps[: (best + 1) * width * alike]
     columns = booster.feature_names or [f"f{i}" for i in range(core.n_features_in_)]
     trees = tuple(
-        _from_xgboost(json.loads(text), columns, i % width, width)
+        _from_xgboost(json.loads(text), columns, i // alike % width, width)
         for i, text in enumerate(dumps)
     )
-    config = json.loads(booster.save_config())["learner"]["learner_model_param"]
-    base = float(config["base_score"])
+    base = float(config["learner_model_param"]["base_score"])
     if objective == "binary:logistic":
         base = float(np.log(base / (1.0 - base)))
     activation = ("sigmoid" if width == 1 else "softmax") if is_classifier else "none"
     return Ensemble(trees, (base,) * width, activation)
+
+
+def _check_xgboost(core: Any, config: Any) -> None:
+    """Refuse what answers otherwise than by the sum of the leaves that are reached."""
+    if (kind := config["gradient_booster"]["name"]) != "gbtree":
+        raise _unsupported(f"XGBoost's booster is {kind}: only gbtree is read")
+    if int(config["learner_model_param"].get("num_target", 1)) > 1:
+        raise FormatError("multi-output trees are not supported yet")
+    if core.missing is not None and not np.isnan(core.missing):
+        msg = f"XGBoost takes {core.missing} for a missing value: train it with NaN"
+        raise _unsupported(f"{msg} for that")
+    if "c" in (core.get_booster().feature_types or ()):
+        raise _unsupported("it splits categories: train it on numbers")
+
+
+def _unsupported(why: str) -> FormatError:
+    return FormatError(f"the model cannot be read: {why}", code="unsupported-model")
 
 
 def _from_xgboost(tree: Any, columns: list[str], at: int, width: int) -> Node:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from privacy.publish.core import Expressed, columns_of
-from privacy.trees import Ensemble, ensemble_of
+from privacy.trees import Ensemble, ensemble_of, margin_scale
 
 
 def express_trees(core: Any) -> Expressed | None:
@@ -22,7 +22,10 @@ def express_trees(core: Any) -> Expressed | None:
     if ensemble.activation == "none":
         raw = core.predict_proba if hasattr(core, "classes_") else core.predict
     elif hasattr(core, "decision_function"):
-        raw = core.decision_function
+
+        def raw(rows: Any) -> Any:
+            return margin_scale(core) * core.decision_function(rows)
+
     else:
 
         def raw(rows: Any) -> Any:

@@ -1,5 +1,7 @@
 """The exported ONNX graph decides exactly as the library does, ties included."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -27,6 +29,8 @@ from xgboost import XGBClassifier, XGBRegressor
 from privacy.activations import activate
 from privacy.errors import FormatError
 from privacy.publish.export import load_core
+from privacy.publish.prepare import prepare
+from privacy.trees import ensemble_of
 
 IRIS, CANCER, DIABETES = (
     load(return_X_y=True) for load in (load_iris, load_breast_cancer, load_diabetes)
@@ -50,9 +54,21 @@ CASES = {
     "forest regressor": (RandomForestRegressor(5, max_depth=3), DIABETES),
     "boosting": (GradientBoostingClassifier(n_estimators=5), CANCER),
     "boosting, three classes": (GradientBoostingClassifier(n_estimators=3), IRIS),
+    "boosting, exponential loss": (
+        GradientBoostingClassifier(n_estimators=5, loss="exponential"),
+        CANCER,
+    ),
+    "boosting from zero": (
+        GradientBoostingRegressor(n_estimators=5, init="zero"),
+        DIABETES,
+    ),
     "boosting regressor": (GradientBoostingRegressor(n_estimators=5), DIABETES),
     "xgboost": (XGBClassifier(n_estimators=8, max_depth=3), CANCER),
     "xgboost, three classes": (XGBClassifier(n_estimators=4, max_depth=3), IRIS),
+    "xgboost, trees side by side": (
+        XGBClassifier(n_estimators=2, max_depth=2, num_parallel_tree=2, subsample=0.5),
+        IRIS,
+    ),
     "xgboost regressor": (XGBRegressor(n_estimators=5, max_depth=3), DIABETES),
 }
 
@@ -94,14 +110,57 @@ def test_the_export_computes_what_the_model_computes(export, name):
     [
         (make_pipeline(PolynomialFeatures(), LinearRegression()), "unsupported-step"),
         (GaussianNB(), "unsupported-model"),
+        (XGBClassifier(n_estimators=2, booster="dart"), "unsupported-model"),
+        (XGBClassifier(n_estimators=2, booster="gblinear"), "unsupported-model"),
+        (XGBClassifier(n_estimators=2, missing=0.0), "unsupported-model"),
+        (
+            GradientBoostingClassifier(n_estimators=2, init=LogisticRegression()),
+            "unsupported-model",
+        ),
     ],
 )
+@pytest.mark.filterwarnings("ignore")  # logistic regression does not converge
 def test_what_cannot_be_expressed_is_refused(export, model, code):
     rows, truth = IRIS
     model.fit(rows, truth)
     with pytest.raises(FormatError) as caught:
         export(model, rows)
     assert caught.value.code == code
+
+
+@pytest.mark.filterwarnings("ignore")  # XGBoost's own
+def test_boosting_that_stopped_early_leaves_out_the_trees_after_its_best(export):
+    rows, truth = IRIS
+    model = XGBClassifier(n_estimators=30, max_depth=2, early_stopping_rounds=2)
+    model.fit(rows[::2], truth[::2], eval_set=[(rows[1::2], truth[1::2])], verbose=0)
+    assert 3 * (model.best_iteration + 1) < len(model.get_booster().get_dump())
+    core = export(model, rows)
+    session = onnxruntime.InferenceSession(core.onnx)
+    ours = session.run(None, {"input": rows.astype(np.float32)})[0]
+    found = activate(ours, core.activation)
+    assert np.allclose(found, model.predict_proba(rows), atol=1e-6)
+
+
+def test_an_export_that_differs_is_refused_though_its_targets_are_tiny(
+    export, tmp_path, monkeypatch
+):
+    rows, truth = DIABETES
+    core = export(RandomForestRegressor(2, max_depth=3).fit(rows, 1e-6 * truth), rows)
+    other = replace(core, clear=lambda x: 1.01 * core.clear(x))
+    monkeypatch.setattr("privacy.publish.prepare.load_core", lambda *_, **__: other)
+    np.save(tmp_path / "rows.npy", rows)
+    request = {"model": "", "data": str(tmp_path / "rows.npy"), "out": str(tmp_path)}
+    request |= {"label": None, "task": "", "activation": ""}
+    with pytest.raises(FormatError, match=r"differs from the model by 0\.0"):
+        prepare({**request, "names": [], "classes": []}, lambda _: None)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_leaf_that_is_no_number_is_refused(value):
+    model = GradientBoostingRegressor(n_estimators=2, max_depth=1).fit(*DIABETES)
+    model.estimators_[1, 0].tree_.value[2] = value
+    with pytest.raises(FormatError, match="not a finite number"):
+        ensemble_of(model)
 
 
 def test_another_width_is_refused(export):
