@@ -5,6 +5,8 @@ tests' worker, which writes a hundred bytes. It is written down when it is taken
 it starts and when it ends, with a signed receipt.
 
 - `jobs_per_s`: that many clients, each sending the next job when its last has ended.
+- `jobs_per_s_of_two`: the same with two gateways on one PostgreSQL, half of the clients
+  at each.
 - `added`: one client; a job's time less the median of the same call of the worker.
 - `upload`: 80 MB of evaluation keys in one request, and what that adds to the memory.
 """
@@ -41,33 +43,45 @@ def measure(*, quick: bool) -> Json:
     found: Json = {"clients": CLIENTS, "databases": {}}
     for name in ("sqlite", "postgresql"):
         try:
-            with _gateway(name) as live:
-                found["databases"][name] = _measure(live, quick=quick)
+            with _gateways(name, count=1) as lives:
+                one = found["databases"][name] = _measure(lives[0], quick=quick)
+            if name == "postgresql":
+                with _gateways(name, count=2) as lives:
+                    one["jobs_per_s_of_two"] = _jobs_per_s(lives, one["jobs"])
         except PostgresMissingError as exc:
             found["databases"][name] = {"left_out": str(exc)}
     return found
 
 
 @contextmanager
-def _gateway(name: str) -> Iterator[Live]:
+def _gateways(name: str, *, count: int) -> Iterator[list[Live]]:
+    """Give gateways with the tests' workers, all of one database."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         write_bundle(folder / "models", needs_keys=False)
-        url = ""
+        settings = {
+            "database_url": "",
+            "blobs_dir": str(folder / "blobs"),
+            "receipt_key": str(folder / "receipt.key"),
+            "zkml_workers": "2",
+        }
         if name == "postgresql":
             server = stack.enter_context(Postgres(durable=True))
-            url = server.database("gateway")
-        kinds = ("submits", "uploads", "reads")
-        no_limits = {f"{kind}_per_minute": "10000000" for kind in kinds}
-        live = Live(
-            folder,
-            folder / "models",
-            module="tests.support.gateway_with_fakes",
-            database_url=url,
-            zkml_workers="2",
-            **no_limits,
-        )
-        yield stack.enter_context(live)
+            settings["database_url"] = server.database("gateway")
+        for kind in ("submits", "uploads", "reads"):
+            settings[f"{kind}_per_minute"] = "10000000"
+        lives = []
+        for number in range(count):
+            live = Live(
+                folder / str(number),
+                folder / "models",
+                module="tests.support.gateway_with_fakes",
+                node_name=f"node-{number}",
+                **settings,
+            )
+            lives.append(stack.enter_context(live))
+            live.key = lives[0].key  # shown once, by the first
+        yield lives
 
 
 def _measure(live: Live, *, quick: bool) -> Json:
@@ -79,7 +93,7 @@ def _measure(live: Live, *, quick: bool) -> Json:
         bare = _bare(50 if quick else 300)
         alone = [_timed(http, digest) for _ in range(50 if quick else 500)]
         jobs = 200 if quick else 2000
-        jobs_per_s = jobs / asyncio.run(_many(live, digest, jobs))
+        jobs_per_s = _jobs_per_s([live], jobs)
         upload = _upload(http, live.pid)
     added = Timing(tuple(seconds - bare for seconds in alone))
     return {
@@ -128,17 +142,28 @@ def _bare(times: int) -> float:
     return Timing(tuple(seconds[5:])).p50
 
 
-async def _many(live: Live, digest: str, jobs: int) -> float:
+def _jobs_per_s(lives: list[Live], jobs: int) -> float:
+    digest = sha256_hex(ORDER)
+    for live in lives:
+        with live.http() as http:
+            http.put(f"/v1/blobs/{digest}", content=ORDER).raise_for_status()
+            for _ in range(5):  # workers start
+                _job(http, digest)
+    return jobs / asyncio.run(_many(lives, digest, jobs))
+
+
+async def _many(lives: list[Live], digest: str, jobs: int) -> float:
     """Return the seconds that so many jobs take by several clients at once."""
     left = iter(range(jobs))
     body = json.dumps(_body(digest)).encode()
+    key = lives[0].key
     head = (
-        f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {live.key}\r\n"
+        f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
         "Content-Type: application/json\r\nPrefer: wait=60\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode()
 
-    async def client() -> None:
+    async def client(live: Live) -> None:
         port = int(live.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in left:
@@ -149,7 +174,8 @@ async def _many(live: Live, digest: str, jobs: int) -> float:
         writer.close()
 
     began = time.perf_counter()
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
+    chosen = (lives[i % len(lives)] for i in range(CLIENTS))
+    await asyncio.gather(*(client(live) for live in chosen))
     return time.perf_counter() - began
 
 
@@ -196,4 +222,6 @@ def show(found: Json) -> None:
             f"{one['upload']['seconds']:.2f}",
             f"{one['upload']['memory_bytes'] / 1e6:.1f}",
         )
+        if "jobs_per_s_of_two" in one:
+            grid.add_row("two gateways", f"{one['jobs_per_s_of_two']:.0f}")
     Console().print(grid)

@@ -73,7 +73,7 @@ class Live:
         """Start it and wait until it answers."""
         self.start()
         text = (self.data / "out").read_text()
-        self.key = text.split("shown once: ")[1].split()[0]
+        self.key = text.rpartition("shown once: ")[2].strip()
         return self
 
     def start(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ from gateway.executors.node import LocalNode
 from gateway.executors.scheduler import Scheduler
 from gateway.identity.rates import Rates
 from gateway.jobs.deletions import Deletions
+from gateway.jobs.ends import Ends
 from gateway.jobs.hub import Hub
+from gateway.jobs.intake import Intake
 from gateway.jobs.membership import Membership
 from gateway.jobs.runs import Runs
 from gateway.jobs.service import JobService
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger()
 _REFUSALS_S = 10.0
 _ARCHIVE_S = 3600.0
+_LOST_FILES_S = 3600.0
 _ITSELF = Who(actor="gateway")
 _MEASURES_S = 5.0
 
@@ -117,7 +121,7 @@ class Gateway:
             return
         data_dir = self.settings.data_dir
         self._cluster = self._ray_cluster()
-        self._simulated_enclaves = self.settings.evidence_source.is_simulated()
+        self.simulated_enclaves = self.settings.evidence_source.is_simulated()
         self._lock = FolderLock(data_dir)
         self.database = open_database(data_dir, self.settings.database_url)
         self.audit = Audit(self.database, gateway=self.settings.node_name)
@@ -152,7 +156,7 @@ class Gateway:
             self.settings,
             PeerStore(self.database),
             key_ids=self.receipt_keys.key_ids,
-            simulated=self._simulated_enclaves,
+            simulated=self.simulated_enclaves,
         )
 
     async def start(self) -> None:
@@ -188,7 +192,7 @@ class Gateway:
         if settings.local_modes:
             self.scheduler.add(await asyncio.to_thread(self._local_node))
         if self._cluster:
-            self._cluster.start(self.scheduler)
+            self._cluster.start(self.scheduler, reserved=self.membership.names)
         self.quality = Quality(
             database=self.database,
             comparisons=self.comparisons,
@@ -206,21 +210,16 @@ class Gateway:
         )
         await self.peers.start(self.scheduler)
         self.service = JobService(
+            intake=self._intake(),
+            ends=self._ends(),
             jobs=self.jobs,
             blobs=self.blobs,
-            uploads=self.uploads,
-            tenants=self.tenants,
             registry=self.registry,
             executor=self.scheduler,
             hub=Hub(),
-            receipt_keys=self.receipt_keys,
-            node_name=settings.node_name,
-            max_queued=settings.max_queued_jobs,
-            max_queued_by_tenant=settings.max_queued_jobs_by_tenant,
             folder=work,
             runs=Runs(threads=16 if settings.blobs_s3 else 2),
             membership=self.membership,
-            simulated_enclaves=self._simulated_enclaves,
             measures=self.measures,
             quality=self.quality,
             peers=self.peers,
@@ -254,7 +253,7 @@ class Gateway:
             node=settings.node_name,
             models=len(self.registry.all()),
             enclave_evidence=settings.enclave_evidence,
-            simulated_enclaves=self._simulated_enclaves,
+            simulated_enclaves=self.simulated_enclaves,
         )
 
     async def drain(self) -> None:
@@ -296,8 +295,11 @@ class Gateway:
             self._lock = None
 
     async def _sweep(self) -> None:
-        await _remove(self.uploads.remove_lost_files)
+        look_at = 0.0
         while True:
+            if time.monotonic() >= look_at:  # at every file there is
+                await _remove(self.uploads.remove_lost_files)
+                look_at = time.monotonic() + _LOST_FILES_S
             await _remove(self.uploads.sweep)
             await _remove(self.contract_inputs.sweep)
             await _remove(self.results.sweep)
@@ -324,6 +326,32 @@ class Gateway:
             self.audit.record(_trust_changed(trust))
         self._trusted = trust
         return trust
+
+    def _intake(self) -> Intake:
+        return Intake(
+            jobs=self.jobs,
+            blobs=self.blobs,
+            uploads=self.uploads,
+            tenants=self.tenants,
+            registry=self.registry,
+            executor=self.scheduler,
+            membership=self.membership,
+            quality=self.quality,
+            peers=self.peers,
+            max_queued=self.settings.max_queued_jobs,
+            max_queued_by_tenant=self.settings.max_queued_jobs_by_tenant,
+            simulated_enclaves=self.simulated_enclaves,
+        )
+
+    def _ends(self) -> Ends:
+        return Ends(
+            jobs=self.jobs,
+            blobs=self.blobs,
+            uploads=self.uploads,
+            peers=self.peers,
+            receipt_keys=self.receipt_keys,
+            node_name=self.settings.node_name,
+        )
 
     def _log_keeper(self) -> LogKeeper:
         return LogKeeper(

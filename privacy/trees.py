@@ -8,7 +8,6 @@ values of the data, so which side these go to must survive fixed point as well:
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -44,7 +43,11 @@ class Ensemble:
 
 
 def ensemble_of(core: Any) -> Ensemble | None:
-    """Return the trees of a scikit-learn or XGBoost estimator; None if it has none."""
+    """Return the trees of a scikit-learn or XGBoost estimator; None if it has none.
+
+    Raises:
+        FormatError: Its trees do not say all that it answers, or a leaf is not finite.
+    """
     name = type(core).__name__
     readers: dict[str, Callable[[Any], Ensemble]] = {
         "DecisionTreeClassifier": _averaged,
@@ -58,7 +61,23 @@ def ensemble_of(core: Any) -> Ensemble | None:
         "XGBClassifier": _xgboost,
         "XGBRegressor": _xgboost,
     }
-    return readers[name](core) if name in readers else None
+    if name not in readers:
+        return None
+    found = readers[name](core)
+    held = [
+        value for tree in found.trees for _, leaf in paths(tree, ()) for value in leaf
+    ]
+    if not np.isfinite([*held, *found.base]).all():
+        raise _unsupported("a leaf of its trees is not a finite number: train it anew")
+    return found
+
+
+def margin_scale(core: Any) -> float:
+    """Return how many times its decision function an estimator's raw outputs are.
+
+    Of a boosted exponential loss the sigmoid of twice the decision is the probability.
+    """
+    return 2.0 if getattr(core, "loss", "") == "exponential" else 1.0
 
 
 def _averaged(core: Any) -> Ensemble:
@@ -78,29 +97,24 @@ def _averaged(core: Any) -> Ensemble:
 
 def _gradient_boosting(core: Any) -> Ensemble:
     """Sum of `learning_rate * tree` for each class, on top of the initial estimate."""
-    width, times = core.estimators_.shape[1], logit_times(core)
+    width, scale = core.estimators_.shape[1], margin_scale(core)
+    if core.init_ != "zero" and not type(core.init_).__name__.startswith("Dummy"):
+        msg = f"its initial estimate is a {type(core.init_).__name__} of its own"
+        raise _unsupported(f"{msg}: train it without `init`")
     rows = np.zeros((1, core.n_features_in_))
-    base = times * core._raw_predict_init(rows).reshape(-1)  # noqa: SLF001 - no public way
+    base = np.atleast_1d(core._raw_predict_init(rows)[0])  # noqa: SLF001 - no public way
     trees = []
     for stage in core.estimators_:
         for k, estimator in enumerate(stage):
 
             def leaf(values: Any, k: int = k) -> tuple[float, ...]:
-                value = times * core.learning_rate * float(values[0][0])
+                value = scale * core.learning_rate * float(values[0][0])
                 return tuple(value if i == k else 0.0 for i in range(width))
 
             trees.append(_from_sklearn(estimator.tree_, leaf))
     is_classifier = hasattr(core, "classes_")
     activation = ("sigmoid" if width == 1 else "softmax") if is_classifier else "none"
-    return Ensemble(tuple(trees), tuple(float(b) for b in base), activation)
-
-
-def logit_times(core: Any) -> float:
-    """Return how many times an estimator's decision function its logit is.
-
-    Of boosting with the exponential loss, probabilities are sigmoids of twice that.
-    """
-    return 2.0 if getattr(core, "loss", "") == "exponential" else 1.0
+    return Ensemble(tuple(trees), tuple(scale * float(b) for b in base), activation)
 
 
 def _from_sklearn(tree: Any, leaf: Callable[[Any], tuple[float, ...]]) -> Node:
@@ -128,52 +142,46 @@ def float32_after(value: float) -> float:
     return float(np.nextafter(np.float32(value), np.float32(np.inf)))
 
 
-_XGBOOST_OBJECTIVES = {"binary:logistic", "multi:softprob", "reg:squarederror"}
-
-
 def _xgboost(core: Any) -> Ensemble:
-    learner = _learner(core)
-    objective = learner["objective"]["name"]
+    booster = core.get_booster()
+    config = json.loads(booster.save_config())["learner"]
+    objective = config["objective"]["name"]
+    is_classifier = hasattr(core, "classes_") and hasattr(core, "predict_proba")
+    known = {"binary:logistic", "multi:softprob", "reg:squarederror"}
+    if objective not in known:
+        msg = f"XGBoost objective {objective} is not one of {', '.join(sorted(known))}"
+        raise FormatError(msg, code="unsupported-model")
+    _check_xgboost(core, config)
     width = len(core.classes_) if objective == "multi:softprob" else 1
-    model = learner["gradient_booster"]["model"]
-    made = list(zip(model["trees"], model["tree_info"], strict=True))
-    rounds = max(1, core.get_booster().num_boosted_rounds())
-    last = getattr(core, "best_iteration", rounds - 1)  # training may have gone on
-    used = made[: len(made) // rounds * (last + 1)]
-    trees = tuple(_from_xgboost(tree, at, width) for tree, at in used)
-    base = float(learner["learner_model_param"]["base_score"])
+    alike = int(config["gradient_booster"]["gbtree_model_param"]["num_parallel_tree"])
+    # Of a dump, thresholds of columns of integers would be rounded up.
+    told = json.loads(booster.save_raw("json"))["learner"]["gradient_booster"]["model"]
+    made = list(zip(told["trees"], told["tree_info"], strict=True))
+    if (best := getattr(core, "best_iteration", None)) is not None:  # stopped early
+        made = made[: (best + 1) * width * alike]
+    trees = tuple(_from_xgboost(tree, at, width) for tree, at in made)
+    base = float(config["learner_model_param"]["base_score"])
     if objective == "binary:logistic":
         base = float(np.log(base / (1.0 - base)))
-    is_classifier = hasattr(core, "classes_") and hasattr(core, "predict_proba")
     activation = ("sigmoid" if width == 1 else "softmax") if is_classifier else "none"
     return Ensemble(trees, (base,) * width, activation, strict=True)
 
 
-def _learner(core: Any) -> Any:
-    """Return XGBoost's own description of its trees.
-
-    Raises:
-        FormatError: They are summed, compared or missed in a way we do not know.
-    """
-    learner = json.loads(core.get_booster().save_raw("json"))["learner"]
-    objective, way = learner["objective"]["name"], learner["gradient_booster"]
-    if objective not in _XGBOOST_OBJECTIVES:
-        known = ", ".join(sorted(_XGBOOST_OBJECTIVES))
-        raise _unsupported(f"XGBoost objective {objective} is not one of {known}")
-    if way["name"] != "gbtree":
-        raise _unsupported(f"XGBoost booster {way['name']} is not gbtree")
-    missing = getattr(core, "missing", None)
-    if not (missing is None or math.isnan(missing)):
-        msg = f"XGBoost was told that {missing:g} is a missing value, which is a number"
-        raise _unsupported(f"{msg} here: train it with missing=nan")
-    if any(any(tree.get("split_type", ())) for tree in way["model"]["trees"]):
-        msg = "XGBoost compares categories: encode them as columns of 0 and 1"
-        raise _unsupported(msg)
-    return learner
+def _check_xgboost(core: Any, config: Any) -> None:
+    """Refuse what answers otherwise than by the sum of the leaves that are reached."""
+    if (kind := config["gradient_booster"]["name"]) != "gbtree":
+        raise _unsupported(f"XGBoost's booster is {kind}: only gbtree is read")
+    if int(config["learner_model_param"].get("num_target", 1)) > 1:
+        raise FormatError("multi-output trees are not supported yet")
+    if core.missing is not None and not np.isnan(core.missing):
+        msg = f"XGBoost takes {core.missing} for a missing value: train it with NaN"
+        raise _unsupported(f"{msg} for that")
+    if "c" in (core.get_booster().feature_types or ()):
+        raise _unsupported("it splits categories: train it on numbers")
 
 
-def _unsupported(msg: str) -> FormatError:
-    return FormatError(msg, code="unsupported-model")
+def _unsupported(why: str) -> FormatError:
+    return FormatError(f"the model cannot be read: {why}", code="unsupported-model")
 
 
 def _from_xgboost(tree: Any, at: int, width: int) -> Node:

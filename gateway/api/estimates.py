@@ -30,7 +30,7 @@ async def estimate(gateway: GatewayDep, key: ModelReader, body: EstimateIn) -> J
         uploads=gateway.uploads,
         jobs=gateway.jobs,
         places=_places(gateway),
-        simulated_enclaves=gateway.service.simulated_enclaves,
+        simulated_enclaves=gateway.simulated_enclaves,
     )
     return await asyncio.to_thread(
         estimator.estimate,

@@ -14,7 +14,7 @@ from gateway.api.auth import GatewayDep, JobReader, JobWriter
 from gateway.api.problems import problem_response
 from gateway.api.schemas import JobIn, JobOut, JobsOut, Status
 from gateway.jobs.hub import news
-from gateway.jobs.service import JobRequest
+from gateway.jobs.intake import JobRequest
 from gateway.node import Gateway
 from gateway.store.jobs import Job
 from privacy.encoding import Json

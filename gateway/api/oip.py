@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from gateway.api.auth import GatewayDep, JobWriter, ModelReader, count_stranger
 from gateway.api.problems import ANY_ROUTE, problem_headers
 from gateway.identity.caller import Caller
-from gateway.jobs.service import JobRequest
+from gateway.jobs.intake import JobRequest
 from gateway.node import Gateway
 from gateway.problems import MEDIA_TYPE, problem_of
 from gateway.store.jobs import Job

@@ -19,6 +19,7 @@ from gateway.peers.config import Peer
 from gateway.peers.exchange import Exchange
 from gateway.peers.link import Link, PeerLiedError, PeerRefusedError
 from gateway.peers.site import Offered, PinnedKeys, Site, offered
+from gateway.store.away import StoreAwayError
 from privacy.bundle import Bundle
 from privacy.encoding import Json, b64url
 from privacy.errors import (
@@ -249,18 +250,30 @@ class PeerNode:
             # Whoever sends a job that takes long must not cost the peer our trust.
             self._refused[work.bundle.sha256] = time.monotonic() + _SLOW_S
             raise NodeDeclinedError(msg, code=slow.code) from None
-        except PeerLiedError as exc:
-            await self._distrust(exc, exchange.asked)
-            raise NodeLostError(exc.message, code=exc.code) from exc
-        except PeerRefusedError as exc:
-            self._note_refusal(exc, work)
-            raise
-        except NodeLostError as exc:
-            if exc.code == "peer-unreachable":
-                self._told = _Told(exc.message)  # until it is asked again
+        except PrivacyError as exc:
+            comes_back = isinstance(exc, NodeLostError | StoreAwayError)
+            if isinstance(exc, NodeDeclinedError) or not comes_back:
+                self._later(exchange.tidy())
+            await self._note_failure(exc, work, exchange)
             raise
         self._later(exchange.tidy())
         return done
+
+    async def _note_failure(
+        self, exc: PrivacyError, work: Work, exchange: Exchange
+    ) -> None:
+        """Remember of a job that failed what matters to others.
+
+        Raises:
+            NodeLostError: The peer lied: the job is to go on elsewhere.
+        """
+        if isinstance(exc, PeerLiedError):
+            await self._distrust(exc, exchange.asked)
+            raise NodeLostError(exc.message, code=exc.code) from exc
+        if isinstance(exc, PeerRefusedError):
+            self._note_refusal(exc, work)
+        elif exc.code == "peer-unreachable":
+            self._told = _Told(exc.message)  # until it is asked again
 
     async def _withdraw(self, exchange: Exchange) -> None:
         """End a job there, if not now then when the peer is reached again."""

@@ -107,6 +107,11 @@ class Membership:
         """Who runs a job that is taken now."""
         return self._member.id
 
+    def names(self) -> set[str]:
+        """Return what no node of a cluster may be called: gateways' names, as seen."""
+        others = (member.name for member, _ in self._seen.values())
+        return {self._member.name, *others}
+
     def gateway_for(self, mode: Mode, sealed: Callable[[], Path]) -> str:
         """Return who is to run a job: who has the enclave that its input is sealed to.
 

@@ -4,10 +4,11 @@
 2. Input and keys are uploaded by digest, unless they are there.
 3. The job is submitted under an idempotency key made from ours: a retry after any
    crash, here or there, comes back to the same job.
-4. It is followed to its end. A cancelled one is cancelled there, too.
+4. It is followed to its end. A cancelled one is cancelled there, too, and its input
+   deleted.
 5. The receipt is verified and compared with what was asked; then output and evidence
    are fetched and compared with the receipt. Only then is the answer taken.
-6. Output and input are deleted there.
+6. Output and input are deleted there, also if the job failed.
 """
 
 import asyncio
@@ -50,6 +51,7 @@ class Exchange:
             work.options, gateway=site.gateway, job_id=work.job_id
         )
         self._id = self._key = ""
+        self._sends = False
         self.asked: Json = {"job": work.job_id, "model_sha256": work.bundle.sha256}
 
     async def run(self, watch: Watch, *, node: str) -> Done:
@@ -76,18 +78,21 @@ class Exchange:
         )
 
     async def withdraw(self) -> bool:
-        """End the job there; false if the peer has to be asked again later.
+        """End the job there, and delete its input.
 
         If we were not told its id, it is submitted again: its idempotency key finds the
         job, or makes one that ends at once.
+
+        Returns:
+            False if the peer has to be asked again later.
         """
-        if not self._key:
-            return True  # it was not submitted
+        if not self._sends:
+            return True  # nothing of it went there
         try:
             async with asyncio.timeout(_CANCEL_S):
-                if not self._id:
-                    self._id = str((await self._submit())["id"])
-                await self._delete(f"/v1/jobs/{self._id}")
+                if self._key:
+                    await self._cancel()
+                await self._delete(self._input)
         except TimeoutError:
             return False
         except NodeLostError as exc:
@@ -98,12 +103,20 @@ class Exchange:
 
     async def tidy(self) -> None:
         """Leave nothing there but keys, which the next job needs."""
-        for path in (
-            f"/v1/jobs/{self._id}/result",
-            f"/v1/blobs/{self._work.input_sha256}",
-        ):
+        result = [f"/v1/jobs/{self._id}/result"] if self._id else []
+        for path in (*result, self._input):
             with suppress(PrivacyError):
                 await self._delete(path)
+
+    async def _cancel(self) -> None:
+        with suppress(PeerRefusedError):
+            if not self._id:
+                self._id = str((await self._submit())["id"])
+            await self._delete(f"/v1/jobs/{self._id}")
+
+    @property
+    def _input(self) -> str:
+        return f"/v1/blobs/{self._work.input_sha256}"
 
     async def _delete(self, path: str) -> None:
         await self._site.link.ask(
@@ -124,7 +137,8 @@ class Exchange:
 
     async def _upload(self) -> None:
         link, work = self._site.link, self._work
-        await link.upload(f"/v1/blobs/{work.input_sha256}", work.input)
+        self._sends = True
+        await link.upload(self._input, work.input)
         if work.keys:
             params = work.bundle.manifest.mode(work.mode).params
             keyset = str(params.get("keyset_sha256", ""))

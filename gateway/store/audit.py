@@ -63,6 +63,15 @@ def note(c: sa.Connection, act: Act) -> None:
     """Note an act in the transaction that does it.
 
     Raises:
+        FormatError: As for `checked`.
+    """
+    c.execute(_NOTE, {"act": checked(act)})
+
+
+def checked(act: Act) -> Json:
+    """Return an act as `audit_pending` has it.
+
+    Raises:
         FormatError: Its details are no JSON, or too long.
     """
     flat = {**asdict(act), **asdict(act.who)}
@@ -72,7 +81,7 @@ def note(c: sa.Connection, act: Act) -> None:
     if len(line) > MAX_LINE_BYTES:
         msg = f"an act of {len(line)} bytes is noted, at most {MAX_LINE_BYTES} may be"
         raise FormatError(msg, code="too-large")
-    c.execute(_NOTE, {"act": flat})
+    return flat
 
 
 class Audit:
@@ -90,11 +99,15 @@ class Audit:
             note(c, replace(act, who=who))
 
     def chain(self) -> int:
-        """Make entries of what was noted; return how many."""
-        made = 0
-        while self._is_waiting():
+        """Make entries of what was noted; return how many.
+
+        What is noted meanwhile waits for the next call.
+        """
+        made, count = 0, _AT_ONCE
+        while count == _AT_ONCE and self._is_waiting():
             with self._database.write() as c:
-                made += _chain(c)
+                count = _chain(c)
+            made += count
         return made
 
     def entries(self, after: int, limit: int) -> list[str]:

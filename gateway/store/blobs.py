@@ -101,7 +101,14 @@ class Blobs:
             return False
 
     def bring(self, file: Path, sha256: str) -> None:
-        """Do nothing: a file is renamed when its name is written."""
+        """Do nothing: a file is renamed when its name is written.
+
+        One that a transaction moved which failed counts as new, lest it be taken for
+        lost before the next try.
+        """
+        if not file.exists():
+            with suppress(FileNotFoundError):
+                os.utime(self.path(sha256))
 
     def keep(self, file: Path, sha256: str) -> None:
         """Move a file to where its digest says, unless those bytes are there already.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from gateway.store.blobs import BlobStore
+from gateway.store.blobs import BlobRemovedError, BlobStore
 from gateway.store.database import Database
 from gateway.store.parts import Owner
 from gateway.store.tables import contract_inputs
@@ -25,6 +25,7 @@ MAX_BY_TENANT = 10_000
 KIND = "contract-input"
 _MODEL_DIGITS = 32
 _AT_ONCE = 500
+_TRIES = 3
 _C = contract_inputs.c
 
 
@@ -65,6 +66,7 @@ class ContractInputs:
 
         Raises:
             LimitError: The tenant has too many, or its quota is used up.
+            BlobRemovedError: The same bytes are deleted again and again meanwhile.
         """
         this = sa.and_(_C.tenant == tenant, _C.name == name.text)
         before = sa.select(_C.sha256).where(this)
@@ -75,19 +77,18 @@ class ContractInputs:
                 msg = f"{tenant} has handed over {MAX_BY_TENANT} inputs: delete some"
                 raise LimitError(msg, code="too-many-inputs")
         owner = Owner(tenant, KIND, sha256_hex(body))
-        self._uploads.own_bytes(body, owner)
-        row = {
-            "tenant": tenant,
-            "name": name.text,
-            "sha256": owner.sha256,
-            "created_at": now(),
-        }
-        with self._uploads.removing() as c:
-            replaced = c.execute(before).scalar_one_or_none()
-            c.execute(self._name, row)
-            if replaced not in {None, owner.sha256}:
-                self._drop(c, tenant, replaced)
-        return is_new
+        for _ in range(_TRIES):
+            self._uploads.own_bytes(body, owner)
+            with self._uploads.removing() as c:
+                if not self._uploads.is_kept(c, owner):
+                    continue  # it was deleted just now, under another name
+                replaced = c.execute(before).scalar_one_or_none()
+                c.execute(self._name, _row(owner, name))
+                if replaced not in {None, owner.sha256}:
+                    self._drop(c, tenant, replaced)
+                return replaced is None
+        msg = "this input was deleted while it was handed over: try again"
+        raise BlobRemovedError(msg)
 
     def get(self, name: Name, *, tenant: str = "") -> bytes:
         """Return an input: a tenant's own, or the oldest of anybody's.
@@ -142,3 +143,12 @@ class ContractInputs:
         if c.execute(named.limit(1)).first() is None:
             self._uploads.forget(c, Owner(tenant, KIND, sha256))
             self._uploads.remove_unneeded(c, {sha256})
+
+
+def _row(owner: Owner, name: Name) -> dict[str, str]:
+    return {
+        "tenant": owner.tenant,
+        "name": name.text,
+        "sha256": owner.sha256,
+        "created_at": now(),
+    }

@@ -21,12 +21,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from gateway.store.away import passing_errors
 from gateway.store.migrate import migrate
+from privacy.encoding import Json
 from privacy.errors import FormatError
 
 BLOBS = "blobs"
 """The lock between those that name blobs, who share it, and those that remove some."""
 
-_POOL = {"pool_size": 20, "max_overflow": 20, "hide_parameters": True}
+_CONNECTIONS = 40
+"""At most; with PostgreSQL half of them for transactions, half for statements alone."""
 _FRESH_S = 5.0
 """A connection that was used so lately is not asked whether it still is one."""
 _POSTGRES_SESSION = {
@@ -43,7 +45,12 @@ def sqlite_engine(path: Path) -> sa.Engine:
     killed; after a power cut the last ones may be missing.
     """
     path.touch(mode=0o600)
-    engine = sa.create_engine(f"sqlite:///{path}", **_POOL)
+    engine = sa.create_engine(
+        f"sqlite:///{path}",
+        pool_size=_CONNECTIONS // 2,
+        max_overflow=_CONNECTIONS // 2,
+        hide_parameters=True,
+    )
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:
@@ -59,8 +66,12 @@ def sqlite_engine(path: Path) -> sa.Engine:
     return engine
 
 
-def postgres_engine(url: str) -> sa.Engine:
+def postgres_engine(url: str, *, autocommit: bool = False) -> sa.Engine:
     """Return an engine for a PostgreSQL database.
+
+    Args:
+        url: Its address.
+        autocommit: Each statement is a transaction by itself.
 
     Raises:
         FormatError: The address is not one of PostgreSQL; it is not repeated, for it
@@ -76,9 +87,13 @@ def postgres_engine(url: str) -> sa.Engine:
     options = " ".join(
         f"-c {name}={value}" for name, value in _POSTGRES_SESSION.items()
     )
+    level: Json = {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
     engine = sa.create_engine(
         parsed,
-        **_POOL,
+        **(level if autocommit else {}),
+        hide_parameters=True,
+        pool_size=_CONNECTIONS // 4,
+        max_overflow=_CONNECTIONS // 4,
         pool_timeout=10,
         connect_args={"connect_timeout": 5, "options": options},
     )
@@ -135,8 +150,8 @@ class Database:
         """
         self.shared = isinstance(where, str)
         self._engine = self._reader = database_engine(where)
-        if self.shared:  # a statement alone needs no BEGIN and ROLLBACK around it
-            self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        if isinstance(where, str):  # a statement alone needs no BEGIN and ROLLBACK
+            self._reader = postgres_engine(where, autocommit=True)
         # Cheaper than SQLite's busy loop; PostgreSQL has its own locks.
         self._turn = nullcontext() if self.shared else threading.Lock()
         try:
@@ -203,6 +218,7 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+        self._reader.dispose()
 
 
 def lock_number(name: str) -> int:

@@ -6,8 +6,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from gateway.store.audit import WHO, Act, note
-from gateway.store.database import BLOBS, Database
+from gateway.store.audit import WHO, Act, checked, note
+from gateway.store.database import BLOBS, Database, lock_number
+from gateway.store.log_tables import audit_pending
 from gateway.store.tables import jobs
 from privacy.clock import now
 from privacy.encoding import Json
@@ -113,6 +114,14 @@ _INSERT_IF_ROOM = (
     )
     .returning(jobs.c.seq)
 )
+# Where each statement is a round trip: both in one, a transaction by itself.
+_MADE = _INSERT_IF_ROOM.cte("made")
+_ACT = sa.bindparam("act", type_=audit_pending.c.act.type)
+_INSERT_AND_NOTE = (
+    sa.insert(audit_pending)
+    .from_select(["act"], sa.select(_ACT).select_from(_MADE))
+    .returning(audit_pending.c.id)
+)
 _START = (
     sa.update(jobs)
     .where(
@@ -144,6 +153,12 @@ _FINISH = (
             for name in (*(f.name for f in fields(Outcome)), "finished_at", "receipt")
         }
     )
+)
+# Its lock is held until the transaction ends, as `Database.lock` has it.
+_FINISH_WITH_BLOBS = _FINISH.where(
+    sa.select(sa.func.pg_advisory_xact_lock_shared(lock_number(BLOBS)))
+    .scalar_subquery()
+    .is_not(None)
 )
 _REPORT = (
     sa.update(jobs)
@@ -195,35 +210,32 @@ class Jobs:
             ConflictError: The idempotency key was used for another request.
             LimitError: So many jobs are waiting already.
         """
-        key = new.idempotency_key
+        limits = {"most": max_queued, "most_own": max_queued_by_tenant}
         try:
-            return self._accept(new, max_queued, max_queued_by_tenant, also)
-        except sa.exc.IntegrityError:  # another gateway took the same request just now
-            earlier = key and self.repeated(new.tenant, key, new.request_sha256)
-            if not earlier:
-                raise
-            return earlier, False
-
-    def _accept(
-        self,
-        new: NewJob,
-        max_queued: int,
-        max_queued_by_tenant: int,
-        also: Also | None,
-    ) -> tuple[Job, bool]:
+            if self._insert({**_row(new), **limits}, _submitted(new), also):
+                return _accepted(new), True
+            refusal: Exception = _queue_full(new.mode)
+        except sa.exc.IntegrityError as exc:  # the key was used meanwhile, probably
+            refusal = exc
         key = new.idempotency_key
+        earlier = key and self.repeated(new.tenant, key, new.request_sha256)
+        if not earlier:
+            raise refusal
+        return earlier, False
+
+    def _insert(self, row: Json, submitted: Act, also: Also | None) -> bool:
+        """Write a job and that it came; return whether there was room for it."""
+        if self._database.shared and not also:
+            with self._database.statement() as c:
+                made = c.execute(_INSERT_AND_NOTE, {**row, "act": checked(submitted)})
+                return made.first() is not None
         with self._database.write() as c:
-            earlier = key and _repeated(c, new.tenant, key, new.request_sha256)
-            if earlier:
-                return earlier, False
-            limits = {"most": max_queued, "most_own": max_queued_by_tenant}
-            if not c.execute(_INSERT_IF_ROOM, {**_row(new), **limits}).first():
-                msg = f"many jobs of mode {new.mode} are waiting already: try later"
-                raise LimitError(msg, code="queue-full")
-            note(c, _submitted(new))
+            if not c.execute(_INSERT_IF_ROOM, row).first():
+                return False
+            note(c, submitted)
             if also:
                 also(c)
-            return _accepted(new), True
+            return True
 
     def get(self, job_id: str, *, tenant: str) -> Job:
         """Return a tenant's job.
@@ -360,9 +372,8 @@ class Jobs:
         """Write the end of a job unless it has changed since it was read."""
         as_read = {"its_gateway": job.gateway, "its_attempts": job.attempts}
         with self._database.write() as c:
-            if row["output_sha256"]:
-                self._database.lock(c, BLOBS, shared=True)
-            if not c.execute(_FINISH, {**row, **as_read, "job_id": job.id}).rowcount:
+            finish = _FINISH_WITH_BLOBS if self._database.shared else _FINISH
+            if not c.execute(finish, {**row, **as_read, "job_id": job.id}).rowcount:
                 return False
             keep()
             return True
@@ -394,6 +405,11 @@ def _accepted(new: NewJob) -> Job:
         evidence_kind="",
         peer="",
     )
+
+
+def _queue_full(mode: str) -> LimitError:
+    msg = f"many jobs of mode {mode} are waiting already: try later"
+    return LimitError(msg, code="queue-full")
 
 
 def _submitted(new: NewJob) -> Act:

@@ -27,11 +27,17 @@ class PeerStore:
         self._database = database
 
     def keep(self, job_id: str, receipt: bytes) -> None:
-        """Keep the receipt of the peer that ran a job, before the job ends here."""
+        """Keep the receipt of the peer that ran a job, before the job ends here.
+
+        Raises:
+            NotFoundError: The job was deleted meanwhile ("unknown-job").
+        """
         insert = self._database.insert(peer_receipts)
         of_job = sa.select(jobs.c.tenant).where(jobs.c.id == job_id)
         with self._database.write() as c:
-            tenant = c.execute(of_job).scalar_one()
+            tenant = c.execute(of_job).scalar_one_or_none()
+            if tenant is None:
+                raise NotFoundError("there is no such job", code="unknown-job")
             c.execute(
                 insert.on_conflict_do_update(
                     index_elements=["job_id"],

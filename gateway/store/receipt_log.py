@@ -64,12 +64,14 @@ class ReceiptLog:
     def integrate(self, *, most_age_s: float, sign: Sign) -> int:
         """Add receipts that are in no log yet and sign a new head; return how many.
 
+        What comes meanwhile waits for the next call: under load there is always more.
+
         Args:
             most_age_s: Sign a head, too, if the last one is older.
             sign: Makes the note of a tree head.
         """
-        added = 0
-        while self._is_due(most_age_s):
+        added, count = 0, _AT_ONCE
+        while count == _AT_ONCE and self._is_due(most_age_s):
             with self._database.write() as c:
                 state = c.execute(sa.select(log_state).with_for_update()).one()
                 count = _add(c, state.size)

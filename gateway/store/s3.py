@@ -3,8 +3,8 @@
 Credentials, region and address are boto3's usual ones (`AWS_ACCESS_KEY_ID`, …,
 `AWS_ENDPOINT_URL_S3` for another server than Amazon's). An object is named by its
 digest, which every copy is checked against, so none goes stale. Copies of blobs that
-nothing names any more go at the next sweep; those that were not used lately, when they
-take more room than they may.
+nothing names any more go at a sweep, once they are not new; those that were not used
+lately, when they take more room than they may.
 
 Uploads and downloads are no part of a transaction. What has to be, for nobody may name
 a blob while it is removed, is one short request, which a slow bucket has fail soon.
@@ -29,6 +29,7 @@ from privacy.errors import FormatError, UnavailableError
 _log = structlog.get_logger()
 _AT_ONCE = 1000  # as many as one request may delete
 _IN_USE_S = 3600.0  # a copy that was asked for so lately may be a worker's input
+_NEW_S = 300.0  # one that nothing names may be of a transaction that is tried again
 _ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
 
 
@@ -117,7 +118,10 @@ class S3Blobs:
     def small(self, sha256: str) -> bytes | None:
         """Return a blob that is small, for which streaming would only cost time."""
         copy = self.fetch(sha256)
-        return copy.read_bytes() if copy.stat().st_size <= SMALL_BYTES else None
+        try:
+            return copy.read_bytes() if copy.stat().st_size <= SMALL_BYTES else None
+        except FileNotFoundError:  # removed just now
+            raise missing(sha256) from None
 
     def older_than(self, seconds: float) -> set[str]:
         """Return the digests of blobs that have lain here for so long.
@@ -165,21 +169,23 @@ class S3Blobs:
 
         Args:
             in_use: Digests of copies that jobs may need.
-            gone: Digests of blobs that were removed, here or by another gateway.
+            gone: Digests of blobs that were removed, here or by another gateway, or
+                that a transaction is about to name.
         """
-        found, removed, horizon = [], 0, time.time() - _IN_USE_S
+        found, removed, at = [], 0, time.time()
         for path in self._cache.iterdir():
             with suppress(FileNotFoundError):
                 status = path.stat()
-                broken_off = path.suffix and status.st_mtime < horizon
-                if path.name in gone or broken_off:
+                age_s = at - status.st_mtime
+                broken_off = path.suffix and age_s > _IN_USE_S
+                if broken_off or (path.name in gone and age_s > _NEW_S):
                     path.unlink(missing_ok=True)
                     removed += 1
                 else:
                     found.append((status.st_mtime, status.st_size, path))
         room = self._cache_bytes - sum(size for _, size, _ in found)
         for used_at, size, path in sorted(found):
-            if room >= 0 or used_at > horizon:
+            if room >= 0 or used_at > at - _IN_USE_S:
                 break
             if path.name not in in_use:
                 path.unlink(missing_ok=True)
@@ -201,8 +207,13 @@ class S3Blobs:
         return bool(head["ContentLength"] == size)
 
     def _here(self, file: Path, sha256: str) -> Path:
-        """Return a file, or where it was moved to in a transaction that failed."""
-        return file if file.exists() else self._copy(sha256)
+        """Return a file, or where it was moved to in a transaction that failed.
+
+        It counts as new from now on, so that `trim` leaves it to the next try.
+        """
+        here = file if file.exists() else self._copy(sha256)
+        os.utime(here)
+        return here
 
     def _key(self, sha256: str) -> str:
         return f"{self._prefix}{check_sha256(sha256)}"

@@ -237,6 +237,10 @@ class Uploads:
         """Return when an upload expires unless a job uses it before."""
         return later(upload.used_at, self.allowance.ttl_s[upload.kind])
 
+    def is_kept(self, c: sa.Connection, owner: Owner) -> bool:
+        """Whether a tenant has an upload, in `removing`."""
+        return c.execute(_ONE, _this(owner)).first() is not None
+
     def delete(self, owner: Owner) -> None:
         """Forget a tenant's upload; the file goes unless someone else needs it.
 
@@ -288,15 +292,19 @@ class Uploads:
         return self._blobs.trim(in_use=in_use, gone=set(copies) - named)
 
     def remove_lost_files(self, *, older_than_s: float = _NEW_FILE_S) -> int:
-        """Remove files that a crash left without anyone who names them.
+        """Remove files that a crash left, or an outage, without anyone who names them.
 
         Args:
             older_than_s: Younger files stay: a job may be about to name them.
         """
         found, removed = sorted(self._blobs.older_than(older_than_s)), 0
         for at in range(0, len(found), _AT_ONCE):
-            with self.removing() as c:
-                removed += self.remove_unneeded(c, set(found[at : at + _AT_ONCE]))
+            some = set(found[at : at + _AT_ONCE])
+            with self._database.read() as c:  # nearly all are named: hold up nobody
+                lost = some - _named(c, some)
+            if lost:
+                with self.removing() as c:
+                    removed += self.remove_unneeded(c, lost)
         return removed
 
     @contextmanager

@@ -10,11 +10,12 @@ import typer
 from privacy.bundle import Bundle
 from privacy.cli.accepting import AllowUnsigned
 from privacy.cli.app import ApiKey, AsJson, Gateway, HomeDir, command
+from privacy.cli.circuit import show_circuit
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.client import Client
 from privacy.encoding import Json, parse_object
 from privacy.errors import AuthError, FormatError
-from privacy.modes import modes_table
+from privacy.modes import Mode, modes_table
 from privacy.tee.sealed_model import sealing_of
 from privacy.tls import TlsFiles
 
@@ -164,6 +165,8 @@ def _print_model(bundle: Bundle) -> None:
         ["mode", "labels agree", "max error", "a row", "sizes"],
         rows,
     )
+    if fhe := m.modes.get(Mode.FHE):
+        show_circuit(fhe.params)
 
 
 @command("modes")

@@ -18,6 +18,7 @@ from privacy.cli.app import (
     command,
 )
 from privacy.cli.broker import BrokerPassphrase, deposits_in, seal_from
+from privacy.cli.circuit import circuit_lines, show_circuit
 from privacy.cli.output import duration, out, print_json, progress, safe, size, table
 from privacy.cli.tuning import show_tuning, with_tuning
 from privacy.encoding import Json
@@ -155,6 +156,7 @@ def publish(
                         "cost": p.cost,
                         "tuned": p.params.get("tuned"),
                         "p_error": p.params.get("p_error"),
+                        "circuit": circuit_lines(p.params),
                     }
                     for k, p in m.modes.items()
                 },
@@ -177,6 +179,7 @@ def publish(
         )
     total = sum(f.bytes for f in m.files.values())
     table("", ["mode", "served", "labels agree", "max error", "a row"], rows)
+    show_circuit(m.modes[Mode.FHE].params)
     show_tuning(m.modes[Mode.FHE].params)
     if seal:
         text = f"sealed: enclaves get the key from {safe(seal)} (privacy broker serve)"

@@ -10,8 +10,9 @@ from privacy.cli.app import AsJson, HomeDir, command
 from privacy.cli.output import out, print_json, progress, safe
 from privacy.client import Verdict, verify_saved
 from privacy.client.home import Home
+from privacy.client.offline import MISSING
 from privacy.encoding import Json, parse_object
-from privacy.errors import FormatError
+from privacy.errors import FormatError, VerificationError
 from privacy.files import default_home
 from privacy.key_history import read_history
 
@@ -45,7 +46,10 @@ def verify(
     home: HomeDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check a receipt and its evidence offline: exit 0 true, 6 false, 7 cannot say."""
+    """Check a receipt and its evidence offline: exit 0 true, 6 false, 7 cannot say.
+
+    What had to be allowed for the answer has to be allowed again, else it is refused.
+    """
     if not receipt.is_file():
         raise FormatError(f"there is no file {receipt}", code="no-such-file")
     for file in keys or ():
@@ -85,6 +89,7 @@ def _verdict(verdict: Verdict) -> Json:
             {"name": s.name, "verdict": s.verdict, "detail": s.detail}
             for s in verdict.steps
         ],
+        "missing_allowances": list(verdict.missing_allowances),
         "receipt": None
         if receipt is None
         else {name: getattr(receipt, name) for name in receipt.__dataclass_fields__},
@@ -101,9 +106,16 @@ def _print_verdict(verdict: Verdict) -> None:
         out.print(line, soft_wrap=True)
     for caveat in verdict.caveats:
         out.print(f"[bold yellow]caveat[/] {safe(caveat)}", soft_wrap=True)
-    words = {
-        0: "everything that was checked is true",
-        6: "FALSE",
-        7: "could not verify",
-    }
-    out.print(words[verdict.exit_code])
+    out.print(_in_words(verdict))
+
+
+def _in_words(verdict: Verdict) -> str:
+    """Return what it comes to; what has to be allowed is not called false."""
+    if verdict.exit_code == VerificationError.exit_code:
+        return "FALSE"
+    if not verdict.exit_code:
+        return "everything that was checked is true"
+    unknown = any(step.verdict == MISSING for step in verdict.steps)
+    said = "could not verify" if unknown else "refused, though nothing was found false"
+    options = [f"--{a.replace('_', '-')}" for a in verdict.missing_allowances]
+    return f"{said}: accept it with {' '.join(options)}" if options else said

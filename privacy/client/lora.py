@@ -79,8 +79,8 @@ class LoraTrainer:
             progress: Called after each step with `{"stage", "done", "loss"}`.
 
         Raises:
-            FormatError: The loss is not finite (that step is not taken), or a layer was
-                not published for training.
+            FormatError: The loss or a gradient is not finite (that step is not taken),
+                or a layer was not published for training.
             PrivacyError: A layer could not be asked. Steps already taken stay.
         """
         losses: list[float] = []
@@ -92,12 +92,22 @@ class LoraTrainer:
                 raise FormatError(msg, code="not-finite")
             self._optimizer.zero_grad()
             lost.backward()
+            if not self._gradients_finite():
+                msg = f"a gradient of step {len(losses)} is not finite: lower the rate"
+                raise FormatError(msg, code="not-finite")
             self._optimizer.step()
             progress({"stage": "train", "done": len(losses), "loss": losses[-1]})
         return losses
 
+    def _gradients_finite(self) -> bool:
+        gradients = (p.grad for g in self._optimizer.param_groups for p in g["params"])
+        return all(bool(g.isfinite().all()) for g in gradients if g is not None)
+
     def state(self) -> dict[str, Any]:
-        """Return the adapters' matrices by name, to be saved."""
+        """Return a copy of the adapters' matrices by name, to be saved."""
+        return {name: weight.clone() for name, weight in self._weights().items()}
+
+    def _weights(self) -> dict[str, Any]:
         return {
             f"{path}.{name}": getattr(made, name.partition(".")[0]).weight.detach()
             for path, made in self._adapters.items()
@@ -110,7 +120,7 @@ class LoraTrainer:
         Raises:
             FormatError: They are for other layers, or of another rank.
         """
-        mine = self.state()
+        mine = self._weights()
         if mine.keys() != state.keys() or any(
             mine[name].shape != state[name].shape for name in mine
         ):
@@ -172,8 +182,10 @@ def _adapter() -> Any:
         def __init__(self, layer: Any, inputs: int, outputs: int, rank: int) -> None:
             super().__init__()
             self.layer = layer
-            self.down = nn.Linear(inputs, rank, bias=False)
-            self.up = nn.Linear(rank, outputs, bias=False)
+            like = next(layer.parameters(), None)  # an encrypted one may have none
+            kind = {} if like is None else {"dtype": like.dtype, "device": like.device}
+            self.down = nn.Linear(inputs, rank, bias=False, **kind)
+            self.up = nn.Linear(rank, outputs, bias=False, **kind)
             nn.init.zeros_(self.up.weight)
 
         def trained(self) -> list[Any]:

@@ -2,10 +2,11 @@
 
 The receipt alone says who ran what. What lies beside it (`evidence.json`,
 `output.bin`) and the model's public files let the evidence be checked again. A step
-that fails is exit code 6, a step that could not be taken is 7.
+that fails is exit code 6. One that could not be taken is 7, and so is one whose
+evidence may well be true but is of a kind that has to be allowed first.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,16 +61,29 @@ MAX_RECEIPT_BYTES = 1 << 17
 MAX_BESIDE_BYTES = 1 << 29
 MAX_SALT_BYTES = 64
 PROOF_FILE = "proofs.json"
-OK, FAILED, MISSING = "ok", "failed", "could not check"
+OK, FAILED, MISSING, REFUSED = "ok", "failed", "could not check", "refused"
+_ALLOWED_BY = {
+    "simulated-evidence": "allow_simulated",
+    "insecure-srs": "allow_insecure_srs",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One check of a receipt: its verdict is `ok`, `failed` or `could not check`."""
+    """One check of a receipt.
+
+    Attributes:
+        name: Of the check.
+        verdict: `ok`, `failed`, `could not check`, or `refused`: nothing was found
+            false, but what was shown has to be allowed.
+        detail: What was found, and what to do.
+        allow: What would allow it: `allow_simulated` or `allow_insecure_srs`; else "".
+    """
 
     name: str
     verdict: str
     detail: str
+    allow: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +92,7 @@ class Verdict:
 
     Attributes:
         exit_code: 0 all checked and true, 6 something is false, 7 something needed
-            is missing.
+            is missing, be it an allowance.
         receipt: What the receipt says; None if it was changed.
         caveats: What weakens the checks: a simulated enclave, a development SRS.
     """
@@ -88,6 +102,11 @@ class Verdict:
     receipt: Receipt | None
     caveats: tuple[str, ...]
     who_sees_what: WhoSeesWhat | None
+
+    @property
+    def missing_allowances(self) -> tuple[str, ...]:
+        """What would have to be allowed: `allow_simulated`, `allow_insecure_srs`."""
+        return tuple(sorted({step.allow for step in self.steps} - {""}))
 
 
 def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
@@ -118,7 +137,11 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
         allow_simulated: Accept the evidence of a simulated enclave.
         allow_insecure_srs: Accept proofs that the maker of the SRS can forge.
     """
-    steps = _Steps()
+    given = {
+        "allow_simulated": allow_simulated,
+        "allow_insecure_srs": allow_insecure_srs,
+    }
+    steps = _Steps({name for name, is_given in given.items() if is_given})
     caveats: list[str] = []
     key_sets = home.key_sets() if trusted is None else trusted
     keys = united(key_sets)
@@ -148,7 +171,8 @@ def verify_saved(  # noqa: PLR0913 - what to trust, and what to allow
 class _Steps:
     """Checks that were made, with what came of each."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: Collection[str]) -> None:
+        self._allowed = allowed
         self.taken: list[Step] = []
 
     def take(self, name: str, check: Callable[[], str]) -> None:
@@ -157,7 +181,11 @@ class _Steps:
         except (CannotVerifyError, BackendError, UnavailableError) as exc:
             self.taken.append(Step(name, MISSING, exc.message))
         except PrivacyError as exc:
-            self.taken.append(Step(name, FAILED, exc.message))
+            allow = _ALLOWED_BY.get(exc.code, "")
+            if allow in {"", *self._allowed}:
+                self.taken.append(Step(name, FAILED, exc.message))
+            else:
+                self.taken.append(Step(name, REFUSED, exc.message, allow))
 
 
 def _authentic(
@@ -210,7 +238,7 @@ def _others(
 
 def _code(steps: Sequence[Step]) -> int:
     verdicts = {s.verdict for s in steps}
-    return 6 if FAILED in verdicts else 7 if MISSING in verdicts else 0
+    return 6 if FAILED in verdicts else 7 if verdicts - {OK} else 0
 
 
 def _seen(receipt: Receipt | None) -> WhoSeesWhat | None:
@@ -374,21 +402,26 @@ class _Saved:
         from privacy.tee.client import verify_job_evidence
         from privacy.tee.collateral import kept_in
 
-        mode = Mode(self.receipt.mode)
-        result = verify_job_evidence(
-            evidence,
-            reference=param(bundle, mode, "measurements", dict),
-            model_sha256=self.receipt.model_sha256,
-            input_sha256=self.receipt.input_sha256,
-            output_sha256=self.receipt.output_sha256,
-            collateral=kept_in(self.home.collateral),
-            platform=self.platform,
-            allow_simulated=self.allow_simulated,
-            now=_moment(self.receipt.finished_at),
-            circuit_sha256=circuit_of(bundle, mode),
-        )
-        if result.simulated != self.receipt.simulated:
-            raise VerificationError("receipt and evidence disagree on `simulated`")
+        mode, receipt = Mode(self.receipt.mode), self.receipt
+        try:
+            result = verify_job_evidence(
+                evidence,
+                reference=param(bundle, mode, "measurements", dict),
+                model_sha256=receipt.model_sha256,
+                input_sha256=receipt.input_sha256,
+                output_sha256=receipt.output_sha256,
+                collateral=kept_in(self.home.collateral),
+                platform=self.platform,
+                allow_simulated=self.allow_simulated,
+                now=_moment(receipt.finished_at),
+                circuit_sha256=circuit_of(bundle, mode),
+            )
+        except VerificationError as exc:
+            if exc.code == "simulated-evidence" and not receipt.simulated:
+                raise _other_origin() from exc
+            raise
+        if result.simulated != receipt.simulated:
+            raise _other_origin()
         kind = "simulated" if result.simulated else "hardware"
         return f"the attested enclave ({kind}) signed this input and output"
 
@@ -414,6 +447,11 @@ class _Saved:
             msg = f"{root} holds another model than the receipt's"
             raise CannotVerifyError(msg, code="missing-model")
         return bundle
+
+
+def _other_origin() -> VerificationError:
+    msg = "receipt and evidence disagree on `simulated`"
+    return VerificationError(msg, code="receipt-unsound")
 
 
 def salt_beside(proofs: Path) -> bytes | None:

@@ -14,6 +14,7 @@ from privacy.client.rows import read_rows
 from privacy.client.zkml_session import proof_caveats, verified_outputs
 from privacy.encoding import Json, finite_rows
 from privacy.errors import (
+    AppraisalError,
     CannotVerifyError,
     FormatError,
     PrivacyError,
@@ -70,7 +71,8 @@ def verify_proof_file(
 
     Raises:
         VerificationError: Something is false; see `privacy.zkml.verify_proofs`.
-        CannotVerifyError: The model's files, the engine or usable rows are missing.
+        CannotVerifyError: The model's files, the engine, usable rows or an allowance
+            are missing.
     """
     evidence = _read(path)
     found = _bundle(evidence, home, bundle, model_sha256)
@@ -86,6 +88,8 @@ def verify_proof_file(
     except FormatError as exc:
         msg = f"the input cannot be compared: {exc.message}"
         raise CannotVerifyError(msg, code="unusable-input") from exc
+    except AppraisalError as exc:  # the proofs hold: nothing is false
+        raise CannotVerifyError(exc.message, code=exc.code) from exc
     checks = [
         Check("model", f"{label(found)}, sha256 {found.sha256}"),
         Check("proof", f"{len(raw)} proofs verify under the pinned verifying key"),

@@ -19,8 +19,8 @@ from privacy.fhe.samples import parse_bounds
 
 _CHANCE = 1e-6
 """Of honest runs, those that may be taken to differ."""
-_LOOKUPS = 1024
-"""More than any row of a model takes, of those that we know."""
+_LOOKUPS = 1536
+"""More than a row takes, of the models we know whose manifests do not say how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +67,8 @@ def agreement_of(params: Json) -> Agreement:
         raise CannotVerifyError(msg, code="no-bounds")
     bounds = parse_bounds(params["samples"])
     width = int((bounds.most - bounds.least).max())
+    said = params.get("look_ups")
+    look_ups = max(said, 1) if type(said) is int else _LOOKUPS
+    row_errs = 1 - (1 - min(1.0, max(0.0, p_error))) ** (2 * look_ups)
     # Rows of the job may round further apart than the samples; exact ones never do.
-    return Agreement(2 * width, 1 - (1 - min(1.0, max(0.0, p_error))) ** (2 * _LOOKUPS))
+    return Agreement(2 * width, row_errs)

@@ -10,6 +10,7 @@ the lowest and the highest threshold of each feature, and show which it ignores.
 network's of our own give two quantiles of each feature, by default at 2 and 98 %.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,6 +22,9 @@ from privacy.errors import FormatError
 from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.leaf_tables import LeafTable, leaf_sums, parse_table, table_to_json
 from privacy.fhe.thermometer import Edges, edges_to_json, thermometer
+
+_MOST_INTEGER = 1 << 53
+"""All whole numbers to here are floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ class SumSteps:
         scale: One number for each sum.
         offset: Likewise.
         complement: The sums are probabilities of all classes but the first, which has
-            what they leave of 1.
+            what they leave of 1. Of what rounding took below 0 nothing is left, and all
+            are then divided by their sum.
         mirror: There is one sum, half the difference of two outputs, of which nothing
             else matters; the first output is its negative.
         trees: The circuit gives no sums but the number of each tree's leaf, and these
@@ -116,19 +121,29 @@ def raw_outputs(integers: Ints | Floats, steps: OutputSteps | SumSteps) -> Float
     """Return the model's raw outputs, (rows, outputs), from the circuit's integers.
 
     Raises:
-        FormatError: They are numbers of leaves, and there is no such leaf.
+        FormatError: They are as many as the steps are not for; or they are numbers of
+            leaves, and there is no such leaf.
     """
     if isinstance(steps, SumSteps):
+        wanted = len(steps.trees) or len(steps.scale)
+        if integers.shape[1:] != (wanted,):
+            msg = (
+                f"a row's result has shape {integers.shape[1:]}, expected ({wanted},): "
+                "fetch the model's client.json again"
+            )
+            raise FormatError(msg, code="fhe-result-mismatch")
         if steps.trees:
             integers = leaf_sums(steps.trees, integers.astype(np.int64))
         sums: Floats = np.array(steps.scale) * integers + np.array(steps.offset)
         if not (steps.complement or steps.mirror):
             return sums
+        if steps.mirror:
+            return np.concatenate([-sums, sums], axis=1)
         # `cumsum` adds one after the other, on every machine.
         whole = np.cumsum(sums, axis=1)[:, -1:]
-        return np.concatenate(
-            [1.0 - whole if steps.complement else -sums, sums], axis=1
-        )
+        shares = np.maximum(np.concatenate([1.0 - whole, sums], axis=1), 0.0)
+        found: Floats = shares / np.cumsum(shares, axis=1)[:, -1:]
+        return found
     zero_point = np.array(steps.zero_point, dtype=np.float64)
     values: Floats = steps.scale * (integers - zero_point)
     if steps.sum_last:
@@ -151,7 +166,7 @@ def parse_quantizer(value: Json) -> Quantizer:
         FormatError: It is not one.
     """
     try:
-        found = Quantizer(**{**value, "scale": float(value["scale"])})
+        found = Quantizer(**{**value, "scale": _number(value["scale"])})
     except (KeyError, TypeError, ValueError) as exc:
         raise FormatError("the circuit's input quantizer is malformed") from exc
     whole = all(type(v) is int for v in (found.zero_point, found.low, found.high))
@@ -170,9 +185,9 @@ def parse_steps(value: Json) -> OutputSteps:
         found = OutputSteps(
             **{
                 **value,
-                "scale": float(value["scale"]),
-                "zero_point": tuple(float(z) for z in value["zero_point"]),
-                "add": tuple(float(a) for a in value["add"]),
+                "scale": _number(value["scale"]),
+                "zero_point": tuple(map(_number, value["zero_point"])),
+                "add": tuple(map(_number, value["add"])),
             }
         )
     except (KeyError, TypeError, ValueError) as exc:
@@ -200,8 +215,8 @@ def parse_sums(value: Json) -> SumSteps:
         FormatError: They are malformed.
     """
     try:
-        scale = tuple(float(s) for s in value["scale"])
-        offset = tuple(float(o) for o in value["offset"])
+        scale = tuple(map(_number, value["scale"]))
+        offset = tuple(map(_number, value["offset"]))
         trees = value.get("trees", [])
         tables = tuple(parse_table(t, outputs=len(scale)) for t in trees)
         found = SumSteps(**{**value, "scale": scale, "offset": offset, "trees": tables})
@@ -215,3 +230,16 @@ def parse_sums(value: Json) -> SumSteps:
     ):
         raise FormatError("the circuit's output steps are malformed")
     return found
+
+
+def _number(value: object) -> float:
+    """Return a JSON number as a float.
+
+    Raises:
+        ValueError: It is none, or not finite.
+    """
+    if type(value) is float and math.isfinite(value):
+        return value
+    if type(value) is int and abs(value) <= _MOST_INTEGER:
+        return float(value)
+    raise ValueError("not a finite number")

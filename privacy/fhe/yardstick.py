@@ -71,8 +71,9 @@ class Yardstick:
     def _lost(self, raw: Floats, at: Ints) -> float:
         ours, theirs = self._answers(raw), self._answers(self.clear[at])
         if self.measures == "variance":
-            spread = max(float(np.var(self._answers(self.clear))), 1e-30)
-            return 100.0 * float(np.mean((ours - theirs) ** 2)) / spread
+            lost = float(np.mean((ours - theirs) ** 2))
+            spread = float(np.var(self._answers(self.clear)))
+            return 100.0 * (lost / spread if spread else float(lost > 0))
         found, wanted = ours.argmax(axis=1), theirs.argmax(axis=1)
         if self.truth is None:
             return 100.0 * float((found != wanted).mean())

@@ -89,7 +89,7 @@ def _check_export(core: Core, rows: Any, clear: Any) -> None:
     except Exception as exc:
         msg = f"the ONNX export does not run on a batch: {type(exc).__name__}"
         raise FormatError(msg, code="unsupported-model") from exc
-    error = np.abs(ours - clear).max(axis=1) / max(1.0, float(np.abs(clear).max()))
+    error = np.abs(ours - clear).max(axis=1) / (float(np.abs(clear).max()) or 1.0)
     if not (error <= _TOLERANCE).mean() >= (_MOST if core.ties else 1.0):
         msg = f"the ONNX export differs from the model by {error.max():.2g} (relative)"
         raise FormatError(msg, code="unsupported-model")

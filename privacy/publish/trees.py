@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from privacy.publish.core import Expressed, columns_of
-from privacy.trees import Ensemble, ensemble_of, float32_after, logit_times
+from privacy.trees import Ensemble, ensemble_of, float32_after, margin_scale
 
 
 def express_trees(core: Any) -> Expressed | None:
@@ -24,7 +24,7 @@ def express_trees(core: Any) -> Expressed | None:
     elif hasattr(core, "decision_function"):
 
         def raw(rows: Any) -> Any:
-            return logit_times(core) * core.decision_function(rows)
+            return margin_scale(core) * core.decision_function(rows)
 
     else:
 

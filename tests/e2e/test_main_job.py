@@ -113,7 +113,9 @@ def test_proofs_are_about_the_input_that_was_given(answers, owner, diagnosis):
             path, home=owner.home, rows=rows, allow_insecure_srs=True
         )
         assert verdict.exit_code == code, verdict.steps
-    assert verify_saved(path, home=owner.home, rows=mine).exit_code == 6
+    verdict = verify_saved(path, home=owner.home, rows=mine)
+    assert verdict.exit_code == 7
+    assert verdict.missing_allowances == ("allow_insecure_srs",)
 
 
 def test_simulated_evidence_is_refused_unless_allowed(gateway, diagnosis, tmp_path):
@@ -266,7 +268,7 @@ def test_proofs_are_checked_alone_and_the_circuit_is_rebuilt(
     proof = answers["zkml"].receipt.with_name("evidence.json")
     args = ("zk", "verify", proof, "--input", rows, "--home", owner.home.root, "--json")
     refused = run_cli(*args, home=tmp_path)
-    assert refused.returncode == 6
+    assert refused.returncode == 7
     assert json.loads(refused.stdout)["error"]["code"] == "insecure-srs"
     done = run_cli(*args, "--allow-insecure-srs", home=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

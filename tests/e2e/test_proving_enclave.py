@@ -324,6 +324,9 @@ def test_a_receipt_with_both_pieces_of_evidence_is_checked_offline(
     assert found.exit_code == 0, found.steps
     assert [s.name for s in found.steps] == ["signature", "output", "evidence", "proof"]
     assert verdict(rows=diagnosis.rows[1:2].tolist()).exit_code == 6
+    found = verify_saved(answer.receipt, home=owner.home, rows=rows)
+    assert found.exit_code == 7
+    assert found.missing_allowances == ("allow_insecure_srs", "allow_simulated")
     for name in ("proofs.json", "evidence.json", "output.bin"):
         good = (folder / name).read_bytes()
         for at in np.linspace(1, len(good) - 2, 4, dtype=int):

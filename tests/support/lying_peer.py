@@ -163,7 +163,8 @@ class LyingPeer:
     ) -> tuple[int, Any, dict[str, str]]:
         sha256 = path.rpartition("/")[2]
         if method == "DELETE":
-            del self.blobs[sha256]
+            if self.blobs.pop(sha256, None) is None:
+                return 404, {"family": "NotFoundError", "code": "unknown-blob"}, {}
             return 204, b"", {}
         if method == "HEAD":
             return (200 if sha256 in self.blobs else 404), b"", {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Callable, Collection
 from importlib.util import find_spec
 
 import structlog
@@ -178,6 +179,7 @@ class RayCluster:
         host = settings.ray_address.rpartition(":")[0]
         self._evidence = settings.enclave_evidence
         self._scheduler: Scheduler | None = None
+        self._reserved: Callable[[], Collection[str]] = frozenset
         self._nodes: dict[str, RayNode] = {}
         self._refused: set[str] = set()
         self._link = Link(
@@ -188,9 +190,17 @@ class RayCluster:
             nodes=self._take,
         )
 
-    def start(self, scheduler: Scheduler) -> None:
-        """Connect, and keep a scheduler's nodes those of the cluster."""
-        self._scheduler = scheduler
+    def start(
+        self, scheduler: Scheduler, *, reserved: Callable[[], Collection[str]]
+    ) -> None:
+        """Connect, and keep a scheduler's nodes those of the cluster.
+
+        Args:
+            scheduler: Gives jobs to them.
+            reserved: Gives the names of gateways: receipts and quarantine go by names,
+                so a node that has one of these gets no job.
+        """
+        self._scheduler, self._reserved = scheduler, reserved
         self._link.start()
 
     async def close(self) -> None:
@@ -203,12 +213,16 @@ class RayCluster:
         if scheduler is None:
             return
         found = {view["id"]: view for view in views}
+        reserved = self._reserved()
         for node_id in self._nodes.keys() - found:
             gone = self._nodes.pop(node_id)
             _log.warning("node-left", node=gone.name)
             scheduler.remove(gone.name)
         for node_id, view in found.items():
-            if node := self._nodes.get(node_id):
+            node = self._nodes.get(node_id)
+            if view["name"] in reserved:
+                self._refuse(scheduler, view, _gateways_name(view["name"]))
+            elif node:
                 node.view = view
             else:
                 self._join(scheduler, view)
@@ -221,13 +235,33 @@ class RayCluster:
         try:
             scheduler.add(node)
         except ConflictError as exc:
-            if view["id"] not in self._refused:
-                _log.error("node-refused", node=node.name, id=view["id"], code=exc.code)
-            self._refused.add(view["id"])
+            self._refuse(scheduler, view, exc)
             return
         self._refused.discard(view["id"])
         self._nodes[view["id"]] = node
         _log.info("node-joined", node=node.name, modes=list(view["modes"]))
+
+    def _refuse(self, scheduler: Scheduler, view: Json, why: ConflictError) -> None:
+        """Give a node no job, and say so once."""
+        if node := self._nodes.pop(view["id"], None):
+            scheduler.remove(node.name)
+        if view["id"] not in self._refused:
+            _log.error(
+                "node-refused",
+                node=view["name"],
+                id=view["id"],
+                code=why.code,
+                why=why.message,
+            )
+        self._refused.add(view["id"])
+
+
+def _gateways_name(name: str) -> ConflictError:
+    msg = (
+        f"a gateway of this database is called {name!r}: start the node under another "
+        "name (`privacy node start --name`)"
+    )
+    return ConflictError(msg, code="node-name-taken")
 
 
 async def _tell(watch: Watch, words: "asyncio.Queue[Json | None]") -> None:

@@ -265,9 +265,10 @@ async def _ask(node: _Node, worker_target: str) -> None:
             node.known = True
             actor = await node.actor(worker_target)
         if actor:
-            fetched, node.fetched = node.fetched, []
+            fetched = list(node.fetched)
             asked = asyncio.ensure_future(_result(actor.status.remote(fetched)))
             node.status = await asyncio.wait_for(asked, _STATUS_WAIT_S)
+            del node.fetched[: len(fetched)]  # now that it knows; others came since
     except (RayError, TimeoutError):
         node.forget_actor()
     node.known = True

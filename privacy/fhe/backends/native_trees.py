@@ -144,6 +144,8 @@ def _outputs(draft: TreesDraft, integers: Ints) -> Floats:
     ]
     if steps.complement:
         rows = [[1.0 - [*accumulate(others)][-1], *others] for others in rows]
+        rows = [[max(share, 0.0) for share in shares] for shares in rows]
+        rows = [[s / [*accumulate(shares)][-1] for s in shares] for shares in rows]
     return np.array(rows, dtype=np.float64)
 
 

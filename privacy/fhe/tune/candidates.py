@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy.errors import BackendError, PrivacyError
+from privacy.errors import BackendError, FormatError, PrivacyError
 from privacy.fhe.backend import Floats
 from privacy.fhe.backends import concrete_ml
 from privacy.fhe.compiled import Compiled
@@ -22,7 +22,13 @@ from privacy.fhe.draft import Draft, TreesDraft
 from privacy.fhe.options import Options
 from privacy.fhe.quantizers import raw_outputs
 from privacy.fhe.thermometer import thermometer
-from privacy.fhe.tree_choice import BINS, SUM_BITS, answered, draft_at
+from privacy.fhe.tree_choice import (
+    BINS,
+    SUM_BITS,
+    answered,
+    draft_at,
+    with_fewer_look_ups,
+)
 from privacy.fhe.yardstick import Fit, Outputs
 from privacy.publishing import PartRequest
 from privacy.trees import Ensemble, ensemble_of
@@ -130,7 +136,10 @@ def read_trees(subject: Subject) -> Ensemble:
     Raises:
         BackendError: It has none.
     """
-    ensemble = ensemble_of(subject.estimator)
+    try:
+        ensemble = ensemble_of(subject.estimator)
+    except FormatError as exc:
+        raise BackendError(exc.message, code="fhe-not-trees") from exc
     if ensemble is None:
         msg = f"{type(subject.estimator).__name__} is no ensemble of trees that we read"
         raise BackendError(msg, code="fhe-not-trees")
@@ -147,8 +156,7 @@ def _fit_trees(draft_on: Callable[[Floats], Draft], rows: Floats) -> Outputs:
 
 def _compile_trees(subject: Subject, draft_on: Callable[[Floats], Draft]) -> Compiled:
     with readable("as an fhe-native circuit"):
-        draft = draft_on(subject.calibration)
-        draft = draft.thrifty(thermometer(subject.calibration, draft.edges))
+        draft = with_fewer_look_ups(draft_on(subject.calibration), subject.calibration)
         found = answered(draft, subject.calibration, subject.options.answer)
     return compile_ensemble(subject, (found,))
 

@@ -61,6 +61,21 @@ def test_saved_adapters_give_the_same_answers_elsewhere(net, rows, tmp_path):
     assert torch.equal(other(rows), net(rows))
 
 
+def test_adapters_are_of_their_layers_type(net, rows):
+    net, rows = net.double(), rows.double()
+    LoraTrainer(net, ["0"]).fit(batches(copy.deepcopy(net), rows, 1), mse_loss)
+    assert net(rows).dtype == torch.float64
+
+
+def test_training_can_be_taken_back(net, rows):
+    trainer, before = LoraTrainer(net, ["0"]), net(rows)
+    kept = trainer.state()
+    trainer.fit(batches(copy.deepcopy(net), rows, 3), mse_loss)
+    assert not torch.equal(net(rows), before)
+    trainer.load(kept)
+    assert torch.equal(net(rows), before)
+
+
 def test_adapters_for_other_layers_are_refused(net):
     first = LoraTrainer(copy.deepcopy(net), ["0"]).state()
     thin = LoraTrainer(copy.deepcopy(net), ["2"], rank=2).state()
@@ -94,4 +109,14 @@ def test_a_loss_that_is_not_finite_is_refused_and_loses_no_step(net, rows):
     kept = copy.deepcopy(trainer.state())
     with pytest.raises(FormatError, match="step 1 is not finite"):
         trainer.fit([(rows * torch.inf, good[0][1])], mse_loss)
+    assert all(torch.equal(trainer.state()[name], kept[name]) for name in kept)
+
+
+def test_a_gradient_that_is_not_finite_is_refused_and_loses_no_step(net, rows):
+    """As a node may answer; the loss is finite all the same."""
+    trainer = LoraTrainer(net, ["0"])
+    kept = trainer.state()
+    net[2].register_full_backward_hook(lambda *_: (torch.full((16, 6), torch.nan),))
+    with pytest.raises(FormatError, match="a gradient of step 1 is not finite"):
+        trainer.fit(batches(copy.deepcopy(net), rows, 1), mse_loss)
     assert all(torch.equal(trainer.state()[name], kept[name]) for name in kept)

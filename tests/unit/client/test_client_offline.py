@@ -9,9 +9,16 @@ from privacy.cli.app import run
 from privacy.client import offline, verify_saved
 from privacy.client.home import Home
 from privacy.encoding import sha256_hex
-from privacy.errors import BackendError, UnavailableError, VerificationError
+from privacy.errors import (
+    AppraisalError,
+    BackendError,
+    UnavailableError,
+    VerificationError,
+)
 from privacy.jws import public_jwk
 from privacy.receipt import Receipt, sign_receipt
+from privacy.tee import client
+from privacy.tee.trust import of_other_kind
 from tests.support.hand_made_bundle import write_bundle
 
 KEY = Ed25519PrivateKey.from_private_bytes(b"\x07" * 32)
@@ -52,9 +59,10 @@ def saved(tmp_path):
     (tmp_path / "evidence.json").write_bytes(b"proofs")
     path = tmp_path / "receipt.json"
 
-    def verdict(rows=None, bundle=None, **changes):
+    def verdict(rows=None, bundle=None, allow=(), **changes):
         path.write_bytes(sign_receipt(dataclasses.replace(HONEST, **changes), KEY))
-        return verify_saved(path, home=home, rows=rows, bundle=bundle)
+        allowed = dict.fromkeys(allow, True)
+        return verify_saved(path, home=home, rows=rows, bundle=bundle, **allowed)
 
     return verdict
 
@@ -120,6 +128,58 @@ def test_an_engine_that_fails_proves_nothing_false(saved, tmp_path, monkeypatch,
     bundle = write_bundle(tmp_path / "models")
     verdict = saved(bundle=bundle.root, model_sha256=bundle.sha256, **PROVEN)
     assert verdict.exit_code == (6 if error is VerificationError else 7)
+
+
+def _raises(error):
+    def fail(*_args, **_options):
+        raise error
+
+    return fail
+
+
+ATTESTED = {**PROVEN, "mode": "tee", "evidence_kind": "attestation"}
+INSECURE = AppraisalError("the proofs hold, but", code="insecure-srs")
+OF_SIMULATOR = of_other_kind(simulated=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "allow"),
+    [
+        (PROVEN, INSECURE, "allow_insecure_srs"),
+        ({**ATTESTED, "simulated": True}, OF_SIMULATOR, "allow_simulated"),
+    ],
+)
+def test_what_has_to_be_allowed_is_refused_and_not_called_false(
+    saved, tmp_path, monkeypatch, capsys, changes, error, allow
+):
+    monkeypatch.setattr(offline, "verified_outputs", _raises(error))
+    monkeypatch.setattr(client, "verify_job_evidence", _raises(error))
+    monkeypatch.setattr(offline, "param", lambda *_: {})
+    bundle = write_bundle(tmp_path / "models")
+    changes = {"bundle": bundle.root, "model_sha256": bundle.sha256, **changes}
+    verdict = saved(**changes)
+    assert (verdict.exit_code, verdict.missing_allowances) == (7, (allow,))
+    step = verdict.steps[-1]
+    assert (step.verdict, step.detail) == ("refused", error.message)
+    # Allowed, and of that kind all the same: it is not what it says it is.
+    verdict = saved(**changes, allow=[allow])
+    assert (verdict.exit_code, verdict.missing_allowances) == (6, ())
+    where = [tmp_path / "receipt.json", "--home", tmp_path / "home"]
+    assert run(["verify", *map(str, [*where, "--bundle", bundle.root])]) == 7
+    said = capsys.readouterr().out
+    assert f"--{allow.replace('_', '-')}" in said
+    assert "FALSE" not in said
+
+
+def test_simulated_evidence_of_a_job_that_was_not_simulated_is_false(
+    saved, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(client, "verify_job_evidence", _raises(OF_SIMULATOR))
+    monkeypatch.setattr(offline, "param", lambda *_: {})
+    bundle = write_bundle(tmp_path / "models")
+    verdict = saved(bundle=bundle.root, model_sha256=bundle.sha256, **ATTESTED)
+    assert (verdict.exit_code, verdict.missing_allowances) == (6, ())
+    assert "disagree" in verdict.steps[-1].detail
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,13 @@ def test_honest_runs_of_a_fast_model_are_hardly_ever_accused():
     assert accused <= 3
 
 
+def test_a_model_of_many_look_ups_errs_more_often():
+    many = agreement_of({**FAST, "look_ups": 8000})
+    assert many.allows(100, 256)
+    assert not agreement_of(FAST).allows(100, 256)
+    assert not agreement_of({**FAST, "look_ups": 30}).allows(20, 256)
+
+
 def test_without_bounds_nobody_is_accused():
     with pytest.raises(CannotVerifyError, match="how far honest answers"):
         agreement_of({"p_error": 2.0**-40, "no_samples": "unknown"})

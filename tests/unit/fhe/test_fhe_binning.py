@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_diabetes, load_wine
-from sklearn.ensemble import ExtraTreesClassifier, GradientBoostingRegressor
+from sklearn.ensemble import (
+    ExtraTreesClassifier,
+    GradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 from sklearn.model_selection import train_test_split
 from sklearn.tree import DecisionTreeClassifier
 from xgboost import XGBClassifier, XGBRegressor
@@ -23,7 +28,7 @@ from privacy.fhe.quantizers import (
     steps_to_json,
 )
 from privacy.fhe.thermometer import Edges, edges_to_json, parse_edges, thermometer
-from privacy.fhe.tree_choice import BINS, choose
+from privacy.fhe.tree_choice import BINS, choose, draft_at, with_fewer_look_ups
 from privacy.trees import ensemble_of
 
 FLOATS = st.floats(-(2.0**99), 2.0**99, width=32, allow_subnormal=False)
@@ -125,6 +130,35 @@ def test_rounding_takes_no_more_of_a_regression_than_is_wanted():
     assert np.mean((found[:, 0] - clear) ** 2) <= 0.01 * clear.var()
 
 
+def test_a_class_that_hardly_any_row_has_keeps_its_probabilities():
+    """With 16 bins all labels stay, and a third of the probabilities' variance goes."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(1500, 3)).astype(np.float32).astype(np.float64)
+    truth = rows[:, 0] + 0.7 * rng.normal(size=1500) > 2.7
+    model = RandomForestClassifier(
+        20, max_depth=3, min_samples_leaf=20, random_state=0
+    ).fit(rows, truth)
+    clear = model.predict_proba(rows)
+    assert (clear.argmax(axis=1) == 0).all()
+    draft = choose(ensemble_of(model), rows, splits="hidden", task="classification")[0]
+    found = raw_outputs(draft.sums(thermometer(rows, draft.edges)), draft.output)
+    assert np.mean((found - clear) ** 2) < 0.06 * clear[:, 1].var()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sum_bits", "moves"), [(3, False), (4, True)])
+def test_look_ups_are_saved_only_where_that_hardly_shows(sum_bits, moves):
+    """A tuned circuit's loss was measured before leaves moved."""
+    rows, truth = load_diabetes(return_X_y=True)
+    model = RandomForestRegressor(3, max_depth=4, random_state=0).fit(rows, truth)
+    draft = draft_at(ensemble_of(model), rows, bins=16, sum_bits=sum_bits)
+    bits = thermometer(rows, draft.edges)
+    sums, before = with_fewer_look_ups(draft, rows).sums(bits), draft.sums(bits)
+    assert ((sums - before) ** 2).mean() <= 0.004 * before.var()
+    assert (sums != before).any() == moves
+    assert (draft.thrifty(bits).sums(bits) != before).any()
+
+
 def test_a_model_that_ignores_its_input_is_refused():
     rows = np.ones((10, 2))
     model = DecisionTreeClassifier().fit(rows, [0, 1] * 5)
@@ -203,6 +237,30 @@ def test_sums_become_raw_outputs():
     assert raw_outputs(np.array([[1, 1]]), two).tolist() == [[0.25, 0.25, 0.5]]
 
 
+@given(
+    st.lists(st.lists(st.integers(0, 255), min_size=3, max_size=3), min_size=1),
+    st.tuples(*[st.floats(1e-6, 1.0)] * 3),
+    st.tuples(*[st.floats(-0.5, 0.5)] * 3),
+)
+def test_whatever_rounding_did_probabilities_are_probabilities(sums, scale, offset):
+    found = raw_outputs(np.array(sums), SumSteps(scale, offset, complement=True))
+    assert found.min() >= 0
+    assert np.allclose(found.sum(axis=1), 1)
+    others = np.array(scale) * sums + np.array(offset)
+    plain = np.concatenate([1 - others.sum(axis=1, keepdims=True), others], axis=1)
+    best = np.take_along_axis(plain, found.argmax(axis=1)[:, None], axis=1)[:, 0]
+    assert np.allclose(best, plain.max(axis=1))
+    inside = (plain >= 0).all(axis=1)
+    assert np.allclose(found[inside], plain[inside])
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_result_of_another_width_is_refused(width):
+    with pytest.raises(FormatError, match="expected \\(2,\\)") as caught:
+        raw_outputs(np.zeros((4, width), dtype=np.int64), SUMS)
+    assert caught.value.code == "fhe-result-mismatch"
+
+
 def test_sum_steps_survive_json():
     assert parse_sums(json.loads(json.dumps(steps_to_json(SUMS)))) == SUMS
 
@@ -214,6 +272,11 @@ def test_sum_steps_survive_json():
         {"scale": [0.0, 1.0]},
         {"scale": [1.0]},
         {"scale": "x"},
+        {"scale": [1.0, "nan"]},
+        {"scale": [1.0, float("inf")]},
+        {"scale": [1.0, True]},
+        {"offset": [0.0, "inf"]},
+        {"offset": [0.0, 10**400]},
         {"complement": 1},
         {"complement": True, "mirror": True},
         {"mirror": True},

@@ -67,7 +67,7 @@ def test_a_plan_gives_what_walking_the_trees_gives_on_every_input(forest, table_
     assert (evaluate(made, INPUTS) == walked).all()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(trees(depth=6))
 def test_no_input_leaves_a_blocks_table_and_one_block_answers(tree):
     tree = _whole_numbers(tree)

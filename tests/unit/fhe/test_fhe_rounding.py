@@ -29,6 +29,45 @@ def test_no_input_overflows_a_sum_whatever_rows_were_there(forest, sum_bits, row
         assert np.array(list(leaves(tree))).min(axis=0).tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("count", [1, 200, 300, 1000])
+def test_however_many_trees_share_a_sum_it_follows_theirs(count):
+    """Of more trees than steps, those that keep none are made good by others."""
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2, (400, 10))
+    found = [
+        BitNode(i % 10, leaf(1.0), leaf(1.0 + rng.uniform(0.9, 1.1)))
+        for i in range(count)
+    ]
+    whole = round_leaves(found, bits[:200], 8)
+    exact = sum(walk(tree, bits[200:]) for tree in found)
+    sums = walk_sums(whole.trees, bits[200:])
+    close = whole.scale * sums + whole.offset
+    assert sums.max() < 2**8
+    assert ((close - exact) ** 2).mean() <= 0.05 * exact.var()
+
+
+@given(
+    st.lists(st.floats(0, 2.0**100, width=32), min_size=1, max_size=9),
+    st.integers(1, 8),
+    st.sampled_from([1e-320, 1e-200, 1.0]),
+)
+def test_no_span_of_leaves_overflows_a_sum(spans, sum_bits, unit):
+    found = [BitNode(0, leaf(-s * unit), leaf(0.0)) for s in spans]
+    whole = round_leaves(found, INPUTS, sum_bits)
+    assert np.isfinite([*whole.scale, *whole.offset]).all()
+    assert whole.scale[0] > 0
+    assert 0 <= walk_sums(whole.trees, INPUTS).max() < 2**sum_bits
+
+
+def test_steps_of_few_trees_span_what_their_leaves_do():
+    """Of 20 trees and 31 steps each has one: the sum then has 20, and each is wider."""
+    found = [BitNode(i % 10, leaf(0.0), leaf(1.0)) for i in range(20)]
+    whole = round_leaves(found, INPUTS, 5)
+    exact = sum(walk(tree, INPUTS) for tree in found)
+    assert walk_sums(whole.trees, INPUTS).max() == 20
+    assert np.allclose(whole.scale * walk_sums(whole.trees, INPUTS), exact)
+
+
 def test_leaves_of_a_lone_tree_are_rounded_to_the_nearest():
     tree = BitNode(0, BitNode(value=(0.0,)), BitNode(3, *map(leaf, (0.6, 1.0))))
     whole = round_leaves([tree], INPUTS, 4)

@@ -88,6 +88,7 @@ def test_what_can_be_no_entry_is_refused_before_it_stands_in_the_way(database, v
 @BOTH
 def test_several_gateways_make_one_chain(database, monkeypatch):
     monkeypatch.setattr(audit_store, "_NOTES", audit_store._NOTES.limit(3))
+    monkeypatch.setattr(audit_store, "_AT_ONCE", 3)
     audits = [Audit(database, gateway=name) for name in ("one", "two", "three")]
     for i in range(12):
         audits[i % 3].record(Act(action=f"act {i}"))

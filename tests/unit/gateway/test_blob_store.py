@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,20 @@ def test_a_blob_is_here_when_it_is_whole(store: Blobs, tmp_path: Path):
     assert store.older_than(60) == set()
     assert store.remove([DIGEST]) == 1
     assert store.remove([DIGEST]) == 0
+
+
+def test_a_file_of_a_transaction_that_is_tried_again_is_not_taken_for_lost(
+    store: Blobs, tmp_path: Path
+):
+    output = tmp_path / "output"
+    output.write_bytes(CONTENT)
+    store.keep(output, DIGEST)  # in a transaction that fails
+    os.utime(store.path(DIGEST), (1, 1))  # the database is away for long
+    assert store.older_than(60) == {DIGEST}
+    store.bring(output, DIGEST)
+    assert store.older_than(60) == set()
+    store.keep(output, DIGEST)
+    assert store.path(DIGEST).read_bytes() == CONTENT
 
 
 def test_a_digest_is_no_way_out_of_the_folder(store: Blobs):

@@ -182,6 +182,25 @@ def test_one_input_under_two_names_is_kept_until_both_are_gone(make, tmp_path):
     assert not files(tmp_path)
 
 
+def test_an_input_whose_bytes_are_deleted_meanwhile_is_handed_over_all_the_same(
+    make, monkeypatch
+):
+    store, other, sent = make(), replace(NAME, model_sha256="ef" * 32), []
+    own_bytes = Uploads.own_bytes
+
+    def own_and_delete(uploads, content, owner):
+        own_bytes(uploads, content, owner)
+        sent.append(owner)
+        if len(sent) == 2:  # before it is named, another request does this
+            store.delete("one", other)
+
+    monkeypatch.setattr(Uploads, "own_bytes", own_and_delete)
+    store.put("one", other, b"1")
+    assert store.put("one", NAME, b"1")
+    assert len(sent) == 3
+    assert store.get(NAME) == b"1"
+
+
 def test_inputs_expire_and_are_private(make, database, tmp_path):
     store = make()
     store.put("one", NAME, b"1")

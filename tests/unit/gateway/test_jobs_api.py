@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.jobs.service import _marked
+from gateway.jobs.intake import _marked
 from privacy.bundle import ModePart
 from privacy.encoding import sha256_hex
 from privacy.jws import key_from_jwk, key_id

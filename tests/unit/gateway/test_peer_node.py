@@ -284,6 +284,7 @@ def test_an_input_that_a_peer_refuses_is_refused_for_good(bundle, work, watch):
             assert caught.value.code == "fhe-keys-mismatch"
 
     asyncio.run(go())
+    assert peer.blobs == {sha256_hex(KEYS): KEYS}
 
 
 def test_text_of_a_peer_is_cut_and_cannot_break_what_keeps_it(bundle, work, watch):
@@ -320,6 +321,35 @@ def test_cancelling_ends_the_job_there_too(bundle, work, watch):
 
     asyncio.run(go())
     assert peer.jobs["job_0"]["status"] == "cancelled"
+    assert peer.blobs == {sha256_hex(KEYS): KEYS}  # its input is there no more
+
+
+def test_an_input_that_was_sent_for_a_job_that_was_not_is_deleted_there(
+    bundle, work, watch
+):
+    peer, is_sent = LyingPeer(bundle), asyncio.Event()
+
+    class Stuck(httpx.ASGITransport):
+        """Takes the input, and then no keys."""
+
+        async def handle_async_request(self, request):
+            if "/keys/" in request.url.path:
+                is_sent.set()
+                await asyncio.sleep(60)
+            return await super().handle_async_request(request)
+
+    async def go():
+        async with node_of(peer, transport=Stuck(peer)) as node:
+            run = asyncio.create_task(node.run(work(), watch))
+            await is_sent.wait()
+            assert peer.blobs
+            node.cancel("job_ours")
+            with pytest.raises(JobFailedError):
+                await run
+
+    asyncio.run(go())
+    assert not peer.jobs
+    assert not peer.blobs
 
 
 class Unheard(httpx.ASGITransport):
@@ -357,6 +387,7 @@ def test_a_job_whose_name_there_we_were_not_told_is_cancelled_there(
 
     asyncio.run(go())
     assert [j["status"] for j in peer.jobs.values()] == ["cancelled"]
+    assert peer.blobs == {sha256_hex(KEYS): KEYS}
 
 
 def test_jobs_that_never_succeeded_are_not_remembered_for_ever():

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.executors.ray import cluster as cluster_module
 from gateway.executors.ray.cluster import RayCluster, RayNode
@@ -103,12 +104,20 @@ def test_warm_keys_and_load_are_what_the_node_said_last(tmp_path: Path):
     assert cold.describe()["modes"]["zkml"]["workers"] == 2
 
 
-def test_nodes_of_the_cluster_come_and_go_at_the_scheduler(tmp_path: Path):
+@pytest.fixture
+def cluster(tmp_path: Path) -> RayCluster:
+    """Return a cluster that nobody asks, with a scheduler for its nodes."""
     credentials = Credentials(tmp_path / "cluster")
     credentials.make(Certificates(tmp_path / "certs"), name="head", hosts=["127.0.0.2"])
     settings = Settings(ray_address="127.0.0.2:1", ray_credentials=credentials.folder)
-    scheduler, cluster = Scheduler(), RayCluster(settings, worker_target="x:y")
-    cluster._scheduler = scheduler
+    cluster = RayCluster(settings, worker_target="x:y")
+    cluster._scheduler = Scheduler()
+    return cluster
+
+
+def test_nodes_of_the_cluster_come_and_go_at_the_scheduler(cluster: RayCluster):
+    scheduler = cluster._scheduler
+    assert scheduler
     cluster._take([view(), view(id="def456789abc")])
     assert set(scheduler.nodes()) == {"far"}
     assert scheduler.describe()[0]["cpus"] == 4  # the first one's
@@ -116,6 +125,26 @@ def test_nodes_of_the_cluster_come_and_go_at_the_scheduler(tmp_path: Path):
     assert scheduler.describe()[0]["cpus"] == 2  # it has the name now
     cluster._take([])
     assert not scheduler.nodes()
+
+
+def test_a_node_called_like_a_gateway_gets_no_job_until_that_one_has_left(
+    cluster: RayCluster,
+):
+    scheduler, gateways = cluster._scheduler, {"here"}
+    assert scheduler
+    cluster._reserved = lambda: gateways
+    cluster._take([view()])
+    assert set(scheduler.nodes()) == {"far"}
+    gateways.add("far")  # it starts while the node has jobs
+    with capture_logs() as said:
+        for _ in range(2):
+            cluster._take([view()])
+            assert not scheduler.nodes()
+    (line,) = said
+    assert (line["event"], line["code"]) == ("node-refused", "node-name-taken")
+    gateways.remove("far")
+    cluster._take([view()])
+    assert set(scheduler.nodes()) == {"far"}
 
 
 def test_a_gateway_without_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch):

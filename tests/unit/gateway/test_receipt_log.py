@@ -114,8 +114,13 @@ def test_every_proof_from_the_database_verifies(database):
             check_consistency((old, heads[old].root), (size, head.root), path)
 
 
+def at_once(monkeypatch, number):
+    monkeypatch.setattr(receipt_log, "_NEXT", receipt_log._NEXT.limit(number))
+    monkeypatch.setattr(receipt_log, "_AT_ONCE", number)
+
+
 def test_more_receipts_than_fit_one_transaction_are_all_logged(database, monkeypatch):
-    monkeypatch.setattr(receipt_log, "_NEXT", receipt_log._NEXT.limit(4))
+    at_once(monkeypatch, 4)
     end_jobs(database, 10)
     log = ReceiptLog(database)
     assert integrate(log) == 10
@@ -123,7 +128,7 @@ def test_more_receipts_than_fit_one_transaction_are_all_logged(database, monkeyp
 
 
 def test_several_gateways_log_every_receipt_once(monkeypatch):
-    monkeypatch.setattr(receipt_log, "_NEXT", receipt_log._NEXT.limit(2))
+    at_once(monkeypatch, 2)
     shared = Database(new_database())
     end_jobs(shared, 12)
     logs = [ReceiptLog(shared) for _ in range(3)]

@@ -13,14 +13,14 @@ from typing import NoReturn
 
 import pytest
 
+from gateway.jobs.ends import Ended
 from gateway.jobs.runs import Complete, Runs
-from gateway.jobs.service import _Ended
 from gateway.node import Gateway, _forget_finished
 from gateway.opening import open_database
 from gateway.signing import ReceiptKeys
 from gateway.store.audit import Audit
 from gateway.store.away import StoreAwayError
-from gateway.store.blobs import Blobs
+from gateway.store.blobs import Blobs, missing
 from gateway.store.database import Database
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from privacy.bundle import Bundle
@@ -214,8 +214,8 @@ def test_what_was_brought_of_a_run_that_ends_too_late_is_removed(
     brought: list[Path] = []
     with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
         service = gateway.app.state.gateway.service
-        cancelled = _Ended(Outcome("cancelled"))
-        seal = partial(service._seal, cancelled)
+        cancelled = Ended(Outcome("cancelled"))
+        seal = partial(service.ends.seal, cancelled)
 
         def bring(self: Blobs, file: Path, sha256: str) -> None:
             """As into a bucket; then another gateway cancels the job."""
@@ -262,7 +262,7 @@ def test_a_defect_at_the_end_of_a_job_fails_it_rather_than_leave_it_running(
 
     def fail(self: Blobs, file: Path, sha256: str) -> None:
         if "work" in file.parts:
-            raise RuntimeError("a defect")
+            raise missing(sha256)  # not found, as a job that was deleted is
         keep(self, file, sha256)
 
     monkeypatch.setattr(Blobs, "keep", fail)

@@ -62,6 +62,10 @@ def _given(tmp_path: Path, content: bytes = CONTENT) -> Path:
     return file
 
 
+def _age(file: Path) -> None:
+    os.utime(file, (time.time() - 9000,) * 2)
+
+
 def _keep(blobs: S3Blobs, file: Path, sha256: str) -> None:
     blobs.bring(file, sha256)
     blobs.keep(file, sha256)
@@ -144,10 +148,17 @@ def test_a_blob_of_a_transaction_that_failed_is_kept_again(
     blobs: S3Blobs, tmp_path: Path
 ):
     file = _given(tmp_path)
-    for _ in range(2):
-        blobs.bring(file, DIGEST)
-        blobs.keep(file, DIGEST)
+    _age(file)
+    _keep(blobs, file, DIGEST)
+    assert not file.exists()
+    assert blobs.trim(in_use=(), gone={DIGEST}) == 0  # nothing names it yet
+    _age(tmp_path / "copies" / DIGEST)  # the database is away for long
+    blobs.bring(file, DIGEST)
+    assert blobs.trim(in_use=(), gone={DIGEST}) == 0
+    blobs.keep(file, DIGEST)
     assert blobs.fetch(DIGEST).read_bytes() == CONTENT
+    _age(tmp_path / "copies" / DIGEST)
+    assert blobs.trim(in_use=(), gone={DIGEST}) == 1
     blobs.remove({DIGEST})
 
 
@@ -284,5 +295,7 @@ def test_two_gateways_share_a_bucket_and_leave_nothing_in_it(
             assert api.head(f"/v1/blobs/{job['input_sha256']}").status_code == 404
             assert api.get(for_contract).status_code == 404
         for store in stores:
+            for sha256 in store.blobs.copies():
+                _age(store.settings.data_dir / "blobs" / "copies" / sha256)
             store.uploads.trim_copies()
             assert not store.blobs.copies()
