@@ -169,6 +169,7 @@ def test_a_leaf_that_is_no_number_is_refused(value):
         ensemble_of(model)
 
 
+@pytest.mark.filterwarnings("ignore")  # XGBoost's own
 def test_columns_of_integers_and_of_truth_are_compared_as_numbers(export):
     """XGBoost's own dump rounds their thresholds, or leaves them out."""
     rng = np.random.default_rng(0)
