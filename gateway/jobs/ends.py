@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import sqlalchemy as sa
 import structlog
 
 from gateway.executors.base import Done
@@ -69,7 +70,9 @@ class Ends:
             UnavailableError: What is needed is away: try again, it is harmless.
         """
 
-        def keep() -> None:
+        def keep(c: sa.Connection) -> None:
+            if end.peer_receipt:
+                self.peers.keep(c, job_id, end.peer_receipt)
             with full_disk():
                 for sha256, file in end.files.items():
                     self.blobs.keep(file, sha256)
@@ -78,8 +81,6 @@ class Ends:
             self.blobs.bring(file, sha256)
         seal = partial(self.seal, end)
         try:
-            if end.peer_receipt:
-                self.peers.keep(job_id, end.peer_receipt)
             job, ended = self.jobs.finish(
                 job_id, end.outcome, seal, keep=keep, by=by, known=known
             )

@@ -302,9 +302,10 @@ class JobService:
         """Write how a run ended, and remove what is left of it."""
         if isinstance(end, Done):
             end = course.ended = course.ended or succeeded(end)
-        written = self.ends.write(job_id, end, by=by, known=course.job)
-        _clear(course.folder)
-        return written
+        job, ended = self.ends.write(job_id, end, by=by, known=course.job)
+        if job.finished or job.gateway != self.membership.id:  # else it runs here again
+            _clear(course.folder)
+        return job, ended
 
 
 def _clear(folder: Path) -> None:

@@ -8,7 +8,8 @@
    deleted.
 5. The receipt is verified and compared with what was asked; then output and evidence
    are fetched and compared with the receipt. Only then is the answer taken.
-6. Output and input are deleted there, also if the job failed.
+6. Output and input are deleted there, also if the job failed. A peer that was lost
+   or busy keeps them until its own limits: our next try may come back to it.
 """
 
 import asyncio

@@ -16,7 +16,6 @@ import secrets
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -100,9 +99,13 @@ class Quality:
         why = draw(wish, share=self.share if own is None else own)
         if not why:
             return None
-        if len(self.awaited) < _MOST_AWAITED:  # a hint: steps are found without it
-            self.awaited.add(job.id)
-        return partial(plan, job=job, why=why)
+
+        def also(c: sa.Connection) -> None:
+            plan(c, job=job, why=why)
+            if len(self.awaited) < _MOST_AWAITED:  # a hint: steps are found without it
+                self.awaited.add(job.id)
+
+        return also
 
     def avoid(self, job: Job) -> frozenset[str]:
         """Return the nodes that must not run a job: those of its other runs."""

@@ -83,7 +83,7 @@ class Gateways:
 
     def beat(self, member: Member) -> bool:
         """Say that a gateway lives; false if others took it for dead."""
-        with self._database.write() as c:
+        with self._database.statement() as c:  # it waits for no transaction of ours
             return c.execute(_BEAT, _key(member)).rowcount == 1
 
     def all(self) -> list[Member]:

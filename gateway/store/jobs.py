@@ -339,7 +339,7 @@ class Jobs:
         outcome: Outcome,
         seal: Callable[[Job, Outcome, str], bytes],
         *,
-        keep: Callable[[], None] = lambda: None,
+        keep: Also = lambda _: None,
         by: str | None = None,
         known: Job | None = None,
     ) -> tuple[Job, bool]:
@@ -349,8 +349,8 @@ class Jobs:
             job_id: The job.
             outcome: How it ended; ignored if it has ended already.
             seal: Makes the receipt from the job, the outcome and the time.
-            keep: Has the blobs that the outcome names, in the same transaction: who
-                removes blobs that no row names waits for its end.
+            keep: Has what the outcome names, in the same transaction: who removes
+                blobs that no row names waits for its end.
             by: Ignore it also if another gateway runs the job by now.
             known: The job as it is likely to be, which saves reading it.
 
@@ -368,14 +368,15 @@ class Jobs:
             if self._write_end(job, row, keep):
                 return replace(job, **ended), True
 
-    def _write_end(self, job: Job, row: Json, keep: Callable[[], None]) -> bool:
+    def _write_end(self, job: Job, row: Json, keep: Also) -> bool:
         """Write the end of a job unless it has changed since it was read."""
         as_read = {"its_gateway": job.gateway, "its_attempts": job.attempts}
         with self._database.write() as c:
-            finish = _FINISH_WITH_BLOBS if self._database.shared else _FINISH
+            names_blobs = self._database.shared and row["output_sha256"]
+            finish = _FINISH_WITH_BLOBS if names_blobs else _FINISH
             if not c.execute(finish, {**row, **as_read, "job_id": job.id}).rowcount:
                 return False
-            keep()
+            keep(c)
             return True
 
 

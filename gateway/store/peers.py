@@ -26,25 +26,20 @@ class PeerStore:
         """Use the tables in `database`."""
         self._database = database
 
-    def keep(self, job_id: str, receipt: bytes) -> None:
-        """Keep the receipt of the peer that ran a job, before the job ends here.
+    def keep(self, c: sa.Connection, job_id: str, receipt: bytes) -> None:
+        """Keep the receipt of the peer that ran a job, in the transaction that ends it.
 
-        Raises:
-            NotFoundError: The job was deleted meanwhile ("unknown-job").
+        Only one run ends a job, so that it is the one that the job's own receipt names.
         """
+        names = ["job_id", "tenant", "receipt"]
+        kept = sa.literal(receipt, peer_receipts.c.receipt.type)
+        of_job = sa.select(jobs.c.id, jobs.c.tenant, kept).where(jobs.c.id == job_id)
         insert = self._database.insert(peer_receipts)
-        of_job = sa.select(jobs.c.tenant).where(jobs.c.id == job_id)
-        with self._database.write() as c:
-            tenant = c.execute(of_job).scalar_one_or_none()
-            if tenant is None:
-                raise NotFoundError("there is no such job", code="unknown-job")
-            c.execute(
-                insert.on_conflict_do_update(
-                    index_elements=["job_id"],
-                    set_={"receipt": insert.excluded.receipt},
-                ),
-                {"job_id": job_id, "tenant": tenant, "receipt": receipt},
+        c.execute(
+            insert.from_select(names, of_job).on_conflict_do_update(
+                index_elements=["job_id"], set_={"receipt": insert.excluded.receipt}
             )
+        )
 
     def receipt(self, job_id: str) -> bytes | None:
         """Return the receipt of the peer that ran a job, None if none did."""

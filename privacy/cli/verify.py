@@ -117,5 +117,8 @@ def _in_words(verdict: Verdict) -> str:
         return "everything that was checked is true"
     unknown = any(step.verdict == MISSING for step in verdict.steps)
     said = "could not verify" if unknown else "refused, though nothing was found false"
-    options = [f"--{a.replace('_', '-')}" for a in verdict.missing_allowances]
-    return f"{said}: accept it with {' '.join(options)}" if options else said
+    options = " ".join(f"--{a.replace('_', '-')}" for a in verdict.missing_allowances)
+    if not options:
+        return said
+    what_to_do = "it would also have to be accepted" if unknown else "accept it"
+    return f"{said}: {what_to_do} with {options}"

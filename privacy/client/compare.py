@@ -197,7 +197,10 @@ def _compare_runs(context: Context, told: Json) -> Flow[_Found]:
         opened = yield Work(partial(_opened, keys.client, raw, answer))
         integers[job_id], digests[job_id] = opened
     if digests[first] != answer.sha256:
-        msg = "the first answer does not open as it did: were the keys rotated since?"
+        msg = (
+            "the first answer does not open as it did: were the keys rotated since, or "
+            "this program updated?"
+        )
         raise CannotVerifyError(msg, code="keys-changed")
     rule = agreement_of(bundle.manifest.mode(Mode.FHE).params)
     return _grouped(integers, digests, answer.rows, rule)
@@ -235,9 +238,9 @@ def _opened(client: Any, output: bytes, answer: Commitment) -> tuple[Any, str]:
     """Return the integers of a run (None: it is no result), and their digest."""
     try:
         integers = client.decrypt_integers(output, answer.rows)
+        raw = raw_outputs(integers, client.spec.output)
     except FormatError:  # what the node gave is no result of this circuit
         return None, sha256_hex(answer.salt + output)
-    raw = raw_outputs(integers, client.spec.output)
     return integers, digest_of(raw, answer.salt)
 
 

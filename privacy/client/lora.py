@@ -183,7 +183,10 @@ def _adapter() -> Any:
             super().__init__()
             self.layer = layer
             like = next(layer.parameters(), None)  # an encrypted one may have none
-            kind = {} if like is None else {"dtype": like.dtype, "device": like.device}
+            kind = {}
+            if like is not None:  # a smaller type has no room for Adam's steps
+                wide = _torch().promote_types(like.dtype, _torch().float32)
+                kind = {"dtype": wide, "device": like.device}
             self.down = nn.Linear(inputs, rank, bias=False, **kind)
             self.up = nn.Linear(rank, outputs, bias=False, **kind)
             nn.init.zeros_(self.up.weight)
@@ -192,6 +195,8 @@ def _adapter() -> Any:
             return [self.down.weight, self.up.weight]
 
         def forward(self, x: Any) -> Any:
-            return self.layer(x) + self.up(self.down(x))
+            given = self.layer(x)
+            more = self.up(self.down(x.to(self.down.weight.dtype)))
+            return given + more.to(given.dtype)
 
     return Adapter

@@ -52,6 +52,8 @@ _NO_SAMPLES = (
     "the circuit answers rows made at random otherwise than in the clear, so one that "
     "is built anew for another machine cannot be compared with it"
 )
+_MOST_LOST = 0.25
+"""Of the variance of a regression's outputs; the manifest says the largest error."""
 _ENOUGH = 10
 """Held rows whose answers show how far answers lie apart."""
 
@@ -202,6 +204,8 @@ def _publish(
             f"at least {options.min_label_agreement:.1%} is asked for"
         )
         raise BackendError(msg, code="fhe-inaccurate")
+    if request.task == "regression":
+        _check_explained(raw, clear)
     return PartResult(
         available=True,
         accuracy=close,
@@ -213,6 +217,23 @@ def _publish(
         },
         public=(CLIENT_JSON,),
     )
+
+
+def _check_explained(raw: Floats, clear: Floats) -> None:
+    """Refuse a regression that has little to do with the clear model's.
+
+    Raises:
+        BackendError: Too much of the variance on held rows is lost.
+    """
+    spread = float(np.mean(np.var(clear, axis=0)))
+    lost = float(np.mean((raw - clear) ** 2))
+    if lost > _MOST_LOST * spread > 0:
+        msg = (
+            f"the encrypted circuit loses {lost / spread:.0%} of the variance that the "
+            f"clear model's outputs have on held rows, at most {_MOST_LOST:.0%} may "
+            "be lost: calibrate on more rows, or train fewer trees"
+        )
+        raise BackendError(msg, code="fhe-inaccurate")
 
 
 def _checked_outputs(

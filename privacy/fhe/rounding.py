@@ -111,19 +111,28 @@ def _together(
     steps = [np.minimum(np.rint(v), top) for v, top in zip(exact, most, strict=True)]
     pairs = zip(exact, steps, reached, strict=True)
     lack = np.sum([(v - s)[at] for v, s, at in pairs], axis=0)
+    counts = [
+        np.bincount(at, minlength=len(v))[:, None] + _PRIOR_ROWS
+        for v, at in zip(exact, reached, strict=True)
+    ]
     for _ in range(_SWEEPS):
         before = lack
         centred = lack - lack.mean(axis=0)
         for t, (values, at) in enumerate(zip(exact, reached, strict=True)):
-            mine = np.eye(len(values))[at]
-            wanted = mine.T @ (centred + steps[t][at]) + _PRIOR_ROWS * values
-            near = np.rint(wanted / (mine.sum(axis=0)[:, None] + _PRIOR_ROWS))
+            wanted = _sums(centred + steps[t][at], at, len(values))
+            near = np.rint((wanted + _PRIOR_ROWS * values) / counts[t])
             near = near.clip(np.floor(values), np.ceil(values)).clip(None, most[t])
             moved = (steps[t] - near)[at]
             steps[t], centred, lack = near, centred + moved, lack + moved
         if np.array_equal(lack, before):
             break
     return steps, lack.mean(axis=0)
+
+
+def _sums(rows: Floats, at: Ints, leaves: int) -> Floats:
+    """Return the sum of the rows that reach each leaf, (leaves, outputs)."""
+    columns = [np.bincount(at, weights=column, minlength=leaves) for column in rows.T]
+    return np.stack(columns, axis=1)
 
 
 def reached_leaves(tree: BitNode, bits: Ints) -> Ints:

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from privacy.errors import BackendError
 from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.backends.networks import NETWORK_BITS, compile_network
 from privacy.fhe.backends.plain import extremes, input_quantizers, output_steps
@@ -92,6 +93,7 @@ def _linear(estimator: Any, bits: int, calibration: Floats, p_error: float) -> C
 
 
 def _trees(estimator: Any, bits: int, calibration: Floats, p_error: float) -> Compiled:
+    _check_rounds(estimator)
     made = _sklearn(type(estimator).__name__).from_sklearn_model(estimator, n_bits=bits)
     quantizers = input_quantizers(made.input_quantizers)
     ends = _whole_range(quantizers, calibration.shape[1])
@@ -100,6 +102,25 @@ def _trees(estimator: Any, bits: int, calibration: Floats, p_error: float) -> Co
         p_error=p_error,
     )
     return _compiled("trees", made, circuit, calibration, quantizers, bits)
+
+
+def _check_rounds(estimator: Any) -> None:
+    """Refuse boosted trees that Concrete-ML would add up in another way.
+
+    It reads every tree that was trained, and takes one for each class in turn.
+    """
+    if not hasattr(estimator, "get_booster"):
+        return
+    best = getattr(estimator, "best_iteration", None)
+    stopped = best is not None and (
+        best + 1 < estimator.get_booster().num_boosted_rounds()
+    )
+    if stopped or (estimator.num_parallel_tree or 1) > 1:
+        msg = (
+            "Concrete-ML reads neither where XGBoost stopped early nor trees side by "
+            "side: train it with as many rounds as were best, one tree at a time"
+        )
+        raise BackendError(msg, code="unsupported-model")
 
 
 def _compiled(

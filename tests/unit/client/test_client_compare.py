@@ -1,10 +1,20 @@
 """A data owner's comparisons against a gateway that answers as it should not."""
 
+import sys
+from types import SimpleNamespace
+
 import httpx
 import pytest
 
 from privacy.client import Client, compare
-from privacy.errors import NotFoundError, UnavailableError, VerificationError
+from privacy.client.commitment import Commitment
+from privacy.client.compare import _opened
+from privacy.errors import (
+    FormatError,
+    NotFoundError,
+    UnavailableError,
+    VerificationError,
+)
 
 FIRST, SECOND = ({"job_id": f"job_{n}", "node": f"node-{n}"} for n in (1, 2))
 
@@ -70,3 +80,20 @@ def test_a_job_whose_receipt_is_elsewhere_is_not_compared(owner, site):
     with pytest.raises(NotFoundError, match="is not here"):
         owner.compare("job_1", wait_s=0)
     assert site["reports"] == 0
+
+
+def test_a_result_that_stands_for_no_answer_is_one_that_differs(monkeypatch):
+    """As of a leaf that the tree does not have: its node is told from the others."""
+
+    class Opens:
+        spec = SimpleNamespace(output=None)
+
+        def decrypt_integers(self, _output, _rows):
+            return [[99]]
+
+    def no_leaf(_integers, _output):
+        raise FormatError("there is no leaf 99")
+
+    monkeypatch.setattr(sys.modules[_opened.__module__], "raw_outputs", no_leaf)
+    answer = Commitment(salt=b"s", sha256="", rows=1)
+    assert _opened(Opens(), b"output", answer)[0] is None

@@ -67,6 +67,12 @@ def test_adapters_are_of_their_layers_type(net, rows):
     assert net(rows).dtype == torch.float64
 
 
+def test_adapters_of_half_precision_layers_have_room_for_adams_steps(net, rows):
+    net[0].half()
+    LoraTrainer(net, ["0"])
+    assert {w.dtype for w in net[0].trained()} == {torch.float32}
+
+
 def test_training_can_be_taken_back(net, rows):
     trainer, before = LoraTrainer(net, ["0"]), net(rows)
     kept = trainer.state()

@@ -1,6 +1,7 @@
 import threading
 
 import pytest
+import sqlalchemy as sa
 
 from gateway.store.database import Database
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
@@ -86,7 +87,7 @@ def test_a_job_that_changed_since_it_was_read_ends_as_it_is_now(jobs: Jobs):
 def test_an_end_whose_files_cannot_be_kept_is_not_written(jobs: Jobs):
     accepted, _ = jobs.accept(_new("1"), max_queued=9, max_queued_by_tenant=9)
 
-    def fail() -> None:
+    def fail(_c: sa.Connection) -> None:
         raise OSError("no room")
 
     with pytest.raises(OSError, match="no room"):

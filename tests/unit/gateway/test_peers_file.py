@@ -151,8 +151,9 @@ def test_the_receipt_of_a_peer_is_kept_once_with_its_jobs_tenant(database):
     )
     Jobs(database).accept(new, max_queued=1, max_queued_by_tenant=1)
     assert store.receipt("job_1") is None
-    store.keep("job_1", b"first")
-    store.keep("job_1", b"as retried")
+    with database.write() as c:
+        store.keep(c, "job_1", b"first")
+        store.keep(c, "job_1", b"as retried")
     assert store.receipt("job_1") == b"as retried"
     with database.read() as c:
         assert c.execute(sa.select(peer_receipts.c.tenant)).scalars().all() == ["other"]

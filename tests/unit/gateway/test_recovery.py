@@ -5,13 +5,13 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import sqlalchemy as sa
 
 from gateway.jobs.ends import Ended
 from gateway.jobs.runs import Complete, Runs
@@ -22,7 +22,7 @@ from gateway.store.audit import Audit
 from gateway.store.away import StoreAwayError
 from gateway.store.blobs import Blobs, missing
 from gateway.store.database import Database
-from gateway.store.jobs import Job, Jobs, NewJob, Outcome
+from gateway.store.jobs import Also, Job, Jobs, NewJob, Outcome
 from privacy.bundle import Bundle
 from privacy.encoding import Json, sha256_hex
 from privacy.errors import UnavailableError
@@ -190,9 +190,9 @@ def test_an_end_that_was_undone_is_written_again_though_its_files_were_moved(
     write_bundle(tmp_path / "models")
     write_end, undone = Jobs._write_end, []
 
-    def undo_once(self: Jobs, job: Job, row: Json, keep: Callable[[], None]) -> bool:
-        def keep_in_vain() -> None:
-            keep()
+    def undo_once(self: Jobs, job: Job, row: Json, keep: Also) -> bool:
+        def keep_in_vain(c: sa.Connection) -> None:
+            keep(c)
             if not undone:
                 undone.append(job.id)
                 raise StoreAwayError("away at the commit")
