@@ -18,7 +18,7 @@ from privacy.zkml.onnx_prep import constants, input_name
 _HALF_WIDTH = 16.0
 _BEYOND = _HALF_WIDTH + 1
 """Where thresholds are put that no allowed feature reaches: the numbers stay small."""
-_EDGES = np.float32(2.0**16)
+_EDGES = 2.0**16
 """Edges of all fixed-point scales in use are multiples of 1 / _EDGES."""
 _COMPARISONS = frozenset({"Less", "LessOrEqual", "Greater", "GreaterOrEqual"})
 
@@ -69,13 +69,20 @@ def one_scale(low: Any, high: Any) -> tuple[Any, Any]:
 def moved(thresholds: Any, offset: Any, scale: Any) -> Any:
     """Return thresholds, float32, that features on one scale are compared with.
 
-    In fixed point, each is the same number as a feature that is equal to it. So none is
-    rounded onto an edge between two such numbers: the engine would go away from zero.
+    In fixed point, each is the same number as a feature that is equal to it. So none
+    stays on an edge between two such numbers: there the engine goes away from zero, and
+    clients to the even one.
     """
     limits = np.clip((thresholds - offset) / scale, -_BEYOND, _BEYOND)
     near = limits.astype(np.float32)
-    on_edge = (near * _EDGES % 1 == 0) & (near != limits)
-    towards = np.where(limits > near, np.inf, -np.inf).astype(np.float32)
+    edge = near.astype(np.float64) * _EDGES
+    on_edge = (edge % 1 == 0) & (edge != 0)
+    number = np.where(on_edge, edge, 1).astype(np.int64)
+    # An edge is one at a single scale: where it is an odd number of halves.
+    halves = number // (number & -number)
+    to_even = np.where(halves % 4 == 1, -np.inf, np.inf)
+    beside = np.where(limits > near, np.inf, -np.inf)
+    towards = np.where(limits == near, to_even, beside).astype(np.float32)
     return np.where(on_edge, np.nextafter(near, towards), near)
 
 

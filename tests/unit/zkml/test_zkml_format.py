@@ -19,7 +19,7 @@ WRITTEN = {
     "network": "4ea616c852723127",
     "image": "6479326d66a9e9c6",
     "sigmoid": "0a3012a3b4bfa20f",
-    "trees": "c60696d17728d72e",
+    "trees": "cb9fd9df454dba75",
 }
 """Digests of what format 1 makes of the models below."""
 
