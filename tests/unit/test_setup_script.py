@@ -175,7 +175,7 @@ def test_a_second_run_ends_at_once_and_says_nothing(venv):
         check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    assert time.monotonic() - begin < 1.5
+    assert time.monotonic() - begin < 5
 
 
 def test_an_unknown_set_is_a_usage_error():
