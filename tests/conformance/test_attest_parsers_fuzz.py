@@ -27,7 +27,7 @@ from privacy.tee.trust import simulated_trust_store
 NOW = datetime.now(UTC).replace(microsecond=0)
 NONCE, BOUND = bytes(range(32)), bytes(64)
 LITTLE_S = 10
-"""What hostile input may cost: it takes 0.1 to 1.2; what grows with the square, minutes."""
+"""Of CPU. Hostile input takes 0.1 to 1.2; what grows with its square takes minutes."""
 KINDS = ("rim", "ocsp", "composite")
 
 
@@ -106,7 +106,7 @@ def hammer(kind, world, count):
         raw = changed(of(kind, world), source)
         begin = time.process_time()
         verdict = run(kind, raw, world)
-    assert time.process_time() - begin < LITTLE_S
+        assert time.process_time() - begin < LITTLE_S
         if verdict is None or raw == of(kind, world):
             continue
         # White space in a signature, a comment: the document is the same.
