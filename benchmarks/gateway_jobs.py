@@ -81,15 +81,21 @@ def _gateways(name: str, *, count: int) -> Iterator[list[Live]]:
             )
             lives.append(stack.enter_context(live))
             live.key = lives[0].key  # shown once, by the first
+            _warm(live)
         yield lives
+
+
+def _warm(live: Live) -> None:
+    digest = sha256_hex(ORDER)
+    with live.http() as http:
+        http.put(f"/v1/blobs/{digest}", content=ORDER).raise_for_status()
+        for _ in range(5):  # workers start
+            _job(http, digest)
 
 
 def _measure(live: Live, *, quick: bool) -> Json:
     with live.http() as http:
         digest = sha256_hex(ORDER)
-        http.put(f"/v1/blobs/{digest}", content=ORDER).raise_for_status()
-        for _ in range(5):  # workers start
-            _job(http, digest)
         bare = _bare(50 if quick else 300)
         alone = [_timed(http, digest) for _ in range(50 if quick else 500)]
         jobs = 200 if quick else 2000
@@ -143,13 +149,7 @@ def _bare(times: int) -> float:
 
 
 def _jobs_per_s(lives: list[Live], jobs: int) -> float:
-    digest = sha256_hex(ORDER)
-    for live in lives:
-        with live.http() as http:
-            http.put(f"/v1/blobs/{digest}", content=ORDER).raise_for_status()
-            for _ in range(5):  # workers start
-                _job(http, digest)
-    return jobs / asyncio.run(_many(lives, digest, jobs))
+    return jobs / asyncio.run(_many(lives, sha256_hex(ORDER), jobs))
 
 
 async def _many(lives: list[Live], digest: str, jobs: int) -> float:

@@ -119,3 +119,15 @@ def accuracy(
         same = ours.argmax(axis=1) == theirs.argmax(axis=1)
         out["label_agreement"] = float(same.mean())
     return out
+
+
+def variance_lost(ours: Any, clear: Any) -> float:
+    """Return the mean squared difference over the variance; 0 of answers alike.
+
+    Args:
+        ours: Outputs, shape (rows, outputs).
+        clear: The clear model's on the same rows. If they never vary, any difference
+            is all of it: 1.
+    """
+    error, spread = np.mean((ours - clear) ** 2), np.mean(np.var(clear, axis=0))
+    return float(error / spread) if spread else float(error > 0)

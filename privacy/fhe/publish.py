@@ -41,7 +41,7 @@ from privacy.fhe.spec import CircuitSpec
 from privacy.fhe.tune import tune, with_chosen
 from privacy.fhe.tune.candidates import Subject, kinds
 from privacy.fhe.tune.memory import Memory
-from privacy.publishing import PartRequest, PartResult, accuracy
+from privacy.publishing import PartRequest, PartResult, accuracy, variance_lost
 
 _FAR = 0.25
 """Of what the held rows' answers span, on average. Rounding misses by 0.01 to 0.08;
@@ -225,11 +225,10 @@ def _check_explained(raw: Floats, clear: Floats) -> None:
     Raises:
         BackendError: Too much of the variance on held rows is lost.
     """
-    spread = float(np.mean(np.var(clear, axis=0)))
-    lost = float(np.mean((raw - clear) ** 2))
-    if lost > _MOST_LOST * spread > 0:
+    lost = variance_lost(raw, clear)
+    if np.var(clear, axis=0).any() and lost > _MOST_LOST:
         msg = (
-            f"the encrypted circuit loses {lost / spread:.0%} of the variance that the "
+            f"the encrypted circuit loses {lost:.0%} of the variance that the "
             f"clear model's outputs have on held rows, at most {_MOST_LOST:.0%} may "
             "be lost: calibrate on more rows, or train fewer trees"
         )

@@ -21,7 +21,7 @@ from privacy.fhe.draft import Draft, LeafDraft, TreesDraft, by_leaves
 from privacy.fhe.quantizers import SumSteps, raw_outputs
 from privacy.fhe.rounding import round_leaves
 from privacy.fhe.thermometer import Edges, thermometer
-from privacy.publishing import accuracy
+from privacy.publishing import accuracy, variance_lost
 from privacy.trees import Ensemble, Node
 
 BINS = (16, 32, 64, 128)
@@ -150,7 +150,7 @@ def with_fewer_look_ups(draft: Draft, calibration: Floats) -> Draft:
     bits = thermometer(calibration, draft.edges)
     moved = draft.thrifty(bits)
     before, after = (raw_outputs(d.sums(bits), d.output) for d in (draft, moved))
-    return moved if _missed(after, before) <= _ROUNDING else draft
+    return moved if variance_lost(after, before) <= _ROUNDING else draft
 
 
 def _edges(
@@ -187,17 +187,11 @@ def _draft(
 def _loss(raw: Floats, clear: Floats, activation: str, task: str) -> float:
     """Return how far a draft is from what is wanted; 0 or less is near enough."""
     if task != "classification":
-        return _missed(raw, clear) - _WANTED_ERROR
+        return variance_lost(raw, clear) - _WANTED_ERROR
     close = accuracy(raw, clear, activation=activation, task=task)
     labels = _WANTED_AGREEMENT - float(close["label_agreement"])
-    missed = _missed(activate(raw, activation), activate(clear, activation))
+    missed = variance_lost(activate(raw, activation), activate(clear, activation))
     return max(labels, missed - _WANTED_PROBABILITIES)
-
-
-def _missed(ours: Floats, clear: Floats) -> float:
-    """Return the mean squared difference over the variance; 0 of answers alike."""
-    error, spread = np.mean((ours - clear) ** 2), np.mean(np.var(clear, axis=0))
-    return float(error / spread) if spread else float(error > 0)
 
 
 def _but_first(ensemble: Ensemble) -> tuple[Ensemble, bool]:

@@ -63,10 +63,6 @@ def _split(node: Node) -> Split:
     return Split(node.feature, node.threshold)
 
 
-def _same(node: Node) -> Node:
-    return node
-
-
 def _mirrored(node: Node) -> Node:
     if not (node.left and node.right):
         return node
@@ -142,8 +138,9 @@ class _Walk:
 
     def __init__(self, write: Writer, trees: Trees) -> None:
         self._write, self._mirrored = write, trees.strict
-        turned = _mirrored if trees.strict else _same
-        self._roots = [turned(root) for root in trees.roots]
+        self._roots = (
+            tuple(map(_mirrored, trees.roots)) if trees.strict else trees.roots
+        )
         self._apart = _compared_apart(self._roots)
         self._base = trees.base
         outputs = len(trees.base)
