@@ -9,10 +9,11 @@ A database that is away, or has no room, is a typed error; see `gateway.store.aw
 
 import hashlib
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ BLOBS = "blobs"
 
 _CONNECTIONS = 40
 """At most; with PostgreSQL half of them for transactions, half for statements alone."""
+_WAL_TRIES = 100  # for ten seconds
 _FRESH_S = 5.0
 """A connection that was used so lately is not asked whether it still is one."""
 _POSTGRES_SESSION = {
@@ -55,15 +57,22 @@ def sqlite_engine(path: Path) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: object) -> None:
         connection.isolation_level = "IMMEDIATE"
-        for pragma in (
-            "journal_mode=WAL",
-            "synchronous=NORMAL",
-            "busy_timeout=30000",
-            "foreign_keys=ON",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA busy_timeout=30000")
+        _use_wal(connection)
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
 
     return engine
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Change a new file's journal; SQLite does not wait for another that does so."""
+    for _ in range(_WAL_TRIES):
+        with suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        time.sleep(0.1)
+    connection.execute("PRAGMA journal_mode=WAL")
 
 
 def postgres_engine(url: str, *, autocommit: bool = False) -> sa.Engine:
