@@ -7,6 +7,7 @@ worker is the tests': it waits as long as a job says, and notes each run in a fi
 
 What is counted:
 
+- never taken: ordered, and no gateway accepted it, however often it was asked;
 - lost: accepted, and not ended, or not known any more;
 - failed: ended otherwise than with an answer;
 - duplicate effects: a second job of one idempotency key, a receipt that changed, or a
@@ -69,6 +70,7 @@ class Tally:
     duplicates: list[str] = field(default_factory=list)
     receipts: dict[str, bytes] = field(default_factory=dict)
     gateway_kills: int = 0
+    node_kills: int = 0
     takeover_s: list[float] = field(default_factory=list)
     restart_s: list[float] = field(default_factory=list)
     node_s: list[float] = field(default_factory=list)
@@ -203,8 +205,9 @@ def campaign(
         tally.duplicates.append(f"{keys[0]} rows of {len(tally.accepted)} jobs")
     return {
         "jobs": len(tally.accepted),
+        "never_taken": jobs - len(tally.accepted),
         "gateway_kills": tally.gateway_kills,
-        "node_kills": len(tally.node_s),
+        "node_kills": tally.node_kills,
         "lost": [job for job, status in ended.items() if status == "lost"],
         "ends": dict(Counter(ended.values())),
         "duplicates": tally.duplicates,
@@ -296,6 +299,7 @@ def _kill_node(site: Site, tally: Tally, turn: int) -> None:
     name = ("first", "second")[turn % 2]
     running = site.open_jobs()
     site.cluster.kill(name)
+    tally.node_kills += 1
     began = time.monotonic()
 
     def all_go_on() -> bool:
@@ -303,7 +307,8 @@ def _kill_node(site: Site, tally: Tally, turn: int) -> None:
         return all(now.get(job, -1) != attempts for job, attempts in running.items())
 
     _wait(all_go_on, what="jobs of a dead node do not go on")
-    tally.node_s.append(time.monotonic() - began)
+    if running:
+        tally.node_s.append(time.monotonic() - began)
     site.cluster.restart(name)
 
 
@@ -358,6 +363,7 @@ def show(found: Json) -> None:
     grid.add_column("found", justify="right")
     grid.add_row("gateways killed", str(found["gateway_kills"]))
     grid.add_row("nodes killed", str(found["node_kills"]))
+    grid.add_row("jobs never taken", str(found["never_taken"]))
     grid.add_row("jobs lost", str(len(found["lost"])))
     for end, count in sorted(found["ends"].items()):
         grid.add_row(f"jobs {end}", str(count))
@@ -373,8 +379,21 @@ def show(found: Json) -> None:
     Console().print(grid)
 
 
+def wrong(found: Json) -> list[str]:
+    """Return what went wrong, in words; nothing if every job ended well, once."""
+    ends = {end: n for end, n in found["ends"].items() if end != "succeeded"}
+    counts = {
+        "never taken": found["never_taken"],
+        "lost": len(found["lost"]),
+        **ends,
+        "duplicate effects": len(found["duplicates"]),
+        "wrong in the logs": len(found["logs"]["wrong"]),
+    }
+    return [f"{what}: {count}" for what, count in counts.items() if count]
+
+
 def main() -> None:
-    """Run the campaign and print what came of it; 1 if anything was lost."""
+    """Run the campaign and print what came of it; 1 if anything went wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=500)
     parser.add_argument("--gateway-kills", type=int, default=200)
@@ -391,7 +410,7 @@ def main() -> None:
     show(found)
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
-    if found["lost"] or found["duplicates"] or found["logs"]["wrong"]:
+    if wrong(found):
         raise SystemExit(1)
 
 

@@ -33,29 +33,40 @@ class Warm:
         """Keep things while `resident` says no more than `budget_bytes`."""
         self._budget_bytes = budget_bytes
         self._resident = resident
-        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[str, Any]] = OrderedDict()
         self._grown: dict[Hashable, int] = {}
         self._loading: tuple[Hashable, int] | None = None
 
     def get(
-        self, key: Hashable, load: Callable[[], T], *, like: Hashable, guess: int
+        self,
+        key: Hashable,
+        load: Callable[[], T],
+        *,
+        name: str,
+        like: Hashable,
+        guess: int,
     ) -> T:
         """Return what was loaded under a key before, or what `load` returns now.
 
         Args:
-            key: Names the thing.
+            key: Of the thing.
             load: Loads it; room is made first.
+            name: What `names` calls it.
             like: Things alike take about the same memory.
             guess: How many bytes it may take, until one like it was measured.
         """
         if key not in self._kept:
             self._shrink_to(self._budget_bytes - self._grown.get(like, guess), keep=0)
             before = self._resident()
-            self._kept[key] = load()
+            self._kept[key] = name, load()
             self._loading = (like, before)
         self._kept.move_to_end(key)
-        found: T = self._kept[key]
+        found: T = self._kept[key][1]
         return found
+
+    def names(self) -> list[str]:
+        """Return the names of what is kept, sorted."""
+        return sorted({name for name, _ in self._kept.values()})
 
     def settle(self) -> None:
         """Measure what the last job loaded, and drop what is over the budget."""

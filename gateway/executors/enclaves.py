@@ -116,6 +116,11 @@ class Enclaves:
         """Return the digests of the models whose enclaves run."""
         return {sha256 for sha256, held in list(self._running.items()) if held.alive}
 
+    def has_warm(self, sha256: str) -> bool:
+        """Whether the enclave of a model runs."""
+        held = self._running.get(sha256)
+        return held is not None and held.alive
+
     async def close(self) -> None:
         """Stop every enclave."""
         loop = asyncio.get_running_loop()

@@ -94,14 +94,13 @@ class LocalNode:
 
     def warmth(self, mode: Mode, model_sha256: str, keys_sha256: str = "") -> int:
         """Return 2 if the keys are loaded, 1 if the model is, else 0; see `Node`."""
-        warm = self.warm()[mode]
-        return 2 if keys_sha256 in warm else int(model_sha256 in warm)
+        has_warm = self._by_mode[mode].has_warm
+        return 2 if has_warm(keys_sha256) else int(has_warm(model_sha256))
 
     def warm(self) -> dict[Mode, list[str]]:
         """Return the digests of the models and keys that are loaded, by mode."""
         return {
-            mode: [Path(name).name for name in executor.warm()]
-            for mode, executor in self._by_mode.items()
+            mode: sorted(executor.warm()) for mode, executor in self._by_mode.items()
         }
 
     async def evidence(self, mode: Mode, bundle: Bundle, nonce: bytes) -> bytes:

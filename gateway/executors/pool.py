@@ -25,17 +25,22 @@ MAX_CRASHES = 2
 
 @dataclass(slots=True)
 class _Slot:
-    """A place for a worker; it remembers what its worker has loaded."""
+    """A place for a worker.
+
+    Attributes:
+        warm: Digests of the models and keys that its worker has loaded, as it said
+            after its last job, and those of the job it is at.
+    """
 
     child: Child | None = None
-    warm: set[str] = field(default_factory=set)
+    warm: frozenset[str] = frozenset()
 
     def discard(self) -> None:
         """End the worker, if there is one."""
         if self.child:
             self.child.close()
         self.child = None
-        self.warm.clear()
+        self.warm = frozenset()
 
 
 @dataclass(slots=True)
@@ -120,8 +125,12 @@ class Pool:
         return {self._mode: sum(t.child is not None for t in self._tickets.values())}
 
     def warm(self) -> set[str]:
-        """Return the digests of models, and the paths of keys, that workers have."""
+        """Return the digests of the models and keys that workers have."""
         return set[str]().union(*(slot.warm for slot in self._slots))
+
+    def has_warm(self, sha256: str) -> bool:
+        """Whether a worker has a model or keys."""
+        return any(sha256 in slot.warm for slot in self._slots)
 
     async def close(self) -> None:
         """Kill every worker; jobs here end with `asyncio.CancelledError`."""
@@ -140,7 +149,7 @@ class Pool:
         Nobody waits for a busy worker that has the keys: unpacking them elsewhere takes
         seconds at most, another's job may take minutes.
         """
-        model, keys = work.bundle.sha256, str(work.keys)
+        model, keys = work.bundle.sha256, _keys_name(work)
         best = max(
             self._idle,
             key=lambda s: (
@@ -176,7 +185,8 @@ class Pool:
             slot.child = await loop.run_in_executor(self._threads, self._start)
         self._stop_if_ended(ticket)
         child = ticket.child = slot.child
-        slot.warm |= {work.bundle.sha256, str(work.keys)}
+        had, now = slot.warm, {work.bundle.sha256, _keys_name(work)} - {""}
+        slot.warm = had | now
         output, evidence = work.folder / "output", work.folder / "evidence"
         request = {
             "mode": work.mode,
@@ -200,11 +210,12 @@ class Pool:
             if not answer.done():
                 ticket.end("time-limit")
             ended = await answer
+            had = frozenset(ended.get("warm", ()))
         except asyncio.CancelledError:
             child.kill()
             raise
         finally:
-            ticket.child = None
+            ticket.child, slot.warm = None, had
         kind = str(ended["evidence_kind"])
         peak = int(ended.get("memory_bytes", 0))
         return Done(output, evidence if kind else None, kind, memory_bytes=peak)
@@ -223,6 +234,11 @@ class Pool:
                 "send fewer rows, or ask the operator to raise the limit"
             )
             raise LimitError(msg, code="time-limit")
+
+
+def _keys_name(work: Work) -> str:
+    """Return what a worker calls a job's keys, their digest; "" if it has none."""
+    return work.keys.name if work.keys else ""
 
 
 def _give_up(deaths: int, crashes: int, exc: ChildDied) -> None:

@@ -40,6 +40,7 @@ def _run(request: Json, progress: Progress) -> Json:
     runner = SHARED.get(
         (mode, request["model_sha256"], request["publisher"]),
         lambda: _load(mode, request, progress),
+        name=request["model_sha256"],
         like=mode,
         guess=_RUNNER_GUESS_BYTES,
     )
@@ -53,7 +54,11 @@ def _run(request: Json, progress: Progress) -> Json:
     if result.evidence_kind:
         Path(request["evidence"]).write_bytes(result.evidence)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"evidence_kind": result.evidence_kind, "memory_bytes": peak}
+    return {
+        "evidence_kind": result.evidence_kind,
+        "memory_bytes": peak,
+        "warm": SHARED.names(),
+    }
 
 
 def _check(bundle: Bundle, mode: Mode, model_sha256: str, publisher: str) -> None:

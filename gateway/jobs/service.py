@@ -38,7 +38,7 @@ from gateway.peers.peers import Peers
 from gateway.quality.service import SECOND_RUN_OF, Quality
 from gateway.registry import ModelRegistry
 from gateway.store.away import StoreAwayError, full_disk
-from gateway.store.blobs import BlobStore
+from gateway.store.blobs import BlobLostError, BlobStore
 from gateway.store.jobs import Job, Jobs, Outcome
 from gateway.store.measures import Measures
 from gateway.traces import JobSpans, add_facts, span
@@ -53,7 +53,6 @@ from privacy.errors import (
 from privacy.modes import Mode
 
 _log = structlog.get_logger()
-_MAX_OPTIONS_BYTES = 4096
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 10.0
 _T = TypeVar("_T")
 _MAX_ATTEMPTS = 10  # over all lives of the gateway; a pool's own limits are tighter
@@ -204,13 +203,21 @@ class JobService:
         """Run a job, and write its terminal state unless it has one.
 
         What is left of the run goes then; and not if the gateway stops, for its next
-        life goes on with the rows that are there.
+        life goes on with the rows that are there. If what it made is lost before its
+        end is written, it runs again.
         """
         with span("job", {"privacy.job.id": job_id}):
             run = partial(self._run, job_id, by, course)
-            end = await _lasting(job_id, run)
-            with span("job.receipt"):
-                job = await self._ended(job_id, end, by, course)
+            while True:
+                end = await _lasting(job_id, run)
+                try:
+                    with span("job.receipt"):
+                        job = await self._ended(job_id, end, by, course)
+                except BlobLostError as exc:
+                    _log.warning("job-runs-again", job=job_id, code=exc.code)
+                    course.job = course.ended = None
+                else:
+                    break
             if job:
                 add_facts({"privacy.status": job.status, "privacy.node": end.node})
 
@@ -239,10 +246,16 @@ class JobService:
     async def _ended(
         self, job_id: str, end: Done | Ended, by: str, course: _Course
     ) -> Job | None:
-        """Write how a run ended; a defect in doing so ends the job as failed."""
+        """Write how a run ended; a defect in doing so ends the job as failed.
+
+        Raises:
+            BlobLostError: What the run made is nowhere any more.
+        """
         write = partial(self._write_end_of_run, job_id, by=by, course=course)
         try:
             return await _lasting(job_id, partial(self._end, partial(write, end)))
+        except BlobLostError:
+            raise
         except Exception as exc:  # noqa: BLE001 - a job must end
             if is_gone(exc):
                 _log.info("job-gone", job=job_id)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from gateway.store.away import StoreAwayError
 from privacy.encoding import check_sha256
-from privacy.errors import NotFoundError
+from privacy.errors import BackendError, NotFoundError
 
 SMALL_BYTES = 1 << 18
 
@@ -31,7 +31,11 @@ class BlobStore(Protocol):
         """Whether the blob is here, whole."""
 
     def bring(self, file: Path, sha256: str) -> None:
-        """Do what takes long before a transaction names a blob; the file stays."""
+        """Do what takes long before a transaction names a blob; the file stays.
+
+        Raises:
+            BlobLostError: Neither the file is there nor what `keep` made of it.
+        """
 
     def keep(self, file: Path, sha256: str) -> None:
         """Have a blob in the transaction that names it; the file goes.
@@ -40,6 +44,7 @@ class BlobStore(Protocol):
 
         Raises:
             BlobRemovedError: Another removed it since it was brought: bring it again.
+            BlobLostError: As for `bring`.
         """
 
     def small(self, sha256: str) -> bytes | None:
@@ -62,6 +67,20 @@ class BlobRemovedError(StoreAwayError):
     """A blob was removed between its upload and the transaction that names it."""
 
     default_code = "blobs-unavailable"
+
+
+class BlobLostError(BackendError):
+    """What a run made is nowhere any more: it has to run again.
+
+    A transaction moved it and failed; then somebody removed it, for no row named it.
+    """
+
+    default_code = "blob-lost"
+
+
+def lost(sha256: str) -> BlobLostError:
+    """Return the error of a file that a transaction moved which failed."""
+    return BlobLostError(f"blob {sha256[:12]}… was removed before it was named")
 
 
 def missing(sha256: str) -> NotFoundError:
@@ -107,8 +126,7 @@ class Blobs:
         lost before the next try.
         """
         if not file.exists():
-            with suppress(FileNotFoundError):
-                os.utime(self.path(sha256))
+            self._renew(sha256)
 
     def keep(self, file: Path, sha256: str) -> None:
         """Move a file to where its digest says, unless those bytes are there already.
@@ -117,7 +135,8 @@ class Blobs:
         some file systems write it to the disk first.
         """
         final = self.path(sha256)
-        if not file.exists() and final.exists():
+        if not file.exists():
+            self._renew(sha256)
             return  # it was moved before, in a transaction that failed
         if self.has(sha256, file.stat().st_size):
             with suppress(FileNotFoundError):  # removed meanwhile
@@ -132,6 +151,13 @@ class Blobs:
             if exc.errno != errno.EXDEV:
                 raise
             _copy(file, final)  # the job's folder is on another disk
+
+    def _renew(self, sha256: str) -> None:
+        """Have the age of a blob begin anew."""
+        try:
+            os.utime(self.path(sha256))
+        except FileNotFoundError:
+            raise lost(sha256) from None
 
     def small(self, sha256: str) -> bytes | None:
         """Return a blob that is small, for which streaming would only cost time."""

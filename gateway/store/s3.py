@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from gateway.store.away import StoreAwayError
-from gateway.store.blobs import SMALL_BYTES, BlobRemovedError, missing
+from gateway.store.blobs import SMALL_BYTES, BlobRemovedError, lost, missing
 from privacy.encoding import check_sha256, sha256_file
 from privacy.errors import FormatError, UnavailableError
 
@@ -210,9 +210,15 @@ class S3Blobs:
         """Return a file, or where it was moved to in a transaction that failed.
 
         It counts as new from now on, so that `trim` leaves it to the next try.
+
+        Raises:
+            BlobLostError: It is nowhere.
         """
         here = file if file.exists() else self._copy(sha256)
-        os.utime(here)
+        try:
+            os.utime(here)
+        except FileNotFoundError:
+            raise lost(sha256) from None
         return here
 
     def _key(self, sha256: str) -> str:

@@ -91,9 +91,15 @@ class Uploads:
         self.allowance = allowance
         self._tenants = Tenants(database)
         add = database.insert(uploads)
+        bound = uploads.c.keyset_sha256
         self._own = add.on_conflict_do_update(
             index_elements=list(_KEY),
-            set_={n: add.excluded[n] for n in ("used_at", "keyset_sha256")},
+            set_={
+                "used_at": add.excluded.used_at,
+                "keyset_sha256": sa.case(
+                    (bound == "", add.excluded.keyset_sha256), else_=bound
+                ),
+            },
         )
         more = database.insert(usage)
         self._count = more.on_conflict_do_update(
@@ -123,6 +129,7 @@ class Uploads:
 
         Raises:
             LimitError: The tenant's quota was used up meanwhile.
+            ConflictError: These keys were bound to another key set before.
             StoreAwayError: The database or the blobs are away.
         """
         at, size = now(), part.stat().st_size
@@ -157,7 +164,9 @@ class Uploads:
         with self._database.write() as c:
             self._database.lock(c, BLOBS, shared=True)
             self._database.lock(c, f"uploads of {owner.tenant}")
-            known = self._known_bytes(c, owner)
+            earlier = c.execute(_ONE, _this(owner)).one_or_none()
+            _check_binding(earlier.keyset_sha256 if earlier else "", row.keyset_sha256)
+            known = int(earlier.bytes) if earlier else 0
             kept = self._kept_bytes(c, owner.tenant) - known + row.bytes
             if kept > quota:
                 raise self._over_quota(owner.tenant)
@@ -192,11 +201,7 @@ class Uploads:
             and self._blobs.has(owner.sha256, found.bytes)
         ):
             return found
-        what, where = "input", "blobs"
-        if owner.kind == "keys":
-            what, where = "evaluation keys", "keys"
-        msg = f"{what} {owner.sha256[:12]}… not found: upload to /v1/{where}/ first"
-        raise NotFoundError(msg, code=f"unknown-{owner.kind}")
+        raise _unknown(owner)
 
     def use(self, owner: Owner) -> Upload:
         """Return a tenant's upload, whose time begins anew.
@@ -208,7 +213,9 @@ class Uploads:
         fresh_s = _TOUCH_SHARE * self.allowance.ttl_s[owner.kind]
         if found.used_at < now(plus_s=-fresh_s):  # not at every job: a write costs
             with self._database.write() as c:
-                c.execute(_TOUCH, {**_this(owner), "at": now()})
+                touched = c.execute(_TOUCH, {**_this(owner), "at": now()})
+            if not touched.rowcount:  # deleted meanwhile
+                raise _unknown(owner)
         return found
 
     def of(self, tenant: str, kind: str) -> list[Upload]:
@@ -389,6 +396,24 @@ def _named(c: sa.Connection, candidates: set[str]) -> set[str]:
         ),
     ]
     return set(c.execute(sa.union(*naming)).scalars())
+
+
+def _unknown(owner: Owner) -> NotFoundError:
+    what, where = "input", "blobs"
+    if owner.kind == "keys":
+        what, where = "evaluation keys", "keys"
+    msg = f"{what} {owner.sha256[:12]}… not found: upload to /v1/{where}/ first"
+    return NotFoundError(msg, code=f"unknown-{owner.kind}")
+
+
+def _check_binding(bound: str, keyset_sha256: str) -> None:
+    """Refuse to bind evaluation keys to another key set than before."""
+    if bound and keyset_sha256 and bound != keyset_sha256:
+        msg = (
+            f"these evaluation keys were uploaded for key set {bound[:12]}…, now for "
+            f"{keyset_sha256[:12]}…: delete them first if that was wrong"
+        )
+        raise ConflictError(msg, code="keyset-bound")
 
 
 def _this(owner: Owner) -> dict[str, str]:

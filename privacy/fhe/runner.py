@@ -139,6 +139,7 @@ class Runner:
         return self._warm.get(
             key,
             lambda: self._load_keys(path),
+            name=path.name,
             like=self._keys_like,
             guess=_UNPACK * stat.st_size,
         )

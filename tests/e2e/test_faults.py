@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.faults import campaign
+from benchmarks.faults import campaign, wrong
 from benchmarks.postgres import PostgresMissingError
 
 
@@ -14,7 +14,22 @@ def test_killed_gateways_and_nodes_lose_no_job_and_end_each_once(node_kills: int
         found = campaign(jobs=12, gateway_kills=3, node_kills=node_kills, lease_s=3)
     except PostgresMissingError as exc:
         pytest.skip(str(exc))
-    assert found["lost"] == found["duplicates"] == []
+    assert wrong(found) == []
     assert found["ends"] == {"succeeded": 12}
     assert found["gateway_kills"] == 3
     assert found["takeover_s"]["most"] < 60
+
+
+def test_a_campaign_in_which_anything_went_wrong_says_so():
+    fine = {
+        "never_taken": 0,
+        "lost": [],
+        "ends": {"succeeded": 12},
+        "duplicates": [],
+        "logs": {"wrong": []},
+    }
+    assert wrong(fine) == []
+    assert wrong({**fine, "never_taken": 2}) == ["never taken: 2"]
+    ends = {"succeeded": 11, "failed worker-died": 1}
+    assert wrong({**fine, "ends": ends}) == ["failed worker-died: 1"]
+    assert wrong({**fine, "lost": ["job"]}) == ["lost: 1"]

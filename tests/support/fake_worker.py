@@ -2,7 +2,7 @@
 
 The input blob is JSON: `{"do": …, "log": path?, "seconds": s?, "times": n?}`. Each run
 adds a line to `log`, so tests can count runs across processes. With `times`, only the
-first n runs misbehave.
+first n runs misbehave. With `keeps`, all but the last n things it loaded are dropped.
 """
 
 import ctypes
@@ -29,9 +29,23 @@ def handler() -> Handler:
         Path(request["output"]).write_bytes(json.dumps(answer).encode())
         kind = "proof" if request["mode"] == "zkml" else ""
         Path(request["evidence"]).write_bytes(b"fake proof" if kind else b"")
-        return {"evidence_kind": kind}
+        return {"evidence_kind": kind, "warm": _kept(request, order)}
 
     return run
+
+
+_LOADED: list[str] = []
+
+
+def _kept(request: Json, order: Json) -> list[str]:
+    """Return what it has loaded, what was used last at the end."""
+    for name in (request["model_sha256"], Path(request["keys"] or "").name):
+        if name in _LOADED:
+            _LOADED.remove(name)
+        if name:
+            _LOADED.append(name)
+    del _LOADED[: max(0, len(_LOADED) - order.get("keeps", len(_LOADED)))]
+    return list(_LOADED)
 
 
 def _note(order: Json) -> int:

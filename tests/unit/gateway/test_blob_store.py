@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.store.blobs import Blobs
+from gateway.store.blobs import BlobLostError, Blobs
 from privacy.encoding import sha256_hex
 from privacy.errors import FormatError
 
@@ -48,6 +48,16 @@ def test_a_file_of_a_transaction_that_is_tried_again_is_not_taken_for_lost(
     assert store.older_than(60) == set()
     store.keep(output, DIGEST)
     assert store.path(DIGEST).read_bytes() == CONTENT
+
+
+def test_a_moved_file_that_was_removed_is_said_to_be_lost(store: Blobs, tmp_path: Path):
+    output = tmp_path / "output"
+    output.write_bytes(CONTENT)
+    store.keep(output, DIGEST)  # in a transaction that fails
+    store.remove([DIGEST])  # another job of these bytes was deleted
+    for again in (store.bring, store.keep):
+        with pytest.raises(BlobLostError):
+            again(output, DIGEST)
 
 
 def test_a_digest_is_no_way_out_of_the_folder(store: Blobs):

@@ -207,6 +207,32 @@ def test_an_end_that_was_undone_is_written_again_though_its_files_were_moved(
         assert api.get(job["links"]["result"]).is_success
 
 
+def test_a_job_whose_files_were_removed_before_its_end_was_written_runs_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_bundle(tmp_path / "models")
+    write_end, log = Jobs._write_end, tmp_path / "log"
+    undone: list[str] = []
+    with ThreadGateway.fake(tmp_path) as gateway, gateway.client() as api:
+        blobs = gateway.app.state.gateway.blobs
+
+        def undo_once(self: Jobs, job: Job, row: Json, keep: Also) -> bool:
+            def keep_in_vain(c: sa.Connection) -> None:
+                keep(c)
+                if not undone:
+                    undone.append(row["output_sha256"])
+                    blobs.remove(undone)  # another job of these bytes was deleted
+                    raise StoreAwayError("away at the commit")
+
+            return write_end(self, job, row, keep_in_vain)
+
+        monkeypatch.setattr(Jobs, "_write_end", undo_once)
+        job = api.order({"do": "echo", "log": str(log)}, wait=20).json()
+        assert job["status"] == "succeeded"
+        assert job["attempts"] == len(log.read_text().split()) == 2
+        assert api.get(job["links"]["result"]).is_success
+
+
 def test_what_was_brought_of_a_run_that_ends_too_late_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -14,7 +14,7 @@ import pytest
 from gateway.opening import open_blobs
 from gateway.settings import Settings
 from gateway.store.away import StoreAwayError
-from gateway.store.blobs import BlobRemovedError
+from gateway.store.blobs import BlobLostError, BlobRemovedError
 from gateway.store.database import Database
 from gateway.store.parts import Owner, Parts
 from gateway.store.s3 import S3Blobs
@@ -160,6 +160,8 @@ def test_a_blob_of_a_transaction_that_failed_is_kept_again(
     _age(tmp_path / "copies" / DIGEST)
     assert blobs.trim(in_use=(), gone={DIGEST}) == 1
     blobs.remove({DIGEST})
+    with pytest.raises(BlobLostError):
+        blobs.bring(file, DIGEST)
 
 
 def test_blobs_that_the_bucket_did_not_remove_are_not_taken_for_removed(

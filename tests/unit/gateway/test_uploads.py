@@ -257,3 +257,16 @@ def test_uploads_are_listed_newest_first(store: Uploads):
     assert [u.created_at for u in listed] == sorted(
         (u.created_at for u in listed), reverse=True
     )
+
+
+def test_an_upload_deleted_while_a_job_is_taken_is_unknown(
+    store: Uploads, database: Database, monkeypatch: pytest.MonkeyPatch
+):
+    owner = put(store)
+    age(database, 30)  # so long ago that its time begins anew
+    found = store.get(owner)
+    store.delete(owner)
+    monkeypatch.setattr(store, "get", lambda _: found)  # it was there a moment before
+    with pytest.raises(NotFoundError) as refusal:
+        store.use(owner)
+    assert refusal.value.code == "unknown-blob"

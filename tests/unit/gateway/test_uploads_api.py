@@ -94,6 +94,13 @@ def test_keys_of_another_key_set_are_refused_before_a_worker_sees_them(tmp_path:
             "fhe-keys-mismatch",
         )
         assert not log.exists()
+        other = api.put(f"{path}?keyset={right}", content=b"keys")
+        assert (other.status_code, other.json()["code"]) == (409, "keyset-bound")
+        api.put(path, content=b"keys")  # says nothing, and changes nothing
+        (listed,) = api.get("/v1/keys").json()["uploads"]
+        assert listed["keyset_sha256"] == "b" * 64
+        api.delete(path)
+        api.put(path, content=b"keys")
         api.put(f"{path}?keyset={right}", content=b"keys")
         done = api.order(order, mode="fhe", keys=sha256, wait=30).json()
         assert done["status"] == "succeeded"

@@ -74,7 +74,8 @@ def test_models_go_when_memory_is_short(tmp_path: Path, runner, monkeypatch):
     monkeypatch.setattr(worker, "SHARED", Warm(0))
     bundles = [write_bundle(tmp_path, name=f"m{i}") for i in range(2)]
     for bundle in [bundles[0], bundles[1], bundles[1], bundles[0]]:
-        handler()(_request(tmp_path, bundle), lambda _: None)
+        answer = handler()(_request(tmp_path, bundle), lambda _: None)
+        assert answer["warm"] == [bundle.sha256]
     assert runner.made == [bundles[i].sha256 for i in (0, 1, 0)]
 
 
