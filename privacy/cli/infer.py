@@ -72,13 +72,17 @@ def infer(
         int, typer.Option(min=0, help="How often; once by each second gateway.")
     ] = 0,
     verify_tolerance: Annotated[
-        float, typer.Option(min=0, help="How far outputs of two runs may differ.")
-    ] = 0.0,
+        float | None,
+        typer.Option(
+            min=0,
+            help="How far outputs of two runs may differ; else as the manifest says.",
+        ),
+    ] = None,
     second_gateway: Annotated[
         list[str] | None,
         typer.Option(
             help="Name or address of another gateway to ask again, of a login; may be "
-            "repeated. Else this one's own nodes."
+            "repeated. Else this one again, perhaps its same node."
         ),
     ] = None,
     verify: Annotated[

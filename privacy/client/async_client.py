@@ -77,7 +77,7 @@ class AsyncClient(Common):
         mode: str | Mode,
         verify_runs: int = 0,
         verify_share: float = 1.0,
-        verify_tolerance: float = 0.0,
+        verify_tolerance: float | None = None,
         verify_with: Sequence["AsyncClient"] = (),
         policy: Policy | None = None,
         verify: str = "",

@@ -24,7 +24,7 @@ from privacy.client.log import audit_log, fetch_entries, fetch_head
 from privacy.client.model import fetch_files, fetch_model
 from privacy.client.passphrase import Given, Unlock
 from privacy.client.rows import as_rows
-from privacy.client.second_run import SecondRuns, infer_compared
+from privacy.client.second_run import Run, SecondRuns, infer_compared, open_run
 from privacy.client.sessions import attest_only
 from privacy.client.wire import Call, Flow, Work
 from privacy.encoding import Json, check_sha256
@@ -148,13 +148,18 @@ class Common:
             )
         )
 
+    def opened(self, answer: Answer) -> Flow[Run]:
+        """Return a flow that opens an answer of mode fhe again, as integers."""
+        bundle = yield from self._model(f"{answer.model}@{answer.model_sha256}")
+        return (yield from open_run(self._context, bundle, answer))
+
     def _infer(
         self,
         model: str,
         rows: Any,
         mode: str,
         meter: Meter,
-        again: tuple[int, float, float, Sequence["Common"]],
+        again: tuple[int, float, float | None, Sequence["Common"]],
         policy: Policy | None,
         verify: str,
     ) -> Flow[Answer]:
@@ -199,7 +204,7 @@ class Common:
         rows: Any,
         mode: str,
         meter: Meter,
-        again: tuple[int, float, float, Sequence["Common"]],
+        again: tuple[int, float, float | None, Sequence["Common"]],
         extras: Extras | None = None,
     ) -> Flow[Answer]:
         runs, share, tolerance, others = again

@@ -1,11 +1,14 @@
-"""Verified FHE: rows of a job are asked again elsewhere, and the client compares.
+"""Verified FHE: rows of a job are asked again, and the client compares.
 
 A node computes blind, and nothing shows that it computed at all. So a sample of the
-rows is encrypted anew and sent as a job of its own to another node, best another
-operator's, after the first has answered. The ciphertexts have nothing in common, and
-nothing in a job says that it is a check; operators who compare notes would see the same
-evaluation keys. Both answers are opened here. If they differ, one of the nodes answered
-falsely, and both receipts name the model they were asked about.
+rows is encrypted anew and sent as a job of its own, after the first has answered, best
+to another operator's gateway. **One gateway alone picks the node of both jobs**, mostly
+the one that has the keys loaded: nothing in a job says that it is a check, so neither
+can it say which node to avoid. The answer's caveats say so; for another node of the
+same gateway there is `verify="always"`, of which the gateway knows. The ciphertexts
+have nothing in common; operators who compare notes would see the same evaluation keys.
+Both answers are opened here. If they lie further apart than the manifest says of honest
+nodes, one answered falsely, and both receipts name the model they were asked about.
 
 What it proves: a node that falsifies a share f of the rows is found, over n rows of
 which a share s is asked again, with probability 1 - (1 - f s)**n, unless both nodes lie
@@ -18,15 +21,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
+
+from privacy.bundle import Bundle
 from privacy.client.answer import Answer, Check
-from privacy.client.context import Extras
+from privacy.client.context import Context, Extras
+from privacy.client.fhe_keys import FheKeys
+from privacy.client.fhe_session import FheSession
 from privacy.client.home import Home
 from privacy.client.infer import Meter
-from privacy.client.wire import Flow, On
-from privacy.errors import FormatError, VerificationError
+from privacy.client.wire import Flow, On, Work
+from privacy.errors import CannotVerifyError, FormatError, VerificationError
+from privacy.fhe.agreement import Agreement, agreement_of
 from privacy.modes import Mode
 
 MAX_RUNS = 10
+_EXACT = Agreement(0, 0.0)
 _random = secrets.SystemRandom()
 
 
@@ -52,6 +62,17 @@ class Asker(Protocol):
     ) -> Flow[Answer]:
         """Return the verified answer of one job."""
 
+    def opened(self, answer: Answer) -> Flow["Run"]:
+        """Return what its circuit gave; see `open_run`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a circuit gave: integers, (rows, …), and how far honest ones may differ."""
+
+    integers: Any
+    rule: Agreement
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SecondRuns:
@@ -60,13 +81,14 @@ class SecondRuns:
     Attributes:
         runs: How often sampled rows are asked again.
         share: The chance of each row to be sampled, above 0, at most 1.
-        tolerance: How far two outputs may differ. 0 for circuits that are exact.
+        tolerance: How far two outputs may differ; None for what the manifest says of
+            honest nodes, or nothing at all if it says nothing.
         askers: Whom to ask in turn.
     """
 
     runs: int
     share: float
-    tolerance: float
+    tolerance: float | None
     askers: Sequence[Asker]
 
     def check(self, mode: Mode) -> None:
@@ -84,7 +106,7 @@ class SecondRuns:
                 f"{MAX_RUNS}, and a share above 0 up to 1"
             )
             raise FormatError(msg, code="usage")
-        if not 0 <= self.tolerance < math.inf:
+        if self.tolerance is not None and not 0 <= self.tolerance < math.inf:
             msg = f"a tolerance of {self.tolerance:g}: expected a number from 0"
             raise FormatError(msg, code="usage")
 
@@ -122,10 +144,19 @@ def infer_compared(
             pinned, [rows[i] for i in picked], mode, also, keep_input=True
         )
         second: Answer = yield On(asker.driver, flow, also)
-        _compare(first, second, picked, wanted.tolerance)
+        if wanted.tolerance is None:
+            mine: Run = yield from client.opened(first)
+            its: Run = yield On(asker.driver, asker.opened(second), also)
+            odd, may = _apart(mine, its, picked)
+        else:
+            odd, may = _unlike(first, second, picked, wanted.tolerance), False
+        if odd and not may:
+            raise _differ(first, second, odd)
         who, caveats = _whose(client.home, first, second)
         part = f"{len(picked)} of {len(rows)} rows"
         detail = f"{part}, encrypted anew, answered alike by {who}"
+        if odd:
+            detail += f"; but {len(odd)}, as look-ups that err by chance make them"
         first = replace(
             _with(first, Check("second-run", detail), *caveats),
             bytes_up=first.bytes_up + second.bytes_up,
@@ -135,26 +166,54 @@ def infer_compared(
     return first
 
 
-def _compare(
-    first: Answer, second: Answer, picked: list[int], tolerance: float
-) -> None:
-    """Refuse answers that differ, without saying what they are."""
+def open_run(context: Context, bundle: Bundle, answer: Answer) -> Flow[Run]:
+    """Return what the circuit of an answer gave, opened again from what was kept."""
+    keys: FheKeys = yield Work(FheSession(context, bundle).keys)
+    output = answer.receipt.parent / "output.bin"
+    integers = yield Work(
+        lambda: keys.client.decrypt_integers(output.read_bytes(), len(answer.rows))
+    )
+    try:
+        return Run(integers, agreement_of(bundle.manifest.mode(Mode.FHE).params))
+    except CannotVerifyError:
+        return Run(integers, _EXACT)
+
+
+def _apart(first: Run, second: Run, picked: list[int]) -> tuple[list[int], bool]:
+    """Return which rows differ, by number, and whether so many may by chance."""
+    rule = first.rule
+    gave, again = np.asarray(first.integers)[picked], np.asarray(second.integers)
     odd = [
+        i + 1
+        for at, i in enumerate(picked)
+        if rule.differing(gave[at : at + 1], again[at : at + 1])
+    ]
+    return odd, rule.allows(len(odd), len(picked))
+
+
+def _unlike(
+    first: Answer, second: Answer, picked: list[int], tolerance: float
+) -> list[int]:
+    """Return which rows' outputs differ by more than a tolerance."""
+    return [
         i + 1
         for i, again in zip(picked, second.rows, strict=True)
         if not _alike(first.rows[i].outputs, again.outputs, tolerance)
     ]
-    if odd:
-        more = f" and {len(odd) - 1} more rows" if odd[1:] else ""
-        msg = (
-            f"row {odd[0]}{more} was answered differently by node {first.node} of "
-            f"{first.gateway} (job {first.job_id}) and node {second.node} of "
-            f"{second.gateway} (job {second.job_id}): one of them is wrong, so believe "
-            f"neither. The evidence is kept in {first.receipt.parent} and "
-            f"{second.receipt.parent}. If the model is fast or rounds approximately, "
-            "honest answers differ a little: allow that with a tolerance"
-        )
-        raise VerificationError(msg, code="second-run-differs")
+
+
+def _differ(first: Answer, second: Answer, odd: list[int]) -> VerificationError:
+    """Return the error for answers that differ, without saying what they are."""
+    more = f" and {len(odd) - 1} more rows" if odd[1:] else ""
+    msg = (
+        f"row {odd[0]}{more} was answered differently by node {first.node} of "
+        f"{first.gateway} (job {first.job_id}) and node {second.node} of "
+        f"{second.gateway} (job {second.job_id}), further apart than honest nodes are: "
+        "one of them is wrong, so believe neither. The evidence is kept in "
+        f"{first.receipt.parent} and {second.receipt.parent}. If the manifest does not "
+        "say how far this model's honest answers differ, allow that with a tolerance"
+    )
+    return VerificationError(msg, code="second-run-differs")
 
 
 def _alike(a: Sequence[float], b: Sequence[float], tolerance: float) -> bool:

@@ -106,7 +106,7 @@ class Client(Common):
         mode: str | Mode,
         verify_runs: int = 0,
         verify_share: float = 1.0,
-        verify_tolerance: float = 0.0,
+        verify_tolerance: float | None = None,
         verify_with: Sequence["Client"] = (),
         policy: Policy | None = None,
         verify: str = "",
@@ -123,9 +123,11 @@ class Client(Common):
             mode: `fhe`, `zkml`, `tee`, `tee+zkml`, or `auto` for what `policy` chooses.
             verify_runs: Second runs; one for each of `verify_with` if not given.
             verify_share: The chance of each row to be asked again, above 0 to 1.
-            verify_tolerance: How far outputs of two runs may differ.
+            verify_tolerance: How far outputs of two runs may differ; by default as far
+                as the manifest says of honest nodes.
             verify_with: Clients of other gateways that serve the same model, best
-                of other operators, to ask in turn; without any, this one's.
+                of other operators, to ask in turn. Without any, this one's, which picks
+                the node itself, often the same: `verify="always"` has it take another.
             policy: With mode `auto`, what to hide and prove, and at what cost; the
                 receipt's options tell it, and `chosen` of the answer why this mode.
             verify: `always`, `never` or `sampled`: whether the gateway looks at the job
