@@ -9,10 +9,11 @@ import sqlalchemy as sa
 from gateway.store.audit import WHO, Act, checked, note
 from gateway.store.database import BLOBS, Database, lock_number
 from gateway.store.log_tables import audit_pending
-from gateway.store.tables import jobs
+from gateway.store.parts import unknown_upload
+from gateway.store.tables import jobs, uploads
 from privacy.clock import now
 from privacy.encoding import Json
-from privacy.errors import ConflictError, LimitError, NotFoundError
+from privacy.errors import ConflictError, LimitError, NotFoundError, PrivacyError
 
 TERMINAL = frozenset({"succeeded", "failed", "cancelled"})
 OPEN = ("queued", "running")
@@ -101,6 +102,18 @@ _QUEUED = (
     .subquery()
 )
 _INSERT = sa.insert(jobs)
+
+
+def _uploaded(kind: str, column: str) -> sa.Exists:
+    """Whether the tenant has the upload that a column of its new job names."""
+    return sa.exists().where(
+        uploads.c.tenant == sa.bindparam("tenant"),
+        uploads.c.kind == kind,
+        uploads.c.sha256 == sa.bindparam(column),
+    )
+
+
+_KEYS_SHA256 = sa.bindparam("keys_sha256", type_=jobs.c.keys_sha256.type)
 _INSERT_IF_ROOM = (
     sa.insert(jobs)
     .from_select(
@@ -110,9 +123,18 @@ _INSERT_IF_ROOM = (
         .where(
             _QUEUED.c.everyones < sa.bindparam("most", type_=sa.Integer),
             _QUEUED.c.own < sa.bindparam("most_own", type_=sa.Integer),
+            # Unless deleted since they were looked at. On PostgreSQL a deletion that
+            # commits while this runs is missed: that job fails, and says what is gone.
+            _uploaded("blob", "input_sha256"),
+            sa.or_(_KEYS_SHA256 == "", _uploaded("keys", "keys_sha256")),
         ),
     )
     .returning(jobs.c.seq)
+)
+_UPLOAD = sa.select(uploads.c.bytes).where(
+    uploads.c.tenant == sa.bindparam("tenant"),
+    uploads.c.kind == sa.bindparam("kind"),
+    uploads.c.sha256 == sa.bindparam("sha256"),
 )
 # Where each statement is a round trip: both in one, a transaction by itself.
 _MADE = _INSERT_IF_ROOM.cte("made")
@@ -209,12 +231,13 @@ class Jobs:
         Raises:
             ConflictError: The idempotency key was used for another request.
             LimitError: So many jobs are waiting already.
+            NotFoundError: What it names was deleted since it was looked at.
         """
         limits = {"most": max_queued, "most_own": max_queued_by_tenant}
         try:
             if self._insert({**_row(new), **limits}, _submitted(new), also):
                 return _accepted(new), True
-            refusal: Exception = _queue_full(new.mode)
+            refusal: Exception = self._refusal(new)
         except sa.exc.IntegrityError as exc:  # the key was used meanwhile, probably
             refusal = exc
         key = new.idempotency_key
@@ -223,8 +246,18 @@ class Jobs:
             raise refusal
         return earlier, False
 
+    def _refusal(self, new: NewJob) -> PrivacyError:
+        """Return why a job was not written: an upload has gone, or there is no room."""
+        named = {"blob": new.input_sha256, "keys": new.keys_sha256}
+        with self._database.read() as c:
+            for kind, sha256 in named.items():
+                this = {"tenant": new.tenant, "kind": kind, "sha256": sha256}
+                if sha256 and not c.execute(_UPLOAD, this).first():
+                    return unknown_upload(kind, sha256)
+        return _queue_full(new.mode)
+
     def _insert(self, row: Json, submitted: Act, also: Also | None) -> bool:
-        """Write a job and that it came; return whether there was room for it."""
+        """Write a job and that it came; return whether it could be taken."""
         if self._database.shared and not also:
             with self._database.statement() as c:
                 made = c.execute(_INSERT_AND_NOTE, {**row, "act": checked(submitted)})

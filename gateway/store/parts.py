@@ -19,6 +19,7 @@ from privacy.encoding import check_sha256, sha256_file
 from privacy.errors import (
     ConflictError,
     FormatError,
+    NotFoundError,
     PrivacyError,
     UnavailableError,
 )
@@ -46,6 +47,15 @@ class Owner:
     def name(self) -> str:
         """The stem of its files; no tenant's name holds a plus sign."""
         return f"{self.tenant}+{self.kind}+{self.sha256}"
+
+
+def unknown_upload(kind: str, sha256: str) -> NotFoundError:
+    """Return the error of an upload that its tenant does not have."""
+    what, where = "input", "blobs"
+    if kind == "keys":
+        what, where = "evaluation keys", "keys"
+    msg = f"{what} {sha256[:12]}… not found: upload to /v1/{where}/ first"
+    return NotFoundError(msg, code=f"unknown-{kind}")
 
 
 class Parts:

@@ -17,7 +17,7 @@ from gateway.store.arrival import Room
 from gateway.store.blobs import BlobRemovedError, BlobStore
 from gateway.store.database import BLOBS, Database
 from gateway.store.jobs import OPEN
-from gateway.store.parts import Owner, Parts
+from gateway.store.parts import Owner, Parts, unknown_upload
 from gateway.store.tables import jobs, pins, uploads, usage
 from gateway.store.tenants import Tenants
 from privacy.clock import later, now
@@ -201,7 +201,7 @@ class Uploads:
             and self._blobs.has(owner.sha256, found.bytes)
         ):
             return found
-        raise _unknown(owner)
+        raise unknown_upload(owner.kind, owner.sha256)
 
     def use(self, owner: Owner) -> Upload:
         """Return a tenant's upload, whose time begins anew.
@@ -215,7 +215,7 @@ class Uploads:
             with self._database.write() as c:
                 touched = c.execute(_TOUCH, {**_this(owner), "at": now()})
             if not touched.rowcount:  # deleted meanwhile
-                raise _unknown(owner)
+                raise unknown_upload(owner.kind, owner.sha256)
         return found
 
     def of(self, tenant: str, kind: str) -> list[Upload]:
@@ -396,14 +396,6 @@ def _named(c: sa.Connection, candidates: set[str]) -> set[str]:
         ),
     ]
     return set(c.execute(sa.union(*naming)).scalars())
-
-
-def _unknown(owner: Owner) -> NotFoundError:
-    what, where = "input", "blobs"
-    if owner.kind == "keys":
-        what, where = "evaluation keys", "keys"
-    msg = f"{what} {owner.sha256[:12]}… not found: upload to /v1/{where}/ first"
-    return NotFoundError(msg, code=f"unknown-{owner.kind}")
 
 
 def _check_binding(bound: str, keyset_sha256: str) -> None:

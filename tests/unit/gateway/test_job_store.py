@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -6,10 +7,13 @@ import sqlalchemy as sa
 from gateway.store.database import Database
 from gateway.store.jobs import Job, Jobs, NewJob, Outcome
 from privacy.errors import ConflictError, LimitError, NotFoundError
+from tests.support.uploaded import uploaded
 
 
 @pytest.fixture
 def jobs(database: Database):
+    for tenant in ("a", "b"):
+        uploaded(database, "i", tenant=tenant)
     return Jobs(database)
 
 
@@ -39,6 +43,25 @@ def _new(
 
 def _seal(job: Job, outcome: Outcome, finished_at: str) -> bytes:
     return f"{job.id} {outcome.status} {finished_at}".encode()
+
+
+@pytest.mark.parametrize(
+    ("column", "code"),
+    [("input_sha256", "unknown-blob"), ("keys_sha256", "unknown-keys")],
+)
+def test_a_job_whose_upload_was_deleted_meanwhile_is_not_taken(
+    jobs: Jobs, database: Database, column: str, code: str
+):
+    uploaded(database, "k", kind="keys")
+    uploaded(database, "gone", tenant="b", kind=code.removeprefix("unknown-"))
+    new = replace(_new("1"), keys_sha256="k")
+    with pytest.raises(NotFoundError) as refusal:
+        jobs.accept(
+            replace(new, **{column: "gone"}), max_queued=9, max_queued_by_tenant=9
+        )
+    assert refusal.value.code == code
+    assert jobs.unfinished() == []
+    assert jobs.accept(new, max_queued=9, max_queued_by_tenant=9)[1]
 
 
 def test_a_terminal_state_is_written_once_whoever_comes_first(jobs: Jobs):

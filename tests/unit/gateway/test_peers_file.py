@@ -13,6 +13,7 @@ from privacy.errors import (
     PrivacyError,
 )
 from privacy.modes import Mode
+from tests.support.uploaded import uploaded
 
 KEY_ID = "k" * 43
 WHOLE = f"""
@@ -149,6 +150,7 @@ def test_the_receipt_of_a_peer_is_kept_once_with_its_jobs_tenant(database):
         keys_sha256="",
         options={},
     )
+    uploaded(database, new.input_sha256, tenant=new.tenant)
     Jobs(database).accept(new, max_queued=1, max_queued_by_tenant=1)
     assert store.receipt("job_1") is None
     with database.write() as c:

@@ -13,6 +13,7 @@ from gateway.store.node_states import NodeStates
 from gateway.store.tables import comparisons
 from privacy.clock import now
 from privacy.errors import ConflictError, NotFoundError
+from tests.support.uploaded import uploaded
 
 
 def new(job_id: str, **more: str) -> NewJob:
@@ -56,6 +57,7 @@ def dispute(**more: object) -> Dispute:
 
 
 def accept(database: Database, job: NewJob, why: str = "always") -> None:
+    uploaded(database, job.input_sha256, tenant=job.tenant)
     Jobs(database).accept(
         job,
         max_queued=9,

@@ -32,6 +32,7 @@ from privacy.transparency.merkle import (
 from privacy.transparency.tree_head import sign_head, verify_head
 from tests.support.live_gateway import printed_json, wait_until
 from tests.support.postgres import new_database
+from tests.support.uploaded import uploaded
 
 KEY = Ed25519PrivateKey.generate()
 TRUSTED = {key_id(KEY.public_key()): KEY.public_key()}
@@ -60,6 +61,7 @@ def database(tmp_path):
 
 def end_jobs(database, count, *, first=0):
     jobs = Jobs(database)
+    uploaded(database, NEW.input_sha256, tenant=NEW.tenant)
     for i in range(first, first + count):
         new = replace(NEW, id=f"job_{i}")
         jobs.accept(new, max_queued=10**6, max_queued_by_tenant=10**6)

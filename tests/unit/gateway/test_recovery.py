@@ -29,6 +29,7 @@ from privacy.errors import UnavailableError
 from privacy.receipt import Receipt
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import FAKE_ENGINES, ThreadGateway, wait_until
+from tests.support.uploaded import uploaded
 
 ORDER = b'{"do":"echo"}'
 SLEEP = b'{"do":"sleep","seconds":60}'
@@ -64,6 +65,7 @@ def _leave(
         keys_sha256="",
         options={},
     )
+    uploaded(database, new.input_sha256, tenant=new.tenant)
     jobs.accept(new, max_queued=9, max_queued_by_tenant=9)
     for _ in range(starts):
         jobs.start(job_id)

@@ -26,6 +26,7 @@ from privacy.tee.seal import Purpose, seal_input
 from tests.support.hand_made_bundle import write_bundle
 from tests.support.live_gateway import FAKE_ENGINES, Api, ThreadGateway, wait_until
 from tests.support.postgres import migrated
+from tests.support.uploaded import uploaded
 
 Start = Callable[..., ThreadGateway]
 
@@ -279,6 +280,7 @@ def test_only_a_job_that_has_ended_is_cancelled_at_a_node_that_others_may_have(
     )
     for member in (one, heir):
         member.join()
+    uploaded(shared, "i")
     for job_id, gateway in (("moved", heir), ("ended", one), ("mine", one)):
         new = NewJob(
             id=job_id,

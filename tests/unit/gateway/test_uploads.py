@@ -15,6 +15,7 @@ from gateway.store.uploads import Allowance, Uploads
 from privacy.clock import now
 from privacy.encoding import sha256_hex
 from privacy.errors import ConflictError, LimitError, NotFoundError
+from tests.support.uploaded import uploaded
 
 CONTENT = b"ciphertext" * 1000
 DIGEST = sha256_hex(CONTENT)
@@ -77,6 +78,9 @@ def job(database: Database, **more: Any) -> str:
         **more,
     }
     new = NewJob(**values)
+    uploaded(database, new.input_sha256)
+    if new.keys_sha256:
+        uploaded(database, new.keys_sha256, kind="keys")
     Jobs(database).accept(new, max_queued=9, max_queued_by_tenant=9)
     return new.id
 

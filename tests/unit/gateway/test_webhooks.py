@@ -32,6 +32,7 @@ from privacy.errors import (
 )
 from tests.support.live_gateway import free_port
 from tests.support.postgres import migrated
+from tests.support.uploaded import uploaded
 from tests.support.webhook_receiver import Receiver
 
 ON_PREMISES = Rules(allow_http=True, allow_private=True)
@@ -70,6 +71,7 @@ class Bench:
             keys_sha256="",
             options={"note": "canary"},
         )
+        uploaded(self.database, new.input_sha256, tenant=tenant)
         self.jobs.accept(new, max_queued=100, max_queued_by_tenant=100)
         problem = {"code": "worker-died", "detail": "canary"}
         outcome = Outcome(status, problem if status == "failed" else None, "33")
