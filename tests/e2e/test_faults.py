@@ -1,8 +1,10 @@
 """A small run of `make faults`, without Ray and with it."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from benchmarks.faults import campaign, wrong
+from benchmarks.faults import Tally, _kill_node, campaign, wrong
 from benchmarks.postgres import PostgresMissingError
 
 
@@ -33,3 +35,13 @@ def test_a_campaign_in_which_anything_went_wrong_says_so():
     ends = {"succeeded": 11, "failed worker-died": 1}
     assert wrong({**fine, "ends": ends}) == ["failed worker-died: 1"]
     assert wrong({**fine, "lost": ["job"]}) == ["lost: 1"]
+
+
+@pytest.mark.parametrize("begun", [{}, {"job": 1}])
+def test_the_death_of_an_idle_node_is_no_delay(begun: dict[str, int]):
+    jobs = iter([begun, {}])
+    cluster = SimpleNamespace(kill=lambda _: None, restart=lambda _: None)
+    site = SimpleNamespace(cluster=cluster, open_jobs=lambda: next(jobs))
+    tally = Tally()
+    _kill_node(site, tally, 0)
+    assert (tally.node_kills, len(tally.node_s)) == (1, len(begun))
