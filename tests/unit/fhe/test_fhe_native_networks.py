@@ -10,6 +10,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from privacy.fhe import FheClient
+from privacy.fhe.keysets import TREES, shipped
 from privacy.fhe.runner import Runner
 from tests.support.dense_nets import trained_net
 
@@ -37,6 +38,8 @@ def test_a_dense_network_answers_as_its_clear_model_from_small_keys(network, tmp
     assert params["versions"].keys() == {"concrete-python"}
     assert network.result.accuracy["label_agreement"] > 0.95
     assert cost["keys_bytes"] < 80e6
+    assert params["keyset"] == TREES[0]  # it takes the keys that trees take
+    assert params["keyset_sha256"] == shipped(TREES[0]).sha256
     sure = np.argsort(-np.abs(np.diff(network.clear, axis=1)).ravel())[:3]
     found = decrypted(network, network.held[sure], tmp_path)
     assert found.shape == (3, 2)
