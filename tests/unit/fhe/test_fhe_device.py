@@ -120,11 +120,10 @@ def test_a_gpu_is_refused_for_circuits_that_use_none(forest, estimator, options,
 
 
 @without_gpu
-@pytest.mark.parametrize("tune", ["", "speed"])
-def test_no_forest_is_published_for_a_gpu_that_is_not_there(forest, tune):
-    options = {"device": "cuda", "tune": tune} if tune else {"device": "cuda"}
+def test_no_forest_is_published_for_a_gpu_that_is_not_there(forest):
+    request = replace(forest.request, options={"device": "cuda"})
     with pytest.raises(UnavailableError) as caught:
-        publish_part(replace(forest.request, options=options), lambda _: None)
+        publish_part(request, lambda _: None)
     assert caught.value.code == "fhe-no-gpu"
 
 
