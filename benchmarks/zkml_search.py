@@ -97,6 +97,6 @@ def show(found: Json) -> None:
     """Print the figures."""
     for name, one in found["models"].items():
         Console().print(
-            f"{name}: {one['pick_cpu_s']:.3f} s of CPU, the best of the {one['layouts']} "
+            f"{name}: {one['pick_cpu_s']:.3f} s of CPU, the best of {one['layouts']} "
             f"layouts considered {one['best_cpu_s']:.3f} s: {one['ratio']:.2f} times"
         )
