@@ -120,16 +120,16 @@ class Backend:
         visibility: Visibility,
         files: CircuitFiles,
     ) -> list[str]:
-        """Return which run arguments already there are not what a choice leads to.
+        """Return which settings already there are not what a choice leads to, by name.
 
         Two are stated nowhere: a table has the range that rows reached, and products
         are checked at a random point or not. Neither takes a constraint off.
         """
-        theirs = json.loads(files.settings.read_text())["run_args"]
+        theirs = _switches(json.loads(files.settings.read_text()))
         args = _run_args(choice, visibility)
         args.lookup_range = tuple(theirs["lookup_range"])
         args.disable_freivalds = theirs["disable_freivalds"]
-        ours = _settings(onnx, args, files.path("ours.json"))["run_args"]
+        ours = _switches(_settings(onnx, args, files.path("ours.json")))
         names = {*ours, *theirs}
         return sorted(n for n in names if ours.get(n, n) != theirs.get(n, n))
 
@@ -361,6 +361,12 @@ def _facts(settings: Json) -> CircuitFacts:
         input_scale_bits=inputs[0],
         output_scale_bits=outputs[0],
     )
+
+
+def _switches(settings: Json) -> Json:
+    """Return what settings say of a circuit's constraints, and of how well it hides."""
+    blinding = "num_blinding_factors"
+    return {**settings["run_args"], blinding: settings[blinding]}
 
 
 def _are_cut(onnx: Path, lookups: Any) -> bool:

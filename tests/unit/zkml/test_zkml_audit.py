@@ -106,6 +106,7 @@ def _loosened(copied: Bundle) -> None:
     args["check_mode"] = "SAFE"
     args["ignore_range_check_inputs_outputs"] = True
     args["rebase_frac_zero_constants"] = False
+    settings["num_blinding_factors"] = 1
     path.write_text(json.dumps(settings))
 
 
