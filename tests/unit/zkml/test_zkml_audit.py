@@ -140,7 +140,8 @@ def test_each_switch_that_was_changed_is_named(copied: Bundle) -> None:
     with pytest.raises(VerificationError) as caught:
         audit(copied.root)
     changed = (
-        "check_mode, ignore_range_check_inputs_outputs, rebase_frac_zero_constants"
+        "check_mode, ignore_range_check_inputs_outputs, num_blinding_factors, "
+        "rebase_frac_zero_constants"
     )
     assert caught.value.code == "wrong-settings"
     assert caught.value.message == f"settings and manifest disagree on {changed}"
