@@ -63,7 +63,7 @@ def moving(graph: Any) -> set[str]:
     found = {input_name(graph)}
     for node in graph.node:
         if node.op_type != "Shape" and found & _taken(node):
-            found |= set(node.output)
+            found |= set(filter(None, node.output))
     return found
 
 
