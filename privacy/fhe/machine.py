@@ -64,9 +64,9 @@ def check_machine(params: Json) -> None:
             f"which this node's lacks: {todo}"
         )
         raise UnavailableError(msg, code="fhe-other-machine")
-    if params.get("device") == "cuda" and (missing := missing_gpu()):
+    if params.get("device") == "cuda" and (why := missing_gpu()):
         msg = (
-            f"the circuit was compiled for a GPU. {missing}, or have the model "
+            f"the circuit was compiled for a GPU. {why}, or have the model "
             "published with device cpu"
         )
         raise UnavailableError(msg, code="fhe-no-gpu")
