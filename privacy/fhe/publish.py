@@ -100,7 +100,8 @@ def _first_that_serves(
             why = "; ".join(w for w in (why, exc.message) if w)
             shutil.rmtree(request.out / CIRCUIT, ignore_errors=True)
             shutil.rmtree(request.out / SOURCE, ignore_errors=True)
-            (request.out / CLIENT_JSON).unlink(missing_ok=True)
+            for name in (CLIENT_JSON, PICKS):
+                (request.out / name).unlink(missing_ok=True)
         else:
             fallback = {"not_fhe_native": why} if why else {}
             return replace(result, params={**result.params, **fallback})

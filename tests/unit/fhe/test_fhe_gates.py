@@ -12,6 +12,7 @@ from privacy.errors import BackendError
 from privacy.fhe import publish
 from privacy.fhe.backends.concrete_ml import _check_rounds
 from privacy.fhe.options import Options
+from privacy.fhe.picks import PICKS
 from privacy.fhe.publish import _check_explained
 from privacy.fhe.tune.candidates import Subject, read_trees
 from privacy.publishing import PartResult
@@ -69,6 +70,7 @@ def test_a_circuit_whose_engine_fails_leaves_the_next_to_serve(
 ):
     def published(request, compiled, options, progress):
         if compiled == "first":
+            (tmp_path / PICKS).write_bytes(b"of the first")
             raise error
         return PartResult(available=True)
 
@@ -79,6 +81,7 @@ def test_a_circuit_whose_engine_fails_leaves_the_next_to_serve(
     result = publish._first_that_serves(subject, ways, lambda _: None)
     assert result.available
     assert type(error).__name__ in result.params["not_fhe_native"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_trees_that_cannot_be_read_are_refused_by_name():
