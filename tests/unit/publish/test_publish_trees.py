@@ -223,7 +223,7 @@ def test_a_base_score_is_one_number_or_one_for_each_class(monkeypatch, told, bas
         ensemble_of(model)
 
 
-LEVELS = 300
+LEVELS = 210
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +235,7 @@ def chain():
     return model, rows
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch's exporter warns
 def test_a_tree_too_deep_for_circuits_is_exported_as_it_predicts(
     export, chain, tmp_path
@@ -246,14 +247,14 @@ def test_a_tree_too_deep_for_circuits_is_exported_as_it_predicts(
     assert np.array_equal(ours, model.predict_proba(rows))
     (tmp_path / "core.onnx").write_bytes(core.onnx)
     fix_batch(tmp_path / "core.onnx", tmp_path / "one.onnx")
-    with pytest.raises(FormatError, match="has 300 levels, at most 200"):
+    with pytest.raises(FormatError, match="has 210 levels, at most 200"):
         read_trees(tmp_path / "one.onnx")
 
 
 def test_a_tree_too_deep_for_circuits_is_refused_under_fhe(chain):
     subject = Subject(None, chain[0], chain[1], Options())
     for kind in (trees, by_concrete_ml):
-        with pytest.raises(BackendError, match="has 300 levels, at most 200"):
+        with pytest.raises(BackendError, match="has 210 levels, at most 200"):
             list(kind(subject))
 
 
