@@ -32,7 +32,7 @@ from privacy.fhe.tree_choice import (
 )
 from privacy.fhe.yardstick import Fit, Outputs
 from privacy.publishing import PartRequest
-from privacy.trees import Ensemble, ensemble_of
+from privacy.trees import Ensemble, check_levels, ensemble_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,17 +160,26 @@ def read_trees(subject: Subject) -> Ensemble:
     """Return an estimator's trees.
 
     Raises:
-        BackendError: It has none.
+        BackendError: It has none, or one is too deep.
     """
-    try:
-        ensemble = ensemble_of(subject.estimator)
-    except FormatError as exc:
-        raise BackendError(exc.message, code="fhe-not-trees") from exc
+    ensemble = _ensemble(subject)
     if ensemble is None:
         found = subject.estimator
         name = "an ONNX network" if found is None else type(found).__name__
         msg = f"{name} is no ensemble of trees that we read"
         raise BackendError(msg, code="fhe-not-trees")
+    return ensemble
+
+
+def _ensemble(subject: Subject) -> Ensemble | None:
+    """Return an estimator's trees, none of them too deep, if it has any."""
+    try:
+        with readable("as an fhe-native circuit"):
+            ensemble = ensemble_of(subject.estimator)
+            if ensemble:
+                check_levels(ensemble.trees)
+    except FormatError as exc:
+        raise BackendError(exc.message, code="fhe-not-trees") from exc
     return ensemble
 
 
@@ -208,7 +217,12 @@ def compile_ensemble(subject: Subject, drafts: Sequence[TreesDraft]) -> Compiled
 
 
 def by_concrete_ml(subject: Subject) -> Iterator[Candidate]:
-    """Yield what Concrete-ML may compile, precise first."""
+    """Yield what Concrete-ML may compile, precise first.
+
+    Raises:
+        BackendError: A tree is too deep.
+    """
+    _ensemble(subject)
     for name, attempt in concrete_ml.attempts(
         subject.estimator,
         subject.request.onnx,
