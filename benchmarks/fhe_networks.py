@@ -146,7 +146,7 @@ def show(found: Json) -> None:
     for column in columns:
         grid.add_column(column, justify="right")
     for data, own in found.items():
-        score = {**own["score"], "fast": own["score"]["ours"]}
+        score = own["score"]  # none of `fast`: errors at its rate are not in it
         for side in ("concrete_ml", "ours", "fast"):
             if side not in own:
                 grid.add_row(data, side, own["no_concrete_ml"])
@@ -163,7 +163,7 @@ def show(found: Json) -> None:
                 size(own[side]["keys_bytes"]),
                 size(own[side]["input_bytes"]),
                 size(own[side]["result_bytes"]) if side != "concrete_ml" else "",
-                f"{score[side]:.3f}",
+                f"{score[side]:.3f}" if side in score else "",
             )
     Console().print(grid)
     for data, own in found.items():
@@ -261,7 +261,8 @@ def _our_call(
     keys = FheClient(bundle.path("fhe/client.json").read_bytes()).generate_keys()
     path = folder / "keys"
     path.write_bytes(keys.evaluation_keys())
-    runner, blob = Runner(bundle), keys.encrypt(split.kept[:1].astype(np.float64))
+    row = split.kept[:1].astype(np.float64)
+    runner, blob = Runner(bundle), keys.encrypt(row, allow_clipped=True)
     output = runner.run(blob, path, lambda _: None).output
     keys.decrypt(output, 1)
     sizes = {

@@ -380,8 +380,8 @@ class Gateway:
         """Return this machine as a node, with the enclaves that outlived the last."""
         settings = self.settings
         folder = settings.data_dir / "enclaves"
-        modes = settings.local_modes
-        node = LocalNode(settings, self._engines, folder, modes=modes)
+        modes, gpus = settings.local_modes, settings.gpus
+        node = LocalNode(settings, self._engines, folder, modes=modes, gpus=gpus)
         node.attach(self.registry.all())
         return node
 

@@ -97,6 +97,11 @@ class Settings(BaseSettings):
         ge=0,
         description="How many cores jobs may use here; 0 for all.",
     )
+    gpus: int = Field(
+        default=0,
+        ge=0,
+        description="How many GPUs jobs may use here, for models that need one.",
+    )
     node_wait_s: float = Field(
         default=60.0,
         ge=0,

@@ -19,6 +19,8 @@ from privacy.encoding import Json
 
 TOOL = f"privacy-compute {__version__}"
 """What a manifest says made it."""
+_SINGLE = float(np.finfo(np.float32).eps)
+"""Of numbers in single precision less is no difference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def accuracy(
 
 
 def variance_lost(ours: Any, clear: Any) -> float:
-    """Return the mean squared difference over the variance; 0 of answers alike.
+    """Return the mean squared difference over the variance, of all outputs together.
 
     Args:
         ours: Outputs, shape (rows, outputs).
@@ -131,3 +133,23 @@ def variance_lost(ours: Any, clear: Any) -> float:
     """
     error, spread = np.mean((ours - clear) ** 2), np.mean(np.var(clear, axis=0))
     return float(error / spread) if spread else float(error > 0)
+
+
+def lost_by_output(ours: Any, clear: Any, *, among: Any = None) -> Any:
+    """Return each output's mean squared difference over its variance, (outputs,).
+
+    An output that never varies has none to lose: it is judged by its own square; by
+    the others' variance if it is always 0, and by 1 if there is none.
+
+    Args:
+        ours: Outputs, shape (rows, outputs).
+        clear: The clear model's on the same rows.
+        among: Clear outputs on more rows, of which variances are taken instead.
+    """
+    every = clear if among is None else among
+    error, spread = np.mean((ours - clear) ** 2, axis=0), np.var(every, axis=0)
+    square = np.mean(every**2, axis=0)
+    varies = spread > _SINGLE**2 * square
+    none = square <= _SINGLE**2 * square.max()
+    steady = np.where(none, spread.mean() or 1.0, square)
+    return error / np.where(varies, spread, steady)

@@ -8,13 +8,17 @@ values of the data, so which side these go to must survive fixed point as well:
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from privacy.errors import FormatError
+
+MOST_LEVELS = 200
+"""Of a tree that circuits are made of: they are walked by recursion, at up to four
+frames a level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,7 @@ def ensemble_of(core: Any) -> Ensemble | None:
     if name not in readers:
         return None
     found = readers[name](core)
-    held = [
-        value for tree in found.trees for _, leaf in paths(tree, ()) for value in leaf
-    ]
+    held = [value for tree in found.trees for _, leaf in paths(tree) for value in leaf]
     if not np.isfinite([*held, *found.base]).all():
         raise _unsupported("a leaf of its trees is not a finite number: train it anew")
     return found
@@ -118,17 +120,45 @@ def _gradient_boosting(core: Any) -> Ensemble:
 
 
 def _from_sklearn(tree: Any, leaf: Callable[[Any], tuple[float, ...]]) -> Node:
-    def build(i: int) -> Node:
-        if tree.children_left[i] < 0:
-            return Node(value=leaf(tree.value[i]))
-        return Node(
-            feature=int(tree.feature[i]),
-            threshold=float32_at_most(float(tree.threshold[i])),
-            left=build(tree.children_left[i]),
-            right=build(tree.children_right[i]),
-        )
+    return _grown(
+        tree.children_left.tolist(),
+        tree.children_right.tolist(),
+        leaf=lambda i: leaf(tree.value[i]),
+        feature=lambda i: int(tree.feature[i]),
+        threshold=lambda i: float32_at_most(float(tree.threshold[i])),
+    )
 
-    return build(0)
+
+def _grown(
+    left: Sequence[int],
+    right: Sequence[int],
+    *,
+    leaf: Callable[[int], tuple[float, ...]],
+    feature: Callable[[int], int],
+    threshold: Callable[[int], float],
+) -> Node:
+    """Return a tree of any depth from the numbers of its nodes; the root's is 0.
+
+    Args:
+        left: Of each node, its child's number; below 0 of a leaf.
+        right: Likewise.
+        leaf: Says a leaf's values.
+        feature: Says what a node compares.
+        threshold: Says with what.
+    """
+    order, waiting = list[int](), [0]
+    while waiting:
+        order.append(i := waiting.pop())
+        if left[i] >= 0:
+            waiting += [left[i], right[i]]
+    made: dict[int, Node] = {}
+    for i in reversed(order):
+        if left[i] < 0:
+            made[i] = Node(value=leaf(i))
+        else:
+            below = made[left[i]], made[right[i]]
+            made[i] = Node(feature(i), threshold(i), *below)
+    return made[0]
 
 
 def float32_at_most(value: float) -> float:
@@ -160,11 +190,33 @@ def _xgboost(core: Any) -> Ensemble:
     if (best := getattr(core, "best_iteration", None)) is not None:  # stopped early
         made = made[: (best + 1) * width * alike]
     trees = tuple(_from_xgboost(tree, at, width) for tree, at in made)
-    base = float(config["learner_model_param"]["base_score"])
-    if objective == "binary:logistic":
-        base = float(np.log(base / (1.0 - base)))
+    base = xgboost_base(core)
+    base = base * width if len(base) == 1 else base
     activation = ("sigmoid" if width == 1 else "softmax") if is_classifier else "none"
-    return Ensemble(trees, (base,) * width, activation, strict=True)
+    return Ensemble(trees, base, activation, strict=True)
+
+
+def xgboost_base(core: Any) -> tuple[float, ...]:
+    """Return what XGBoost adds to the sums of its trees: one number, or one an output.
+
+    Raises:
+        FormatError: Its configuration has neither.
+    """
+    learner = json.loads(core.get_booster().save_config())["learner"]
+    parameters = learner["learner_model_param"]
+    told = str(parameters["base_score"])
+    try:  # a number; since XGBoost 3.1 a list of them
+        found = np.array([float(v) for v in told.strip("[]").split(",")])
+    except ValueError:
+        found = np.array([np.nan])
+    if learner["objective"]["name"] == "binary:logistic":
+        found = np.where((found > 0) & (found < 1), found, np.nan)
+        found = np.log(found / (1.0 - found))
+    outputs = max(int(parameters["num_class"]), 1)
+    if not np.isfinite(found).all() or len(found) not in {1, outputs}:
+        msg = f"XGBoost's base_score is {told[:80]}, expected a number for each output"
+        raise _unsupported(msg)
+    return tuple(found.tolist())
 
 
 def _check_xgboost(core: Any, config: Any) -> None:
@@ -186,32 +238,54 @@ def _unsupported(why: str) -> FormatError:
 
 def _from_xgboost(tree: Any, at: int, width: int) -> Node:
     limits = np.array(tree["split_conditions"], np.float32)  # or the values of leaves
+    under = np.nextafter(limits, np.float32(-np.inf))
 
-    def build(i: int) -> Node:
-        left, right = tree["left_children"][i], tree["right_children"][i]
-        if left < 0:
-            value = float(limits[i])
-            return Node(value=tuple(value if k == at else 0.0 for k in range(width)))
-        return Node(
-            feature=tree["split_indices"][i],
-            threshold=float(np.nextafter(limits[i], np.float32(-np.inf))),  # x < t
-            left=build(left),
-            right=build(right),
-        )
+    def leaf(i: int) -> tuple[float, ...]:
+        return tuple(float(limits[i]) if k == at else 0.0 for k in range(width))
 
-    return build(0)
+    return _grown(
+        tree["left_children"],
+        tree["right_children"],
+        leaf=leaf,
+        feature=lambda i: int(tree["split_indices"][i]),
+        threshold=lambda i: float(under[i]),  # x < t
+    )
 
 
 Step = tuple[int, float, bool]
 """A feature, a threshold, and whether the comparison `x <= threshold` holds."""
 
 
-def paths(
-    node: Node, steps: tuple[Step, ...]
-) -> Iterator[tuple[tuple[Step, ...], tuple[float, ...]]]:
-    """Yield the steps to each leaf, and its values."""
-    if node.left is None or node.right is None:
-        yield steps, node.value
-        return
-    yield from paths(node.left, (*steps, (node.feature, node.threshold, True)))
-    yield from paths(node.right, (*steps, (node.feature, node.threshold, False)))
+def paths(tree: Node) -> Iterator[tuple[tuple[Step, ...], tuple[float, ...]]]:
+    """Yield the steps to each leaf, and its values, the leftmost first."""
+    waiting: list[tuple[Node, tuple[Step, ...]]] = [(tree, ())]
+    while waiting:
+        node, steps = waiting.pop()
+        if node.left is None or node.right is None:
+            yield steps, node.value
+            continue
+        at = node.feature, node.threshold
+        waiting.append((node.right, (*steps, (*at, False))))
+        waiting.append((node.left, (*steps, (*at, True))))
+
+
+def check_levels(trees: Iterable[Node]) -> None:
+    """Refuse trees too deep for what walks them by recursion.
+
+    Raises:
+        FormatError: One has more levels of comparisons than `MOST_LEVELS`.
+    """
+    levels, nodes = 0, list(trees)
+    while nodes := [n for node in nodes for n in (node.left, node.right) if n]:
+        levels += 1
+    if levels > MOST_LEVELS:
+        raise too_deep(levels)
+
+
+def too_deep(levels: int) -> FormatError:
+    """Return the error that says how deep trees may be."""
+    msg = (
+        f"a tree has {levels} levels, at most {MOST_LEVELS} can be served in this "
+        "mode: train it with a lower max_depth"
+    )
+    return FormatError(msg, code="tree-too-deep")

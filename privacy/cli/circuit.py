@@ -44,7 +44,7 @@ def circuit_lines(params: Json) -> list[str]:
 def _size(params: Json) -> str:
     trees = f" for {params['trees']} trees" if "trees" in params else ""
     keyset = params.get("keyset")
-    keys = f"; keys of the set {keyset}, which other tree models take, too"
+    keys = f"; keys of the set {keyset}, which other models take, too"
     if keyset == "own":
         keys = "; keys of its own"
     return f"{params['look_ups']} look-ups a row{trees}{keys if keyset else ''}"

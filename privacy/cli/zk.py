@@ -178,6 +178,10 @@ def tune(
     objective: Annotated[
         str, typer.Option(help="time to prove, size of the key, or gas to verify.")
     ] = "time",
+    max_gas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most gas that checking a proof on chain may take."),
+    ] = None,
     label: Annotated[
         str | None, typer.Option(help="CSV column that is no feature.")
     ] = None,
@@ -199,6 +203,7 @@ def tune(
     for path in (model, data):
         _need_file(path)
     seen = {"hide": hide, "commit": commit, "show": show, "salt": salt}
+    wanted = {"objective": objective, "max_gas": max_gas, **seen}
     with progress(quiet=as_json) as notify:
         found = tune_circuit(
             model,
@@ -206,7 +211,7 @@ def tune(
             label=label,
             task=task,
             activation=activation,
-            options={"objective": objective, **{k: v for k, v in seen.items() if v}},
+            options={k: v for k, v in wanted.items() if v},
             progress=notify,
         )
     if as_json:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from privacy.bundle import open_bundle
+from privacy.cli.accepting import AllowInsecureSrs
 from privacy.cli.app import AsJson, command
 from privacy.cli.output import out, print_json, progress, safe, table
 from privacy.encoding import sha256_hex
@@ -28,12 +29,17 @@ def solidity(
     bundle: Annotated[Path, typer.Argument(help="The model's folder.")],
     folder: Annotated[Path, typer.Option("--out", help="Where to write.")],
     kind: Annotated[str, typer.Option(help="plain or reusable; else by size.")] = "",
+    allow_insecure_srs: AllowInsecureSrs = False,
     as_json: AsJson = False,
 ) -> None:
     """Make the contracts that check a model's proofs on chain, on this machine."""
     with progress(quiet=as_json) as notify:
         facts = build_verifier(
-            open_bundle(bundle, check_files=False), folder, progress=notify, kind=kind
+            open_bundle(bundle, check_files=False),
+            folder,
+            progress=notify,
+            kind=kind,
+            allow_insecure_srs=allow_insecure_srs,
         )
     if as_json:
         print_json({**facts.to_json(), "folder": str(folder)})
@@ -50,6 +56,12 @@ def solidity(
     ]
     table("", ["contract", "bytes", "gas to deploy", "gas a proof", ""], rows)
     out.print(f"adding a model to the reusable one: {_gas(facts.register_gas)} gas")
+    if facts.insecure_srs:
+        out.print(
+            "[bold yellow]caveat[/] the SRS is not of a public ceremony: whoever made "
+            "it can forge proofs that these contracts accept",
+            soft_wrap=True,
+        )
     out.print(f"[dim]solc {safe(facts.compiler)}; files in {safe(folder)}[/]")
 
 

@@ -33,10 +33,12 @@ from privacy.encoding import (
     parse_object,
 )
 from privacy.errors import AuthError, ConflictError, FormatError, NotFoundError
+from privacy.fhe.client import read_keys
 from privacy.files import write_atomic
 
 _KEY_ID = re.compile(r"[0-9a-f]{16}")
 _ABOUT = {"key_id", "keyset_sha256", "created_at", "bytes"}
+_NOTES = {"models": dict, "uploads": dict, "evaluation_sha256": str, "retired_at": str}
 _KIND = "fhe-keys"
 
 
@@ -130,7 +132,8 @@ class KeyStore:
             AuthError: There is no passphrase, and plaintext keys are not allowed; or it
                 is not the one of the keys that are here.
         """
-        self._new_passphrase()
+        with self._adding():
+            self._new_passphrase()
 
     def add(self, keyset_sha256: str, secret: bytes) -> KeyInfo:
         """Keep new keys as the current ones of their key set; retire those before.
@@ -145,7 +148,8 @@ class KeyStore:
             "created_at": now(),
             "bytes": len(secret),
         }
-        return self._put(secret, about)
+        with self._adding():
+            return self._put(secret, about)
 
     def note(
         self,
@@ -206,7 +210,7 @@ class KeyStore:
         """Keep the key in an exported file as the current one of its key set.
 
         Raises:
-            FormatError: No such file, or a damaged one.
+            FormatError: No such file, a damaged one, or no keys of that key set in it.
             AuthError: The passphrase is missing or wrong.
             ConflictError: The key is here already.
         """
@@ -215,10 +219,13 @@ class KeyStore:
         raw = source.read_bytes()
         header = read_header(raw, what=source.name)
         about = _about(header, None)
-        if self._path(about["key_id"]).exists():
-            msg = f"key {about['key_id']} is here already: delete it first"
-            raise ConflictError(msg, code="key-exists")
-        return self._put(unseal(raw, passphrase=passphrase, what=source.name), about)
+        with self._adding():
+            if self._path(about["key_id"]).exists():
+                msg = f"key {about['key_id']} is here already: delete it first"
+                raise ConflictError(msg, code="key-exists")
+            secret = unseal(raw, passphrase=passphrase, what=source.name)
+            read_keys(secret, about["keyset_sha256"])
+            return self._put(secret, about)
 
     @contextmanager
     def making(self, keyset_sha256: str) -> Iterator[None]:
@@ -275,7 +282,16 @@ class KeyStore:
 
     def _notes(self, key_id: str) -> Json:
         path = self._notes_path(key_id)
-        return parse_object(path.read_bytes(), what=path.name) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        notes = parse_object(path.read_bytes(), what=path.name)
+        if any(type(value) is not _NOTES.get(name) for name, value in notes.items()):
+            msg = (
+                f"{path.name} holds no notes of ours on a key: delete it; the key "
+                "stays, and is current again if it was retired"
+            )
+            raise FormatError(msg, code="keys-damaged")
+        return notes
 
     def _check_id(self, key_id: str) -> Path:
         path = self._path(key_id)
@@ -294,6 +310,13 @@ class KeyStore:
 
     def _locked(self) -> AbstractContextManager[None]:
         return self._home.locked("keys")
+
+    def _adding(self) -> AbstractContextManager[None]:
+        """Keep others from adding keys meanwhile: all are under one passphrase.
+
+        Notes have a lock of their own; nobody's wait for a passphrase to be typed.
+        """
+        return self._home.locked("keys-added")
 
 
 def _about(header: Header, key_id: str | None) -> Json:

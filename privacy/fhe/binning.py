@@ -66,7 +66,7 @@ def threshold_edges(ensemble: Ensemble, features: int) -> tuple[Edges, ...]:
     """
     used: list[set[float]] = [set() for _ in range(features)]
     for tree in ensemble.trees:
-        for steps, _ in paths(tree, ()):
+        for steps, _ in paths(tree):
             for feature, threshold, _ in steps:
                 tiny = 0 < abs(threshold) < _SMALLEST
                 near = -_SMALLEST if threshold < 0 else 0.0

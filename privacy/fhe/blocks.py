@@ -47,11 +47,7 @@ class _Cutter:
         if fits(Block(held, node), self._owner, self._size):
             return [Block(held, node)]
         if node.children is None:
-            msg = (
-                f"a path of {len(held)} conditions is longer than a table of "
-                f"{self._size} can count: limit the depth of the trees"
-            )
-            raise BackendError(msg, code="fhe-tree-too-deep")
+            raise too_deep(len(held), self._size)
         best: list[Block] | None = None
         for top, cuts, _ in _tops(node, (), self._size.bit_length()):
             block = Block(held, top)
@@ -113,6 +109,15 @@ def leaf_blocks(
     for i, child in enumerate(tree.children):
         along = _along(held, ((tree.bit, bool(i)),), owner)
         yield from leaf_blocks(child, owner, along)
+
+
+def too_deep(conditions: int, size: int) -> BackendError:
+    """Return the error of a path that no table of `size` entries can count."""
+    msg = (
+        f"a path of {conditions} conditions is longer than a table of {size} can "
+        "count: limit the depth of the trees"
+    )
+    return BackendError(msg, code="fhe-tree-too-deep")
 
 
 def _along(

@@ -20,7 +20,7 @@ from privacy.encoding import (
 )
 from privacy.errors import BackendError, FormatError
 from privacy.fhe.backend import Floats, Ints, Keyset, load_backend
-from privacy.fhe.quantizers import quantize, raw_outputs
+from privacy.fhe.quantizers import find_clipped, quantize, raw_outputs
 from privacy.fhe.security import check_parameters
 from privacy.fhe.spec import CircuitSpec, parse_program, parse_spec
 from privacy.runs import MAX_ROWS
@@ -66,7 +66,7 @@ class FheClient:
         Raises:
             FormatError: They are damaged, or made for another key set.
         """
-        secret = _read_keys(raw, self.keyset_sha256)
+        secret = read_keys(raw, self.keyset_sha256)
         backend = load_backend(self.spec.backend)
         try:
             return ClientKeys(self.spec, backend.load_keyset(secret))
@@ -103,12 +103,7 @@ class ClientKeys:
         """
         with self._lock:
             raw = self.keyset.to_bytes()
-        head: Json = {
-            "format": _KEYS_FORMAT,
-            "keyset_sha256": self.spec.keyset_sha256,
-            "content_sha256": sha256_hex(raw),
-        }
-        return pack([canonical_json(head), raw])
+        return pack_keys(raw, self.spec.keyset_sha256)
 
     def evaluation_keys(self) -> bytes:
         """Return what the node needs to compute; it decrypts nothing.
@@ -123,17 +118,25 @@ class ClientKeys:
         )
         return raw
 
-    def encrypt(self, rows: Floats) -> bytes:
+    def encrypt(self, rows: Floats, *, allow_clipped: bool = False) -> bytes:
         """Return the input blob of a job: ciphertexts of one row or of several.
 
+        A circuit of steps tells values apart within the range that its publisher
+        calibrated. One of trees compares features with edges: whatever lies beyond the
+        last is alike to the model, and nothing is clipped.
+
         Args:
-            rows: Standardised features, (rows, features); values outside the range
-                that the publisher calibrated are clipped to it.
+            rows: Standardised features, (rows, features).
+            allow_clipped: Take values beyond the circuit's range for its ends, instead
+                of refusing them.
 
         Raises:
-            FormatError: No rows, too many, of another width, or not finite.
+            FormatError: No rows, too many, of another width, or not finite; or values
+                lie beyond the circuit's range (`out-of-range`).
         """
         checked = _checked_rows(rows, self.spec.features)
+        if not allow_clipped:
+            _check_range(checked, self.spec)
         return self.encrypt_values(quantize(checked, self.spec.quantizers))
 
     def encrypt_values(self, values: Ints) -> bytes:
@@ -208,6 +211,18 @@ def _checked_rows(rows: Floats, features: int) -> Floats:
     return rows
 
 
+def _check_range(rows: Floats, spec: CircuitSpec) -> None:
+    found = find_clipped(rows, spec.quantizers)
+    if len(found):
+        row, column = found[0] + 1
+        msg = (
+            f"{len(found)} of {rows.size} values lie beyond what the circuit tells "
+            f"apart (first in row {row}, column {column}): correct them, or have them "
+            "count as the ends of its range with allow_clipped=True"
+        )
+        raise FormatError(msg, code="out-of-range")
+
+
 def _other_keyset(found: object, expected: str) -> FormatError:
     msg = (
         f"the FHE keys were made for key set {str(found)[:12]}, this model has "
@@ -216,7 +231,22 @@ def _other_keyset(found: object, expected: str) -> FormatError:
     return FormatError(msg, code="fhe-keys-mismatch")
 
 
-def _read_keys(raw: bytes, keyset_sha256: str) -> bytes:
+def pack_keys(raw: bytes, keyset_sha256: str) -> bytes:
+    """Return an engine's secret keys bound to their key set, for keeping."""
+    head: Json = {
+        "format": _KEYS_FORMAT,
+        "keyset_sha256": keyset_sha256,
+        "content_sha256": sha256_hex(raw),
+    }
+    return pack([canonical_json(head), raw])
+
+
+def read_keys(raw: bytes, keyset_sha256: str) -> bytes:
+    """Return what `pack_keys` bound to a key set.
+
+    Raises:
+        FormatError: It is damaged, or was made for another key set.
+    """
     head_raw, *rest = unpack(raw, what="the FHE keys", max_frames=2)
     head = parse_canonical(head_raw, what="the header of the FHE keys")
     if len(rest) != 1 or head.get("format") != _KEYS_FORMAT:

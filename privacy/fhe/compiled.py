@@ -64,6 +64,11 @@ class Compiled:
     between: Callable[[Ints], tuple[Ints, Ints]] | None = None
     complexity: float = 0.0
 
+    @property
+    def gpus(self) -> int:
+        """How many GPUs a job takes."""
+        return int(self.details.get("device") == "cuda")
+
 
 Attempt = tuple[str, Callable[[], Compiled]]
 

@@ -16,8 +16,8 @@ MAX_LOSS = 1.0
 TABLE_BITS = (4, 5, 6)
 """A look-up costs about 2.3 times as much with each bit."""
 VALUE_AND_WEIGHT_BITS = ((4, -1), (3, 0), (4, 2))
-"""Small weights add little noise. Of networks with several outputs only those with the
-first fit the key set that trees and others share, and look-ups are a third cheaper."""
+"""Small weights add little noise. With the last, networks of several outputs take
+another key set than most trees do, and look-ups are half as dear again."""
 CLIPS = (0.98, 0.995, 0.95)
 _INPUT_BITS, _SUM_BITS = 5, 12
 """More are nearly free, and seldom gain anything: a class is a coarse answer."""

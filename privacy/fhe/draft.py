@@ -21,7 +21,6 @@ from privacy.fhe.thrift import thrifty
 
 TABLE_BITS = (4, 5, 6)
 """Each costs more than twice the one before, and saves less."""
-MAX_LOOK_UPS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +47,8 @@ class Draft:
 
     def unrounded(self, rows: Floats) -> Floats:
         """Return raw outputs with the trained leaves: what binning alone changed."""
-        bits = thermometer(rows, self.edges)
-        total = np.tile(np.array(self.base, dtype=np.float64), (len(rows), 1))
-        for tree in self.trees:
-            total += walk(tree, bits)
-        width = len(self.base)
-        exact = replace(self.output, scale=(1.0,) * width, offset=(0.0,) * width)
-        return raw_outputs(total, exact)
+        complement = self.output.complement
+        return unrounded(rows, self.trees, self.edges, self.base, complement=complement)
 
     def thrifty(self, bits: Ints) -> "Draft":
         """Return the draft with leaves moved where that saves look-ups.
@@ -128,6 +122,31 @@ class LeafDraft:
 TreesDraft = Draft | LeafDraft
 
 
+def unrounded(
+    rows: Floats,
+    trees: Sequence[BitNode],
+    edges: Sequence[Edges],
+    base: Sequence[float],
+    *,
+    complement: bool,
+) -> Floats:
+    """Return the raw outputs that trees on bits give with their trained leaves.
+
+    Args:
+        rows: Standardised, (rows, features).
+        trees: On the bits of `edges`.
+        edges: Of each feature.
+        base: As of the ensemble.
+        complement: See `privacy.fhe.quantizers.SumSteps`.
+    """
+    bits = thermometer(rows, edges)
+    total = np.tile(np.array(base, dtype=np.float64), (len(rows), 1))
+    for tree in trees:
+        total += walk(tree, bits)
+    ones, zeros = (1.0,) * len(base), (0.0,) * len(base)
+    return raw_outputs(total, SumSteps(ones, zeros, complement=complement))
+
+
 def by_leaves(draft: Draft, rows: Floats) -> LeafDraft:
     """Return the draft that answers with the number of each tree's leaf.
 
@@ -169,18 +188,11 @@ def smallest(
         BackendError: There is none, or it has too many look-ups.
     """
     try:
-        made = plan_at(table_bits[0])
+        return plan_at(table_bits[0])
     except BackendError as exc:
         if exc.code != "fhe-tree-too-deep" or len(table_bits) == 1:
             raise
         return smallest(plan_at, table_bits[1:])
-    if len(made.look_ups) > MAX_LOOK_UPS:
-        msg = (
-            f"its trees take {len(made.look_ups)} table look-ups, at most "
-            f"{MAX_LOOK_UPS} are compiled: use fewer or shallower trees"
-        )
-        raise BackendError(msg, code="fhe-too-many-look-ups")
-    return made
 
 
 def ranks(rows: Floats, edges: Sequence[Edges]) -> Ints:

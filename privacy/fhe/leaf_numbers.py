@@ -22,7 +22,15 @@ from privacy.fhe.binning import BitNode, leaves, walk
 from privacy.fhe.blocks import cut
 from privacy.fhe.indices import Block
 from privacy.fhe.leaf_tables import NO_LEAF, LeafTable
-from privacy.fhe.plan import LookUp, Plan, check_indices, look_up
+from privacy.fhe.least import least_blocks
+from privacy.fhe.plan import (
+    MAX_LOOK_UPS,
+    LookUp,
+    Plan,
+    check_count,
+    check_indices,
+    look_up,
+)
 
 _Leaf = tuple[float, ...]
 _MOST_NUMBERS = (1 << 6, 1 << 8)
@@ -71,13 +79,18 @@ def plan_numbers(
 
     Raises:
         BackendError: There is no tree, a path has more conditions than a table can
-            count, or a tree has more leaves than a sum can number.
+            count, there are too many look-ups, or a tree has more leaves than a sum
+            can number.
     """
     if not trees:
         msg = "the model's answer does not depend on its input"
         raise BackendError(msg, code="fhe-constant-model")
     size, look_ups, chosen = 1 << table_bits, list[LookUp](), list[Numbering]()
+    least = [0] * len(trees)
+    if sum(len(list(leaves(tree))) for tree in trees) > MAX_LOOK_UPS:
+        least = [_least(tree, owner, size) for tree in trees]
     for i, tree in enumerate(trees):
+        check_count(len(look_ups), sum(least[i:]))
         numbering, blocks = min(
             ((n, _blocks(n, owner, size)) for n in _usable(tree)),
             key=lambda found: (len(found[1]), len(found[0].leaf_of)),
@@ -85,6 +98,7 @@ def plan_numbers(
         into = np.eye(len(trees))[i]
         look_ups += [look_up(block, owner, table_bits, into) for block in blocks]
         chosen.append(numbering)
+    check_count(len(look_ups))
     most = max(len(n.leaf_of) for n in chosen)
     made = Plan(tuple(look_ups), len(trees), table_bits, (most - 1).bit_length())
     check_indices(made, owner)
@@ -93,6 +107,14 @@ def plan_numbers(
 
 def _blocks(numbering: Numbering, owner: Sequence[int], size: int) -> list[Block]:
     return [b for digit in numbering.digits for b in cut(digit, owner, size)]
+
+
+def _least(tree: BitNode, owner: Sequence[int], size: int) -> int:
+    """Return a number of look-ups that a tree's numbers take or exceed."""
+    return min(
+        sum(least_blocks(digit, owner, size) for digit in numbering.digits)
+        for numbering in _usable(tree)
+    )
 
 
 def _usable(tree: BitNode) -> list[Numbering]:

@@ -53,6 +53,23 @@ def fit(values: Ints, size: int) -> Levels | None:
     )
 
 
+@lru_cache
+def most_features(size: int) -> int:
+    """Return of how many features a function may depend at most that `fit` fits.
+
+    Those of more states than two have more combinations to look at, not fewer.
+    """
+    shape: tuple[int, ...] = (2,)
+    while _is_searched(shape, size):
+        shape = (*shape, 2)
+    return len(shape) - 1
+
+
+def _is_searched(shape: tuple[int, ...], size: int) -> bool:
+    count = _count(shape, size)
+    return size <= _MOST_ENTRIES and 0 < count * math.prod(shape) <= _MOST
+
+
 def _kinds(values: Ints, axis: int) -> list[int]:
     """Number the states of a feature; those that never differ get one number."""
     slices = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
@@ -62,8 +79,7 @@ def _kinds(values: Ints, axis: int) -> list[int]:
 
 @lru_cache(maxsize=1 << 16)
 def _search(shape: tuple[int, ...], numbers: bytes, size: int) -> Levels | None:
-    count = _count(shape, size)
-    if size > _MOST_ENTRIES or not count or count * math.prod(shape) > _MOST:
+    if not _is_searched(shape, size):
         return None
     levels, entries = _candidates(shape, size)
     number = np.frombuffer(numbers, dtype=np.uint8)

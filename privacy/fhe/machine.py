@@ -13,6 +13,7 @@ from pathlib import Path
 
 from privacy.encoding import Json
 from privacy.errors import UnavailableError
+from privacy.fhe.backends.device import missing_gpu
 
 PACKAGE = "concrete-python"
 _X86 = re.compile(
@@ -48,7 +49,8 @@ def check_machine(params: Json) -> None:
         params: The manifest's params of mode `fhe`.
 
     Raises:
-        UnavailableError: Another architecture, or the processor lacks a feature.
+        UnavailableError: Another architecture, or the processor lacks a feature; or
+            the circuit is for a GPU (`fhe-no-gpu`), and this Concrete can use none.
     """
     machine, here = params.get("machine"), platform.machine()
     todo = "build it anew for this machine with `privacy fhe rebuild BUNDLE`"
@@ -62,6 +64,12 @@ def check_machine(params: Json) -> None:
             f"which this node's lacks: {todo}"
         )
         raise UnavailableError(msg, code="fhe-other-machine")
+    if params.get("device") == "cuda" and (why := missing_gpu()):
+        msg = (
+            f"the circuit was compiled for a GPU. {why}, or have the model "
+            "published with device cpu"
+        )
+        raise UnavailableError(msg, code="fhe-no-gpu")
 
 
 def check_engine(params: Json) -> None:

@@ -109,6 +109,7 @@ def measure(
         "keys_bytes": template.size if spec.needs_keys else 0,
         "input_bytes": first.ciphertext.size,
         "output_bytes": packed_bytes(first.result, first.word_bytes),
+        **({"gpus": compiled.gpus} if compiled.gpus else {}),
     }
     if batches:
         cost["batches"] = {str(b.rows): b.latency_s for b in batches}

@@ -16,6 +16,9 @@ from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.binning import BitNode, leaves
 from privacy.fhe.blocks import cut, leaf_blocks
 from privacy.fhe.indices import Block, fits, index_of
+from privacy.fhe.least import least_blocks
+
+MAX_LOOK_UPS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +62,55 @@ def plan(
         sum_bits: A sum has so many bits.
 
     Raises:
-        BackendError: A path has more conditions than a table can count, or nothing
-            depends on the input.
+        BackendError: A path has more conditions than a table can count, there are too
+            many look-ups, or nothing depends on the input.
     """
     outputs, found = len(next(leaves(trees[0]))), list[LookUp]()
-    for tree in trees:
-        for block, into in _blocks(tree, owner, 1 << table_bits, outputs):
+    size = 1 << table_bits
+    least = [0] * len(trees)
+    if sum(map(_numbers, trees)) > MAX_LOOK_UPS:
+        least = [_least(tree, owner, size, outputs) for tree in trees]
+    for at, tree in enumerate(trees):
+        check_count(len(found), sum(least[at:]))
+        for block, into in _blocks(tree, owner, size, outputs):
             found.append(look_up(block, owner, table_bits, into))
+    check_count(len(found))
     if not found:
         msg = "the model's answer does not depend on its input"
         raise BackendError(msg, code="fhe-constant-model")
     made = Plan(tuple(found), outputs, table_bits, sum_bits)
     check_indices(made, owner)
     return made
+
+
+def check_count(found: int, more: int = 0) -> None:
+    """Refuse more look-ups than are compiled.
+
+    Args:
+        found: So many were found.
+        more: So many are still to come, at least.
+
+    Raises:
+        BackendError: There are too many.
+    """
+    if found + more > MAX_LOOK_UPS:
+        msg = (
+            f"its trees take at least {found + more} table look-ups, at most "
+            f"{MAX_LOOK_UPS} are compiled: use fewer or shallower trees"
+        )
+        raise BackendError(msg, code="fhe-too-many-look-ups")
+
+
+def _numbers(tree: BitNode) -> int:
+    """Return how many numbers that are not 0 a tree holds: its look-ups at most."""
+    return sum(bool(number) for value in leaves(tree) for number in value)
+
+
+def _least(tree: BitNode, owner: Sequence[int], size: int, outputs: int) -> int:
+    """Return a number of look-ups that a tree takes or exceeds, found in no time."""
+    shared = sum(map(any, leaves(tree)))
+    apart = (least_blocks(_one(tree, k), owner, size) for k in range(outputs))
+    return min(shared, sum(apart))
 
 
 def count_look_ups(tree: BitNode, owner: Sequence[int], size: int) -> int:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from privacy.activations import activate
 from privacy.child import Handler, Progress
 from privacy.encoding import Json
 from privacy.errors import BackendError, PrivacyError
@@ -39,9 +40,9 @@ from privacy.fhe.samples import Bounds, sample_values
 from privacy.fhe.source import CIRCUIT_FILES, SOURCE
 from privacy.fhe.spec import CircuitSpec
 from privacy.fhe.tune import tune, with_chosen
-from privacy.fhe.tune.candidates import Subject, kinds
+from privacy.fhe.tune.candidates import Subject, kinds, readable
 from privacy.fhe.tune.memory import Memory
-from privacy.publishing import PartRequest, PartResult, accuracy, variance_lost
+from privacy.publishing import PartRequest, PartResult, accuracy, lost_by_output
 
 _FAR = 0.25
 """Of what the held rows' answers span, on average. Rounding misses by 0.01 to 0.08;
@@ -53,7 +54,7 @@ _NO_SAMPLES = (
     "is built anew for another machine cannot be compared with it"
 )
 _MOST_LOST = 0.25
-"""Of the variance of a regression's outputs; the manifest says the largest error."""
+"""Of the variance of an output that is no class; the manifest has the largest error."""
 _ENOUGH = 10
 """Held rows whose answers show how far answers lie apart."""
 
@@ -93,12 +94,14 @@ def _first_that_serves(
     request, why = subject.request, ""
     for compile_one in compilers:
         try:
-            result = _publish(request, compile_one(), subject.options, progress)
+            with readable("and run encrypted"):
+                result = _publish(request, compile_one(), subject.options, progress)
         except PrivacyError as exc:
             why = "; ".join(w for w in (why, exc.message) if w)
             shutil.rmtree(request.out / CIRCUIT, ignore_errors=True)
             shutil.rmtree(request.out / SOURCE, ignore_errors=True)
-            (request.out / CLIENT_JSON).unlink(missing_ok=True)
+            for name in (CLIENT_JSON, PICKS):
+                (request.out / name).unlink(missing_ok=True)
         else:
             fallback = {"not_fhe_native": why} if why else {}
             return replace(result, params={**result.params, **fallback})
@@ -121,7 +124,8 @@ def _tuned(subject: Subject, progress: Progress) -> PartResult:
 def _searched(subject: Subject, memory: Memory, progress: Progress) -> PartResult:
     """Search; publish the best that passes the gates, and remember it."""
     try:
-        found = tune(subject, yardstick_of(subject), progress)
+        with readable("for FHE"):
+            found = tune(subject, yardstick_of(subject), progress)
     except BackendError as exc:
         return PartResult(available=False, reason=exc.message)
     reasons = []
@@ -204,8 +208,9 @@ def _publish(
             f"at least {options.min_label_agreement:.1%} is asked for"
         )
         raise BackendError(msg, code="fhe-inaccurate")
-    if request.task == "regression":
-        _check_explained(raw, clear)
+    if request.task != "classification":
+        answers = (activate(r, request.activation) for r in (raw, clear))
+        _check_explained(*answers)
     return PartResult(
         available=True,
         accuracy=close,
@@ -220,17 +225,24 @@ def _publish(
 
 
 def _check_explained(raw: Floats, clear: Floats) -> None:
-    """Refuse a regression that has little to do with the clear model's.
+    """Refuse answers of which one has little to do with the clear model's.
+
+    Args:
+        raw: The circuit's outputs after the activation, (rows, outputs).
+        clear: The clear model's.
 
     Raises:
-        BackendError: Too much of the variance on held rows is lost.
+        BackendError: Too much of an output's variance on held rows is lost.
     """
-    lost = variance_lost(raw, clear)
-    if np.var(clear, axis=0).any() and lost > _MOST_LOST:
+    lost = lost_by_output(raw, clear)
+    worst = int(lost.argmax())
+    if not lost[worst] <= _MOST_LOST:
+        which = f" {worst + 1} of {len(lost)}" if len(lost) > 1 else ""
         msg = (
-            f"the encrypted circuit loses {lost:.0%} of the variance that the "
-            f"clear model's outputs have on held rows, at most {_MOST_LOST:.0%} may "
-            "be lost: calibrate on more rows, or train fewer trees"
+            f"the encrypted circuit loses {lost[worst]:.0%} of the variance that the "
+            f"clear model's output{which} has on held rows, at most {_MOST_LOST:.0%} "
+            "may be lost: calibrate on more rows, train fewer trees, or bring "
+            "outputs to one scale"
         )
         raise BackendError(msg, code="fhe-inaccurate")
 

@@ -93,14 +93,25 @@ def quantize(rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]) ->
 def count_clipped(
     rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]
 ) -> int:
-    """Return how many values lie beyond what a circuit tells apart.
+    """Return how many values lie beyond what a circuit tells apart."""
+    return len(find_clipped(rows, quantizers))
+
+
+def find_clipped(
+    rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]
+) -> Ints:
+    """Return the places of values beyond what a circuit tells apart, (values, 2).
 
     None where features are compared with edges: beyond the last, values are alike.
+
+    Args:
+        rows: As of `quantize`.
+        quantizers: Likewise.
     """
     affine = [q for q in quantizers if isinstance(q, Quantizer)]
     if not affine:
-        return 0
-    return int((_steps(rows, affine) != _affine(rows, affine)).sum())
+        return np.empty((0, 2), dtype=np.int64)
+    return np.argwhere(_steps(rows, affine) != _affine(rows, affine))
 
 
 def _affine(rows: Floats, quantizers: Sequence[Any]) -> Ints:

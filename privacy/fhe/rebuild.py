@@ -38,7 +38,8 @@ def _build(request: Json, progress: Progress) -> Json:
     progress({"stage": "compile"})
     circuit = bundle.root / "fhe" / CIRCUIT
     program = (circuit / CIRCUIT_FILES[1]).read_text()
-    build(read_source(bundle.root / "fhe" / SOURCE), program, circuit)
+    source, device = read_source(bundle.root / "fhe" / SOURCE), params.get("device")
+    build(source, program, circuit, device=device or "cpu")
     machine = machine_params()
     return {**params, **machine, "versions": params["versions"] | machine["versions"]}
 

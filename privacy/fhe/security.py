@@ -32,14 +32,28 @@ def check_parameters(program: Json) -> None:
         FormatError: Weaker than 128 bits, inconsistent, or of an unknown kind.
     """
     try:
-        dimensions = {
-            k["id"]: _binary(k["params"])["lweDimension"]
-            for k in program["keyset"]["lweSecretKeys"]
-        }
+        dimensions = _dimensions(program["keyset"]["lweSecretKeys"])
+        for used, found in _inputs(program["keyset"]):
+            _check_dimension(dimensions[used], found)
         for used, found, variance in _encryptions(program):
             _check_one(dimensions[used], found, variance)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise _weak(f"its parameters cannot be read ({type(exc).__name__})") from exc
+
+
+def _dimensions(secret_keys: list[Json]) -> dict[int, Any]:
+    """Return the secret keys' dimensions by id; the engine takes ids for positions."""
+    ids = [key["id"] for key in secret_keys]
+    if ids != list(range(len(ids))):
+        raise _weak("its secret keys are not numbered in order")
+    return {i: _binary(k["params"])["lweDimension"] for i, k in enumerate(secret_keys)}
+
+
+def _inputs(keyset: Json) -> list[tuple[Any, Any]]:
+    """Return (secret key id, dimension stated) of what evaluation keys are used on."""
+    kinds = ("lweBootstrapKeys", "lweKeyswitchKeys", "packingKeyswitchKeys")
+    keys = [key for kind in kinds for key in keyset[kind]]
+    return [(key["inputId"], key["params"]["inputLweDimension"]) for key in keys]
 
 
 def _encryptions(program: Json) -> list[tuple[Any, Any, Any]]:
@@ -74,9 +88,13 @@ def _binary(params: Json) -> Json:
     return params
 
 
-def _check_one(dimension: Any, stated: Any, variance: Any) -> None:
+def _check_dimension(dimension: Any, stated: Any) -> None:
     if dimension != stated:
         raise _weak(f"a key has dimension {dimension}, its use says {stated}")
+
+
+def _check_one(dimension: Any, stated: Any, variance: Any) -> None:
+    _check_dimension(dimension, stated)
     if dimension < _MINIMUM_DIMENSION or not 0 < variance < 1:
         raise _weak(f"dimension {dimension} with variance {variance:.2g}")
     needed = max(_SLOPE * dimension + _BIAS, _MINIMUM_LOG2_STD)

@@ -16,6 +16,7 @@ from typing import Any
 
 from privacy.encoding import Json, canonical_json, parse_canonical
 from privacy.errors import BackendError, FormatError
+from privacy.fhe.backends.device import uses_gpu
 
 FORMAT = "privacy-compute/fhe-source/1"
 SOURCE = "source"
@@ -70,22 +71,25 @@ def read_source(folder: Path) -> Source:
     return Source(mlir=(folder / MLIR).read_text(), options=value)
 
 
-def build(source: Source, program: str, out: Path) -> None:
+def build(source: Source, program: str, out: Path, *, device: str = "cpu") -> None:
     """Compile a source for this machine; write `CIRCUIT_FILES` into `out`.
 
     Args:
         source: The source.
         program: The description of the library that it was built to before.
         out: A folder that exists.
+        device: `cpu` or `cuda`, as it was built for before.
 
     Raises:
+        UnavailableError: It is for a GPU, and this Concrete can use none.
         BackendError: Concrete cannot compile it, or makes another program of it.
     """
-    wanted = json.loads(program)
+    wanted, gpu = json.loads(program), uses_gpu(device)
     for restricted in (False, True):  # it may have been compiled in a given key set
         with tempfile.TemporaryDirectory(prefix="privacy-fhe-") as scratch:
             try:
-                library = _compile(source, wanted if restricted else None, scratch)
+                restrict_to = wanted if restricted else None
+                library = _compile(source, restrict_to, scratch, gpu=gpu)
                 info = library.get_program_info()
             except RuntimeError:
                 continue
@@ -100,11 +104,12 @@ def build(source: Source, program: str, out: Path) -> None:
     raise BackendError(msg, code="fhe-rebuild-differs")
 
 
-def _compile(source: Source, restrict_to: Json | None, out: str) -> Any:
+def _compile(source: Source, restrict_to: Json | None, out: str, *, gpu: bool) -> Any:
     from concrete import compiler as native
 
     o = source.options
-    options = native.CompilationOptions(native.Backend.CPU)
+    backend = native.Backend.GPU if gpu else native.Backend.CPU
+    options = native.CompilationOptions(backend)
     for name in _FLAGS:
         getattr(options, f"set_{name}")(o[name])
     # As `concrete.fhe` does it: what was not chosen does not bind.

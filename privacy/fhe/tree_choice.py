@@ -16,8 +16,8 @@ import numpy as np
 from privacy.activations import activate
 from privacy.errors import BackendError
 from privacy.fhe.backend import Floats
-from privacy.fhe.binning import bin_trees, quantile_edges, threshold_edges
-from privacy.fhe.draft import Draft, LeafDraft, TreesDraft, by_leaves
+from privacy.fhe.binning import BitNode, bin_trees, quantile_edges, threshold_edges
+from privacy.fhe.draft import Draft, LeafDraft, TreesDraft, by_leaves, unrounded
 from privacy.fhe.quantizers import SumSteps, raw_outputs
 from privacy.fhe.rounding import round_leaves
 from privacy.fhe.thermometer import Edges, thermometer
@@ -59,24 +59,25 @@ def choose(
         BackendError: No feature has an edge: nothing depends on the input.
     """
     alone, complement = _but_first(ensemble)
-    make = partial(_draft, alone, calibration, complement=complement)
     exact = threshold_edges(alone, calibration.shape[1])
-    clear = make(exact, 0, SUM_BITS[-1]).unrounded(calibration)
+    clear = _unrounded(alone, calibration, exact, complement=complement)
     loss = partial(_loss, clear=clear, activation=ensemble.activation, task=task)
 
     binned: list[tuple[float, tuple[Edges, ...], int]] = []
     for edges, bins in _edges(exact, calibration, splits):
-        lost = loss(make(edges, bins, SUM_BITS[-1]).unrounded(calibration))
+        lost = loss(_unrounded(alone, calibration, edges, complement=complement))
         binned.append((lost, edges, bins))
         if lost <= 0:
             break
     lost, edges, bins = min(binned, key=lambda b: b[0])
 
-    found = answered(make(edges, bins, SUM_BITS[-1]), calibration, answer)
+    make = partial(_draft, alone, calibration, edges, bins, complement=complement)
+    widest = make(SUM_BITS[-1])
+    found = answered(widest, calibration, answer)
     if isinstance(found, LeafDraft):
         return (found,)
     widths = SUM_BITS if len(ensemble.trees) > 1 else _ONE_TREE_BITS
-    drafts = [make(edges, bins, width) for width in widths]
+    drafts = [*map(make, widths[:-1]), widest]
     bits = thermometer(calibration, edges)
 
     def lost_by(draft: Draft) -> float:
@@ -172,16 +173,34 @@ def _draft(
     *,
     complement: bool,
 ) -> Draft:
-    if not any(e.edges for e in edges):
-        msg = "the model's answer does not depend on its input"
-        raise BackendError(msg, code="fhe-constant-model")
-    trees = bin_trees(ensemble, edges, calibration)
+    trees = _binned(ensemble, calibration, edges)
     whole = round_leaves(trees, thermometer(calibration, edges), sum_bits)
     offset = np.array(ensemble.base) + whole.offset
     output = SumSteps(
         tuple(whole.scale.tolist()), tuple(offset.tolist()), complement=complement
     )
     return Draft(edges, bins, trees, whole.trees, sum_bits, ensemble.base, output)
+
+
+def _unrounded(
+    ensemble: Ensemble,
+    calibration: Floats,
+    edges: tuple[Edges, ...],
+    *,
+    complement: bool,
+) -> Floats:
+    """Return raw outputs on calibration rows that only binning changed."""
+    trees, base = _binned(ensemble, calibration, edges), ensemble.base
+    return unrounded(calibration, trees, edges, base, complement=complement)
+
+
+def _binned(
+    ensemble: Ensemble, calibration: Floats, edges: tuple[Edges, ...]
+) -> tuple[BitNode, ...]:
+    if not any(e.edges for e in edges):
+        msg = "the model's answer does not depend on its input"
+        raise BackendError(msg, code="fhe-constant-model")
+    return bin_trees(ensemble, edges, calibration)
 
 
 def _loss(raw: Floats, clear: Floats, activation: str, task: str) -> float:

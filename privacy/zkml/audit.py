@@ -8,15 +8,19 @@ Plan:
     2. The ONNX file is the one that the manifest names.
     3. The SRS is the one it names, of the kind it names, and the verifier's part is cut
        from it.
-    4. The settings are those that the manifest states.
+    4. The settings are those that the choice in the manifest leads to, to the switch.
     5. Compile the ONNX file with them and make the keys: the verifying key is equal.
     6. The circuit's answers are the model's, on rows drawn from the declared range.
+
+A key that binds no weights, of a model that was published with `--hide model`, would
+be equal whatever network was shipped: nothing is said of such a bundle
+(`model-hidden`).
 
 How models are rewritten is a matter of the release, which counts its ways in the
 manifest's `circuit_format`; how they are compiled is one of the engine. A key that
 differs says nothing of a bundle that others made (`other-release`).
 
-The settings are taken as they are: they decide how coarse the circuit is, which step 6
+The choice is taken as it is: it decides how coarse the circuit is, which step 6
 measures, and what it can hold. The compiled circuit itself differs from one compilation
 to the next in the order of its tables; the verifying key does not.
 """
@@ -49,7 +53,12 @@ from privacy.zkml.srs import (
     srs_facts,
     verifier_srs,
 )
-from privacy.zkml.system import CircuitFiles, ProofSystem, load_backend
+from privacy.zkml.system import (
+    CircuitChoice,
+    CircuitFiles,
+    ProofSystem,
+    load_backend,
+)
 
 _OF_THE_RELEASE = frozenset({"wrong-settings", "wrong-verifying-key"})
 _ROWS = 32
@@ -81,8 +90,9 @@ def audit(
         VerificationError: Something differs; the code says what: `bundle-changed`,
             `wrong-onnx`, `wrong-srs`, `wrong-settings`, `wrong-verifying-key` or
             `wrong-answers`.
-        CannotVerifyError: The ONNX file or the SRS is not here, the engine failed, or
-            another release or engine made the bundle, and leads to another key.
+        CannotVerifyError: The key binds no weights (`model-hidden`), the ONNX file or
+            the SRS is not here, the engine failed, or another release or engine made
+            the bundle, and leads to another key.
     """
     request = {
         "root": str(root),
@@ -138,6 +148,7 @@ def _audit(
     progress: Progress,
 ) -> Json:
     params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
+    _check_bound(params)
     kept = CircuitFiles(bundle.root / "zkml")
     onnx = _source(given["onnx"], kept.onnx, what="ONNX file", option="--onnx")
     srs = _source(given["srs"], kept.srs, what="SRS", option="--srs")
@@ -154,11 +165,11 @@ def _audit(
     shutil.copyfile(plain, fixed)
     low, high = np.array(params.input_minimum), np.array(params.input_maximum)
     bits = rewrite(fixed, low, high).output_bits
-    checks["settings"] = _check_settings(backend, made, params, bits)  # 4
-    progress({"stage": "rebuild the circuit and its keys"})
-    shutil.copyfile(srs, made.srs)
     if params.visibility.salted:
         widen_input(fixed, params.features)
+    checks["settings"] = _check_settings(backend, fixed, made, params, bits)  # 4
+    progress({"stage": "rebuild the circuit and its keys"})
+    shutil.copyfile(srs, made.srs)
     backend.recompile(fixed, made)
     backend.setup(made)
     checks["verifying key"] = _check_key(made, kept)  # 5
@@ -167,6 +178,16 @@ def _audit(
     checks["answers"] = f"as the model's, within {found['max_error']:.3g}"
     listed = [{"name": k, "detail": v} for k, v in checks.items()]
     return {"checks": listed, "accuracy": found}
+
+
+def _check_bound(params: ZkmlParams) -> None:
+    if params.visibility.params == "private":
+        msg = (
+            "the proofs hide the weights, so the verifying key is that of every model "
+            "of this shape, and an audit can say nothing: ask the publisher to publish "
+            "with --commit model, which shows a hash of the weights and no weight"
+        )
+        raise CannotVerifyError(msg, code="model-hidden")
 
 
 def _source(given: Path | None, kept: Path, *, what: str, option: str) -> Path:
@@ -215,25 +236,33 @@ def _check_srs(srs: Path, kept: CircuitFiles, params: ZkmlParams) -> str:
 
 
 def _check_settings(
-    backend: ProofSystem, made: CircuitFiles, params: ZkmlParams, output_bits: int
+    backend: ProofSystem,
+    onnx: Path,
+    made: CircuitFiles,
+    params: ZkmlParams,
+    output_bits: int,
 ) -> str:
+    choice = CircuitChoice(
+        scale_bits=params.input_scale_bits,
+        decomp_base=params.decomp_base,
+        decomp_legs=params.decomp_legs,
+        num_inner_cols=params.num_inner_cols,
+        scale_rebase_multiplier=params.scale_rebase_multiplier,
+        logrows=params.logrows,
+    )
     try:
         found = backend.describe(made.settings)
         found["output_scale_bits"] += output_bits
-    except (KeyError, TypeError, ValueError) as exc:
+        stated = params.to_json()
+        wrong = [k for k, v in found.items() if stated[k] != v]
+        wrong += backend.deviations(onnx, choice, params.visibility, made)
+    except (ArithmeticError, KeyError, TypeError, ValueError) as exc:
         msg = "the settings are not those of a circuit"
         raise VerificationError(msg, code="wrong-settings") from exc
-    seen = params.visibility  # salt is no setting: it is in the key
-    stated = {
-        **params.to_json(),
-        "visibility": {"input": seen.input, "params": seen.params},
-        "output_visibility": "public",
-    }
-    wrong = sorted(k for k, v in found.items() if stated[k] != v)
     if wrong:
-        msg = f"settings and manifest disagree on {', '.join(wrong)}"
+        msg = f"settings and manifest disagree on {', '.join(sorted(wrong))}"
         raise VerificationError(msg, code="wrong-settings")
-    return f"{len(found)} members as the manifest states them"
+    return "every switch as the manifest's choice leads to it"
 
 
 def _check_key(made: CircuitFiles, kept: CircuitFiles) -> str:

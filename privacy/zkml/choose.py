@@ -77,6 +77,14 @@ class Circuit:
         return _inputs(rows, self.facts.input_scale_bits, salted=self.salted)
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """How close a circuit came, and its raw outputs at the corners."""
+
+    accuracy: Json
+    at_corners: Any
+
+
 def prepare(request: PartRequest, scratch: Path, *, salted: bool = False) -> Model:
     """Return the model with a batch of one, and rows to calibrate and check it on.
 
@@ -162,8 +170,8 @@ def compile_circuit(
 
 def check(
     backend: ProofSystem, model: Model, circuit: Circuit, grade: Grade
-) -> Circuit:
-    """Return the circuit with its accuracy.
+) -> Checked:
+    """Return how close a circuit comes.
 
     Args:
         backend: The proof system.
@@ -176,19 +184,16 @@ def check(
             rows leave its range (`out-of-range`).
     """
     made = judged(backend, circuit, model, model.held, model.clear, grade)
+    far, grade_there = model.corners_clear, _AT_CORNERS
     try:
-        judged(backend, circuit, model, model.corners, model.corners_clear, _AT_CORNERS)
+        there = judged(backend, circuit, model, model.corners, far, grade_there)
     except FormatError as exc:
         if exc.code != "inaccurate":
             raise
         msg = f"at the corners of the input range, {exc.message}"
         raise FormatError(msg, code="inaccurate") from exc
-    return replace(
-        circuit,
-        accuracy=accuracy(
-            made, model.clear, activation=model.activation, task=model.task
-        ),
-    )
+    found = accuracy(made, model.clear, activation=model.activation, task=model.task)
+    return Checked(found, there)
 
 
 def judged(

@@ -19,7 +19,13 @@ from typing import Any
 import numpy as np
 
 from privacy.encoding import Json
-from privacy.zkml.onnx_prep import constants, inner_values, input_name, prune
+from privacy.zkml.onnx_prep import (
+    constants,
+    inner_values,
+    input_name,
+    moving,
+    prune,
+)
 from privacy.zkml.writer import Writer
 
 _GAINING = frozenset({"Relu", "AveragePool"})
@@ -85,18 +91,10 @@ class _Work:
         self._constants = constants(graph)
         self._write = Writer("double", graph)
         self.bits = {input_name(graph): 0}
-        self._moving = self._found()
+        self._moving = moving(graph)
         self._exact = self._needed()
         self._taken = self._taken_off()
         self._last = self._before_outputs()
-
-    def _found(self) -> set[str]:
-        """Return the values that the input decides."""
-        moving = set(self.bits)
-        for node in self._graph.node:
-            if node.op_type != "Shape" and moving & set(node.input):
-                moving |= set(node.output)
-        return moving
 
     def _inputs(self, node: Any) -> list[str]:
         return [name for name in node.input if name in self._moving]

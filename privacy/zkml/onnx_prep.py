@@ -58,6 +58,21 @@ def constants(graph: Any) -> dict[str, Any]:
     return weights
 
 
+def moving(graph: Any) -> set[str]:
+    """Return the values that the input decides; of fixed shapes, none is among them."""
+    found = {input_name(graph)}
+    for node in graph.node:
+        if node.op_type != "Shape" and found & _taken(node):
+            found |= set(filter(None, node.output))
+    return found
+
+
+def _taken(node: Any) -> set[str]:
+    """Return the values that a node takes, those of its branches and loops included."""
+    inner = [g for a in node.attribute for g in (a.g, *a.graphs)]
+    return set(node.input).union(*(_taken(n) for g in inner for n in g.node))
+
+
 def prune(graph: Any) -> None:
     """Remove weights that no node takes any more."""
     used = {name for node in graph.node for name in node.input}

@@ -36,16 +36,18 @@ from privacy.zkml.visibility import (
 )
 
 _PROVEN_ROWS = 3
-_OPTIONS = frozenset({"srs", "settings", "objective", "memory_bytes", *WORDS})
+_OPTIONS = frozenset(
+    {"srs", "settings", "objective", "memory_bytes", "max_gas", *WORDS}
+)
 
 
 def handler() -> Handler:
     """Return what serves a `PartRequest` in a child process.
 
     Options: `srs`, as `obtain_srs` takes it (`development` by default), and what
-    `privacy.zkml.tune.options` takes: `objective`, `memory_bytes`, and `settings`, a
-    list of `CircuitChoice` members to try instead of a search. `hide`, `commit` and
-    `show` are lists of `input` and `model`, `salt` is true or false; see
+    `privacy.zkml.tune.options` takes: `objective`, `memory_bytes`, `max_gas`, and
+    `settings`, a list of `CircuitChoice` members to try instead of a search. `hide`,
+    `commit` and `show` are lists of `input` and `model`, `salt` is true or false; see
     `privacy.zkml.visibility`.
     """
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from privacy.trees import Node
+from privacy.trees import MOST_LEVELS, Node, too_deep
 from privacy.zkml.onnx_prep import constants, input_name
 
 
@@ -62,7 +62,11 @@ class _OtherError(Exception):
 
 
 def read_trees(path: Path) -> Trees | None:
-    """Return the trees of an ONNX model of batch one; None if it is anything else."""
+    """Return the trees of an ONNX model of batch one; None if it is anything else.
+
+    Raises:
+        FormatError: A tree has too many levels.
+    """
     import onnx
 
     graph = onnx.load(str(path)).graph
@@ -197,6 +201,7 @@ def _trees(answer: _Sum) -> Trees:
     for place, row in zip(answer.places, answer.values, strict=True):
         values[place] = values[place] + row
     below = _below(answer.places)
+    _check_levels(below)
 
     def grow(place: _Place) -> Node:
         if place not in below:
@@ -227,6 +232,15 @@ def _below(leaves: Iterable[_Place]) -> dict[_Place | None, Any]:
             _need(place.right not in sides)
             sides[place.right] = place
     return below
+
+
+def _check_levels(below: dict[_Place | None, Any]) -> None:
+    levels, places = 0, below[None]
+    while places:
+        levels += 1
+        places = [p for place in places for p in below.get(place, {}).values()]
+    if levels > MOST_LEVELS:
+        raise too_deep(levels)
 
 
 def _every(leaves: Iterable[_Place]) -> Iterable[_Place]:

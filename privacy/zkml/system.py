@@ -184,6 +184,22 @@ class ProofSystem(Protocol):
         """Return what a circuit's settings say of members of `ZkmlParams`."""
         ...
 
+    def deviations(
+        self,
+        onnx: Path,
+        choice: CircuitChoice,
+        visibility: Visibility,
+        files: CircuitFiles,
+    ) -> list[str]:
+        """Return which settings already there are not what a choice leads to, by name.
+
+        What running rows decides is left out, as are both ways of multiplying matrices.
+
+        Raises:
+            BackendError: The engine cannot express the model with this choice.
+        """
+        ...
+
     def recompile(self, onnx: Path, files: CircuitFiles) -> None:
         """Write the circuit that settings already there make of a model.
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from privacy.errors import BackendError
-from privacy.zkml.onnx_prep import open_session
+from privacy.zkml.onnx_prep import inner_values, moving
 from privacy.zkml.writer import Writer
 
 _INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")
@@ -77,26 +77,15 @@ class _Values:
 
 
 def _values(model: Any, names: Sequence[str]) -> _Values:
-    """Return what is constant among tensors, told by running two rows."""
-    import onnx
-
-    shown = onnx.ModelProto()
-    shown.CopyFrom(model)
-    known = {o.name for o in shown.graph.output}
-    shown.graph.output.extend(
-        onnx.ValueInfoProto(name=n) for n in names if n not in known
-    )
-    session, given = open_session(shown.SerializeToString())
-    shape = session.get_inputs()[0].shape
-    first, second = (
-        session.run(list(names), {given: np.full(shape, v, np.float32)})
-        for v in (0.0, 0.5)
-    )
+    """Return what tensors hold that the input does not decide, and others' shapes."""
+    size = model.graph.input[0].type.tensor_type.shape.dim[-1].dim_value
+    made = inner_values(model, names)(np.zeros(size))
+    decided = moving(model.graph)
     found = _Values()
-    for name, one, other in zip(names, first, second, strict=True):
-        found.shapes[name] = one.shape
-        if np.array_equal(one, other):
-            found.constants[name] = one
+    for name, value in zip(names, made, strict=True):
+        found.shapes[name] = value.shape
+        if name not in decided:
+            found.constants[name] = value
     return found
 
 

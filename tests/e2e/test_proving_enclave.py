@@ -292,7 +292,7 @@ def test_the_proof_of_a_sealed_job_is_accepted_by_the_evm_verifier(
         instances=len(params.instances),
         proof_bytes=params.proof_bytes,
     ).proofs
-    build_verifier(bundle, tmp_path, progress=lambda _: None)
+    build_verifier(bundle, tmp_path, progress=lambda _: None, allow_insecure_srs=True)
     evm = LocalEvm()
     address, _ = evm.deploy((tmp_path / "plain.bin").read_bytes())
     check_plain(evm, address, proof)

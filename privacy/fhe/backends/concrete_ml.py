@@ -11,7 +11,6 @@ Three families:
 """
 
 import importlib
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +24,7 @@ from privacy.fhe.backends.networks import NETWORK_BITS, compile_network
 from privacy.fhe.backends.plain import extremes, input_quantizers, output_steps
 from privacy.fhe.compiled import Attempt, Compiled, circuit_members
 from privacy.fhe.quantizers import Quantizer
+from privacy.trees import xgboost_base
 
 LINEAR_BITS = (16, 14, 12, 10, 8)
 TREE_BITS = (6, 5, 4, 3)
@@ -168,10 +168,4 @@ def _whole_range(quantizers: tuple[Quantizer, ...], features: int) -> tuple[Ints
 
 def _base(estimator: Any) -> tuple[float, ...]:
     """Return what XGBoost adds to the sum of its trees, and Concrete-ML leaves out."""
-    if not hasattr(estimator, "get_booster"):
-        return (0.0,)
-    learner = json.loads(estimator.get_booster().save_config())["learner"]
-    base = float(learner["learner_model_param"]["base_score"])
-    if learner["objective"]["name"] == "binary:logistic":
-        base = float(np.log(base / (1.0 - base)))
-    return (base,)
+    return xgboost_base(estimator) if hasattr(estimator, "get_booster") else (0.0,)

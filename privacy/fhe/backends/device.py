@@ -1,4 +1,4 @@
-"""Which processor a circuit is compiled for."""
+"""Which processor a circuit is compiled for, and what a GPU here lacks."""
 
 from privacy.errors import UnavailableError
 
@@ -14,15 +14,19 @@ def uses_gpu(device: str) -> bool:
     """
     if device == "cpu":
         return False
+    missing = missing_gpu()
+    if missing and device == "cuda":
+        msg = f"{missing}, or choose device cpu"
+        raise UnavailableError(msg, code="fhe-no-gpu")
+    return not missing
+
+
+def missing_gpu() -> str:
+    """Return why circuits for a GPU cannot be compiled or run here, "" if they can."""
     from concrete import compiler
 
     if not compiler.check_gpu_enabled():
-        missing = "this build of Concrete has no GPU support: install its GPU wheel"
-    elif not compiler.check_gpu_available():
-        missing = "Concrete finds no GPU here: check its driver"
-    else:
-        return True
-    if device == "cuda":
-        msg = f"{missing}, or choose device cpu"
-        raise UnavailableError(msg, code="fhe-no-gpu")
-    return False
+        return "this build of Concrete has no GPU support: install its GPU wheel"
+    if not compiler.check_gpu_available():
+        return "Concrete finds no GPU here: check its driver"
+    return ""

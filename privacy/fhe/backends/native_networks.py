@@ -7,6 +7,7 @@ every neuron's activation up, and sums again. See `privacy.fhe.dense_plan`.
 Source: docs/adr/0007-fhe-native-networks.md
 """
 
+import json
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from concrete import fhe
 from privacy.fhe.backend import Floats, Ints
 from privacy.fhe.compiled import Compiled, circuit_members
 from privacy.fhe.dense_plan import DensePlan, Neurons, between, evaluate
+from privacy.fhe.keysets import name_of
 
 _SAMPLES = 32
 
@@ -27,7 +29,7 @@ def compile_dense(plan: DensePlan, *, p_error: float) -> Compiled:
         p_error: Chance that one table look-up errs by more than rounding may.
     """
     circuit = _circuit(plan, p_error)
-    shape = plan.shape
+    shape, members = plan.shape, circuit_members(circuit)
     return Compiled(
         circuit="fhe-native",
         family="network",
@@ -39,7 +41,7 @@ def compile_dense(plan: DensePlan, *, p_error: float) -> Compiled:
             "weights": shape.weight_bits,
             "output": plan.layers[-1].sum_bits,
         },
-        **circuit_members(circuit),
+        **members,
         features=len(plan.quantizers),
         quantizers=plan.quantizers,
         output=plan.output,
@@ -49,6 +51,7 @@ def compile_dense(plan: DensePlan, *, p_error: float) -> Compiled:
         exact=False,
         between=lambda values: between(plan, values),
         details={
+            "keyset": name_of(json.loads(members["program"])["keyset"]),
             "look_ups": plan.look_ups,
             "layers": len(plan.layers),
             "clip": shape.clip,

@@ -26,7 +26,7 @@ from privacy.fhe.backends.device import uses_gpu
 from privacy.fhe.binning import owners
 from privacy.fhe.compiled import Compiled, circuit_members
 from privacy.fhe.draft import Draft, TreesDraft, ranks
-from privacy.fhe.keysets import TREES, shipped
+from privacy.fhe.keysets import OWN, TREES, shipped
 from privacy.fhe.plan import Plan, evaluate
 from privacy.fhe.thermometer import Edges
 
@@ -100,7 +100,7 @@ def _finest(
 ) -> tuple[TreesDraft, Plan, fhe.Module, str]:
     """Compile the first draft, or the widest sums that cost little more than its.
 
-    All in one key set; its name, or `own`, comes last.
+    All in one key set; its name, or `OWN`, comes last.
     """
     limit = math.inf
     found: tuple[TreesDraft, Plan, fhe.Module, str] | None = None
@@ -132,7 +132,7 @@ def _compiled(
         module = _module(made, edges, restricted)
         if json.loads(module.client.specs.serialize())["keyset"] == spec.keyset:
             return module, spec.name
-    return _module(made, edges, configuration), "own"
+    return _module(made, edges, configuration), OWN
 
 
 def _outputs(draft: TreesDraft, integers: Ints) -> Floats:

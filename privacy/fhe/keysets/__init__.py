@@ -16,6 +16,8 @@ FORMAT = "privacy-compute/fhe-keyset/1"
 TREES = ("trees-1", "trees-2", "trees-fast-1")
 """For tree ensembles at an error of 2**-40 a look-up: keys of 25 MB; and of 50 MB, each
 look-up half as dear again, for sums of many bits. The last is for `--fast`."""
+OWN = "own"
+"""Said of a circuit whose keys none of these are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,15 @@ def shipped(name: str) -> KeysetSpec:
         msg = f"the key set {name} is damaged: install the package again"
         raise FormatError(msg, code="fhe-keyset-damaged")
     return KeysetSpec(**value)
+
+
+def name_of(keyset: Json) -> str:
+    """Return the name of the shipped key set that a circuit takes, or `own`.
+
+    Args:
+        keyset: The engine's description of the circuit's keys.
+    """
+    return next((name for name in TREES if shipped(name).keyset == keyset), OWN)
 
 
 def keyset_sha256(backend: str, keyset: Json) -> str:

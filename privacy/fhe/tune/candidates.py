@@ -14,6 +14,7 @@ import numpy as np
 from privacy.errors import BackendError, FormatError, PrivacyError
 from privacy.fhe.backend import Floats
 from privacy.fhe.backends import concrete_ml
+from privacy.fhe.backends.device import uses_gpu
 from privacy.fhe.compiled import Compiled
 from privacy.fhe.dense import Layer, read_dense
 from privacy.fhe.dense_choice import fit_dense, mirrors, shapes
@@ -31,7 +32,7 @@ from privacy.fhe.tree_choice import (
 )
 from privacy.fhe.yardstick import Fit, Outputs
 from privacy.publishing import PartRequest
-from privacy.trees import Ensemble, ensemble_of
+from privacy.trees import Ensemble, check_levels, ensemble_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,14 +67,20 @@ Kind = Callable[[Subject], Iterator[Candidate]]
 
 
 def kinds(subject: Subject) -> tuple[Kind, ...]:
-    """Return the kinds of circuit that may serve a model, the preferred first."""
+    """Return the kinds of circuit that may serve a model, the preferred first.
+
+    Raises:
+        FormatError: A GPU is asked for, which circuits of this model cannot use.
+        UnavailableError: It is asked for, and there is none.
+    """
+    if subject.options.device == "cuda":
+        _check_gpu(subject)
+        return (trees,)
     name = type(subject.estimator).__name__
     if name == "QuantizedNetwork":
         return (quantized,)
     if name in {"KNeighborsClassifier", "KNeighborsRegressor"}:
         return (neighbours,)
-    if subject.options.device == "cuda":
-        return (trees,)
     native = dense if subject.estimator is None else trees
     if subject.options.circuit == "fhe-native":
         return (native,)
@@ -81,6 +88,25 @@ def kinds(subject: Subject) -> tuple[Kind, ...]:
     if subject.options.circuit == "auto" and not linear:
         return (native, by_concrete_ml)
     return (by_concrete_ml,)
+
+
+def _check_gpu(subject: Subject) -> None:
+    """Refuse a GPU for what would be compiled for none, or if there is none."""
+    why = ""
+    if subject.options.circuit == "concrete-ml":
+        why = "circuit is concrete-ml"
+    else:
+        try:
+            read_trees(subject)
+        except BackendError as exc:
+            why = exc.message
+    if why:
+        msg = (
+            "FHE option device is cuda, which is for our own circuits of tree "
+            f"ensembles: {why}; leave device out"
+        )
+        raise FormatError(msg, code="bad-option")
+    uses_gpu("cuda")
 
 
 def dense(subject: Subject) -> Iterator[Candidate]:
@@ -134,15 +160,26 @@ def read_trees(subject: Subject) -> Ensemble:
     """Return an estimator's trees.
 
     Raises:
-        BackendError: It has none.
+        BackendError: It has none, or one is too deep.
     """
+    ensemble = _ensemble(subject)
+    if ensemble is None:
+        found = subject.estimator
+        name = "an ONNX network" if found is None else type(found).__name__
+        msg = f"{name} is no ensemble of trees that we read"
+        raise BackendError(msg, code="fhe-not-trees")
+    return ensemble
+
+
+def _ensemble(subject: Subject) -> Ensemble | None:
+    """Return an estimator's trees, none of them too deep, if it has any."""
     try:
-        ensemble = ensemble_of(subject.estimator)
+        with readable("as an fhe-native circuit"):
+            ensemble = ensemble_of(subject.estimator)
+            if ensemble:
+                check_levels(ensemble.trees)
     except FormatError as exc:
         raise BackendError(exc.message, code="fhe-not-trees") from exc
-    if ensemble is None:
-        msg = f"{type(subject.estimator).__name__} is no ensemble of trees that we read"
-        raise BackendError(msg, code="fhe-not-trees")
     return ensemble
 
 
@@ -180,7 +217,12 @@ def compile_ensemble(subject: Subject, drafts: Sequence[TreesDraft]) -> Compiled
 
 
 def by_concrete_ml(subject: Subject) -> Iterator[Candidate]:
-    """Yield what Concrete-ML may compile, precise first."""
+    """Yield what Concrete-ML may compile, precise first.
+
+    Raises:
+        BackendError: A tree is too deep.
+    """
+    _ensemble(subject)
     for name, attempt in concrete_ml.attempts(
         subject.estimator,
         subject.request.onnx,

@@ -14,7 +14,7 @@ from privacy.fhe.compiled import Compiled
 from privacy.fhe.measure import check_keys
 from privacy.fhe.options import GOALS, Options
 from privacy.fhe.quantizers import quantize, raw_outputs
-from privacy.fhe.tune.candidates import Candidate, Subject, kinds
+from privacy.fhe.tune.candidates import Candidate, Subject, kinds, readable
 from privacy.fhe.yardstick import Outputs, Yardstick
 
 _CONFIRMED = 3
@@ -92,7 +92,8 @@ def tune(subject: Subject, yardstick: Yardstick, progress: Progress) -> Tuned:
     tried = 0
     for kind in kinds(subject):
         try:
-            found = list(kind(subject))
+            with readable("for FHE"):
+                found = list(kind(subject))
         except BackendError as exc:
             refused.append(exc.message)
             continue
@@ -105,7 +106,7 @@ def tune(subject: Subject, yardstick: Yardstick, progress: Progress) -> Tuned:
         msg = f"it cannot be compiled for FHE: {'; '.join(refused)}"
         raise BackendError(msg, code="fhe-compile-failed")
     front = _front(points)
-    best = _confirmed(front, subject, allowed, progress)
+    best = _confirmed(front, subject, allowed, refused, progress)
     if not best:
         msg = f"no circuit of it ran encrypted: {'; '.join(refused)}"
         raise BackendError(msg, code="fhe-compile-failed")
@@ -161,7 +162,8 @@ def _previewed(
             continue
         progress({"stage": "preview", "done": i, "total": len(found)})
         try:
-            losses = yardstick.losses(candidate.fit)
+            with readable("for FHE"):
+                losses = yardstick.losses(candidate.fit)
         except BackendError as exc:
             refused.append(f"{candidate.name}: {exc.message}")
             continue
@@ -182,12 +184,13 @@ def _compiled(
     for candidate, losses in kept:
         progress({"stage": "compile", "attempt": candidate.name})
         try:
-            compiled = candidate.compile()
-            check_keys(compiled, subject.options)
+            with readable("for FHE"):
+                compiled = candidate.compile()
+                check_keys(compiled, subject.options)
+                judged = losses or yardstick.losses_of(_outputs(compiled))
         except BackendError as exc:
             refused.append(f"{candidate.name}: {exc.message}")
             continue
-        judged = losses or yardstick.losses_of(_outputs(compiled))
         points.append(Point(candidate.name, compiled, judged))
     return points
 
@@ -212,16 +215,26 @@ def _front(points: Sequence[Point]) -> list[Point]:
 
 
 def _confirmed(
-    front: Sequence[Point], subject: Subject, allowed: float, progress: Progress
+    front: Sequence[Point],
+    subject: Subject,
+    allowed: float,
+    refused: list[str],
+    progress: Progress,
 ) -> tuple[Point, ...]:
-    """Run the best encrypted; return them as `Tuned.best`."""
+    """Run the best encrypted; return those that do as `Tuned.best`."""
     least = min(p.loss for p in front)
     strict = subject.options.tune == "accuracy" and subject.options.max_loss < 0
     limit = least + _TIE if strict or least > allowed else allowed
-    ran = []
-    for point in [p for p in front if p.loss <= limit][:_CONFIRMED]:
+    ran = list[Point]()
+    for point in (p for p in front if p.loss <= limit):
+        if len(ran) == _CONFIRMED:
+            break
         progress({"stage": "run encrypted", "attempt": point.name})
-        ran.append(_run(point, subject))
+        try:
+            with readable("and run encrypted"):
+                ran.append(_run(point, subject))
+        except BackendError as exc:
+            refused.append(f"{point.name}: {exc.message}")
     return tuple(sorted(ran, key=lambda p: p.latency_s))
 
 

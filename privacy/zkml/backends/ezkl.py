@@ -42,18 +42,6 @@ _LOOKUP_ROOM = 32
 _ANY_LOOKUP = (-(1 << 40), 1 << 40)
 """Only to run rows, which tells the range that the tables need."""
 _WITNESS_REFUSALS = ("synthesis error", "decomposition error")
-_STATED = (
-    "decomp_base",
-    "decomp_legs",
-    "num_inner_cols",
-    "scale_rebase_multiplier",
-)
-_WORDS = {
-    "Public": "public",
-    "Private": "private",
-    "Fixed": "fixed",
-    "KZGCommit": "committed",
-}
 _POINT_BYTES = 64
 _NO_LOOP = "no running event loop"
 
@@ -118,19 +106,32 @@ class Backend:
     def describe(self, settings: Path) -> Json:
         """Return what a circuit's settings say of members of `ZkmlParams`."""
         read = json.loads(settings.read_text())
-        args, facts = read["run_args"], _facts(read)
+        facts = _facts(read)
         return {
             "system_version": read["version"],
             "input_scale_bits": facts.input_scale_bits,
             "output_scale_bits": facts.output_scale_bits,
-            "visibility": {
-                "input": _word(args["input_visibility"]),
-                "params": _word(args["param_visibility"]),
-            },
-            "output_visibility": _word(args["output_visibility"]),
-            "logrows": facts.logrows,
-            **{name: args[name] for name in _STATED},
         }
+
+    def deviations(
+        self,
+        onnx: Path,
+        choice: CircuitChoice,
+        visibility: Visibility,
+        files: CircuitFiles,
+    ) -> list[str]:
+        """Return which settings already there are not what a choice leads to, by name.
+
+        Two are stated nowhere: a table has the range that rows reached, and products
+        are checked at a random point or not. Neither takes a constraint off.
+        """
+        theirs = _switches(json.loads(files.settings.read_text()))
+        args = _run_args(choice, visibility)
+        args.lookup_range = tuple(theirs["lookup_range"])
+        args.disable_freivalds = theirs["disable_freivalds"]
+        ours = _switches(_settings(onnx, args, files.path("ours.json")))
+        names = {*ours, *theirs}
+        return sorted(n for n in names if ours.get(n, n) != theirs.get(n, n))
 
     def recompile(self, onnx: Path, files: CircuitFiles) -> None:
         """Write the circuit that settings already there make of a model."""
@@ -362,11 +363,10 @@ def _facts(settings: Json) -> CircuitFacts:
     )
 
 
-def _word(visibility: object) -> str:
-    """Return our word for a visibility as settings spell it."""
-    if visibility == {"Hashed": {"hash_is_public": True, "outlets": []}}:
-        return "hashed"
-    return _WORDS.get(str(visibility), str(visibility))
+def _switches(settings: Json) -> Json:
+    """Return what settings say of a circuit's constraints, and of how well it hides."""
+    blinding = "num_blinding_factors"
+    return {**settings["run_args"], blinding: settings[blinding]}
 
 
 def _are_cut(onnx: Path, lookups: Any) -> bool:

@@ -7,7 +7,10 @@
     polynomial    u32 length; elements, 32 bytes each, little-endian, below the modulus
 
 Counts and lengths are big-endian. Given a key that is cut short, or of another circuit,
-the engine may wait for ever.
+the engine may wait for ever: its threads log through Python while the thread that
+called holds the GIL. So a look-up of a value outside its table, as with keys of another
+compilation of the same circuit, whose tables stand in another order, does not fail: the
+thread that would say so waits, and only the job's time limit ends the proof.
 """
 
 from typing import Any

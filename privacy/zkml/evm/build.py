@@ -1,11 +1,12 @@
 """Make a model's verifier contracts on this machine, from its public files.
 
 Plan:
-    1. In a child process without network: EZKL writes both verifiers and the artifact;
+    1. Refuse an SRS that is not the public ceremony's, unless that is allowed.
+    2. In a child process without network: EZKL writes both verifiers and the artifact;
        with the proving key at hand, one row is proven.
-    2. Compile them here.
-    3. On a local EVM: deploy, register, check the proof; see that a changed one fails.
-    4. Choose, and write everything with digests, sizes and gas.
+    3. Compile them here.
+    4. On a local EVM: deploy, register, check the proof; see that a changed one fails.
+    5. Choose, and write everything with digests, sizes and gas.
 
 EZKL's terms for what it generates are unclear: do not publish these files.
 """
@@ -19,7 +20,12 @@ from pathlib import Path
 from privacy.bundle import Bundle
 from privacy.child import Child, Handler, Progress
 from privacy.encoding import Json, sha256_hex
-from privacy.errors import BackendError, CannotVerifyError, FormatError
+from privacy.errors import (
+    AppraisalError,
+    BackendError,
+    CannotVerifyError,
+    FormatError,
+)
 from privacy.files import write_atomic
 from privacy.modes import Mode
 from privacy.zkml.blobs import Proof
@@ -41,7 +47,7 @@ from privacy.zkml.evm.solc import Compiled, compile_sources, solc_version
 from privacy.zkml.field import MODULUS, from_hex
 from privacy.zkml.params import parse_params
 from privacy.zkml.prove import prove_row
-from privacy.zkml.srs import check_verifier_srs
+from privacy.zkml.srs import check_verifier_srs, is_public
 from privacy.zkml.system import CircuitFiles, load_backend
 
 _TIMEOUT_S = 900.0
@@ -66,7 +72,12 @@ class _Made:
 
 
 def build_verifier(
-    bundle: Bundle, out: Path, *, progress: Progress, kind: str = ""
+    bundle: Bundle,
+    out: Path,
+    *,
+    progress: Progress,
+    kind: str = "",
+    allow_insecure_srs: bool = False,
 ) -> EvmFacts:
     """Write a model's verifier contracts into a folder, and return what they are.
 
@@ -79,12 +90,16 @@ def build_verifier(
         out: The folder.
         progress: Told how far it is.
         kind: `plain` or `reusable`; chosen by size if empty.
+        allow_insecure_srs: Make contracts that the SRS's maker can deceive.
 
     Raises:
         NotFoundError: The model does not offer zkml.
         UnavailableError: No compiler, no engine, or the extra `chain` is missing.
         BackendError: The engine or the compiler failed, or a contract is at fault.
         FormatError: `kind` is neither, or the plain contract is too long to deploy.
+        AppraisalError: The SRS is not the public ceremony's; code `insecure-srs`.
+        VerificationError: A file was changed, or the SRS is one under which any proof
+            holds.
     """
     bundle.manifest.mode(Mode.ZKML)
     if kind not in {"", *KINDS}:
@@ -92,13 +107,16 @@ def build_verifier(
     names = [n for n in bundle.manifest.files if n.startswith("zkml/")]
     secret = {n for n in names if not bundle.manifest.files[n].public}
     bundle.check_files([n for n in names if n not in secret or bundle.path(n).exists()])
+    insecure = _is_insecure(bundle, allowed=allow_insecure_srs)  # 1
     compiler = solc_version()
-    made = _generate(bundle, progress)  # 1
+    made = _generate(bundle, progress)  # 2
     progress({"stage": "compile"})
-    compiled = {k: _compile(made.sources[k]) for k in KINDS}  # 2
+    compiled = {k: _compile(made.sources[k]) for k in KINDS}  # 3
     progress({"stage": "measure gas"})
-    facts = _facts(bundle, made, compiled, kind=kind, compiler=compiler)  # 3
-    for name in KINDS:  # 4
+    facts = _facts(  # 4
+        bundle, made, compiled, kind=kind, compiler=compiler, insecure_srs=insecure
+    )
+    for name in KINDS:  # 5
         write_atomic(out / f"{name}.sol", made.sources[name].encode())
         write_atomic(out / f"{name}.bin", compiled[name].init_code)
     write_atomic(out / "vka.bin", made.vka_raw)
@@ -106,12 +124,29 @@ def build_verifier(
     return facts
 
 
+def _is_insecure(bundle: Bundle, *, allowed: bool) -> bool:
+    """Return whether the SRS is another one than the public ceremony's, if allowed.
+
+    Its own bytes say so, which become part of the contracts.
+    """
+    cut = CircuitFiles(bundle.root / "zkml").verifier_srs.read_bytes()
+    check_verifier_srs(cut)
+    if is_public(cut):
+        return False
+    if not allowed:
+        msg = (
+            "the model's SRS is not a public ceremony's: its maker can forge proofs "
+            "that these contracts accept. Have it published with --srs, or accept that "
+            "you trust the publisher with allow_insecure_srs (--allow-insecure-srs)"
+        )
+        raise AppraisalError(msg, code="insecure-srs")
+    return True
+
+
 def _generate(bundle: Bundle, progress: Progress) -> _Made:
     root = bundle.root / "zkml"
     params = parse_params(bundle.manifest.mode(Mode.ZKML).params)
     files = CircuitFiles(root)
-    if files.verifier_srs.is_file():
-        check_verifier_srs(files.verifier_srs.read_bytes())
     row = None
     if files.proving_key.is_file() and files.srs.is_file():
         low, high = params.input_minimum, params.input_maximum
@@ -174,6 +209,7 @@ def _facts(
     *,
     kind: str,
     compiler: str,
+    insecure_srs: bool,
 ) -> EvmFacts:
     fits = len(compiled["plain"].runtime) <= MAX_RUNTIME_BYTES
     if kind == "plain" and not fits:
@@ -192,6 +228,7 @@ def _facts(
         vka_digest=vka_digest(made.vka).hex(),
         vka_words=len(made.vka),
         register_gas=register_gas,
+        insecure_srs=insecure_srs,
     )
 
 

@@ -47,6 +47,8 @@ class EvmFacts:
         vka_digest: keccak-256 that names the model's artifact to the reusable one.
         vka_words: Its length in words of 32 bytes.
         register_gas: Of making it known to the reusable verifier.
+        insecure_srs: The SRS is not of a public ceremony: its maker can forge proofs
+            that the contracts accept.
     """
 
     model_sha256: str
@@ -57,6 +59,7 @@ class EvmFacts:
     vka_digest: str
     vka_words: int
     register_gas: int
+    insecure_srs: bool
 
     def to_json(self) -> Json:
         """Return the facts, JSON-ready."""

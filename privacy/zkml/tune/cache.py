@@ -23,6 +23,7 @@ def key_of(model: Model, options: TuneOptions, system: str) -> str:
         "onnx": sha256_hex(model.onnx.read_bytes()),
         "rows": sha256_hex(model.held.tobytes() + model.corners.tobytes()),
         "objective": options.objective,
+        "max_gas": options.max_gas,
         "visibility": asdict(options.visibility),
         "system": system,
         "cpus": os.cpu_count() or 1,

@@ -30,6 +30,8 @@ class TuneOptions:
         proofs: How many circuits at most get keys and prove a row; the tuner's own.
         proving_s: Once keys and proofs took so long, no more circuits get them.
         memory_bytes: What proving may take.
+        max_gas: What checking a proof on a chain may take, by the cost model; None if
+            that does not matter.
     """
 
     objective: str = "time"
@@ -38,6 +40,7 @@ class TuneOptions:
     proofs: int = 3
     proving_s: float = 90.0
     memory_bytes: int = 0
+    max_gas: int | None = None
 
 
 def parse_options(options: Mapping[str, Any], visibility: Visibility) -> TuneOptions:
@@ -54,11 +57,16 @@ def parse_options(options: Mapping[str, Any], visibility: Visibility) -> TuneOpt
     if type(memory) is not int or memory < 1:
         msg = "zkml's memory_bytes is not a number of bytes"
         raise FormatError(msg, code="bad-option")
+    gas = options.get("max_gas")
+    if gas is not None and (type(gas) is not int or gas < 1):
+        msg = "zkml's max_gas is not an amount of gas"
+        raise FormatError(msg, code="bad-option")
     return TuneOptions(
         objective=objective,
         visibility=visibility,
         settings=parse_choices(options.get("settings")),
         memory_bytes=memory,
+        max_gas=gas,
     )
 
 

@@ -13,11 +13,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+
 from privacy.child import Progress
 from privacy.encoding import Json
 from privacy.errors import BackendError, FormatError, LimitError
 from privacy.zkml.candidates import GRADES, Grade
-from privacy.zkml.choose import Circuit, Model, answers, check, compile_circuit
+from privacy.zkml.choose import (
+    Checked,
+    Circuit,
+    Model,
+    answers,
+    check,
+    compile_circuit,
+)
 from privacy.zkml.prove import prove_row
 from privacy.zkml.srs import obtain_srs, verifier_srs
 from privacy.zkml.system import CircuitChoice, ProofSystem
@@ -62,6 +71,7 @@ class _Search:
     progress: Progress
     reasons: dict[str, str] = field(default_factory=dict)
     considered: int = 0
+    short_of_memory: bool = False
     _count: "itertools.count[int]" = field(default_factory=itertools.count)
 
     def fresh(self) -> Path:
@@ -90,7 +100,7 @@ def tune(
 
     Raises:
         FormatError: No circuit comes close enough to the clear model.
-        LimitError: Proving would take more memory than allowed.
+        LimitError: Proving would take more memory than allowed, or checking more gas.
         BackendError: The engine cannot express the model, or panicked.
     """
     started, cpu = time.monotonic(), time.process_time()
@@ -99,12 +109,13 @@ def tune(
     search = _Search(backend, model, options, scratch, progress)
     tried: list[Tried] = []
     if known:
-        tried = _prove_passing(search, _fixed(search, known), GRADES[-1])
+        again = _within(search, _fixed(search, known))
+        tried = _prove_passing(search, again, GRADES[-1])
     if not tried:
         tried = _searched(search)
         known = ()
     best = min(tried, key=lambda t: t.measured(options.objective))
-    if not options.settings:
+    if not options.settings and not search.short_of_memory:
         remember(key, best.circuit.choice)
     report = {
         "objective": options.objective,
@@ -124,7 +135,7 @@ def _searched(search: _Search) -> "list[Tried]":
 
     Raises:
         FormatError: No circuit keeps the answers.
-        LimitError: None can be proven in the memory there is.
+        LimitError: None can be proven in the memory there is, or checked for the gas.
     """
     settings = search.options.settings
     for grade in GRADES[-1:] if settings else GRADES:
@@ -139,16 +150,37 @@ def _searched(search: _Search) -> "list[Tried]":
 
 
 def _affordable(search: _Search, ranked: list[Candidate]) -> list[Candidate]:
-    most = search.options.memory_bytes
-    fitting = [c for c in ranked if c.cost.memory_bytes <= most]
+    fitting = _within(search, ranked)
     if ranked and not fitting:
+        raise _beyond(search.options, ranked)
+    return fitting
+
+
+def _within(search: _Search, ranked: list[Candidate]) -> list[Candidate]:
+    """Return the candidates that take no more memory and gas than may be taken."""
+    most, gas = search.options.memory_bytes, search.options.max_gas
+    fitting = [c for c in ranked if c.cost.memory_bytes <= most]
+    search.short_of_memory |= len(fitting) < len(ranked)
+    return [c for c in fitting if gas is None or c.cost.verify_gas <= gas]
+
+
+def _beyond(options: TuneOptions, ranked: list[Candidate]) -> LimitError:
+    """Return the error that says what the least of candidates would take."""
+    most, gas = options.memory_bytes, options.max_gas
+    fitting = [c for c in ranked if c.cost.memory_bytes <= most]
+    if not fitting:
         least = min(c.cost.memory_bytes for c in ranked)
         msg = (
             f"proving would take about {least >> 20} MiB, {most >> 20} MiB can be had: "
             "publish a smaller model, or on a machine with more memory"
         )
-        raise LimitError(msg, code="circuit-too-large")
-    return fitting
+        return LimitError(msg, code="circuit-too-large")
+    least = min(c.cost.verify_gas for c in fitting)
+    msg = (
+        f"checking a proof would take about {least:,} gas, {gas:,} are allowed: "
+        "publish a smaller model, or allow more (max_gas)"
+    )
+    return LimitError(msg, code="too-much-gas")
 
 
 def _fixed(search: _Search, choices: Sequence[CircuitChoice]) -> list[Candidate]:
@@ -257,40 +289,60 @@ def _prove_passing(
     """Return the best few that keep the answers, each with a proof; or none."""
     widen = search.considered > 0 and not search.options.settings
     tried: list[Tried] = []
-    accuracies: dict[tuple[int, int], Json] = {}
+    checked: dict[tuple[int, int], Checked] = {}
     waiting, spent_s, options = list(ranked), 0.0, search.options
     while waiting and len(tried) < options.proofs and spent_s < options.proving_s:
         candidate = waiting.pop(0)
         choice = candidate.choice
-        group = (choice.scale_bits, choice.scale_rebase_multiplier)
         try:
-            circuit = compile_circuit(
-                search.backend,
-                search.model,
-                choice,
-                search.options.visibility,
-                search.fresh(),
-            )
-            if group not in accuracies:
-                search.progress({"stage": "check answers"})
-                checked = check(search.backend, search.model, circuit, grade)
-                accuracies[group] = checked.accuracy
-            else:  # the same numbers in another layout: what they reach must fit
-                answers(search.backend, circuit, search.model.corners)
+            circuit = _passed(search, choice, grade, checked)
         except (BackendError, FormatError) as exc:
             unless_panicked(exc)
             search.refuse(choice, exc.message)
             if widen and exc.code == "inaccurate":
-                waiting = _one_bit_more(search, waiting, group)
+                waiting = _one_bit_more(search, waiting, _group(choice))
             continue
         search.progress(
             {"stage": "prove", "done": len(tried), "total": search.options.proofs}
         )
-        passed = replace(circuit, accuracy=accuracies[group])
         started = time.monotonic()
-        tried.append(_prove(search, passed, candidate.cost))
+        tried.append(_prove(search, circuit, candidate.cost))
         spent_s += time.monotonic() - started
     return tried
+
+
+def _group(choice: CircuitChoice) -> tuple[int, int]:
+    """Return what decides a circuit's answers, however it is laid out."""
+    return choice.scale_bits, choice.scale_rebase_multiplier
+
+
+def _passed(
+    search: _Search,
+    choice: CircuitChoice,
+    grade: Grade,
+    checked: dict[tuple[int, int], Checked],
+) -> Circuit:
+    """Return a choice's circuit, which keeps the answers.
+
+    Every row is checked on the first of a group; the others have to give its answers at
+    the corners, to the bit.
+
+    Raises:
+        FormatError: It does not keep them.
+        BackendError: The engine cannot express the model with this choice.
+    """
+    backend, model, visibility = search.backend, search.model, search.options.visibility
+    circuit = compile_circuit(backend, model, choice, visibility, search.fresh())
+    group = _group(choice)
+    if group not in checked:
+        search.progress({"stage": "check answers"})
+        checked[group] = check(backend, model, circuit, grade)
+    elif not np.array_equal(
+        answers(backend, circuit, model.corners), checked[group].at_corners
+    ):
+        msg = "at the corners of the input range, another layout answers otherwise"
+        raise FormatError(msg, code="layouts-differ")
+    return replace(circuit, accuracy=checked[group].accuracy)
 
 
 def _one_bit_more(
@@ -298,18 +350,14 @@ def _one_bit_more(
 ) -> list[Candidate]:
     """Return the candidates with those of a group laid out for one more bit."""
     bits, multiplier = group[0] + 1, group[1]
-    others = [
-        c
-        for c in waiting
-        if (c.choice.scale_bits, c.choice.scale_rebase_multiplier) != group
-    ]
+    others = [c for c in waiting if _group(c.choice) != group]
     if bits > MOST_BITS:
         return others
     try:
         numbers = measured(search.backend, search.model, bits, multiplier, search.fresh)
     except FormatError:
         return others
-    return _sorted(search, [*others, *_lay_out(search, numbers)])
+    return _sorted(search, [*others, *_within(search, _lay_out(search, numbers))])
 
 
 def _prove(search: _Search, circuit: Circuit, cost: Cost) -> Tried:

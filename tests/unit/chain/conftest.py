@@ -293,7 +293,7 @@ def hashed(world: World) -> Hashed:
 @pytest.fixture(scope="session")
 def verifier_folder(bundle: Any, tmp_path_factory: Any) -> Path:
     folder: Path = tmp_path_factory.mktemp("watched")
-    build_verifier(bundle, folder, progress=lambda _: None)
+    build_verifier(bundle, folder, progress=lambda _: None, allow_insecure_srs=True)
     return folder
 
 

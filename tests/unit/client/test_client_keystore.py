@@ -17,6 +17,7 @@ from privacy.errors import (
     NotFoundError,
     UnavailableError,
 )
+from privacy.fhe.client import pack_keys
 from tests.support.memory_keyring import MemoryKeyring
 
 PHRASE = "correct horse battery"
@@ -194,7 +195,8 @@ def test_notes_made_at_once_are_all_kept(store):
 
 
 def test_an_export_opens_elsewhere_under_its_own_passphrase(store, tmp_path):
-    key, file = store.add(SET, SECRET), tmp_path / "out" / "k.sealed"
+    secret, file = pack_keys(SECRET, SET), tmp_path / "out" / "k.sealed"
+    key = store.add(SET, secret)
     store.export(key.key_id, file, passphrase="for the way there")
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert SECRET[:16] not in file.read_bytes()
@@ -206,7 +208,7 @@ def test_an_export_opens_elsewhere_under_its_own_passphrase(store, tmp_path):
         with pytest.raises(AuthError):
             there.import_(file, passphrase=wrong)
     assert there.import_(file, passphrase="for the way there").key_id == key.key_id
-    assert there.load(key.key_id) == SECRET
+    assert there.load(key.key_id) == secret
     assert there.current(SET).key_id == key.key_id  # though it is the older one
     assert there.load(mine.key_id) == b"made there" * 9
     with pytest.raises(ConflictError) as caught:
@@ -221,6 +223,53 @@ def test_an_export_that_is_none_is_refused(store, tmp_path):
     file.write_bytes(b"x" * 100)
     with pytest.raises(FormatError):
         store.import_(file, passphrase=None)
+
+
+@pytest.mark.parametrize(
+    "secret", [SECRET, pack_keys(SECRET, OTHER_SET), pack_keys(SECRET, SET)[:-1]]
+)
+def test_an_export_without_keys_of_its_key_set_retires_none(store, tmp_path, secret):
+    file = tmp_path / "k.sealed"
+    key = store.add(SET, secret)
+    store.export(key.key_id, file, passphrase="for the way there")
+    there = KeyStore(Home(tmp_path / "there"), Unlock("passphrase there"))
+    mine = there.add(SET, b"made there" * 9)
+    with pytest.raises(FormatError):
+        there.import_(file, passphrase="for the way there")
+    assert there.all() == [mine]
+
+
+@pytest.mark.parametrize(
+    "notes", [b'{"color": "red"}', b'{"models": []}', b'{"retired_at": 1}', b"[]", b"x"]
+)
+def test_damaged_notes_are_a_typed_error(store, notes):
+    key = store.add(SET, SECRET)
+    (store.root / f"{key.key_id}.json").write_bytes(notes)
+    for attempt in (store.info, store.note):
+        with pytest.raises(FormatError):
+            attempt(key.key_id)
+
+
+def test_keys_added_at_once_have_one_passphrase_and_one_of_them_is_current(home):
+    def slowly(phrase):
+        threading.Event().wait(0.05)
+        return phrase
+
+    def attempt(phrase):
+        try:
+            KeyStore(home, Unlock(lambda _: slowly(phrase))).add(SET, SECRET)
+        except AuthError as exc:
+            return exc.code
+        return phrase
+
+    phrases = [PHRASE, PHRASE, "another passphrase", "another passphrase"]
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(attempt, phrases))
+    assert told.count("wrong-passphrase") == 2
+    (phrase,) = set(told) - {"wrong-passphrase"}
+    store = KeyStore(home, Unlock(phrase))
+    assert [store.load(key.key_id) for key in store.all()] == [SECRET] * 2
+    assert [bool(key.retired_at) for key in store.all()].count(False) == 1
 
 
 def test_a_deleted_key_is_gone(store):

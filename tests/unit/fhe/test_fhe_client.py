@@ -46,7 +46,7 @@ def test_decrypted_outputs_are_the_clear_models_margins(linear, keys):
     assert labels.tolist() == activate(linear.clear[:8], "sigmoid").argmax(1).tolist()
 
 
-def test_values_beyond_the_calibrated_range_are_clipped_not_wrapped(linear, keys):
+def test_values_beyond_the_range_are_refused_or_clipped_not_wrapped(linear, keys):
     """The circuit is wide enough for the worst corner of its input range."""
     program_range = linear.client_json
     spec = json.loads(program_range)["quantizers"][0]
@@ -56,7 +56,11 @@ def test_values_beyond_the_calibrated_range_are_clipped_not_wrapped(linear, keys
         ends = np.where(rows > 0, spec["high"], spec["low"])
         clipped = (ends - spec["zero_point"]) * spec["scale"]
         expected = clipped @ _coefficients(linear).T + _intercept(linear)
-        outputs = keys.decrypt(run(linear, keys.encrypt(rows)), 1)
+        with pytest.raises(FormatError, match="of 30 values lie beyond") as caught:
+            keys.encrypt(rows)
+        assert caught.value.code == "out-of-range"
+        blob = keys.encrypt(rows, allow_clipped=True)
+        outputs = keys.decrypt(run(linear, blob), 1)
         np.testing.assert_allclose(outputs[0], expected[0], rtol=1e-3)
 
 

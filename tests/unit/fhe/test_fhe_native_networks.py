@@ -10,7 +10,13 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 from privacy.fhe import FheClient
+from privacy.fhe.dense import read_dense
+from privacy.fhe.dense_choice import shapes
+from privacy.fhe.dense_plan import plan_dense
+from privacy.fhe.keysets import TREES, keyset_sha256, shipped
+from privacy.fhe.options import DEFAULT_P_ERROR
 from privacy.fhe.runner import Runner
+from privacy.fhe.spec import parse_program
 from tests.support.dense_nets import trained_net
 
 
@@ -24,7 +30,7 @@ def network(data, publish_onnx):
 def decrypted(published, rows, tmp_path):
     keys = FheClient(published.client_json).generate_keys()
     (tmp_path / "keys").write_bytes(keys.evaluation_keys())
-    blob = keys.encrypt(rows)
+    blob = keys.encrypt(rows, allow_clipped=True)
     runner = Runner(published.bundle)
     output = runner.run(blob, tmp_path / "keys", lambda _: None).output
     return keys.decrypt(output, len(rows))
@@ -37,10 +43,29 @@ def test_a_dense_network_answers_as_its_clear_model_from_small_keys(network, tmp
     assert params["versions"].keys() == {"concrete-python"}
     assert network.result.accuracy["label_agreement"] > 0.95
     assert cost["keys_bytes"] < 80e6
+    assert params["n_bits"]["table"] > 4
+    assert params["keyset"] == "own"
+    assert params["keyset_sha256"] not in {shipped(name).sha256 for name in TREES}
     sure = np.argsort(-np.abs(np.diff(network.clear, axis=1)).ravel())[:3]
     found = decrypted(network, network.held[sure], tmp_path)
     assert found.shape == (3, 2)
     assert found.argmax(axis=1).tolist() == network.clear[sure].argmax(axis=1).tolist()
+
+
+@pytest.mark.slow
+def test_a_network_of_four_bit_tables_takes_the_keys_of_trees(data, tmp_path):
+    from privacy.fhe.backends.native_networks import compile_dense
+
+    onnx, _ = trained_net(data, 6)
+    (tmp_path / "net.onnx").write_bytes(onnx)
+    layers = read_dense(tmp_path / "net.onnx", 30)
+    shape = next(shapes("classification"))
+    assert shape.table_bits == 4
+    plan = plan_dense(layers, data[0].astype(float), shape, mirror=True)
+    made = compile_dense(plan, p_error=DEFAULT_P_ERROR)
+    assert made.details["keyset"] == TREES[0]
+    keyset = parse_program(made.program)["keyset"]
+    assert keyset_sha256("concrete", keyset) == shipped(TREES[0]).sha256
 
 
 @pytest.mark.slow

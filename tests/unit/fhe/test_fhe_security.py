@@ -9,6 +9,7 @@ import pytest
 from privacy.encoding import canonical_json
 from privacy.errors import FormatError
 from privacy.fhe import FheClient
+from privacy.fhe.keysets import TREES, shipped
 from privacy.fhe.security import check_parameters
 from privacy.fhe.spec import parse_program, parse_spec
 
@@ -52,11 +53,12 @@ def test_a_short_secret_key_is_refused_even_if_all_agree_on_it(program):
     for key in program["keyset"]["lweSecretKeys"]:
         key["params"]["lweDimension"] = 10
     for key in program["keyset"]["lweKeyswitchKeys"]:
-        key["params"]["outputLweDimension"] = 10
+        key["params"] |= {"inputLweDimension": 10, "outputLweDimension": 10}
     for key in program["keyset"]["lweBootstrapKeys"]:
         key["params"] |= {"glweDimension": 1, "polynomialSize": 10}
+        key["params"]["inputLweDimension"] = 10
     _input(program)["lweDimension"] = 10
-    refuses(program, "dimension 10")
+    refuses(program, "dimension 10 with")
 
 
 def test_a_secret_key_shorter_than_its_use_says_is_refused(program):
@@ -64,6 +66,49 @@ def test_a_secret_key_shorter_than_its_use_says_is_refused(program):
         changed = copy.deepcopy(program)
         changed["keyset"]["lweSecretKeys"][i]["params"]["lweDimension"] -= 1
         refuses(changed, "its use says")
+
+
+@pytest.mark.parametrize("kind", ["lweBootstrapKeys", "lweKeyswitchKeys"])
+@pytest.mark.parametrize("change", [-1, 1])
+def test_evaluation_keys_for_input_of_another_dimension_are_refused(
+    program, kind, change
+):
+    for i in range(len(program["keyset"][kind])):
+        changed = copy.deepcopy(program)
+        changed["keyset"][kind][i]["params"]["inputLweDimension"] += change
+        refuses(changed, "its use says")
+
+
+def test_evaluation_keys_from_a_key_that_is_not_there_are_refused(program):
+    for at in (-1, 99, "0", None):
+        changed = copy.deepcopy(program)
+        changed["keyset"]["lweKeyswitchKeys"][0]["inputId"] = at
+        refuses(changed, "cannot be read")
+
+
+@pytest.mark.parametrize(
+    "ids", [(1, 0), (0, 0), (1, 1), (1, 2), (0, 2), (0, -1), (0, None), ("0", "1")]
+)
+def test_secret_keys_whose_ids_are_not_their_positions_are_refused(ids):
+    program = {"keyset": shipped(TREES[0]).keyset, "circuits": []}
+    check_parameters(program)
+    for key, number in zip(program["keyset"]["lweSecretKeys"], ids, strict=True):
+        key["id"] = number
+    refuses(program, "not numbered in order")
+
+
+@pytest.mark.parametrize("order", [slice(None, None, -1), [0, 0, 1], [1, 0, 1]])
+def test_secret_keys_out_of_order_or_twice_are_refused(order):
+    program = {"keyset": shipped(TREES[0]).keyset, "circuits": []}
+    keys = program["keyset"]["lweSecretKeys"]
+    chosen = keys[order] if isinstance(order, slice) else [keys[i] for i in order]
+    program["keyset"]["lweSecretKeys"] = chosen
+    refuses(program, "not numbered in order")
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_the_key_sets_that_ship_are_accepted(name):
+    check_parameters({"keyset": shipped(name).keyset, "circuits": []})
 
 
 @pytest.mark.parametrize("kind", ["ternary", "zero"])

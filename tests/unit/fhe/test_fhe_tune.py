@@ -116,6 +116,32 @@ def test_a_candidate_that_does_not_compile_or_has_huge_keys_is_named():
     assert refused[1].startswith("large: its evaluation keys take about")
 
 
+def test_a_candidate_whose_engine_fails_is_named_and_the_next_one_runs(monkeypatch):
+    def fails(_):
+        raise ValueError("no such layer")
+
+    refused: list[str] = []
+    found = [replace(candidate(1, 0.0), fit=fails), candidate(2, 0.0)]
+    kept = search._previewed(found, YARDSTICK, refused, silent)
+    assert [c.name for c, _ in kept] == ["2"]
+    assert "no such layer" in refused[0]
+
+    def run(point, _):
+        if point.name in {"0", "1"}:
+            raise MemoryError("no room")
+        return point
+
+    monkeypatch.setattr(search, "_run", run)
+    front = [search.Point(str(i), compiled(i), (0.5,)) for i in range(6)]
+    subject = Subject(None, None, ROWS, Options(tune="speed"))
+    ran = search._confirmed(front, subject, 1.0, refused, silent)
+    assert [p.name for p in ran] == ["2", "3", "4"]
+    assert refused[1:] == [
+        f"{i}: it cannot be compiled and run encrypted (MemoryError: no room)"
+        for i in (0, 1)
+    ]
+
+
 def test_a_report_follows_the_candidate_that_was_published():
     front = [{"name": "a", "loss": 0.5}, {"name": "b", "loss": 2.5}]
     report = {"front": front, "chosen": "a", "max_loss": 1.0, "loss": 0.5}

@@ -37,6 +37,14 @@ def test_without_classes_the_loss_is_of_variance():
     )
 
 
+def test_the_loss_is_of_the_output_that_loses_most_whatever_its_offset():
+    slope = ROWS / 80 + [0.0, 1000.0]
+    made = Yardstick(ROWS, slope, None, "none", "regression")
+    assert np.mean(made.losses_of(lambda r: slope[r[:, 0].astype(int)])) == 0
+    lost = made.losses_of(lambda r: np.column_stack([r / 80, np.full(len(r), 1000.5)]))
+    assert np.mean(lost) == pytest.approx(100.0, abs=1.0)
+
+
 def test_every_row_is_judged_once_by_a_fit_that_has_not_seen_it():
     judged = []
 

@@ -20,7 +20,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ThreadGateway]
     write_bundle(folder / "models", name="keyless", needs_keys=False)
     write_bundle(folder / "models", name="no-fhe", fhe_reason="too deep")
     with ThreadGateway.fake(
-        folder, max_upload_bytes=1 << 20, zkml_workers=2, zkml_time_limit_s=15
+        folder, max_upload_bytes=1 << 20, zkml_workers=2, zkml_time_limit_s=15, gpus=1
     ) as gateway:
         yield gateway
 

@@ -157,6 +157,7 @@ def test_the_node_shows_what_it_can_do(api: Api):
     (node,) = api.get("/v1/nodes").json()["nodes"]
     assert (node["name"], node["kind"], node["state"]) == ("local", "local", "ready")
     assert node["cpus"] >= 1
+    assert node["gpus"] == 1  # as its settings say
     assert node["memory_bytes"] > 1 << 28
     assert set(node["modes"]) == {"fhe", "zkml", "tee", "tee+zkml"}
     assert node["modes"]["zkml"]["workers"] == 2

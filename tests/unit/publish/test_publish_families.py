@@ -83,8 +83,9 @@ def _asked(family, bundle, folder):
     keys = FheClient(bundle.path("fhe/client.json").read_bytes()).generate_keys()
     (folder / "keys").write_bytes(keys.evaluation_keys())
     needed = bundle.manifest.mode(Mode.FHE).params["needs_keys"]
+    blob = keys.encrypt(standard, allow_clipped=True)
     output = Runner(bundle).run(
-        keys.encrypt(standard), folder / "keys" if needed else None, lambda _: None
+        blob, folder / "keys" if needed else None, lambda _: None
     )
     raw = keys.decrypt(output.output, len(rows))
     engine = Engine(bundle.path("tee/model.onnx").read_bytes())

@@ -1,5 +1,6 @@
 """The exported ONNX graph decides exactly as the library does, ties included."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -29,10 +30,14 @@ from sklearn.tree import DecisionTreeClassifier
 from xgboost import XGBClassifier, XGBRegressor
 
 from privacy.activations import activate
-from privacy.errors import FormatError
+from privacy.errors import BackendError, FormatError
+from privacy.fhe.options import Options
+from privacy.fhe.tune.candidates import Subject, by_concrete_ml, trees
 from privacy.publish.export import load_core
 from privacy.publish.prepare import prepare
-from privacy.trees import ensemble_of
+from privacy.trees import ensemble_of, paths
+from privacy.zkml.onnx_prep import fix_batch
+from privacy.zkml.read_trees import read_trees
 
 IRIS, CANCER, DIABETES = (
     load(return_X_y=True) for load in (load_iris, load_breast_cancer, load_diabetes)
@@ -191,6 +196,73 @@ def test_columns_of_integers_and_of_truth_are_compared_as_numbers(export):
     )
     expected = model.get_booster().predict(data, output_margin=True)
     assert np.allclose(ours[:, 0], expected, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore")  # XGBoost's own
+@pytest.mark.parametrize(
+    ("told", "base"),
+    [
+        ("5E-1", (0.5, 0.5, 0.5)),
+        ("[5E-1]", (0.5, 0.5, 0.5)),
+        ("[1E-1,-2E0,3E-1]", (0.1, -2.0, 0.3)),
+        ("[1E-1,2E-1]", None),
+        ("[nan]", None),
+        ("none", None),
+    ],
+)
+def test_a_base_score_is_one_number_or_one_for_each_class(monkeypatch, told, base):
+    """XGBoost writes a list since 3.1."""
+    model = XGBClassifier(n_estimators=2, max_depth=2).fit(*IRIS)
+    config = json.loads(model.get_booster().save_config())
+    config["learner"]["learner_model_param"]["base_score"] = told
+    monkeypatch.setattr(xgboost.Booster, "save_config", lambda _: json.dumps(config))
+    if base:
+        assert ensemble_of(model).base == base
+        return
+    with pytest.raises(FormatError, match="a number for each output"):
+        ensemble_of(model)
+
+
+LEVELS = 210
+
+
+@pytest.fixture(scope="module")
+def chain():
+    """A tree that takes apart one row at each level, and its rows."""
+    rows = np.arange(LEVELS + 1.0)[:, None]
+    model = DecisionTreeClassifier().fit(rows, np.arange(LEVELS + 1) % 2)
+    assert model.get_depth() == LEVELS
+    return model, rows
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch's exporter warns
+def test_a_tree_too_deep_for_circuits_is_exported_as_it_predicts(
+    export, chain, tmp_path
+):
+    model, rows = chain
+    core = export(model, rows)
+    session = onnxruntime.InferenceSession(core.onnx)
+    ours = session.run(None, {"input": rows.astype(np.float32)})[0]
+    assert np.array_equal(ours, model.predict_proba(rows))
+    (tmp_path / "core.onnx").write_bytes(core.onnx)
+    fix_batch(tmp_path / "core.onnx", tmp_path / "one.onnx")
+    with pytest.raises(FormatError, match="has 210 levels, at most 200"):
+        read_trees(tmp_path / "one.onnx")
+
+
+def test_a_tree_too_deep_for_circuits_is_refused_under_fhe(chain):
+    subject = Subject(None, chain[0], chain[1], Options())
+    for kind in (trees, by_concrete_ml):
+        with pytest.raises(BackendError, match="has 210 levels, at most 200"):
+            list(kind(subject))
+
+
+def test_trees_of_any_depth_are_read():
+    rows = np.arange(1501.0)[:, None]
+    model = DecisionTreeClassifier().fit(rows, np.arange(1501) % 2)
+    (tree,) = ensemble_of(model).trees
+    assert max(len(steps) for steps, _ in paths(tree)) == model.get_depth() == 1500
 
 
 def test_another_width_is_refused(export):

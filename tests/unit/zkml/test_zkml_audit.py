@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import pytest
 from privacy.bundle import Bundle, list_files, open_bundle, write_manifest
 from privacy.errors import CannotVerifyError, VerificationError
 from privacy.zkml.audit import audit
+from privacy.zkml.system import Visibility
+from privacy.zkml.visibility import verifier_learns
 
 
 @pytest.fixture
@@ -95,6 +97,19 @@ def _hidden_output(copied: Bundle) -> None:
     path.write_text(text.replace(old, new))
 
 
+def _loosened(copied: Bundle) -> None:
+    """Switches of constraints, which no manifest states."""
+    path = copied.root / "zkml/settings.json"
+    settings = json.loads(path.read_text())
+    args = settings["run_args"]
+    assert (args["check_mode"], args["rebase_frac_zero_constants"]) == ("UNSAFE", True)
+    args["check_mode"] = "SAFE"
+    args["ignore_range_check_inputs_outputs"] = True
+    args["rebase_frac_zero_constants"] = False
+    settings["num_blinding_factors"] = 1
+    path.write_text(json.dumps(settings))
+
+
 def _no_settings(copied: Bundle) -> None:
     (copied.root / "zkml/settings.json").write_text("{}")
 
@@ -117,6 +132,29 @@ def test_what_is_pinned_but_does_not_fit_is_found(
     with pytest.raises(VerificationError) as caught:
         audit(copied.root)
     assert caught.value.code == code
+
+
+def test_each_switch_that_was_changed_is_named(copied: Bundle) -> None:
+    _loosened(copied)
+    signed_again(copied)
+    with pytest.raises(VerificationError) as caught:
+        audit(copied.root)
+    changed = (
+        "check_mode, ignore_range_check_inputs_outputs, num_blinding_factors, "
+        "rebase_frac_zero_constants"
+    )
+    assert caught.value.code == "wrong-settings"
+    assert caught.value.message == f"settings and manifest disagree on {changed}"
+
+
+def test_nothing_is_said_of_a_key_that_binds_no_weights(copied: Bundle) -> None:
+    """Any network of this shape would lead to it."""
+    hidden = Visibility(params="private")
+    words = verifier_learns(hidden)
+    signed_again(copied, visibility=asdict(hidden), verifier_learns=words)
+    with pytest.raises(CannotVerifyError, match="--commit model") as caught:
+        audit(copied.root)
+    assert caught.value.code == "model-hidden"
 
 
 def test_what_another_release_made_is_not_called_false(copied: Bundle) -> None:

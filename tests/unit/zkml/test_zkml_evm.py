@@ -10,8 +10,15 @@ import pytest
 
 from benchmarks import zkml_gas
 from privacy.bundle import Bundle, open_bundle
+from privacy.cli import zk_evm
 from privacy.cli.app import run
-from privacy.errors import BackendError, FormatError, NotFoundError, UnavailableError
+from privacy.errors import (
+    AppraisalError,
+    BackendError,
+    FormatError,
+    NotFoundError,
+    UnavailableError,
+)
 from privacy.zkml.blobs import Proof, parse_evidence
 from privacy.zkml.evm import (
     EvmFacts,
@@ -64,10 +71,17 @@ def _proofs(bundle: Bundle, evidence: bytes) -> list[Proof]:
 def built(bundle: Bundle, job: Any, tmp_path_factory: Any) -> Built:
     folder, stages = tmp_path_factory.mktemp("evm"), []
     facts = build_verifier(
-        bundle, folder, progress=lambda event: stages.append(event["stage"])
+        bundle,
+        folder,
+        progress=lambda event: stages.append(event["stage"]),
+        allow_insecure_srs=True,
     )
     vka = parse_vka((folder / "vka.bin").read_bytes())
     return Built(folder, facts, _proofs(bundle, job.evidence), vka, stages)
+
+
+def quietly(bundle: Bundle, out: Path) -> EvmFacts:
+    return build_verifier(bundle, out, progress=lambda _: None, allow_insecure_srs=True)
 
 
 def _flip(raw: bytes, at: int) -> bytes:
@@ -79,6 +93,7 @@ def test_the_verifiers_are_measured_and_the_plain_one_is_chosen(built, bundle):
     assert facts == built.facts
     assert facts.model_sha256 == bundle.sha256
     assert facts.chosen == "plain"
+    assert facts.insecure_srs is True
     assert facts.reusable.runtime_bytes < 11_000
     assert 100_000 < facts.plain.verify_gas < facts.reusable.verify_gas < 1_000_000
     assert 10 * facts.register_gas < facts.plain.deploy_gas
@@ -175,7 +190,7 @@ def test_anyone_may_register_another_artifact_so_the_digest_must_be_pinned(
     built, other_bundle, tmp_path
 ):
     """The trap that `ProofVerifier` closes: the contract itself does not."""
-    facts = build_verifier(other_bundle, tmp_path, progress=lambda _: None)
+    facts = quietly(other_bundle, tmp_path)
     vka = parse_vka((tmp_path / "vka.bin").read_bytes())
     evm, address = built.deployed("reusable")
     register(evm, address, vka)
@@ -192,7 +207,7 @@ def test_public_files_are_enough_and_give_the_same_contracts(built, bundle, tmp_
             (tmp_path / "public" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(bundle.root / name, tmp_path / "public" / name)
     client = open_bundle(tmp_path / "public", check_files=False)
-    facts = build_verifier(client, tmp_path / "out", progress=lambda _: None)
+    facts = quietly(client, tmp_path / "out")
     assert facts.plain.code_hash == built.facts.plain.code_hash
     assert facts.vka_digest == built.facts.vka_digest
     assert facts.plain.verify_gas == facts.reusable.verify_gas == 0
@@ -204,8 +219,30 @@ def test_a_changed_public_file_makes_no_contract(bundle, tmp_path):
     key.write_bytes(_flip(key.read_bytes(), 100))
     changed = open_bundle(tmp_path / "b", check_files=False)
     with pytest.raises(Exception, match=r"vk\.key is .* the bundle was changed"):
-        build_verifier(changed, tmp_path / "out", progress=lambda _: None)
+        quietly(changed, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_contracts_that_the_srs_maker_can_deceive_have_to_be_allowed(
+    bundle, tmp_path, capsys
+):
+    arguments = ["zk", "solidity", str(bundle.root), "--out", str(tmp_path / "out")]
+    assert run([*arguments, "--json"]) == AppraisalError.exit_code
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "insecure-srs"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_solidity_warns_of_an_srs_that_was_allowed(
+    bundle, built, tmp_path, capsys, monkeypatch
+):
+    def made(_bundle, _out, *, allow_insecure_srs, **_how):
+        assert allow_insecure_srs
+        return built.facts
+
+    monkeypatch.setattr(zk_evm, "build_verifier", made)
+    arguments = ["zk", "solidity", str(bundle.root), "--out", str(tmp_path)]
+    assert run([*arguments, "--allow-insecure-srs"]) == 0
+    assert "can forge proofs" in capsys.readouterr().out
 
 
 def test_a_wrong_kind_is_refused(bundle, tmp_path):

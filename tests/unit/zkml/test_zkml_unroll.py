@@ -92,6 +92,29 @@ def test_what_cannot_be_written_out_stays(tmp_path: Path, how: Any) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_state_that_the_input_decides_is_no_constant(tmp_path: Path) -> None:
+    """Of rows of zeros and of 0.5, it is the same."""
+    path = network(tmp_path / "m.onnx", "RNN", "last")
+    model = onnx.load(str(path))
+    (layer,) = (n for n in model.graph.node if n.op_type == "RNN")
+    layer.input[5] = "moved"
+    constants = {"few": np.arange(HIDDEN), "as_h": np.array([1, 1, HIDDEN])}
+    model.graph.initializer.extend(
+        numpy_helper.from_array(v, n) for n, v in constants.items()
+    )
+    for node in (
+        helper.make_node("Floor", ["picked"], ["moved"]),
+        helper.make_node("Reshape", ["some", "as_h"], ["picked"]),
+        helper.make_node("Gather", ["x", "few"], ["some"], axis=1),
+    ):
+        model.graph.node.insert(0, node)
+    onnx.save(model, str(path))
+    before = run_onnx(path, ROWS)
+    unroll(path)
+    assert "RNN" in kinds(path)
+    assert np.array_equal(run_onnx(path, ROWS), before)
+
+
 def test_a_model_without_such_layers_stays_as_it_is(tmp_path: Path) -> None:
     path = network(tmp_path / "m.onnx", "RNN", "last")
     unroll(path)
