@@ -149,7 +149,7 @@ class Pool:
         Nobody waits for a busy worker that has the keys: unpacking them elsewhere takes
         seconds at most, another's job may take minutes.
         """
-        model, keys = work.bundle.sha256, _keys_name(work)
+        model, keys = work.bundle.sha256, work.keys.name if work.keys else ""
         best = max(
             self._idle,
             key=lambda s: (
@@ -185,8 +185,8 @@ class Pool:
             slot.child = await loop.run_in_executor(self._threads, self._start)
         self._stop_if_ended(ticket)
         child = ticket.child = slot.child
-        had, now = slot.warm, {work.bundle.sha256, _keys_name(work)} - {""}
-        slot.warm = had | now
+        has = slot.warm | {work.bundle.sha256}  # unless its answer says otherwise
+        slot.warm = has | ({work.keys.name} if work.keys else set())
         output, evidence = work.folder / "output", work.folder / "evidence"
         request = {
             "mode": work.mode,
@@ -210,12 +210,12 @@ class Pool:
             if not answer.done():
                 ticket.end("time-limit")
             ended = await answer
-            had = frozenset(ended.get("warm", ()))
+            has = frozenset(ended.get("warm", ()))
         except asyncio.CancelledError:
             child.kill()
             raise
         finally:
-            ticket.child, slot.warm = None, had
+            ticket.child, slot.warm = None, has
         kind = str(ended["evidence_kind"])
         peak = int(ended.get("memory_bytes", 0))
         return Done(output, evidence if kind else None, kind, memory_bytes=peak)
@@ -234,11 +234,6 @@ class Pool:
                 "send fewer rows, or ask the operator to raise the limit"
             )
             raise LimitError(msg, code="time-limit")
-
-
-def _keys_name(work: Work) -> str:
-    """Return what a worker calls a job's keys, their digest; "" if it has none."""
-    return work.keys.name if work.keys else ""
 
 
 def _give_up(deaths: int, crashes: int, exc: ChildDied) -> None:
