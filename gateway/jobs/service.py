@@ -206,8 +206,8 @@ class JobService:
         life goes on with the rows that are there. If what it made is lost before its
         end is written, it runs again.
         """
+        run = partial(self._run, job_id, by, course)
         with span("job", {"privacy.job.id": job_id}):
-            run = partial(self._run, job_id, by, course)
             while True:
                 end = await _lasting(job_id, run)
                 try:
@@ -216,10 +216,11 @@ class JobService:
                 except BlobLostError as exc:
                     _log.warning("job-runs-again", job=job_id, code=exc.code)
                     course.job = course.ended = None
-                else:
-                    break
-            if job:
-                add_facts({"privacy.status": job.status, "privacy.node": end.node})
+                    continue
+                if job:
+                    facts = {"privacy.status": job.status, "privacy.node": end.node}
+                    add_facts(facts)
+                return
 
     async def _run(self, job_id: str, by: str, course: _Course) -> Done | Ended:
         meter, spans, watch = RunMeter(), JobSpans(), self._watch(job_id, by, course)
