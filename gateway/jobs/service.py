@@ -203,24 +203,29 @@ class JobService:
         """Run a job, and write its terminal state unless it has one.
 
         What is left of the run goes then; and not if the gateway stops, for its next
-        life goes on with the rows that are there. If what it made is lost before its
-        end is written, it runs again.
+        life goes on with the rows that are there.
+        """
+        with span("job", {"privacy.job.id": job_id}):
+            node, job = await self._completed(job_id, by, course)
+            if job:
+                add_facts({"privacy.status": job.status, "privacy.node": node})
+
+    async def _completed(
+        self, job_id: str, by: str, course: _Course
+    ) -> tuple[str, Job | None]:
+        """Return who ran a job, and the job as it has ended, None if it is gone.
+
+        If what a run made is lost before its end is written, it runs again.
         """
         run = partial(self._run, job_id, by, course)
-        with span("job", {"privacy.job.id": job_id}):
-            while True:
-                end = await _lasting(job_id, run)
-                try:
-                    with span("job.receipt"):
-                        job = await self._ended(job_id, end, by, course)
-                except BlobLostError as exc:
-                    _log.warning("job-runs-again", job=job_id, code=exc.code)
-                    course.job = course.ended = None
-                    continue
-                if job:
-                    facts = {"privacy.status": job.status, "privacy.node": end.node}
-                    add_facts(facts)
-                return
+        while True:
+            end = await _lasting(job_id, run)
+            try:
+                with span("job.receipt"):
+                    return end.node, await self._ended(job_id, end, by, course)
+            except BlobLostError as exc:
+                _log.warning("job-runs-again", job=job_id, code=exc.code)
+                course.job = course.ended = None
 
     async def _run(self, job_id: str, by: str, course: _Course) -> Done | Ended:
         meter, spans, watch = RunMeter(), JobSpans(), self._watch(job_id, by, course)
