@@ -3,7 +3,7 @@
 from privacy.encoding import Json
 from privacy.fhe.backend import Floats
 from privacy.fhe.options import DEFAULT_P_ERROR
-from privacy.fhe.quantizers import count_clipped
+from privacy.fhe.quantizers import find_clipped
 from privacy.fhe.spec import CircuitSpec
 
 
@@ -17,7 +17,7 @@ def clipping_caveats(rows: Floats, spec: CircuitSpec) -> tuple[str, ...]:
         rows: Standardised features, (rows, features).
         spec: The circuit's.
     """
-    count = count_clipped(rows, spec.quantizers)
+    count = len(find_clipped(rows, spec.quantizers, spec.output))
     if not count:
         return ()
     words = (

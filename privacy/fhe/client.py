@@ -121,9 +121,8 @@ class ClientKeys:
     def encrypt(self, rows: Floats, *, allow_clipped: bool = False) -> bytes:
         """Return the input blob of a job: ciphertexts of one row or of several.
 
-        A circuit of steps tells values apart within the range that its publisher
-        calibrated. One of trees compares features with edges: whatever lies beyond the
-        last is alike to the model, and nothing is clipped.
+        A circuit tells values apart within the range that its publisher calibrated. Of
+        trees none is clipped: whatever lies beyond the last threshold is alike to them.
 
         Args:
             rows: Standardised features, (rows, features).
@@ -212,7 +211,7 @@ def _checked_rows(rows: Floats, features: int) -> Floats:
 
 
 def _check_range(rows: Floats, spec: CircuitSpec) -> None:
-    found = find_clipped(rows, spec.quantizers)
+    found = find_clipped(rows, spec.quantizers, spec.output)
     if len(found):
         row, column = found[0] + 1
         msg = (

@@ -90,26 +90,22 @@ def quantize(rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]) ->
     return thermometer(rows, edges) if edges else _affine(rows, quantizers)
 
 
-def count_clipped(
-    rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]
-) -> int:
-    """Return how many values lie beyond what a circuit tells apart."""
-    return len(find_clipped(rows, quantizers))
-
-
 def find_clipped(
-    rows: Floats, quantizers: Sequence[Quantizer] | Sequence[Edges]
+    rows: Floats,
+    quantizers: Sequence[Quantizer] | Sequence[Edges],
+    output: OutputSteps | SumSteps,
 ) -> Ints:
     """Return the places of values beyond what a circuit tells apart, (values, 2).
 
-    None where features are compared with edges: beyond the last, values are alike.
+    None of trees': beyond the last threshold of a feature values are alike to them.
 
     Args:
         rows: As of `quantize`.
         quantizers: Likewise.
+        output: Of the same circuit; Concrete-ML's trees are those that are summed.
     """
     affine = [q for q in quantizers if isinstance(q, Quantizer)]
-    if not affine:
+    if not affine or (isinstance(output, OutputSteps) and output.sum_last):
         return np.empty((0, 2), dtype=np.int64)
     return np.argwhere(_steps(rows, affine) != _affine(rows, affine))
 

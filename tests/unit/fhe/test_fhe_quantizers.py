@@ -1,5 +1,6 @@
 """Quantizers: rounding, clipping and the way back."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,8 @@ from privacy.fhe.caveats import clipping_caveats
 from privacy.fhe.quantizers import (
     OutputSteps,
     Quantizer,
-    count_clipped,
+    SumSteps,
+    find_clipped,
     parse_quantizer,
     parse_steps,
     quantize,
@@ -20,6 +22,7 @@ from privacy.fhe.quantizers import (
 from privacy.fhe.thermometer import Edges
 
 ONE = Quantizer(scale=0.5, zero_point=-1, low=-8, high=7)
+STEPS = OutputSteps(scale=1.0, zero_point=(0.0,), sum_last=False, add=(0.0,))
 
 
 def test_quantize_rounds_half_to_even_as_concrete_ml_does():
@@ -82,17 +85,21 @@ def test_parsing_refuses_changed_output_steps(change):
 def test_values_beyond_a_quantizers_ends_are_counted():
     other = Quantizer(scale=2.0, zero_point=3, low=0, high=15)
     rows = np.array([[-3.5, -6.0], [4.0, 24.0], [4.3, 25.1], [-4.0, -7.1]])
-    assert count_clipped(rows[:2], [ONE, other]) == 0
-    assert count_clipped(rows, [ONE, other]) == 4
-    assert count_clipped(rows, [ONE]) == 6  # one for all features
+    assert len(find_clipped(rows[:2], [ONE, other], STEPS)) == 0
+    found = find_clipped(rows, [ONE, other], STEPS)
+    assert found.tolist() == [[2, 0], [2, 1], [3, 0], [3, 1]]
+    assert len(find_clipped(rows, [ONE], STEPS)) == 6  # one for all features
 
 
 def test_nothing_is_clipped_where_features_are_compared_with_edges():
-    assert count_clipped(np.array([[1e9]]), [Edges((0.0, 1.0))]) == 0
+    sums = SumSteps((1.0,), (0.0,), complement=False)
+    assert len(find_clipped(np.array([[1e9]]), [Edges((0.0, 1.0))], sums)) == 0
+    trees = replace(STEPS, sum_last=True)  # Concrete-ML's
+    assert len(find_clipped(np.array([[1e9]]), [ONE], trees)) == 0
 
 
 def test_a_caveat_says_how_many_values_were_clipped():
-    spec = SimpleNamespace(quantizers=[ONE])
+    spec = SimpleNamespace(quantizers=[ONE], output=STEPS)
     assert clipping_caveats(np.array([[0.0, 4.0]]), spec) == ()
     (caveat,) = clipping_caveats(np.array([[0.0, 4.3], [5.0, 1.0]]), spec)
     assert caveat.startswith("2 of 4 values lie beyond")
