@@ -65,6 +65,8 @@ class Subject:
 
 Kind = Callable[[Subject], Iterator[Candidate]]
 
+_TOO_DEEP = "fhe-tree-too-deep"
+
 
 def kinds(subject: Subject) -> tuple[Kind, ...]:
     """Return the kinds of circuit that may serve a model, the preferred first.
@@ -162,24 +164,20 @@ def read_trees(subject: Subject) -> Ensemble:
     Raises:
         BackendError: It has none, or one is too deep.
     """
-    ensemble = _ensemble(subject)
+    try:
+        with readable("as an fhe-native circuit"):
+            ensemble = ensemble_of(subject.estimator)
+    except FormatError as exc:
+        raise BackendError(exc.message, code="fhe-not-trees") from exc
     if ensemble is None:
         found = subject.estimator
         name = "an ONNX network" if found is None else type(found).__name__
         msg = f"{name} is no ensemble of trees that we read"
         raise BackendError(msg, code="fhe-not-trees")
-    return ensemble
-
-
-def _ensemble(subject: Subject) -> Ensemble | None:
-    """Return an estimator's trees, none of them too deep, if it has any."""
     try:
-        with readable("as an fhe-native circuit"):
-            ensemble = ensemble_of(subject.estimator)
-            if ensemble:
-                check_levels(ensemble.trees)
+        check_levels(ensemble.trees)
     except FormatError as exc:
-        raise BackendError(exc.message, code="fhe-not-trees") from exc
+        raise BackendError(exc.message, code=_TOO_DEEP) from exc
     return ensemble
 
 
@@ -222,7 +220,11 @@ def by_concrete_ml(subject: Subject) -> Iterator[Candidate]:
     Raises:
         BackendError: A tree is too deep.
     """
-    _ensemble(subject)
+    try:
+        read_trees(subject)
+    except BackendError as exc:  # what else we cannot read it may
+        if exc.code == _TOO_DEEP:
+            raise
     for name, attempt in concrete_ml.attempts(
         subject.estimator,
         subject.request.onnx,
