@@ -22,8 +22,8 @@ import numpy as np
 
 from privacy.errors import BackendError
 from privacy.fhe.backend import Ints
-from privacy.fhe.binning import BitNode, leaves, walk
-from privacy.fhe.levels import Levels, fit, most_features
+from privacy.fhe.binning import BitNode, walk
+from privacy.fhe.levels import Levels, fit
 
 _MOST_STATES = 1 << 14
 
@@ -64,9 +64,6 @@ def fits(block: Block, owner: Sequence[int], size: int) -> bool:
     """Return whether a table of `size` entries can hold a block."""
     if index_size(block, owner) <= size:
         return True
-    held = {owner[bit] for bit, _ in block.conditions}
-    if len(held) > most_features(size) and any(map(any, leaves(block.top))):
-        return False  # it depends on every condition: no search finds weights
     spread = _spread(block, owner)
     return spread is not None and fit(spread.values, size) is not None
 
