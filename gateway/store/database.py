@@ -13,7 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ BLOBS = "blobs"
 
 _CONNECTIONS = 40
 """At most; with PostgreSQL half of them for transactions, half for statements alone."""
-_WAL_TRIES = 100  # for ten seconds
+_WAL_S = 10.0
 _FRESH_S = 5.0
 """A connection that was used so lately is not asked whether it still is one."""
 _POSTGRES_SESSION = {
@@ -67,12 +67,16 @@ def sqlite_engine(path: Path) -> sa.Engine:
 
 def _use_wal(connection: sqlite3.Connection) -> None:
     """Change a new file's journal; SQLite does not wait for another that does so."""
-    for _ in range(_WAL_TRIES):
-        with suppress(sqlite3.OperationalError):
+    end = time.monotonic() + _WAL_S
+    while True:
+        try:
             connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.1)
+        else:
             return
-        time.sleep(0.1)
-    connection.execute("PRAGMA journal_mode=WAL")
 
 
 def postgres_engine(url: str, *, autocommit: bool = False) -> sa.Engine:

@@ -114,6 +114,8 @@ def _uploaded(kind: str, column: str) -> sa.Exists:
 
 
 _KEYS_SHA256 = sa.bindparam("keys_sha256", type_=jobs.c.keys_sha256.type)
+_HAS_INPUT = _uploaded("blob", "input_sha256")
+_HAS_KEYS = sa.or_(_KEYS_SHA256 == "", _uploaded("keys", "keys_sha256"))
 _INSERT_IF_ROOM = (
     sa.insert(jobs)
     .from_select(
@@ -125,17 +127,13 @@ _INSERT_IF_ROOM = (
             _QUEUED.c.own < sa.bindparam("most_own", type_=sa.Integer),
             # Unless deleted since they were looked at. On PostgreSQL a deletion that
             # commits while this runs is missed: that job fails, and says what is gone.
-            _uploaded("blob", "input_sha256"),
-            sa.or_(_KEYS_SHA256 == "", _uploaded("keys", "keys_sha256")),
+            _HAS_INPUT,
+            _HAS_KEYS,
         ),
     )
     .returning(jobs.c.seq)
 )
-_UPLOAD = sa.select(uploads.c.bytes).where(
-    uploads.c.tenant == sa.bindparam("tenant"),
-    uploads.c.kind == sa.bindparam("kind"),
-    uploads.c.sha256 == sa.bindparam("sha256"),
-)
+_WHAT_IS_HERE = sa.select(_HAS_INPUT, _HAS_KEYS)
 # Where each statement is a round trip: both in one, a transaction by itself.
 _MADE = _INSERT_IF_ROOM.cte("made")
 _ACT = sa.bindparam("act", type_=audit_pending.c.act.type)
@@ -248,12 +246,14 @@ class Jobs:
 
     def _refusal(self, new: NewJob) -> PrivacyError:
         """Return why a job was not written: an upload has gone, or there is no room."""
-        named = {"blob": new.input_sha256, "keys": new.keys_sha256}
+        named = ("tenant", "input_sha256", "keys_sha256")
         with self._database.read() as c:
-            for kind, sha256 in named.items():
-                this = {"tenant": new.tenant, "kind": kind, "sha256": sha256}
-                if sha256 and not c.execute(_UPLOAD, this).first():
-                    return unknown_upload(kind, sha256)
+            found = c.execute(_WHAT_IS_HERE, {n: getattr(new, n) for n in named}).one()
+        has_input, has_keys = found
+        if not has_input:
+            return unknown_upload("blob", new.input_sha256)
+        if not has_keys:
+            return unknown_upload("keys", new.keys_sha256)
         return _queue_full(new.mode)
 
     def _insert(self, row: Json, submitted: Act, also: Also | None) -> bool:
